@@ -1,0 +1,1 @@
+"""The compiled core; its sources are in ``ext/``, its types in the ``.pyi`` files here."""

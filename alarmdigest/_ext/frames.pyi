@@ -1,0 +1,13 @@
+MSG: int
+HMSG: int
+PING: int
+PONG: int
+OK: int
+ERR: int
+INFO: int
+
+class ProtocolError(ValueError): ...
+
+Frame = tuple[int, int, bytes, bytes, bytes, bytes]
+
+def scan(buffer: bytes | bytearray, start: int, end: int) -> tuple[list[Frame], int]: ...

@@ -1,0 +1,173 @@
+"""The command line: which command, with which settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+
+from alarmdigest import __version__, exit_codes, logs
+from alarmdigest.nats.errors import NatsError
+from alarmdigest.settings import Settings, SettingsError, duration, from_texts, positive
+
+DESCRIPTION = """\
+Takes alarm changes from NATS, keeps the latest state of every alarm of every user, and answers a
+digest request with one message: that user's active alarms that are new or changed since the last.
+"""
+
+EPILOG = """\
+commands:
+  run        the service (what you get when you name no command)
+  verify     a smoke test against a running service
+  emulate    traffic for a running service, and a check of what it answers
+
+Every option is also an environment variable: --log-level is ALARMDIGEST_LOG_LEVEL; NATS_URL names
+servers, too, and is the place for a password. Without a server, the one on 127.0.0.1:4222 is used
+if there is one, else an embedded one is started there.
+
+exit codes: 0 clean, 1 internal error or failed check, 2 usage or configuration, 3 NATS not
+reachable in time, 4 store unusable, 5 drain timed out
+"""
+
+# Options that every command has; the others belong to the service.
+SHARED = ("server", "log_level", "log_format")
+SUBJECTS = ("event_subject", "request_subject", "digest_subject", "rejected_subject")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parsed = _parser().parse_args(given if _names_command(given) else ["run", *given])
+    texts = {
+        item.name: value
+        for item in fields(Settings)
+        if (value := getattr(parsed, item.name, None)) is not None
+    }
+    try:
+        settings = from_texts(texts, os.environ)
+        logs.configure(settings.log_level, settings.log_format)
+        if parsed.command == "run":
+            from alarmdigest.run import Runner
+
+            return Runner(settings).run()
+        # The tools wait for a user at a terminal and have no use for the service's threads.
+        if parsed.command == "verify":
+            from alarmdigest.tools.verify import verify
+
+            return verify(settings, timeout_s=parsed.timeout / 1e9)
+        from alarmdigest.tools.emulate import emulate
+
+        return emulate(
+            settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9
+        )
+    except SettingsError as error:
+        print(f"alarmdigest: {error}", file=sys.stderr)
+        return exit_codes.USAGE
+    except NatsError as error:
+        print(f"alarmdigest: {error}", file=sys.stderr)
+        return exit_codes.NATS_NOT_REACHABLE
+
+
+def _names_command(given: list[str]) -> bool:
+    return bool(given) and given[0] in ("run", "verify", "emulate", "-h", "--help", "--version")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="alarmdigest",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [run | verify | emulate] [options]    (COMMAND --help for its options)",
+        add_help=True,
+    )
+    parser.add_argument("--version", action="version", version=f"alarmdigest {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+
+    run = commands.add_parser("run", help="the service", description=DESCRIPTION)
+    _add_settings(run, [item.name for item in fields(Settings)])
+
+    verify = commands.add_parser(
+        "verify",
+        help="smoke test against a running service",
+        description="Sends alarms and requests for a user nobody else has, and checks the digests.",
+    )
+    _add_settings(verify, [*SHARED, *SUBJECTS])
+    _add(verify, "timeout", duration, "10s", "TIME", "how long to wait for each digest")
+
+    emulate = commands.add_parser(
+        "emulate",
+        help="traffic for a running service",
+        description="Publishes shots of bursts: each item one alarm and one digest request for a "
+        "fresh user, on the numbered subject and on the plain one; then accounts for every digest.",
+    )
+    _add_settings(emulate, [*SHARED, *SUBJECTS])
+    _add(emulate, "shots", positive, "200", "N", "how many shots")
+    _add(emulate, "bursts", positive, "60", "N", "how many users in a shot")
+    _add(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
+    """Options for settings; their texts are read later, together with the environment's."""
+    for item in fields(Settings):
+        if item.name not in names:
+            continue
+        flag = "--" + item.name.replace("_", "-")
+        if item.name == "server":
+            parser.add_argument(
+                flag,
+                action=_Join,
+                metavar="URL",
+                help="nats://host:port or tls://host:port; repeat it for more servers of a cluster "
+                "(default: NATS_URL, else 127.0.0.1:4222)",
+            )
+        elif item.name == "publish_empty":
+            parser.add_argument(
+                flag, action="store_const", const="true", help=item.metadata["help"]
+            )
+        else:
+            default = item.metadata["default"]
+            suffix = f" (default: {default})" if default else ""
+            parser.add_argument(
+                flag, metavar=item.metadata["meta"], help=item.metadata["help"] + suffix
+            )
+
+
+def _add(
+    parser: argparse.ArgumentParser, name: str, read: object, default: str, meta: str, text: str
+) -> None:
+    def convert(value: str) -> object:
+        try:
+            return read(value)  # type: ignore[operator]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument(
+        f"--{name}",
+        type=convert,
+        default=default,
+        metavar=meta,
+        help=f"{text} (default: {default})",
+    )
+
+
+class _Join(argparse.Action):
+    """Collects a repeated option into one text, joined by commas, as the variable has it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if "@" in str(values):
+            parser.error(
+                f"argument {option_string}: a user or password here could be read in the list of "
+                "processes; put the URL into NATS_URL instead"
+            )
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else str(values))

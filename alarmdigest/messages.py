@@ -1,0 +1,136 @@
+"""Bytes -> events and requests: every accepted spelling, and every reason to refuse.
+
+The compiled router takes the plain shape of a message by itself and asks here for all others
+(``ext/events.pyx``), so this is where the wire contract can be read in full. Reasons are checked in
+the contract's order: json, schema, too_long, status, changed_at.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from alarmdigest._ext import events, timestamps
+
+MAX_ID_BYTES: Final = 1024
+STATUSES: Final = {"CLEARED": 0, "WARNING": 1, "CRITICAL": 2}
+REASONS: Final = ("json", "schema", "too_long", "status", "changed_at")
+
+EVENT_FIELDS: Final = ("AlarmID", "UserID", "Status", "ChangedAt")
+REQUEST_FIELDS: Final = ("UserID",)
+
+# What structures a JSON text that is known to be valid: strings, and the punctuation outside them.
+_JSON_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:]', re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One AlarmStatusChanged. Times in nanoseconds since 1970 UTC, before any clamping."""
+
+    user_id: str
+    alarm_id: str
+    status: int
+    changed_at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One SendAlarmDigest."""
+
+    user_id: str
+
+
+class Refused(ValueError):
+    """A message that is not accepted: one of REASONS, and a line for a person."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def read_event(payload: bytes) -> Event:
+    """Read an AlarmStatusChanged. Raises Refused."""
+    fields = _read_fields(payload, EVENT_FIELDS)
+    status = STATUSES.get(fields["Status"])
+    if status is None:
+        raise Refused("status", "Status must be CLEARED, WARNING or CRITICAL, in capitals")
+    try:
+        changed_at_ns = timestamps.parse(fields["ChangedAt"])
+    except ValueError as error:
+        raise Refused("changed_at", f"ChangedAt is {error}") from None
+    return Event(fields["UserID"], fields["AlarmID"], status, changed_at_ns)
+
+
+def read_request(payload: bytes) -> Request:
+    """Read a SendAlarmDigest. Raises Refused."""
+    return Request(_read_fields(payload, REQUEST_FIELDS)["UserID"])
+
+
+def read_odd(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
+    """What the compiled router asks: ``(user, alarm, status, time_ns)`` with ids in UTF-8."""
+    if kind == events.REQUEST:
+        return read_request(payload).user_id.encode(), b"", 0, 0
+    event = read_event(payload)
+    return event.user_id.encode(), event.alarm_id.encode(), event.status, event.changed_at_ns
+
+
+def _read_fields(payload: bytes, names: tuple[str, ...]) -> dict[str, str]:
+    """The named fields of a JSON object, each a non-empty string, ids not too long."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise Refused("json", f"not JSON in UTF-8: {error}") from None
+    if not isinstance(found, dict):
+        raise Refused("schema", "the message must be one JSON object")
+    fields = {name: _field(found, name, payload) for name in names}
+    for name in names:
+        if name.endswith("ID") and len(fields[name].encode()) > MAX_ID_BYTES:
+            raise Refused("too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
+    return fields
+
+
+def _field(found: dict[str, Any], name: str, payload: bytes) -> str:
+    """A field by its exact name, else by the last name that differs in ASCII case only."""
+    key: str | None = name
+    if name not in found:
+        alike = [other for other in found if _same_but_for_case(other, name)]
+        key = alike[0] if len(alike) == 1 else _last_written(payload, alike) if alike else None
+    if key is None:
+        raise Refused("schema", f"{name} is missing")
+    value = found[key]
+    if not isinstance(value, str):
+        raise Refused("schema", f"{name} must be a string")
+    if not value:
+        raise Refused("schema", f"{name} must not be empty")
+    return value
+
+
+def _same_but_for_case(one: str, other: str) -> bool:
+    # Only ASCII letters have two cases here; lower() alone would also fold the Kelvin sign.
+    return one.isascii() and one.lower() == other.lower()
+
+
+def _last_written(payload: bytes, keys: list[str]) -> str:
+    """Which of these keys of the outermost object stands last in the text.
+
+    A dict cannot tell: it keeps a repeated key at the place of its first appearance.
+    """
+    last = keys[0]
+    depth = 0
+    string = b""
+    for match in _JSON_STRUCTURE.finditer(payload):
+        token = match.group()
+        if token == b":":
+            if depth == 1 and (key := orjson.loads(string)) in keys:
+                last = key
+        elif token in b"{[":
+            depth += 1
+        elif token in b"}]":
+            depth -= 1
+        else:
+            string = token
+    return last

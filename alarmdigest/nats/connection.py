@@ -1,0 +1,292 @@
+"""One connection to one NATS server. The only place that knows pynats2.
+
+From ``pynats2.NATSNoSubscribeClient`` come the URL, the options and the hooks for TLS and CONNECT.
+What it does on the wire is replaced: it takes an EOF for an empty read and spins, dies of -ERR,
+INFO and HMSG, speaks IPv4 only, and never learns whether the server accepted it.
+
+A connection belongs to one thread. It is not mended when it breaks: ConnectionLost is raised, and
+its owner opens the next one (``link.py``).
+"""
+
+from __future__ import annotations
+
+import json
+import select
+import socket
+import ssl
+import time
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from alarmdigest import __version__
+from alarmdigest._ext import frames
+from alarmdigest.nats.errors import ConnectFailed, ConnectionLost, UrlError
+from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
+
+DEFAULT_PORT = 4222
+# Enough for a server that is busy, short enough that a stuck one does not hold up a drain.
+SEND_TIMEOUT_S = 10.0
+# -ERR that leave the connection open (nats-server, client.go); after every other one it closes.
+HARMLESS_ERRORS = (
+    "permissions violation",
+    "invalid subject",
+    "invalid publish subject",
+    "maximum subscriptions exceeded",
+)
+
+
+class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no types
+    """A connected, authenticated NATS connection.
+
+    ``info`` is the server's latest INFO; ``pings`` and ``pongs`` count what went out and came
+    back, so that "the server has taken everything before PING n" is ``pongs >= n``.
+    """
+
+    def __init__(self, url: str, *, name: str, timeout: float = 2.0, ping_interval: float = 20.0):
+        """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds."""
+        try:
+            super().__init__(
+                url,
+                name=name,
+                socket_timeout=timeout,
+                socket_keepalive=True,
+                ping_interval=ping_interval,
+                tls_verify=True,
+            )
+            options = self._conn_options
+            if not options["hostname"]:
+                raise ValueError("it names no host")
+            options["port"] = options["port"] or DEFAULT_PORT
+        except (ValueError, NATSError) as error:
+            raise UrlError(
+                f"cannot use server URL {redacted(url)}: {error}; "
+                "it should look like nats://host:4222 or tls://host:4222"
+            ) from error
+        options["username"] = unquote(options["username"] or "")
+        options["password"] = unquote(options["password"] or "")
+        options["version"] = __version__
+        self.url = redacted(url)
+        self.info: dict[str, Any] = {}
+        self.pings = 0
+        self.pongs = 0
+        self._last_heard = self._last_ping = time.monotonic()
+
+    # -- opening and closing ---------------------------------------------------------------------
+
+    def connect(self) -> None:
+        """Open it and wait until the server has accepted us. Raises ConnectFailed."""
+        deadline = time.monotonic() + self._socket_options["timeout"]
+        try:
+            self._open_socket()
+            early = self._read_first_info(deadline)
+            if self._conn_options["tls"] or self.info.get("tls_required"):
+                if early:
+                    raise ConnectFailed("the server sent data before TLS")
+                self._connect_tls()
+            self._send_connect_command()
+            self._await_pong(early, deadline)
+            self._socket.settimeout(SEND_TIMEOUT_S)
+            # poll() instead of select(): a process with many files has numbers beyond 1024.
+            self._poller = select.poll()
+            self._poller.register(self._socket, select.POLLIN)
+        except (OSError, ValueError, ConnectionLost) as error:
+            self.close()
+            raise ConnectFailed(f"{self.url}: {error}") from error
+        self._last_heard = self._last_ping = time.monotonic()
+
+    def close(self) -> None:
+        sock = getattr(self, "_socket", None)
+        if sock is not None:
+            sock.close()
+
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes as one message, headers included."""
+        return int(self.info.get("max_payload", 1024 * 1024))
+
+    @property
+    def lame_duck(self) -> bool:
+        """The server has announced that it is going away."""
+        return bool(self.info.get("ldm"))
+
+    def _open_socket(self) -> None:
+        options = self._conn_options
+        # create_connection tries every address of the name, IPv6 and IPv4.
+        sock = socket.create_connection(
+            (options["hostname"], options["port"]), timeout=self._socket_options["timeout"]
+        )
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        self._socket = sock
+
+    def _connect_tls(self) -> None:
+        context = ssl.create_default_context()
+        self._socket = context.wrap_socket(
+            self._socket, server_hostname=self._conn_options["hostname"]
+        )
+
+    def _send_connect_command(self) -> None:
+        if not self.info.get("headers"):
+            raise ConnectFailed("the server knows no headers; nats-server 2.2 or newer is needed")
+        options = self._conn_options
+        connect = {
+            "name": options["name"],
+            "lang": "python",
+            "version": options["version"],
+            "protocol": 1,
+            "verbose": False,
+            "pedantic": False,
+            "headers": True,
+            "no_responders": True,
+            "echo": True,
+            "tls_required": options["tls"],
+        }
+        if options["password"]:
+            connect["user"], connect["pass"] = options["username"], options["password"]
+        elif options["username"]:
+            connect["auth_token"] = options["username"]
+        # CONNECT alone is never answered: only the PONG shows that we were let in.
+        self._socket.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\nPING\r\n")
+
+    def _read_first_info(self, deadline: float) -> bytes:
+        """Read INFO; returns what came behind it. Byte by byte costs nothing here."""
+        received = bytearray()
+        while b"\r\n" not in received:
+            received += self._receive_some(deadline)
+            if len(received) > 1024 * 1024:
+                raise ConnectFailed("what answers there does not speak NATS")
+        end = received.index(b"\r\n") + 2
+        try:
+            [(kind, *_, text)], _position = frames.scan(received, 0, end)
+        except ValueError:
+            kind = 0
+        if kind != frames.INFO:
+            raise ConnectFailed("what answers there does not speak NATS")
+        self._take_info(text)
+        return bytes(received[end:])
+
+    def _await_pong(self, early: bytes, deadline: float) -> None:
+        received = bytearray(early)
+        while True:
+            found, position = frames.scan(received, 0, len(received))
+            del received[:position]
+            for kind, *_, text in found:
+                if kind == frames.PONG:
+                    return
+                if kind == frames.ERR:
+                    raise ConnectFailed(f"the server refused us: {error_text(text)}")
+                self.handle(kind, text)
+            received += self._receive_some(deadline)
+
+    def _receive_some(self, deadline: float) -> bytes:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise ConnectFailed("no answer in time")
+        self._socket.settimeout(left)
+        data: bytes = self._socket.recv(65536)
+        if not data:
+            raise ConnectFailed("the server closed the connection")
+        return data
+
+    # -- in use ----------------------------------------------------------------------------------
+
+    def send(self, data: bytes) -> None:
+        """Write all of it. Raises ConnectionLost; how much arrived is unknown then."""
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
+
+    def send_ping(self) -> int:
+        """Send a PING; returns its number, for comparison with ``pongs``."""
+        self.count_ping()
+        self.send(b"PING\r\n")
+        return self.pings
+
+    def count_ping(self) -> int:
+        """Note a PING that the caller writes itself, behind its own data; returns its number."""
+        self.pings += 1
+        self._last_ping = time.monotonic()
+        return self.pings
+
+    def receive_into(self, buffer: bytearray, start: int, timeout: float) -> int:
+        """Read what is there into ``buffer[start:]``, waiting up to ``timeout`` seconds for it.
+
+        Returns the number of bytes, 0 when nothing came. Raises ConnectionLost.
+        """
+        try:
+            pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
+            if not pending and not self._poller.poll(timeout * 1000):
+                return 0
+            with memoryview(buffer) as whole, whole[start:] as room:
+                count: int = self._socket.recv_into(room)
+        except (ssl.SSLWantReadError, TimeoutError):  # half a TLS record
+            return 0
+        except OSError as error:
+            raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
+        if count == 0:
+            raise ConnectionLost(f"{self.url}: the server closed the connection")
+        self._last_heard = time.monotonic()
+        return count
+
+    def handle(self, kind: int, text: bytes) -> str | None:
+        """Answer a frame that is no message. Returns the text of a harmless -ERR.
+
+        Raises ConnectionLost for an -ERR after which the server closes the connection.
+        """
+        if kind == frames.PING:
+            self.send(b"PONG\r\n")
+        elif kind == frames.PONG:
+            self.pongs += 1
+        elif kind == frames.INFO:
+            self._take_info(text)
+        elif kind == frames.ERR:
+            message = error_text(text)
+            if not message.lower().startswith(HARMLESS_ERRORS):
+                raise ConnectionLost(f"{self.url}: the server said: {message}")
+            return message
+        return None
+
+    def keep_alive(self) -> None:
+        """Call it at least every second: pings when it is time. Raises ConnectionLost.
+
+        Two intervals without a byte from the server, with a PING on its way, mean it is dead.
+        """
+        now = time.monotonic()
+        if self.pings > self.pongs and now - self._last_heard > 2 * self._ping_interval:
+            raise ConnectionLost(f"{self.url}: no answer to our pings")
+        if now - self._last_ping >= self._ping_interval:
+            self.send_ping()
+
+    def _take_info(self, text: bytes) -> None:
+        try:
+            info = json.loads(text)
+        except ValueError as error:
+            raise ConnectionLost(f"{self.url}: unreadable INFO: {error}") from error
+        if not isinstance(info, dict):
+            raise ConnectionLost(f"{self.url}: unreadable INFO: not an object")
+        self.info.update(info)
+
+
+def error_text(text: bytes) -> str:
+    """The message of an -ERR, without its quotes."""
+    return text.decode("utf-8", "replace").strip("'")
+
+
+def redacted(url: str) -> str:
+    """The URL without user, password or token, for logs and messages."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return "(unreadable)"
+    if "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def valid_subject(subject: str) -> bool:
+    """Whether this is a subject that one can publish to: no wildcard, no empty token, no blank."""
+    return bool(subject) and all(
+        token and token not in ("*", ">") and token.isprintable() and " " not in token
+        for token in subject.split(".")
+    )

@@ -1,0 +1,110 @@
+"""Servers to choose from, and opening the next connection when one has broken.
+
+As the NATS clients do it (ADR-40): the first attempt after a loss is made at once, then every
+round over all known servers is followed by a pause that doubles, with jitter, up to a limit.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import time
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+from alarmdigest.logs import LimitedLog
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectFailed
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 5.0
+# A connection that lasted this long was a good one: after its loss we do not pause.
+GOOD_AFTER_S = 5.0
+# How long a pause may last before the caller is asked whether to go on.
+STEP_S = 0.1
+
+log = logging.getLogger(__name__)
+
+
+class Link:
+    """Opens connections for one thread, one after the other, for ever."""
+
+    def __init__(self, urls: list[str], *, name: str, ping_interval: float = 20.0) -> None:
+        """Raises UrlError at once for a URL that can never work."""
+        self._name = name
+        self._ping_interval = ping_interval
+        self._configured = list(urls)
+        self._learned: list[str] = []
+        self._current: str | None = None
+        self._pause_s = 0.0
+        self._opened_at = -math.inf
+        self._failures = LimitedLog(log, logging.WARNING)
+        self.connections = 0
+        self.last_error = "not tried yet"
+        for url in urls:
+            Connection(url, name=name)
+
+    def open(self, go_on: Callable[[], bool]) -> Connection | None:
+        """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
+        if time.monotonic() - self._opened_at > GOOD_AFTER_S:
+            self._pause_s = 0.0
+        while self._pause(go_on):
+            self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
+            for url in self._candidates():
+                if not go_on():
+                    return None
+                connection = Connection(url, name=self._name, ping_interval=self._ping_interval)
+                try:
+                    connection.connect()
+                except ConnectFailed as error:
+                    self.last_error = str(error)
+                    self._failures("cannot connect", name=self._name, reason=error)
+                    continue
+                self._current = url
+                self._opened_at = time.monotonic()
+                self.connections += 1
+                self.learn(connection)
+                log.info(
+                    "connected name=%s server=%s version=%s",
+                    self._name,
+                    connection.url,
+                    connection.info.get("version"),
+                )
+                return connection
+        return None
+
+    def _pause(self, go_on: Callable[[], bool]) -> bool:
+        """Wait before the next round; false as soon as we shall not go on."""
+        deadline = time.monotonic() + self._pause_s * random.uniform(0.5, 1.0)
+        while (left := deadline - time.monotonic()) > 0 and go_on():
+            time.sleep(min(left, STEP_S))
+        return go_on()
+
+    def learn(self, connection: Connection) -> None:
+        """Remember the other servers of the cluster, as the server's INFO lists them."""
+        if self._current is None:
+            return
+        known = urlsplit(self._current)
+        credentials = known.netloc.rpartition("@")[0]
+        prefix = f"{known.scheme}://{credentials}@" if credentials else f"{known.scheme}://"
+        self._learned = [prefix + str(place) for place in connection.info.get("connect_urls") or ()]
+
+    def has_alternative(self) -> bool:
+        """Whether there is a server besides the one in use."""
+        return any(_place(url) != _place(self._current or "") for url in self._all())
+
+    def _all(self) -> list[str]:
+        places: dict[tuple[str | None, int], str] = {}
+        for url in self._configured + self._learned:
+            places.setdefault(_place(url), url)
+        return list(places.values())
+
+    def _candidates(self) -> list[str]:
+        """All servers, the configured ones first and the one just lost last."""
+        return sorted(self._all(), key=lambda url: url == self._current)
+
+
+def _place(url: str) -> tuple[str | None, int]:
+    parts = urlsplit(url)
+    return parts.hostname, parts.port or 4222

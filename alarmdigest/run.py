@@ -1,0 +1,143 @@
+"""The command ``run``: one service in one process, from its first log line to its exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+
+from alarmdigest import __version__, exit_codes
+from alarmdigest.monitor.http import DEFAULT_PORT, MonitorServer
+from alarmdigest.nats.embedded import EmbeddedServer, EmbeddedServerError, server_name_at
+from alarmdigest.nats.errors import UrlError
+from alarmdigest.service import NotReachable, Service
+from alarmdigest.settings import Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
+WATCH_INTERVAL_S = 0.25
+EMBEDDED_RESTARTS = 3
+# A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
+# most of a digest's latency while events pour in.
+SWITCH_INTERVAL_S = 0.0005
+
+
+class Runner:
+    """Starts a service and its embedded server, watches both, ends both."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._embedded: EmbeddedServer | None = None
+        self._restarts = 0
+        self._signals = 0
+        self._woken = threading.Event()
+
+    def run(self) -> int:
+        """The exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        log.info("alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers)
+        try:
+            return self._run()
+        except (SettingsError, UrlError) as error:
+            log.error("%s", error)
+            return exit_codes.USAGE
+        except (NotReachable, EmbeddedServerError) as error:
+            log.error("%s", error)
+            return exit_codes.NATS_NOT_REACHABLE
+        finally:
+            if self._embedded is not None:
+                self._embedded.stop()
+
+    def _run(self) -> int:
+        service = Service(self._settings, self._find_servers(), self._woken)
+        monitor = self._open_monitor(service)
+        try:
+            service.start()
+            if self._signals == 0 and service.failure is None:
+                log.info("ready mode=core store=memory workers=%d", self._settings.workers)
+            return self._watch(service)
+        finally:
+            if monitor is not None:
+                monitor.stop()
+
+    def _find_servers(self) -> list[str]:
+        if self._settings.server:
+            return list(self._settings.server)
+        url = f"nats://{LOCAL_HOST}:{LOCAL_PORT}"
+        name = server_name_at(LOCAL_HOST, LOCAL_PORT, timeout=2.0)
+        embedded = EmbeddedServer(
+            self._settings.data_dir, port=LOCAL_PORT, binary=self._settings.nats_server or None
+        )
+        if name is not None and name != embedded.server_name:
+            log.info("no server given: using the one found at %s name=%s", url, name)
+            return [url]
+        embedded.start()
+        self._embedded = embedded
+        log.info(
+            "no server given: %s at %s data_dir=%s",
+            "going on with our own embedded one" if embedded.adopted else "started an embedded one",
+            url,
+            self._settings.data_dir,
+        )
+        return [url]
+
+    def _open_monitor(self, service: Service) -> MonitorServer | None:
+        if self._settings.http is None:
+            return None
+        may_move = self._settings.http == ("127.0.0.1", DEFAULT_PORT)
+        monitor = MonitorServer(service, self._settings.http, may_move=may_move)
+        monitor.start()
+        return monitor
+
+    def _watch(self, service: Service) -> int:
+        while service.failure is None:
+            self._woken.wait(WATCH_INTERVAL_S)
+            self._woken.clear()
+            if self._signals > 0:
+                log.info("draining")
+                if service.drain():
+                    log.info("stopped: everything that arrived was worked off")
+                    return exit_codes.CLEAN
+                if service.failure is None:
+                    log.error(
+                        "the drain timed out: backlog_bytes=%d unconfirmed_bytes=%d are lost",
+                        service.listener.backlog_bytes if service.listener else 0,
+                        service.publisher.unconfirmed_bytes,
+                    )
+                    return exit_codes.DRAIN_TIMED_OUT
+            elif self._embedded is not None and not self._embedded.alive():
+                self._restart_embedded(self._embedded)
+        thread, error = service.failure
+        log.critical(
+            "thread %s died, the service cannot go on", thread, exc_info=_exception_info(error)
+        )
+        return exit_codes.INTERNAL_ERROR
+
+    def _restart_embedded(self, embedded: EmbeddedServer) -> None:
+        if self._restarts == EMBEDDED_RESTARTS:
+            raise NotReachable(f"the embedded server died again after {EMBEDDED_RESTARTS} restarts")
+        self._restarts += 1
+        log.error("the embedded server died: restart %d of %d", self._restarts, EMBEDDED_RESTARTS)
+        embedded.restart()
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._signals += 1
+        self._woken.set()
+        if self._signals > 1:
+            # Not through logging: the handler may have interrupted a thread that holds its lock.
+            os.write(2, f"second {signal.Signals(number).name}: stopping at once\n".encode())
+            if self._embedded is not None:
+                self._embedded.terminate()
+            os._exit(exit_codes.DRAIN_TIMED_OUT)
+
+
+def _exception_info(
+    error: BaseException,
+) -> tuple[type[BaseException], BaseException, TracebackType | None]:
+    return type(error), error, error.__traceback__

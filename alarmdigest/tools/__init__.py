@@ -1,0 +1,1 @@
+"""Commands that talk to a running service from the outside, as its users do."""

@@ -1,0 +1,63 @@
+"""NATS frames as Python objects: for control lines, tools and tests. The hot path is events.pyx."""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t
+
+from frames cimport (
+    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_OK, FRAME_PARTIAL, FRAME_PING,
+    FRAME_PONG, Frame, Span, scan_frame,
+)
+
+MSG = FRAME_MSG
+HMSG = FRAME_HMSG
+PING = FRAME_PING
+PONG = FRAME_PONG
+OK = FRAME_OK
+ERR = FRAME_ERR
+INFO = FRAME_INFO
+
+
+class ProtocolError(ValueError):
+    """What arrived is not the NATS protocol; the connection has lost its place."""
+
+
+cdef bytes to_bytes(Span span):
+    return PyBytes_FromStringAndSize(<const char*> span.data, span.length)
+
+
+cdef tuple to_tuple(int kind, Frame* f):
+    if kind == FRAME_MSG or kind == FRAME_HMSG:
+        return (kind, f.sid, to_bytes(f.subject), to_bytes(f.reply), to_bytes(f.headers),
+                to_bytes(f.payload))
+    if kind == FRAME_ERR or kind == FRAME_INFO:
+        return (kind, 0, b"", b"", b"", to_bytes(f.payload))
+    return (kind, 0, b"", b"", b"", b"")
+
+
+def scan(buffer, Py_ssize_t start, Py_ssize_t end) -> tuple:
+    """All whole frames in ``buffer[start:end]`` and the position behind the last of them.
+
+    A frame is ``(kind, sid, subject, reply, headers, payload)``; the text of INFO and -ERR is its
+    payload. Raises ProtocolError when the first frame is none; when a later one is none, returns
+    those before it, so that nothing that arrived well is lost.
+    """
+    cdef Py_buffer view
+    cdef Frame frame
+    cdef int kind
+    cdef list frames = []
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        if start < 0 or end > view.len or start > end:
+            raise IndexError("start and end must lie within the buffer")
+        while start < end:
+            kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
+            if kind == FRAME_PARTIAL or (kind == FRAME_BAD and frames):
+                break
+            if kind == FRAME_BAD:
+                raise ProtocolError(f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+            frames.append(to_tuple(kind, &frame))
+            start += frame.size
+        return frames, start
+    finally:
+        PyBuffer_Release(&view)

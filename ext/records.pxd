@@ -1,0 +1,41 @@
+# The two packed forms in which messages go from thread to thread.
+#
+# A *routed* record is one accepted message on its way from the client thread to a worker; an
+# *outgoing* record is one message on its way to the publisher. Both begin at a multiple of 8
+# bytes in their batch and are padded to the next one. They never leave the process.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+cdef enum:
+    KIND_EVENT = 0
+    KIND_REQUEST = 1
+
+cdef enum:
+    STATUS_CLEARED = 0
+    STATUS_WARNING = 1
+    STATUS_CRITICAL = 2
+    STATUS_NONE = 3              # only as "never sent"
+
+cdef enum:
+    MAX_ID_BYTES = 1024
+
+ctypedef struct RoutedRecord:    # followed by the bytes of UserID, then those of AlarmID
+    int64_t time_ns              # an event's ChangedAt, clamped to arrival + skew
+    int64_t arrival_ns
+    uint16_t user_len
+    uint16_t alarm_len
+    uint8_t kind
+    uint8_t status
+
+cdef enum:
+    OUTGOING_DIGEST = 0
+    OUTGOING_REFUSAL = 1
+
+ctypedef struct OutgoingRecord:  # followed by headers, then the body
+    uint32_t headers_len         # "Key: value\r\n" lines, without version line and final CRLF
+    uint32_t body_len
+    uint32_t kind
+
+
+cdef inline size_t padded(size_t length) noexcept nogil:
+    return (length + 7) & ~(<size_t> 7)

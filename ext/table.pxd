@@ -1,0 +1,55 @@
+# A hash table of 32-bit handles: open addressing with linear probing, a power of two in size.
+#
+# A slot holds the upper half of the record's 64-bit hash beside its handle, so that a search
+# touches a record only where 32 bits agree, and growing needs no record at all. The caller
+# compares the ids; the table knows nothing of them.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+
+ctypedef struct Slot:
+    uint32_t handle              # 0: empty
+    uint32_t tag
+
+ctypedef struct Table:
+    Slot* slots
+    uint32_t mask
+    uint32_t used
+
+
+cdef inline uint32_t tag_of(uint64_t hashed) noexcept nogil:
+    return <uint32_t> (hashed >> 32)
+
+
+cdef inline bint table_init(Table* t, uint32_t size) noexcept nogil:
+    """An empty table of `size` slots, a power of two; False when there is no memory."""
+    t.slots = <Slot*> calloc(size, sizeof(Slot))
+    t.mask = size - 1
+    t.used = 0
+    return t.slots != NULL
+
+
+cdef inline void table_put(Table* t, uint32_t tag, uint32_t handle) noexcept nogil:
+    """Enter a handle that is not in it; there must be room."""
+    cdef uint32_t i = tag & t.mask
+    while t.slots[i].handle != 0:
+        i = (i + 1) & t.mask
+    t.slots[i].handle = handle
+    t.slots[i].tag = tag
+    t.used += 1
+
+
+cdef inline bint table_make_room(Table* t) noexcept nogil:
+    """Double it when three quarters are taken; False when there is no memory."""
+    cdef Table larger
+    cdef uint32_t i
+    if t.used < t.mask // 4 * 3:
+        return True
+    if t.mask >= 0x7FFF_FFFF or not table_init(&larger, (t.mask + 1) * 2):
+        return False
+    for i in range(t.mask + 1):
+        if t.slots[i].handle != 0:
+            table_put(&larger, t.slots[i].tag, t.slots[i].handle)
+    free(t.slots)
+    t[0] = larger
+    return True

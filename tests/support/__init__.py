@@ -1,0 +1,1 @@
+"""Tools of the tests: a real nats-server, a network that misbehaves, waiting with a deadline."""
