@@ -59,9 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return verify(settings, timeout_s=parsed.timeout / 1e9)
         from alarmdigest.tools.emulate import emulate
 
-        return emulate(
-            settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9
-        )
+        return emulate(settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9)
     except SettingsError as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.USAGE

@@ -26,7 +26,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, thread, logger, message, and the traceback if there is one."""
+    """One object a line: time, level, thread, logger, message, and the traceback if any."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields = {

@@ -59,7 +59,7 @@ def read_event(payload: bytes) -> Event:
     if status is None:
         raise Refused("status", "Status must be CLEARED, WARNING or CRITICAL, in capitals")
     try:
-        changed_at_ns = timestamps.parse(fields["ChangedAt"])
+        changed_at_ns = timestamps.to_ns(fields["ChangedAt"])
     except ValueError as error:
         raise Refused("changed_at", f"ChangedAt is {error}") from None
     return Event(fields["UserID"], fields["AlarmID"], status, changed_at_ns)

@@ -1,4 +1,4 @@
-"""Messages that were refused: counted by reason, logged at a limited rate, sent to AlarmRejected."""
+"""Refused messages: counted by reason, logged at a limited rate, sent to AlarmRejected."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ class RefusalDesk:
         self._refused = LimitedLog(log, logging.WARNING)
         self._thrown_away = LimitedLog(log, logging.ERROR)
 
-    def read(self, kind: int, payload: bytes, subject: bytes) -> tuple[bytes, bytes, int, int] | None:
+    def read(
+        self, kind: int, payload: bytes, subject: bytes
+    ) -> tuple[bytes, bytes, int, int] | None:
         """``(user, alarm, status, time_ns)``, or None for a message that has now been refused."""
         try:
             return read_odd(kind, payload)

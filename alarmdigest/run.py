@@ -11,7 +11,8 @@ from types import FrameType, TracebackType
 
 from alarmdigest import __version__, exit_codes
 from alarmdigest.monitor.http import DEFAULT_PORT, MonitorServer
-from alarmdigest.nats.embedded import EmbeddedServer, EmbeddedServerError, server_name_at
+from alarmdigest.nats.discovery import EmbeddedServerError, server_name_at
+from alarmdigest.nats.embedded import EmbeddedServer
 from alarmdigest.nats.errors import UrlError
 from alarmdigest.service import NotReachable, Service
 from alarmdigest.settings import Settings, SettingsError
@@ -41,7 +42,9 @@ class Runner:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        log.info("alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers)
+        log.info(
+            "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
+        )
         try:
             return self._run()
         except (SettingsError, UrlError) as error:

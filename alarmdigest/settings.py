@@ -206,7 +206,7 @@ def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Sett
 
 
 def _servers(text: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """From the flags (joined by commas), ALARMDIGEST_SERVER, or NATS_URL; none: the embedded one."""
+    """From the flags (joined by commas), ALARMDIGEST_SERVER, or NATS_URL; may be none."""
     listed = text if text is not None else environment.get("NATS_URL", "")
     urls = [part.strip() for part in listed.split(",") if part.strip()]
     return tuple(url if "://" in url else f"nats://{url}" for url in urls)
@@ -220,7 +220,10 @@ def _flag(text: str, origin: str) -> bool:
 
 def _check(settings: Settings) -> None:
     """What no option can tell by itself. Raises SettingsError."""
-    inputs = {"--event-subject": settings.event_subject, "--request-subject": settings.request_subject}
+    inputs = {
+        "--event-subject": settings.event_subject,
+        "--request-subject": settings.request_subject,
+    }
     outputs = {
         "--digest-subject": settings.digest_subject,
         "--rejected-subject": settings.rejected_subject,

@@ -16,13 +16,13 @@ from libc.string cimport memcmp, memcpy, memset
 
 from arena cimport Arena, arena_at, arena_free, arena_new
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
+from digest_json cimport put_entry, put_head
 from records cimport (
-    KIND_EVENT, OUTGOING_DIGEST, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE, OutgoingRecord,
+    KIND_EVENT, OUTGOING_DIGEST, STATUS_CLEARED, STATUS_NONE, OutgoingRecord,
     RoutedRecord, padded,
 )
 from siphash cimport SipKey, siphash13
 from table cimport Slot, Table, table_init, table_make_room, table_put, tag_of
-from timestamps cimport TIMESTAMP_LEN, format_rfc3339
 
 cdef enum:
     FIRST_TABLE_SIZE = 64
@@ -68,10 +68,6 @@ ctypedef struct Counters:
     uint64_t alarms_sent
 
 
-cdef const char* STATUS_TEXT(int status) noexcept nogil:
-    return b"CRITICAL" if status == STATUS_CRITICAL else b"WARNING"
-
-
 cdef int compare_due(const void* a, const void* b) noexcept nogil:
     """Oldest first; equal times by the bytes of AlarmID."""
     cdef const Due* x = <const Due*> a
@@ -92,45 +88,6 @@ cdef inline bint later(int64_t ns, int status, int64_t than_ns, int than_status)
 cdef inline bint is_due(const Alarm* alarm) noexcept nogil:
     return alarm.latest != STATUS_CLEARED and (
         alarm.flags & SENT_STATUS == STATUS_NONE or alarm.flags & CHANGED)
-
-
-cdef inline bint put_text(Buffer* b, const char* text, size_t length) noexcept nogil:
-    if not buffer_reserve(b, length):
-        return False
-    buffer_put(b, text, length)
-    return True
-
-
-cdef bint put_json_string(Buffer* b, const uint8_t* utf8, size_t length) noexcept nogil:
-    """A JSON string, quotes included: UTF-8 as it is, escapes only where JSON demands them."""
-    cdef size_t i
-    cdef uint8_t c, short_escape
-    cdef const char* hex_digits = b"0123456789abcdef"
-    if not buffer_reserve(b, 2 + 6 * length):
-        return False
-    cdef uint8_t* out = b.data + b.used
-    out[0] = 34
-    out += 1
-    for i in range(length):
-        c = utf8[i]
-        if c >= 32 and c != 34 and c != 92:
-            out[0] = c
-            out += 1
-            continue
-        short_escape = (c if c == 34 or c == 92 else 98 if c == 8 else 116 if c == 9
-                        else 110 if c == 10 else 102 if c == 12 else 114 if c == 13 else 0)
-        out[0] = 92
-        if short_escape:
-            out[1] = short_escape
-            out += 2
-        else:
-            memcpy(out + 1, b"u00", 3)
-            out[4] = hex_digits[c >> 4]
-            out[5] = hex_digits[c & 15]
-            out += 6
-    out[0] = 34
-    b.used = out + 1 - b.data
-    return True
 
 
 cdef class AlarmBook:
@@ -213,8 +170,6 @@ cdef class AlarmBook:
     @property
     def user_count(self) -> int:
         return self.users.used
-
-    # -- finding -------------------------------------------------------------------------------
 
     cdef uint32_t find_user(self, const uint8_t* user_id, uint16_t length, uint32_t tag) noexcept nogil:
         cdef uint32_t i = tag & self.users.mask
@@ -393,16 +348,15 @@ cdef class AlarmBook:
         """Write the digest in as many messages as the split size asks for, and mark what it holds."""
         cdef size_t i, start
         self.head.used = 0
-        if not (put_text(&self.head, b'{"UserID":', 10)
-                and put_json_string(&self.head, user_id, user_len)
-                and put_text(&self.head, b',"ActiveAlarms":[', 17)):
+        if not put_head(&self.head, user_id, user_len):
             return False
         start = self.out.used
         if not self.begin_message():
             return False
         for i in range(count):
             self.entry.used = 0
-            if not self.write_entry(due[i].alarm):
+            if not put_entry(&self.entry, due[i].id, due[i].alarm.id_len, due[i].alarm.latest,
+                             due[i].latest_ns):
                 return False
             # "," before it and "]}" behind it
             if (self.out.used - start - sizeof(OutgoingRecord) + self.entry.used + 3 > self.split_bytes
@@ -444,20 +398,4 @@ cdef class AlarmBook:
         memset(self.out.data + self.out.used, 0, padded(length) - length)
         self.out.used += padded(length) - length
         self.tally.digests += 1
-        return True
-
-    cdef bint write_entry(self, const Alarm* alarm) noexcept nogil:
-        """One alarm of a digest, into `entry`."""
-        cdef const char* status = STATUS_TEXT(alarm.latest)
-        cdef size_t status_len = 8 if alarm.latest == STATUS_CRITICAL else 7
-        if not (put_text(&self.entry, b'{"AlarmID":', 11)
-                and put_json_string(&self.entry, <uint8_t*> alarm + ALARM_ID_AT, alarm.id_len)
-                and buffer_reserve(&self.entry, 80)):
-            return False
-        buffer_put(&self.entry, b',"Status":"', 11)
-        buffer_put(&self.entry, status, status_len)
-        buffer_put(&self.entry, b'","LatestChangedAt":"', 21)
-        format_rfc3339(alarm.latest_ns, self.entry.data + self.entry.used)
-        self.entry.used += TIMESTAMP_LEN
-        buffer_put(&self.entry, b'"}', 2)
         return True

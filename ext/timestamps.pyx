@@ -6,7 +6,7 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from timestamps cimport TIMESTAMP_LEN, format_rfc3339, parse_rfc3339
 
 
-def parse(str text not None) -> int:
+def to_ns(str text not None) -> int:
     """Nanoseconds since 1970 UTC of an RFC 3339 time with a zone; ValueError where it is refused.
 
     Later than 2262-04-10 gives ``2**63 - 1``, which is always further ahead than any clock skew.
@@ -21,7 +21,7 @@ def parse(str text not None) -> int:
     return ns
 
 
-def format(int64_t ns) -> str:
+def to_text(int64_t ns) -> str:
     """``2021-06-07T20:40:15.598765212Z`` for nanoseconds since 1970 UTC."""
     cdef uint8_t text[TIMESTAMP_LEN]
     format_rfc3339(ns, text)

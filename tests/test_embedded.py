@@ -18,12 +18,8 @@ import pytest
 from support.nats_server import HOST, NatsServer, free_port
 from support.wait import eventually
 
-from alarmdigest.nats.embedded import (
-    EmbeddedServer,
-    EmbeddedServerError,
-    find_server,
-    server_name_at,
-)
+from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.embedded import EmbeddedServer
 
 HOLDER = """
 import sys, time
@@ -215,7 +211,7 @@ def test_the_server_understands_every_line_of_its_configuration(data_dir: Path, 
 def test_it_can_be_started_again(data_dir: Path, port: int) -> None:
     server = EmbeddedServer(data_dir, port=port)
     server.start()
-    with pytest.raises(EmbeddedServerError, match="started already"):
+    with pytest.raises(EmbeddedServerError, match="started before"):
         server.start()
     assert server.alive()
     server.stop()
@@ -359,7 +355,7 @@ def test_a_foreign_listener_on_the_port_is_reported(data_dir: Path) -> None:
 def test_a_foreign_nats_server_on_the_port_is_reported(data_dir: Path) -> None:
     with (
         NatsServer(jetstream=False) as other,
-        pytest.raises(EmbeddedServerError, match=f"named '{other.name}' already listens"),
+        pytest.raises(EmbeddedServerError, match=f"named '{other.name}' listens on"),
     ):
         EmbeddedServer(data_dir, port=other.port).start()
 

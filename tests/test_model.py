@@ -326,7 +326,7 @@ def test_accepted_times(text: str, ns: int) -> None:
     ],
 )  # fmt: skip
 def test_refused_times(text: str) -> None:
-    with pytest.raises(ValueError, match="zone|1677|must be in|out of range"):
+    with pytest.raises(ValueError, match=r"zone|1677|must be in|out of range"):
         parse_time(text)
 
 

@@ -45,12 +45,17 @@ class MonitorServer:
         self._server.daemon_threads = True
         self.host, self.port = host, self._server.server_address[1]
         self._thread = Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.2}, name="http", daemon=True
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.2},
+            name="http",
+            daemon=True,
         )
 
     def start(self) -> None:
         self._thread.start()
-        log.info("http listening on=http://%s:%d paths=/metrics,/healthz,/readyz", self.host, self.port)
+        log.info(
+            "http listening on=http://%s:%d paths=/metrics,/healthz,/readyz", self.host, self.port
+        )
 
     def stop(self) -> None:
         self._server.shutdown()
@@ -64,7 +69,7 @@ def _handler_for(service: Service) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         timeout = REQUEST_TIMEOUT_S
 
-        def do_GET(self) -> None:  # noqa: N802  # the name http.server calls
+        def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
                 self._answer(200, generate_latest(registry), CONTENT_TYPE_PLAIN_0_0_4)
@@ -90,7 +95,7 @@ def _handler_for(service: Service) -> type[BaseHTTPRequestHandler]:
         def version_string(self) -> str:
             return "alarmdigest"
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        def log_message(self, format: str, *args: Any) -> None:
             log.debug("http %s", format % args)
 
     return Handler

@@ -85,9 +85,7 @@ class ServiceCollector:
             "alarms_sent": "Alarms in digests.",
         }
         for name, text in texts.items():
-            yield CounterMetricFamily(
-                f"alarmdigest_book_{name}", text, value=totals.get(name, 0)
-            )
+            yield CounterMetricFamily(f"alarmdigest_book_{name}", text, value=totals.get(name, 0))
         yield GaugeMetricFamily(
             "alarmdigest_alarms",
             "Alarms held, cleared ones included.",

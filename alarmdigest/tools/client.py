@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from alarmdigest.settings import Settings
 
 LOCAL_SERVER = "nats://127.0.0.1:4222"
 BUFFER_BYTES = 256 * 1024
+FLUSH_TIMEOUT_S = 10.0
 
 
 class Client:
@@ -25,6 +27,7 @@ class Client:
         self._settings = settings
         self._buffer = bytearray(BUFFER_BYTES)
         self._filled = 0
+        self._arrived: deque[dict[str, Any]] = deque()
         failure: ConnectionLost | None = None
         for url in settings.server or (LOCAL_SERVER,):
             self.connection = Connection(url, name=name)
@@ -43,7 +46,12 @@ class Client:
     def flush(self) -> None:
         """Wait until the server has taken everything sent so far."""
         wanted = self.connection.send_ping()
-        self._early = list(self._digests_until(wanted, time.monotonic() + 10.0))
+        deadline = time.monotonic() + FLUSH_TIMEOUT_S
+        while self.connection.pongs < wanted:
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise ConnectionLost(f"{self.connection.url}: no answer in time")
+            self._read(left)
 
     def publish(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Publish ``(subject, body)`` pairs in one write."""
@@ -56,28 +64,27 @@ class Client:
 
     def digests(self, until: float) -> Iterator[dict[str, Any]]:
         """The digests that arrive until the given ``time.monotonic()``, as they come."""
-        early, self._early = self._early, []
-        yield from early
-        yield from self._digests_until(None, until)
-
-    def _digests_until(self, pong: int | None, until: float) -> Iterator[dict[str, Any]]:
-        while pong is None or self.connection.pongs < pong:
+        while True:
+            while self._arrived:
+                yield self._arrived.popleft()
             left = until - time.monotonic()
-            if pong is not None and left <= 0:
-                raise ConnectionLost(f"{self.connection.url}: no answer in time")
-            count = self.connection.receive_into(self._buffer, self._filled, max(left, 0.0))
-            found, position = frames.scan(self._buffer, 0, self._filled + count)
-            self._filled += count - position
-            self._buffer[: self._filled] = self._buffer[position : position + self._filled]
-            if self._filled == len(self._buffer):
-                self._buffer.extend(bytes(len(self._buffer)))
-            for kind, _sid, _subject, _reply, _headers, payload in found:
-                if kind in (frames.MSG, frames.HMSG):
-                    yield orjson.loads(payload)
-                elif message := self.connection.handle(kind, payload):
-                    raise ConnectionLost(f"{self.connection.url}: the server said: {message}")
             if left <= 0:
                 return
+            self._read(left)
+
+    def _read(self, timeout: float) -> None:
+        """One read; digests in it are kept for digests()."""
+        count = self.connection.receive_into(self._buffer, self._filled, timeout)
+        found, position = frames.scan(self._buffer, 0, self._filled + count)
+        self._filled += count - position
+        self._buffer[: self._filled] = self._buffer[position : position + self._filled]
+        if self._filled == len(self._buffer):
+            self._buffer.extend(bytes(len(self._buffer)))
+        for kind, _sid, _subject, _reply, _headers, payload in found:
+            if kind in (frames.MSG, frames.HMSG):
+                self._arrived.append(orjson.loads(payload))
+            elif message := self.connection.handle(kind, payload):
+                raise ConnectionLost(f"{self.connection.url}: the server said: {message}")
 
 
 def event_body(user: str, alarm: str, status: str, changed_at_ns: int) -> bytes:
@@ -87,7 +94,7 @@ def event_body(user: str, alarm: str, status: str, changed_at_ns: int) -> bytes:
             "AlarmID": alarm,
             "UserID": user,
             "Status": status,
-            "ChangedAt": timestamps.format(changed_at_ns),
+            "ChangedAt": timestamps.to_text(changed_at_ns),
         }
     )
 
@@ -105,7 +112,7 @@ def expected_digest(user: str, alarm: str, status: str, changed_at_ns: int) -> d
             {
                 "AlarmID": alarm,
                 "Status": status,
-                "LatestChangedAt": timestamps.format(changed_at_ns),
+                "LatestChangedAt": timestamps.to_text(changed_at_ns),
             }
         ],
     }
