@@ -1,42 +1,54 @@
-# The two commands of the README are `make run` and `make test`; everything else is for developers.
+# For users: `make run` and `make test`. Everything else is for developers, see `make help`.
+# Needed on the machine: Python 3.10 or newer with its headers and venv, make and a C compiler.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+TOOLS  := $(VENV)/.tools
 BUILT  := $(VENV)/.built
+# As in pyproject.toml's [build-system]; a test compares them.
+BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run build test test-long lint sanitize bench wheel clean
+.PHONY: run test test-long lint sanitize bench build wheel clean help
 
-run: build  ## start the service; with no server at hand, on an embedded one
+run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
 
-build: $(BUILT)
-
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-
-$(BUILT): $(VENV)/bin/python setup.py pyproject.toml $(wildcard ext/*.pyx ext/*.pxd)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
-	@touch $@
-
-test: build  ## everything that CI runs
+test: build  ## run all tests, the linters among them
 	$(BIN)/python -m pytest $(ARGS)
 
-test-long: build  ## the properties and mutations with 10^5 and 10^6 cases: about half an hour
+test-long: build  ## run all tests with many more generated cases: about half an hour
 	ALARMDIGEST_TEST_LONG=1 $(BIN)/python -m pytest --timeout=3600 $(ARGS)
 
-lint: build
+lint: build  ## run ruff and mypy only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-sanitize:  ## the compiled core under AddressSanitizer and UBSan, in a build of its own
+sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a build of its own
 	./tests/sanitize.sh $(PYTHON)
 
-bench: build
+bench: build  ## run the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
 
-wheel: build
+build: $(BUILT)  ## make .venv and compile the core; the targets above do it by themselves
+
+wheel: build  ## write a wheel for this machine into dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
-clean:
+clean:  ## remove everything that make has made
 	rm -rf build dist *.egg-info $(VENV) alarmdigest/_ext/*.so
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# The stamps are written last, so an installation that broke off is done again. Building needs no
+# network once the tools are there: --no-build-isolation takes setuptools and Cython from .venv.
+$(BUILT): $(TOOLS) setup.py $(wildcard ext/*.pyx ext/*.pxd)
+	$(PIP) --no-build-isolation --editable '.[test]'
+	@touch $@
+
+$(TOOLS): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(BUILDERS)
+	@touch $@

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import fields
 
 from alarmdigest import __version__, exit_codes, logs
-from alarmdigest.nats.errors import NatsError
+from alarmdigest.nats.errors import NatsError, UrlError
 from alarmdigest.settings import Settings, SettingsError, duration, from_texts, positive
 
 DESCRIPTION = """\
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from alarmdigest.tools.emulate import emulate
 
         return emulate(settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9)
-    except SettingsError as error:
+    except (SettingsError, UrlError) as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.USAGE
     except NatsError as error:

@@ -96,6 +96,8 @@ class Listener(ServiceThread):
             finally:
                 self.consuming.clear()
                 connection.close()
+                self._hand_over()  # what was routed before the bytes that ended it
+                self.router.take_other()  # a PONG of this connection is none of the next one
         for worker in self._workers:
             worker.queue.put(None)
         self._finish_publishing()
@@ -131,10 +133,10 @@ class Listener(ServiceThread):
     def _read(self, connection: Connection) -> None:
         """One read, and everything whole in it routed. A frame's beginning stays in the buffer."""
         count = connection.receive_into(self._buffer, self._filled, TICK_S)
+        self.dropping = self.backlog_bytes > self._backlog_limit
         if count == 0:
             return
         end = self._filled + count
-        self.dropping = self.backlog_bytes > self._backlog_limit
         if self.dropping:
             self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
         now_ns = time.time_ns()
@@ -186,6 +188,7 @@ class Listener(ServiceThread):
 
     def _lost(self, lost: ConnectionLost) -> None:
         self.connections_lost += 1
+        self._link.last_error = str(lost)
         log.error(
             "connection lost name=nats-client reason=%s; "
             "what is published until it is back does not reach us (core mode)",

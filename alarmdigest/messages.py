@@ -7,7 +7,6 @@ the contract's order: json, schema, too_long, status, changed_at.
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,9 +20,6 @@ REASONS: Final = ("json", "schema", "too_long", "status", "changed_at")
 
 EVENT_FIELDS: Final = ("AlarmID", "UserID", "Status", "ChangedAt")
 REQUEST_FIELDS: Final = ("UserID",)
-
-# What structures a JSON text that is known to be valid: strings, and the punctuation outside them.
-_JSON_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:]', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +93,8 @@ def _field(found: dict[str, Any], name: str, payload: bytes) -> str:
     """A field by its exact name, else by the last name that differs in ASCII case only."""
     key: str | None = name
     if name not in found:
-        alike = [other for other in found if _same_but_for_case(other, name)]
-        key = alike[0] if len(alike) == 1 else _last_written(payload, alike) if alike else None
+        alike = frozenset(other for other in found if _same_but_for_case(other, name))
+        key = events.last_written(payload, alike) if len(alike) > 1 else next(iter(alike), None)
     if key is None:
         raise Refused("schema", f"{name} is missing")
     value = found[key]
@@ -111,26 +107,4 @@ def _field(found: dict[str, Any], name: str, payload: bytes) -> str:
 
 def _same_but_for_case(one: str, other: str) -> bool:
     # Only ASCII letters have two cases here; lower() alone would also fold the Kelvin sign.
-    return one.isascii() and one.lower() == other.lower()
-
-
-def _last_written(payload: bytes, keys: list[str]) -> str:
-    """Which of these keys of the outermost object stands last in the text.
-
-    A dict cannot tell: it keeps a repeated key at the place of its first appearance.
-    """
-    last = keys[0]
-    depth = 0
-    string = b""
-    for match in _JSON_STRUCTURE.finditer(payload):
-        token = match.group()
-        if token == b":":
-            if depth == 1 and (key := orjson.loads(string)) in keys:
-                last = key
-        elif token in b"{[":
-            depth += 1
-        elif token in b"}]":
-            depth -= 1
-        else:
-            string = token
-    return last
+    return len(one) == len(other) and one.isascii() and one.lower() == other.lower()

@@ -44,6 +44,7 @@ class Sent:
     ping: int | None = None
     digests: int = 0
     refusals: int = 0
+    given_up: int = 0  # refusals that the server did not take, or that were not sent to it
 
 
 class Publisher(ServiceThread):
@@ -104,7 +105,7 @@ class Publisher(ServiceThread):
     # -- the loop --------------------------------------------------------------------------------
 
     def work(self) -> None:
-        while self._producers > 0 or self._unconfirmed:
+        while self._has_work():
             if self._given_up.is_set():
                 break
             self.beat()
@@ -118,6 +119,9 @@ class Publisher(ServiceThread):
         if self._connection is not None:
             self._connection.close()
 
+    def _has_work(self) -> bool:
+        return self._producers > 0 or bool(self._unconfirmed)
+
     def _publish_some(self, connection: Connection) -> None:
         """One turn: confirmations first, so that a full window cannot wait for itself."""
         to_send_again = bool(self._unconfirmed) and self._unconfirmed[-1].ping is None
@@ -130,18 +134,18 @@ class Publisher(ServiceThread):
         if to_send_again:
             if time.monotonic() >= self._retry_at:
                 self._send_again(connection)
-        elif not must_wait and (batch := self._gather()):
-            self._send(connection, batch)
+        elif not must_wait and (batch := self._gather(TICK_S)):
+            self._write(connection, self._keep(batch))
         connection.keep_alive()
         if connection.lame_duck and not self._unconfirmed and self.link.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
-    def _gather(self) -> bytes:
-        """What waits in the queue, up to the size of one write; waits a tick for the first."""
+    def _gather(self, timeout: float) -> bytes:
+        """What waits in the queue, up to the size of one write; waits so long for the first."""
         batches: list[bytes] = []
         size = 0
         try:
-            item = self.queue.get(timeout=TICK_S)
+            item = self.queue.get(timeout=timeout)
             while True:
                 if item is None:
                     self._producers -= 1
@@ -157,25 +161,26 @@ class Publisher(ServiceThread):
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def _send(self, connection: Connection, batch: bytes) -> None:
+    def _keep(self, batch: bytes) -> Sent:
         self._batches += 1
         sent = Sent(batch, f"{self._process_id}-{self._batches}-".encode())
         self._unconfirmed.append(sent)
         self._unconfirmed_bytes += len(batch)
-        self._write(connection, sent)
+        return sent
 
     def _send_again(self, connection: Connection) -> None:
         """Send what has no PING on its way, oldest first; stops at what cannot be sent."""
         for sent in self._unconfirmed:
             self.beat()
             if sent.ping is None:
+                before = sent.digests + sent.refusals  # 0 if it was never framed
                 if not self._write(connection, sent):
                     return
-                self.resent += sent.digests + sent.refusals
+                self.resent += before
 
     def _write(self, connection: Connection, sent: Sent) -> bool:
         """Frame and write a batch; False when a digest is too large for this server."""
-        wire, sent.digests, sent.refusals, left_out, largest = outgoing.to_wire(
+        wire, sent.digests, sent.refusals, sent.given_up, largest = outgoing.to_wire(
             sent.batch,
             self._digest_subject,
             self._rejected_subject,
@@ -188,7 +193,6 @@ class Publisher(ServiceThread):
                 f"{connection.max_payload}: raise it there, or restart with a smaller --split-size"
             )
             return False
-        self.refusals_given_up += left_out
         sent.ping = connection.count_ping()
         connection.send(wire + b"PING\r\n")
         return True
@@ -196,8 +200,9 @@ class Publisher(ServiceThread):
     def _hold(self, reason: str) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
         self.held_because = reason
-        self._retry_at = time.monotonic() + self._retry_pause_s
-        self._retry_pause_s = min(self._retry_pause_s * 2, LONGEST_RETRY_PAUSE_S)
+        if time.monotonic() >= self._retry_at:  # not once for each digest of one attempt
+            self._retry_at = time.monotonic() + self._retry_pause_s
+            self._retry_pause_s = min(self._retry_pause_s * 2, LONGEST_RETRY_PAUSE_S)
         self._trouble("digests cannot be published and are kept", reason=reason)
 
     # -- confirmations ---------------------------------------------------------------------------
@@ -234,13 +239,17 @@ class Publisher(ServiceThread):
             self._unconfirmed_bytes -= len(first.batch)
             self.digests += first.digests
             self.refusals += first.refusals
+            self.refusals_given_up += first.given_up
             self.held_because = None
             self._retry_pause_s = FIRST_RETRY_PAUSE_S
 
     def _server_refused(self, message: str) -> None:
         if f'"{self._rejected_subject.decode()}"' in message:
-            # A refusal that nobody may hear of must not hold up the digests.
-            self.refusals_given_up += 1
+            # A refusal that nobody may hear of must not hold up the digests. Answers come in
+            # order: it was in the first batch without its PONG.
+            if self._unconfirmed:
+                self._unconfirmed[0].refusals -= 1
+                self._unconfirmed[0].given_up += 1
             self._trouble("the server does not let us publish refusals", reason=message)
         else:
             # Answers come in order: whatever is unconfirmed now was refused or stands behind it.
@@ -253,7 +262,11 @@ class Publisher(ServiceThread):
     def _connect(self) -> Connection | None:
         def go_on() -> bool:
             self.beat()
-            return not self._given_up.is_set()
+            # Looks into the queue also without a server: when there is nothing to publish, a
+            # drain need not wait for one.
+            if not self._unconfirmed and (batch := self._gather(0)):
+                self._keep(batch)
+            return self._has_work() and not self._given_up.is_set()
 
         connection = self._connection = self.link.open(go_on)
         if connection is None:

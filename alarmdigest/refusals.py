@@ -14,6 +14,8 @@ MAX_DETAIL_CHARS = 200
 # Refusals that may wait for the publisher; beyond it they are counted and not published.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 
+_NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
+
 
 class RefusalDesk:
     """Reads what the compiled router does not take, and keeps what nobody takes for publishing.
@@ -61,7 +63,8 @@ class RefusalDesk:
             bytes=len(payload),
         )
         record = outgoing.pack_refusal(headers_of(refusal, subject), payload)
-        if self._waiting_bytes + len(record) > MAX_WAITING_BYTES:
+        # One by itself may be larger: a server takes messages of up to 64 MiB.
+        if self._waiting and self._waiting_bytes + len(record) > MAX_WAITING_BYTES:
             self.unpublished += 1
             self._thrown_away("the publisher is behind: refused messages are not published")
             return
@@ -72,13 +75,13 @@ class RefusalDesk:
 def headers_of(refusal: Refused, subject: bytes) -> bytes:
     """The headers of an AlarmRejected message, as ``Key: value`` lines.
 
-    Neither value can hold a CR or LF: the detail is escaped to printable ASCII, and the subject
-    came out of a protocol line, where they end it.
+    Neither value can hold a CR or LF: the detail is escaped to printable ASCII, and in the subject
+    they are replaced, though the protocol knows no such subject.
     """
     detail = refusal.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
     return (
         f"Alarmdigest-Reason: {refusal.reason}\r\nAlarmdigest-Detail: {detail}\r\n".encode()
         + b"Alarmdigest-Subject: "
-        + subject
+        + subject.translate(_NO_LINE_ENDS)
         + b"\r\n"
     )

@@ -127,7 +127,10 @@ class Runner:
             raise NotReachable(f"the embedded server died again after {EMBEDDED_RESTARTS} restarts")
         self._restarts += 1
         log.error("the embedded server died: restart %d of %d", self._restarts, EMBEDDED_RESTARTS)
-        embedded.restart()
+        try:
+            embedded.restart()
+        except EmbeddedServerError as error:  # found dead again at the next look
+            log.error("the embedded server did not come back: %s", error)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._signals += 1

@@ -60,14 +60,16 @@ class Service:
     """
 
     def __init__(self, settings: Settings, urls: list[str], wake: threading.Event) -> None:
-        """Opens nothing yet. ``wake`` is set when a thread has died. Raises UrlError."""
+        """Opens nothing yet. Raises UrlError.
+
+        ``wake`` is set when a thread has died; a caller that sets it, too, ends a ``start``.
+        """
         self.settings = settings
         self.failure: tuple[str, BaseException] | None = None
         self._wake = wake
         self.desk = RefusalDesk()
         self.workers: list[Worker] = []
         self.listener: Listener | None = None
-        self._stop_requested = False
         self._listener_link = self._link(urls, "alarmdigest")
         self.publisher = Publisher(
             self._link(urls, "alarmdigest-publisher"),
@@ -83,10 +85,14 @@ class Service:
     # -- start -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bring everything up. Raises NotReachable, SettingsError."""
+        """Bring everything up, or return before that because ``wake`` is set.
+
+        Raises NotReachable, SettingsError.
+        """
         deadline = time.monotonic() + self.settings.connect_timeout / 1e9
         self.publisher.start()
-        self._await(self.publisher.connected, deadline, self.publisher.link)
+        if not self._await(self.publisher.connected, deadline, self.publisher.link):
+            return
         self.workers = self._make_workers()
         self.listener = self._make_listener()
         for worker in self.workers:
@@ -143,12 +149,13 @@ class Service:
             )
         return wanted
 
-    def _await(self, event: threading.Event, deadline: float, link: Link) -> None:
+    def _await(self, event: threading.Event, deadline: float, link: Link) -> bool:
         while not event.wait(TICK_S):
-            if self.failure is not None or self._stop_requested:
-                return
+            if self._wake.is_set():
+                return False
             if time.monotonic() > deadline:
                 raise NotReachable(f"NATS is not reachable: {link.last_error}")
+        return True
 
     # -- watching --------------------------------------------------------------------------------
 
@@ -171,11 +178,11 @@ class Service:
         """Why it does not do its work right now, though it may again; empty when ready."""
         found = self.illnesses()
         if self.listener is None or not self.listener.consuming.is_set():
-            found.append("not subscribed to NATS")
+            found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
         elif self.listener.dropping:
             found.append("workers lag behind: messages are dropped")
         if not self.publisher.connected.is_set():
-            found.append("the publisher has no connection to NATS")
+            found.append(f"the publisher has no connection: {self.publisher.link.last_error}")
         if self.publisher.held_because is not None:
             found.append(f"digests cannot be published: {self.publisher.held_because}")
         return found
@@ -188,7 +195,6 @@ class Service:
 
     def drain(self) -> bool:
         """Stop in order; everything that has arrived comes out. False if it took too long."""
-        self._stop_requested = True
         deadline = time.monotonic() + self.settings.drain_timeout / 1e9
         if self.listener is None:  # it never came to subscribing: there is nothing to bring out
             self.publisher.give_up()

@@ -35,7 +35,10 @@ def duration(text: str) -> int:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no duration; write it like 15ms, 30s, 10m, 1h or 7d")
-    return round(float(match[1]) * _DURATION_UNITS[match[2]])
+    nanoseconds = float(match[1]) * _DURATION_UNITS[match[2]]
+    if nanoseconds == float("inf"):
+        raise ValueError("a duration of that many digits is too long")
+    return round(nanoseconds)
 
 
 def size(text: str) -> int:
@@ -48,7 +51,12 @@ def size(text: str) -> int:
 
 def split_size(text: str) -> int:
     """A size, or ``auto`` for what the server takes."""
-    return SPLIT_AUTO if text == "auto" else size(text)
+    if text == "auto":
+        return SPLIT_AUTO
+    found = size(text)
+    if found == SPLIT_AUTO:
+        raise ValueError(f"{text!r} is too small; write auto, or a size from 16KiB")
+    return found
 
 
 def positive(text: str) -> int:
@@ -80,7 +88,7 @@ def http_address(text: str) -> tuple[str, int] | None:
     if text == "off":
         return None
     host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdigit() or int(port) > 65535:
+    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"{text!r} is no HOST:PORT and not off")
     return host.strip("[]"), int(port)
 
@@ -248,7 +256,7 @@ def _check(settings: Settings) -> None:
         MIN_SPLIT_BYTES <= settings.split_size <= MAX_SPLIT_BYTES
     ):
         raise SettingsError("--split-size must be auto or from 16KiB to 64MiB")
-    for name in ("clock_skew", "retention"):
+    for name in ("clock_skew", "retention", "connect_timeout", "ping_interval", "drain_timeout"):
         if getattr(settings, name) > HUNDRED_YEARS_NS:
             raise SettingsError(f"--{name.replace('_', '-')} must be at most 100 years")
     if settings.workers > 1024:

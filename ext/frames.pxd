@@ -142,6 +142,9 @@ cdef inline int scan_frame(const uint8_t* data, size_t available, Frame* f) noex
     if line_len == 0 or data[line_len - 1] != 13:
         return FRAME_BAD
     line_len -= 1
+    # One within the line would be part of a subject, which goes into a header when we refuse.
+    if memchr(data, 13, line_len) != NULL:
+        return FRAME_BAD
     if is_name(data, line_len, b"MSG", 3):
         return scan_message(data, available, line_len, False, f)
     if is_name(data, line_len, b"HMSG", 4):

@@ -7,6 +7,8 @@ REQUEST_SIDS: tuple[int, int]
 
 Accepted = tuple[bytes, bytes, int, int]
 
+def last_written(payload: bytes, keys: frozenset[str]) -> str: ...
+
 class Router:
     def __init__(
         self,

@@ -45,6 +45,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def __init__(self, url: str, *, name: str, timeout: float = 2.0, ping_interval: float = 20.0):
         """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds."""
         try:
+            _check_credentials(url)
             super().__init__(
                 url,
                 name=name,
@@ -58,10 +59,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 raise ValueError("it names no host")
             options["port"] = options["port"] or DEFAULT_PORT
         except (ValueError, NATSError) as error:
+            # "from None": what the others raise may hold the URL with its password.
             raise UrlError(
                 f"cannot use server URL {redacted(url)}: {error}; "
                 "it should look like nats://host:4222 or tls://host:4222"
-            ) from error
+            ) from None
         options["username"] = unquote(options["username"] or "")
         options["password"] = unquote(options["password"] or "")
         options["version"] = __version__
@@ -80,6 +82,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._open_socket()
             early = self._read_first_info(deadline)
             if self._conn_options["tls"] or self.info.get("tls_required"):
+                if not (self.info.get("tls_required") or self.info.get("tls_available")):
+                    raise ConnectFailed("the server offers no TLS; nats:// is without")
                 if early:
                     raise ConnectFailed("the server sent data before TLS")
                 self._connect_tls()
@@ -167,15 +171,20 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
 
     def _await_pong(self, early: bytes, deadline: float) -> None:
         received = bytearray(early)
+        accepted = False
         while True:
             found, position = frames.scan(received, 0, len(received))
             del received[:position]
             for kind, *_, text in found:
-                if kind == frames.PONG:
-                    return
                 if kind == frames.ERR:
                     raise ConnectFailed(f"the server refused us: {error_text(text)}")
-                self.handle(kind, text)
+                if kind == frames.PONG:
+                    accepted = True
+                else:
+                    self.handle(kind, text)
+            # Behind its first PONG the server may send another INFO: not to be lost, nor cut.
+            if accepted and not received:
+                return
             received += self._receive_some(deadline)
 
     def _receive_some(self, deadline: float) -> bytes:
@@ -274,14 +283,23 @@ def error_text(text: bytes) -> str:
 
 
 def redacted(url: str) -> str:
-    """The URL without user, password or token, for logs and messages."""
+    """The URL without user, password or token, for logs and messages; also one that is wrong."""
+    before, at, place = url.rpartition("@")
+    scheme, colon, _credentials = before.partition("://")
+    return f"{scheme}://{place}" if at and colon else place
+
+
+def _check_credentials(url: str) -> None:
+    """Raises ValueError where a password is taken for a host, a port or a path.
+
+    What urllib and pynats2 would say of such a URL has the password in it.
+    """
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "(unreadable)"
-    if "@" not in parts.netloc:
-        return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+        raise ValueError("it is no URL") from None
+    if "@" in parts.path + parts.query + parts.fragment:
+        raise ValueError("characters like / # ? [ in a password must be written as %2F %23 %3F %5B")
 
 
 def valid_subject(subject: str) -> bool:

@@ -11,11 +11,12 @@ import math
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectFailed
+from alarmdigest.nats.errors import ConnectFailed, UrlError
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
@@ -88,7 +89,11 @@ class Link:
         known = urlsplit(self._current)
         credentials = known.netloc.rpartition("@")[0]
         prefix = f"{known.scheme}://{credentials}@" if credentials else f"{known.scheme}://"
-        self._learned = [prefix + str(place) for place in connection.info.get("connect_urls") or ()]
+        self._learned = []
+        for place in connection.info.get("connect_urls") or ():
+            with suppress(UrlError):  # some server's mistake must not end this thread
+                Connection(prefix + str(place), name=self._name)
+                self._learned.append(prefix + str(place))
 
     def has_alternative(self) -> bool:
         """Whether there is a server besides the one in use."""

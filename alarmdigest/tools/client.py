@@ -75,16 +75,29 @@ class Client:
     def _read(self, timeout: float) -> None:
         """One read; digests in it are kept for digests()."""
         count = self.connection.receive_into(self._buffer, self._filled, timeout)
-        found, position = frames.scan(self._buffer, 0, self._filled + count)
+        try:
+            found, position = frames.scan(self._buffer, 0, self._filled + count)
+        except frames.ProtocolError as error:
+            raise ConnectionLost(f"{self.connection.url}: {error}") from error
         self._filled += count - position
         self._buffer[: self._filled] = self._buffer[position : position + self._filled]
         if self._filled == len(self._buffer):
             self._buffer.extend(bytes(len(self._buffer)))
         for kind, _sid, _subject, _reply, _headers, payload in found:
             if kind in (frames.MSG, frames.HMSG):
-                self._arrived.append(orjson.loads(payload))
+                if (digest := _read_digest(payload)) is not None:
+                    self._arrived.append(digest)
             elif message := self.connection.handle(kind, payload):
                 raise ConnectionLost(f"{self.connection.url}: the server said: {message}")
+
+
+def _read_digest(payload: bytes) -> dict[str, Any] | None:
+    """None for what is no digest: anybody who may can write anything on the subject."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("UserID"), str) else None
 
 
 def event_body(user: str, alarm: str, status: str, changed_at_ns: int) -> bytes:

@@ -51,7 +51,9 @@ def _first_miss(client: Client, settings: Settings, timeout_s: float) -> str | N
             if found != expected:
                 return f"expected the digest {expected}, got {found}"
         client.publish([(requests, request_body(user))])
-        if (again := _next_digest(client, user, SILENCE_S)) is not None:
+        again = _next_digest(client, user, SILENCE_S)
+        # A service with --publish-empty says that there is nothing.
+        if again is not None and again.get("ActiveAlarms") != []:
             return f"nothing was due, but a digest came: {again}"
         return None
     finally:
@@ -62,6 +64,6 @@ def _first_miss(client: Client, settings: Settings, timeout_s: float) -> str | N
 
 def _next_digest(client: Client, user: str, timeout_s: float) -> dict[str, Any] | None:
     for digest in client.digests(time.monotonic() + timeout_s):
-        if digest.get("UserID") == user:
+        if digest["UserID"] == user:
             return digest
     return None

@@ -1,0 +1,135 @@
+"""The compiled core alone: router and alarm books in one process, without threads and sockets.
+
+Arrivals are chosen by the test, so that clamping and retention can be had at will.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable
+
+import mmh3
+import orjson
+from histories import History, event_body, request_body
+from model import RETENTION_NS, SKEW_NS, Digest, Entry, Event, Message, Status, parse_time
+
+from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
+from alarmdigest.messages import Refused, read_odd
+from alarmdigest.routing import BUCKETS
+
+SECRET = bytes(range(16))
+SPLIT_BYTES = 1024 * 1024
+
+_OUTGOING = struct.Struct("=III")  # OutgoingRecord of ext/records.pxd
+_SIDS = {EVENT: EVENT_SIDS[0], REQUEST: REQUEST_SIDS[0]}
+
+
+class Core:
+    """What stands between the socket that is read and the one that is written.
+
+    ``route`` takes messages as the client thread does, ``merge`` hands what has gathered to the
+    books as the workers do. Where batches are cut is thus up to the test.
+    """
+
+    def __init__(
+        self,
+        *,
+        workers: int = 1,
+        skew_ns: int = SKEW_NS,
+        retention_ns: int = RETENTION_NS,
+        publish_empty: bool = False,
+        split_bytes: int = SPLIT_BYTES,
+    ) -> None:
+        self.refused: list[str] = []
+        self.router = Router(
+            workers=workers, buckets=BUCKETS, hash32=mmh3.hash, skew_ns=skew_ns, read_odd=self._odd
+        )
+        self.books = [
+            AlarmBook(
+                retention_ns=retention_ns,
+                split_bytes=split_bytes,
+                secret=SECRET,
+                publish_empty=publish_empty,
+            )
+            for _ in range(workers)
+        ]
+
+    def _odd(self, kind: int, body: bytes, _subject: bytes) -> tuple[bytes, bytes, int, int] | None:
+        try:
+            return read_odd(kind, body)
+        except Refused as refusal:
+            self.refused.append(refusal.reason)
+            return None
+
+    def route(self, kind: int, body: bytes, arrival_ns: int) -> None:
+        """Read one message's body (``kind`` is EVENT or REQUEST) at its arrival."""
+        frame = b"MSG s %d %d\r\n%b\r\n" % (_SIDS[kind], len(body), body)
+        assert self.router.scan(frame, 0, len(frame), arrival_ns) == len(frame)
+
+    def merge(self) -> list[bytes]:
+        """Merge what was routed; the bodies of the digests that it makes, worker by worker."""
+        return [
+            body
+            for worker, book in enumerate(self.books)
+            for body in merged(book, self.router.take(worker))
+        ]
+
+    def route_message(self, message: Message, arrival_ns: int) -> None:
+        if isinstance(message, Event):
+            self.route(EVENT, event_body(message), arrival_ns)
+        else:
+            self.route(REQUEST, request_body(message), arrival_ns)
+
+    def run(self, history: History, cuts: Iterable[int] = ()) -> list[Digest]:
+        """Take a whole history; its digests. After the messages of these numbers, and after
+        the last one, a batch ends."""
+        ends = set(cuts)
+        bodies: list[bytes] = []
+        for number, (message, arrival_ns) in enumerate(history):
+            self.route_message(message, arrival_ns)
+            if number in ends:
+                bodies += self.merge()
+        bodies += self.merge()
+        return [read_digest(body) for body in bodies]
+
+
+def merged(book: AlarmBook, batch: bytes) -> list[bytes]:
+    """Merge a batch to its end; the digests' bodies."""
+    position = 0
+    bodies: list[bytes] = []
+    while position < len(batch):
+        before = position
+        made, position = book.merge(batch, position)
+        assert before < position <= len(batch)
+        bodies += bodies_of(made)
+    return bodies
+
+
+def bodies_of(outgoing: bytes) -> list[bytes]:
+    """The bodies of outgoing records, all of them digests without headers of their own."""
+    bodies = []
+    position = 0
+    while position < len(outgoing):
+        headers_len, body_len, kind = _OUTGOING.unpack_from(outgoing, position)
+        assert (headers_len, kind) == (0, 0)
+        start = position + _OUTGOING.size
+        bodies.append(outgoing[start : start + body_len])
+        position = -(-(start + body_len) // 8) * 8
+    assert position == len(outgoing)
+    return bodies
+
+
+def read_digest(body: bytes) -> Digest:
+    """A digest as the model has it. Fails where the body holds anything but what it must."""
+    document = orjson.loads(body)
+    assert list(document) == ["UserID", "ActiveAlarms"]
+    return Digest(document["UserID"], tuple(_read_entry(one) for one in document["ActiveAlarms"]))
+
+
+def _read_entry(entry: dict[str, str]) -> Entry:
+    assert list(entry) == ["AlarmID", "Status", "LatestChangedAt"]
+    changed_at = entry["LatestChangedAt"]
+    assert len(changed_at) == len("2021-06-07T20:40:15.598765212Z")
+    assert changed_at.endswith("Z")
+    return Entry(entry["AlarmID"], Status[entry["Status"]], parse_time(changed_at))

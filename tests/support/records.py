@@ -1,0 +1,93 @@
+"""The packed records of ext/records.pxd, written and read with struct alone."""
+
+import struct
+from typing import NamedTuple
+
+ROUTED_HEAD = struct.Struct("=qqHHBB2x")
+OUTGOING_HEAD = struct.Struct("=III")
+
+EVENT, REQUEST = 0, 1
+DIGEST, REFUSAL = 0, 1
+
+
+class Routed(NamedTuple):
+    """One accepted message on its way to a worker. Ids as they are packed, in UTF-8."""
+
+    kind: int
+    user: bytes
+    alarm: bytes
+    status: int
+    time_ns: int
+    arrival_ns: int
+
+
+class Outgoing(NamedTuple):
+    """One message on its way to the publisher; ``headers`` are whole lines."""
+
+    kind: int
+    headers: bytes
+    body: bytes
+
+
+def unpack(batch: bytes) -> list[Routed]:
+    """The routed records of a batch; ValueError where the padding or a length is wrong."""
+    records = []
+    position = 0
+    while position < len(batch):
+        time_ns, arrival_ns, user_len, alarm_len, kind, status = ROUTED_HEAD.unpack_from(
+            batch, position
+        )
+        ids = position + ROUTED_HEAD.size
+        end = ids + user_len + alarm_len
+        user, alarm = batch[ids : ids + user_len], batch[ids + user_len : end]
+        records.append(Routed(kind, user, alarm, status, time_ns, arrival_ns))
+        position = _behind_padding(batch, end)
+    return records
+
+
+def pack(records: list[Routed]) -> bytes:
+    """The batch that unpack() reads as these records."""
+    return b"".join(
+        _padded(
+            ROUTED_HEAD.pack(
+                one.time_ns, one.arrival_ns, len(one.user), len(one.alarm), one.kind, one.status
+            )
+            + one.user
+            + one.alarm
+        )
+        for one in records
+    )
+
+
+def unpack_outgoing(batch: bytes) -> list[Outgoing]:
+    """The outgoing records of a batch; ValueError where the padding or a length is wrong."""
+    records = []
+    position = 0
+    while position < len(batch):
+        headers_len, body_len, kind = OUTGOING_HEAD.unpack_from(batch, position)
+        headers = position + OUTGOING_HEAD.size
+        body = headers + headers_len
+        records.append(Outgoing(kind, batch[headers:body], batch[body : body + body_len]))
+        position = _behind_padding(batch, body + body_len)
+    return records
+
+
+def pack_outgoing(records: list[Outgoing]) -> bytes:
+    """The batch that unpack_outgoing() reads as these records."""
+    return b"".join(
+        _padded(
+            OUTGOING_HEAD.pack(len(one.headers), len(one.body), one.kind) + one.headers + one.body
+        )
+        for one in records
+    )
+
+
+def _padded(record: bytes) -> bytes:
+    return record + bytes(-len(record) % 8)
+
+
+def _behind_padding(batch: bytes, end: int) -> int:
+    padding = batch[end : end + -end % 8]
+    if len(padding) != -end % 8 or any(padding) or end > len(batch):
+        raise ValueError(f"a record ends at {end} of {len(batch)} bytes, padded with {padding!r}")
+    return end + len(padding)

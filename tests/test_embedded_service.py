@@ -1,0 +1,172 @@
+"""The service that brings its own server: started, found again, replaced when it dies, ended."""
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from support.bus import Bus
+from support.faults import assert_in_order_for_each_user, numbers, pairs, patched, publish_surely
+from support.nats_server import HOST, NatsServer, free_port
+from support.service import ServiceProcess
+from support.wait import eventually
+
+from alarmdigest.nats.discovery import server_name_at
+
+PORT = "import alarmdigest.run\nalarmdigest.run.LOCAL_PORT = {}"
+
+
+class Alone(ServiceProcess):
+    """A service without a server's name, which therefore looks at a port, here one of its own."""
+
+    def __init__(self, port: int | None = None, *, code: str = "") -> None:
+        self.port = port or free_port()
+        self.url = f"nats://{HOST}:{self.port}"
+        super().__init__(program=patched(PORT.format(self.port) + "\n" + code))
+
+    def __enter__(self) -> "Alone":
+        self.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            with suppress(FileNotFoundError, ProcessLookupError, ValueError):
+                os.kill(self.server_pid(), signal.SIGKILL)
+        finally:
+            super().__exit__(*error)  # type: ignore[arg-type]
+
+    def server_pid(self) -> int:
+        return int((self.data_dir / "nats" / "server.pid").read_text())
+
+    def server_is_gone(self) -> bool:
+        return server_name_at(HOST, self.port, 1.0) is None
+
+
+def test_it_starts_a_server_says_so_and_stops_it_with_itself() -> None:
+    with Alone() as service, Bus(service.url) as bus:
+        service.wait_for_log(f"started an embedded one at {service.url} ")
+        bus.publish_all(pairs([1]))
+        assert numbers(bus.wait_for_digests(1)) == [1]
+        assert service.stop() == 0
+        assert service.server_is_gone()
+
+
+def test_a_server_that_is_there_is_used_and_left_alone() -> None:
+    with NatsServer() as server:
+        with Alone(server.port) as service:
+            service.wait_for_log(f"using the one found at {server.url} name={server.name}")
+            assert service.stop() == 0
+        assert server.alive()
+
+
+def test_after_its_own_kill_9_it_finds_its_server_again() -> None:
+    with Alone() as service:
+        pid = service.server_pid()
+        with Bus(service.url) as bus:
+            service.kill()
+            service.start()
+            service.wait_for_log("going on with our own embedded one")
+            assert service.server_pid() == pid
+            bus.publish_all(pairs([1]))
+            bus.wait_for_digests(1)
+        assert service.stop() == 0
+        assert service.server_is_gone()
+
+
+def test_a_dead_server_is_replaced_three_times_then_it_gives_up_with_exit_code_3() -> None:
+    with Alone() as service:
+        for restart in (1, 2, 3):
+            before = service.server_pid()
+            os.kill(before, signal.SIGKILL)
+            service.wait_for_log(f"ERROR .*the embedded server died: restart {restart} of 3")
+            eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
+            assert service.server_pid() != before
+        with Bus(service.url) as bus:
+            bus.publish_all(pairs([1]))
+            bus.wait_for_digests(1)
+        os.kill(service.server_pid(), signal.SIGKILL)
+        assert service.wait() == 3
+        assert "died again after 3 restarts" in service.log
+
+
+HOPELESS = """
+from alarmdigest.nats.discovery import EmbeddedServerError
+from alarmdigest.nats.embedded import EmbeddedServer
+def restart(self, timeout=20.0):
+    self._forget()
+    raise EmbeddedServerError("no room on the disk")
+EmbeddedServer.restart = restart
+"""
+
+
+def test_a_replacement_that_fails_is_tried_again_before_it_gives_up() -> None:
+    with Alone(code=HOPELESS) as service:
+        os.kill(service.server_pid(), signal.SIGKILL)
+        assert service.wait() == 3
+        assert service.log.count("did not come back: no room on the disk") == 3
+        assert "died again after 3 restarts" in service.log
+
+
+def test_ctrl_c_reaches_the_service_but_ends_its_server_only_after_the_drain() -> None:
+    count = 10_000
+    # A process group of its own, as a shell gives to what runs in the foreground.
+    with Alone(code="import os; os.setpgid(0, 0)") as service, Bus(service.url) as bus:
+        publish_surely(bus, pairs(range(count)))
+        os.killpg(service.process.pid, signal.SIGINT)
+        assert service.wait() == 0
+        digests = bus.wait_for_digests(count)
+        assert sorted(numbers(digests)) == list(range(count))
+        assert_in_order_for_each_user(digests)
+        assert "connection lost" not in service.log
+        assert service.server_is_gone()
+
+
+STUCK_WORKER = """
+import time
+from alarmdigest.worker import Worker
+Worker._merge = lambda self, batch: time.sleep(60)
+"""
+
+
+def test_a_second_signal_takes_the_server_along() -> None:
+    with Alone(code=STUCK_WORKER) as service, Bus(service.url) as bus:
+        publish_surely(bus, pairs([1]))
+        service.terminate()
+        service.wait_for_log("draining")
+        service.terminate()
+        assert service.wait() == 5
+        eventually(service.server_is_gone, what="the end of the server")
+
+
+@contextmanager
+def stranger(says: bytes) -> Iterator[int]:
+    """Someone else on a port, who says this to everyone."""
+    kept: list[socket.socket] = []
+
+    def serve(listening: socket.socket) -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                kept.append(connection)
+                connection.sendall(says)
+
+    with socket.create_server((HOST, free_port())) as listening:
+        threading.Thread(target=serve, args=(listening,), daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+    for connection in kept:
+        connection.close()
+
+
+@pytest.mark.parametrize("says", [b"220 mail.example.org ESMTP\r\n", b""], ids=["mail", "silent"])
+def test_a_stranger_on_the_port_is_exit_code_3_and_named(says: bytes) -> None:
+    with stranger(says) as port:
+        service = Alone(port)
+        service.start(ready=False)
+        assert service.wait() == 3
+        last = service.log.splitlines()[-1]
+        assert f"port {port} is taken by something that is not a NATS server" in last
+        assert "Traceback" not in service.log

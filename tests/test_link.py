@@ -1,0 +1,177 @@
+"""Opening the next connection: at once, then more and more patiently, on any server there is."""
+
+import itertools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from support.nats_server import HOST, NatsServer, free_port
+from support.proxy import Proxy
+
+from alarmdigest.nats import link as link_module
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import UrlError
+from alarmdigest.nats.link import FIRST_PAUSE_S, Link
+
+
+def opened(link: Link) -> Connection:
+    deadline = time.monotonic() + 20
+    connection = link.open(lambda: time.monotonic() < deadline)
+    assert connection is not None, link.last_error
+    return connection
+
+
+def dead_url() -> str:
+    return f"nats://{HOST}:{free_port()}"
+
+
+def test_a_bad_url_is_reported_before_anything_is_opened() -> None:
+    with pytest.raises(UrlError):
+        Link(["nats://somewhere", "http://elsewhere"], name="test")
+
+
+def test_after_a_loss_the_next_connection_is_there_at_once() -> None:
+    with NatsServer(jetstream=False) as server, Proxy(server.port) as proxy:
+        link = Link([proxy.url], name="test")
+        opened(link)
+        proxy.cut()
+        start = time.monotonic()
+        opened(link).close()
+        assert time.monotonic() - start < 0.5
+        assert link.connections == 2
+
+
+def test_a_good_connection_is_replaced_without_any_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "GOOD_AFTER_S", 0.0)
+    monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 5.0)
+    with NatsServer(jetstream=False) as server:
+        link = Link([server.url], name="test")
+        start = time.monotonic()
+        for _ in range(3):
+            opened(link).close()
+        assert time.monotonic() - start < 2.5
+
+
+def test_a_connection_that_is_lost_at_once_again_and_again_does_not_spin() -> None:
+    with NatsServer(jetstream=False) as server:
+        link = Link([server.url], name="test")
+        start = time.monotonic()
+        for _ in range(5):
+            opened(link).close()
+        # Before the second to fifth: one, two, four, eight pauses of half the length at least.
+        assert time.monotonic() - start >= 15 * FIRST_PAUSE_S / 2
+
+
+def attempts(link: Link, count: int, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When each of ``count`` attempts to connect was made."""
+    times: list[float] = []
+    connect = Connection.connect
+
+    def noted(connection: Connection) -> None:
+        times.append(time.monotonic())
+        connect(connection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Connection, "connect", noted)
+        assert link.open(lambda: len(times) < count) is None
+    return times
+
+
+def test_attempts_become_rarer_up_to_a_limit_and_never_regular(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(link_module, "LONGEST_PAUSE_S", 0.1)
+    times = attempts(Link([dead_url()], name="test"), 12, monkeypatch)
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    for gap, limit in zip(gaps, [0.05, *[0.1] * 10], strict=True):
+        assert limit / 2 <= gap < limit + 0.15  # what a busy machine may add
+    # Ten from 50 to 100 ms within 8 of each other: once in 2 million runs.
+    assert max(gaps[1:]) - min(gaps[1:]) > 0.008, "no jitter"
+
+
+def test_an_unreachable_server_is_named_as_the_last_error() -> None:
+    url = dead_url()
+    link = Link([url], name="test")
+    asked = itertools.count()
+    assert link.open(lambda: next(asked) < 3) is None
+    assert link.last_error.startswith(f"{url}: ")
+
+
+def test_it_stops_in_the_middle_of_a_pause_when_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 60.0)
+    monkeypatch.setattr(link_module, "LONGEST_PAUSE_S", 60.0)
+    start = time.monotonic()
+    assert Link([dead_url()], name="test").open(lambda: time.monotonic() < start + 0.3) is None
+    assert time.monotonic() - start < 2
+
+
+def test_a_dead_server_is_passed_over_without_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link_module, "FIRST_PAUSE_S", 60.0)
+    with NatsServer(jetstream=False) as server:
+        connection = opened(Link([dead_url(), dead_url(), server.url], name="test"))
+        assert connection.url == server.url
+        connection.close()
+
+
+def test_the_server_just_lost_is_tried_last() -> None:
+    with NatsServer(jetstream=False) as first, NatsServer(jetstream=False) as second:
+        link = Link([first.url, second.url], name="test")
+        seen = []
+        for _ in range(3):
+            connection = opened(link)
+            seen.append(connection.url)
+            connection.close()
+        assert seen == [first.url, second.url, first.url]
+
+
+@contextmanager
+def cluster(login: str = "") -> Iterator[tuple[NatsServer, NatsServer]]:
+    """Two servers, each of which announces the other to its clients."""
+    ports = free_port(), free_port()
+
+    def extra(own: int) -> str:
+        routes = ", ".join(f'"nats://{HOST}:{port}"' for port in ports)
+        return f'cluster {{ name: c, host: "{HOST}", port: {ports[own]}, routes: [{routes}] }}\n'
+
+    with (
+        NatsServer(jetstream=False, extra=extra(0) + login) as first,
+        NatsServer(jetstream=False, extra=extra(1) + login) as second,
+    ):
+        yield first, second
+
+
+def open_when_learned(link: Link, port: int) -> Connection:
+    """A connection whose server has announced the one on ``port``, and that was learned."""
+    deadline = time.monotonic() + 10
+    while True:
+        connection = opened(link)
+        if f"{HOST}:{port}" in connection.info.get("connect_urls", ()):
+            link.learn(connection)
+            return connection
+        connection.close()
+        assert time.monotonic() < deadline, "the servers do not find each other"
+
+
+def test_a_server_that_was_only_announced_takes_over_with_the_same_login() -> None:
+    with cluster("authorization { user: u, password: p }") as (first, second):
+        link = Link([f"nats://u:p@{HOST}:{first.port}"], name="test")
+        connection = open_when_learned(link, second.port)
+        assert link.has_alternative()
+        first.kill()
+        connection.close()
+        replacement = opened(link)
+        assert replacement.url == second.url
+        replacement.close()
+
+
+def test_what_an_announcement_has_wrong_is_passed_over() -> None:
+    with NatsServer(jetstream=False) as server:
+        link = Link([server.url], name="test")
+        connection = opened(link)
+        assert not link.has_alternative()
+        connection.info["connect_urls"] = ["here:99999", "[::1", f"{HOST}:{free_port()}"]
+        link.learn(connection)
+        connection.close()
+        assert link.has_alternative()
+        opened(link).close()

@@ -1,0 +1,176 @@
+"""`verify` and `emulate` pass on a service that works, and notice one that does not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import orjson
+import pytest
+from nats.aio.msg import Msg
+from support.bus import Bus
+from support.nats_server import HOST, NatsServer, free_port
+from support.service import CLEAN_ENVIRONMENT, ServiceProcess
+from support.wait import eventually
+
+QUICK = ("--shots", "1", "--bursts", "2")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alarmdigest", *arguments],
+        capture_output=True,
+        text=True,
+        env=CLEAN_ENVIRONMENT,
+        timeout=60,
+    )
+
+
+def test_verify_passes_with_a_running_service(server: NatsServer) -> None:
+    with ServiceProcess(server.url) as service:
+        result = run_tool("verify", "--server", server.url)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.splitlines() == [
+            'waiting to consume "AlarmDigest" messages',
+            "Smoke test passed",
+        ]
+        assert service.metric("alarmdigest_book_alarms_sent_total") == 2
+
+
+def test_verify_takes_the_subjects_of_the_service(server: NatsServer) -> None:
+    subjects = ("--event-subject", "E.v", "--request-subject", "R.q", "--digest-subject", "D.g")
+    with ServiceProcess(server.url, options=subjects):
+        result = run_tool("verify", "--server", server.url, *subjects)
+        assert result.returncode == 0, result.stdout
+        assert 'waiting to consume "D.g" messages' in result.stdout
+
+
+def test_verify_without_a_service_says_what_it_missed(server: NatsServer) -> None:
+    result = run_tool("verify", "--server", server.url, "--timeout", "200ms")
+    assert result.returncode == 1
+    first, last = result.stdout.splitlines()
+    assert first == 'waiting to consume "AlarmDigest" messages'
+    assert last.startswith("Smoke test failed: no digest on AlarmDigest within 0.2 s")
+    assert "AlarmStatusChanged" in last
+    assert "SendAlarmDigest" in last
+
+
+def test_emulate_accounts_for_every_digest_of_a_running_service(server: NatsServer) -> None:
+    with ServiceProcess(server.url) as service, Bus(server.url) as bus:
+        result = run_tool("emulate", "--server", server.url, "--shots", "20", "--bursts", "60")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.startswith(
+            "1200 digests expected, 1200 received, 0 missing, 0 doubled, 0 wrong, in "
+        )
+        # Every message came on two subjects, and every alarm is cleared at the end.
+        cleared = 1200
+        eventually(
+            lambda: service.metric("alarmdigest_book_events_total") == 2 * 1200 + cleared,
+            what="all events",
+        )
+        assert service.metric("alarmdigest_book_requests_total") == 2 * 1200
+        users = [one.json["UserID"] for one in bus.wait_for_digests(1200)]
+        assert len(set(users)) == len(users) == 1200
+
+
+def test_tools_leave_no_active_alarm_behind(server: NatsServer) -> None:
+    with ServiceProcess(server.url) as service, Bus(server.url) as bus:
+        assert run_tool("verify", "--server", server.url).returncode == 0
+        assert run_tool("emulate", "--server", server.url, *QUICK).returncode == 0
+        bus.wait_for_digests(4)
+        users = {one.json["UserID"]: one.json["ActiveAlarms"][0] for one in bus.digests}
+        # A status that each of them has not been sent with yet, and older than its CLEARED.
+        for user, alarm in users.items():
+            for status in ("WARNING", "CRITICAL"):
+                body = {**alarm, "UserID": user, "Status": status}
+                body["ChangedAt"] = body.pop("LatestChangedAt")
+                bus.publish("AlarmStatusChanged", orjson.dumps(body))
+            bus.publish("SendAlarmDigest", orjson.dumps({"UserID": user}))
+        assert len(users) == 3
+        asked = 3 + 4 + len(users)
+        eventually(
+            lambda: service.metric("alarmdigest_book_requests_total") == asked,
+            what="the last requests",
+        )
+        assert service.metric("alarmdigest_book_digests_total") == 4
+
+
+def test_tools_pass_with_a_service_that_publishes_empty_digests(server: NatsServer) -> None:
+    with ServiceProcess(server.url, options=["--publish-empty"]) as service:
+        for tool in (("verify",), ("emulate", *QUICK)):
+            result = run_tool(*tool, "--server", server.url)
+            assert result.returncode == 0, result.stdout
+        # One that verify asks for, and the second request of each of the two users.
+        assert service.metric("alarmdigest_book_empty_requests_total") == 3
+
+
+def test_tools_report_a_service_that_answers_wrongly(server: NatsServer) -> None:
+    with Bus(server.url) as bus:
+
+        async def lie(request: Msg) -> None:
+            user = orjson.loads(request.data)["UserID"]
+            digest = orjson.dumps({"UserID": user, "ActiveAlarms": []})
+            await bus.client.publish("AlarmDigest", digest)
+
+        bus.run(bus.client.subscribe("SendAlarmDigest", cb=lie))
+        bus.flush()
+        result = run_tool("verify", "--server", server.url)
+        assert result.returncode == 1
+        assert "Smoke test failed: expected the digest" in result.stdout
+        result = run_tool("emulate", "--server", server.url, *QUICK)
+        assert result.returncode == 1
+        assert "2 digests expected, 2 received, 0 missing, 0 doubled, 2 wrong" in result.stdout
+
+
+def test_tools_notice_a_digest_that_comes_twice(server: NatsServer) -> None:
+    with ServiceProcess(server.url), Bus(server.url) as bus:
+
+        async def repeat(digest: Msg) -> None:
+            if not digest.headers or "Again" not in digest.headers:
+                await bus.client.publish("AlarmDigest", digest.data, headers={"Again": "yes"})
+
+        bus.run(bus.client.subscribe("AlarmDigest", cb=repeat))
+        bus.flush()
+        result = run_tool("verify", "--server", server.url)
+        assert result.returncode == 1
+        result = run_tool("emulate", "--server", server.url, *QUICK)
+        assert result.returncode == 1
+        assert "2 digests expected, 2 received, 0 missing, 2 doubled, 0 wrong" in result.stdout
+
+
+def test_tools_pass_over_what_is_no_digest(server: NatsServer) -> None:
+    """Whoever may publish on the subject can write anything there."""
+    with ServiceProcess(server.url), Bus(server.url) as bus:
+
+        async def disturb(_request: Msg) -> None:
+            for body in (b"", b"\xff", b"[1]", b'{"UserID":["u"]}'):
+                await bus.client.publish("AlarmDigest", body)
+
+        bus.run(bus.client.subscribe("AlarmStatusChanged", cb=disturb))
+        bus.flush()
+        for tool in (("verify",), ("emulate", *QUICK)):
+            result = run_tool(*tool, "--server", server.url)
+            assert (result.returncode, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("tool", ["verify", "emulate"])
+def test_tools_without_a_server_end_with_3(tool: str) -> None:
+    url = f"nats://{HOST}:{free_port()}"
+    result = run_tool(tool, "--server", url)
+    assert result.returncode == 3
+    assert result.stderr.startswith(f"alarmdigest: {url}: ")
+    assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("tool", ["verify", "emulate"])
+def test_tools_take_a_server_url_that_cannot_work_for_a_mistake_in_usage(tool: str) -> None:
+    result = run_tool(tool, "--server", "nats://:4222")
+    assert result.returncode == 2
+    assert "cannot use server URL" in result.stderr
