@@ -112,6 +112,14 @@ def test_cut_within_a_frame(size: int) -> None:
         assert bus.rejected == []
 
 
+def test_ready_means_that_what_is_published_now_arrives_on_a_slow_network_too() -> None:
+    with NatsServer() as server, Proxy(server.port) as proxy, Bus(server.url) as bus:
+        proxy.delay(0.3)
+        with ServiceProcess(proxy.url):
+            bus.publish_all(pairs([1]))
+            bus.wait_for_digests(1)
+
+
 def test_a_stalled_network_is_waited_for_and_costs_nothing() -> None:
     with (
         NatsServer() as server,

@@ -80,8 +80,9 @@ def test_traffic_is_counted_and_no_user_or_alarm_is_named(
         bus.publish_all([("AlarmStatusChanged", b'{"AlarmID":"a-secret"}')])
         bus.wait_for_digests(10)
         bus.wait_for_rejected(1)
-        published = 'alarmdigest_published_total{kind="refusal"}'
-        eventually(lambda: service.metric(published) == 1, what="the confirmation")
+        for kind, count in (("refusal", 1), ("digest", 10)):
+            published = f'alarmdigest_published_total{{kind="{kind}"}}'
+            eventually(lambda: service.metric(published) == count, what=kind)  # noqa: B023
     found = {
         (name, *(value for _, value in labels)): count
         for (name, labels), count in samples_of(service).items()
