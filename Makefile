@@ -29,7 +29,7 @@ sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a buil
 	./tests/sanitize.sh $(PYTHON)
 
 bench: build  ## run the benchmarks
-	$(BIN)/python -m pytest benchmarks --benchmark-only $(ARGS)
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -s $(ARGS)
 
 build: $(BUILT)  ## make .venv and compile the core; the targets above do it by themselves
 

@@ -53,9 +53,8 @@ class MonitorServer:
 
     def start(self) -> None:
         self._thread.start()
-        log.info(
-            "http listening on=http://%s:%d paths=/metrics,/healthz,/readyz", self.host, self.port
-        )
+        # Without its paths: scripts wait for the word "ready", and /readyz would be it too early.
+        log.info("http listening on=http://%s:%d", self.host, self.port)
 
     def stop(self) -> None:
         self._server.shutdown()
