@@ -1,0 +1,142 @@
+"""What a store is: the state of every alarm book as of one position in the input, and nothing else.
+
+A store holds rows and one checkpoint record, and both always belong together. Rows are opaque
+here: blocks of one user's alarms, under keys that begin with the user's bucket, so that a store
+that is spread over machines can keep a bucket in one place.
+"""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from types import TracebackType
+from typing import Any, TypeAlias, TypeVar
+
+S = TypeVar("S", bound="Store")
+
+CHUNK = 1 << 20
+"""About how many bytes of packed rows a store hands out at a time."""
+
+
+Outputs: TypeAlias = dict[str, tuple[str, int]]
+"""Output stream -> when it was created, its last confirmed sequence."""
+
+
+class StoreError(Exception):
+    """The store cannot do what was asked. Says what happened, where, and what to do."""
+
+
+class StoreInUse(StoreError):
+    """Another process has it."""
+
+
+class StoreDamaged(StoreError):
+    """What is there is not what was written, or not all of it."""
+
+
+class StoreTooNew(StoreError):
+    """A newer version of this program wrote it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """The last routed message of the input stream."""
+
+    stream: str
+    created: str
+    """When the stream was created, as JetStream writes it: the same name may be another stream."""
+    sequence: int
+    timestamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a commit says about its rows."""
+
+    number: int
+    """Counts up."""
+    written_at_ns: int
+    position: Position | None
+    """None in core mode."""
+    arrival_ns: int
+    """The arrival clock, see the contract."""
+    outputs: Outputs
+    """Behind these places lies whatever belongs to requests after the checkpoint."""
+    settings: dict[str, int]
+    """The settings that decide content."""
+    blocks: int
+    """How many rows the store holds after this checkpoint."""
+
+    def to_record(self) -> bytes:
+        """The bytes that a store keeps: a checksum, a line feed, JSON."""
+        text = json.dumps(asdict(self), sort_keys=True).encode()
+        return _checksum(text) + b"\n" + text
+
+    @classmethod
+    def from_record(cls, record: bytes) -> "Checkpoint":
+        """The reverse. Raises ValueError when the bytes are not as ``to_record`` made them."""
+        checksum, _, text = record.partition(b"\n")
+        if checksum != _checksum(text):
+            raise ValueError("the checkpoint record does not match its checksum")
+        try:
+            fields: dict[str, Any] = json.loads(text)
+            if fields["position"] is not None:
+                fields["position"] = Position(**fields["position"])
+            fields["outputs"] = {
+                name: (created, sequence) for name, (created, sequence) in fields["outputs"].items()
+            }
+            return cls(**fields)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the checkpoint record has other fields: {error}") from error
+
+
+def _checksum(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=16).hexdigest().encode()
+
+
+class Store(ABC):
+    """All methods belong to one thread at a time; which one may change."""
+
+    last: Checkpoint | None = None
+    """The newest checkpoint; known from the opening on, None in a store that has none yet."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[bytes]:
+        """All rows of the last checkpoint, as packed chunks of about a MiB in the order of buckets.
+
+        Raises StoreDamaged, at the latest behind the last chunk, when they are not all there and
+        as they were written: act on none of them before the end. A commit ends an iteration that
+        is still going on.
+        """
+
+    @abstractmethod
+    def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
+        """Write these rows over what is there, and the checkpoint with them, and sync.
+
+        ``rows`` are packed chunks; of rows with the same key the last one wins. Raises StoreError,
+        and then has changed nothing and may be called again, with more rows or the same. Raises
+        ValueError when the chunks do not consist of whole rows.
+        """
+
+    def close(self) -> None:  # noqa: B027 - not every store has something to close
+        """Give up the store. May be called again, and nothing else after it."""
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def wrong_count(what: str, holds: int, said: int) -> StoreError:
+    """A commit whose rows and number do not agree: refused while the last good one is there."""
+    return StoreError(
+        f"refused to write a checkpoint to {what}: it would hold {holds} rows, the checkpoint says "
+        f"{said}. This is a bug of alarmdigest, please report it; the last checkpoint is kept"
+    )
