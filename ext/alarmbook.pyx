@@ -14,43 +14,31 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy, memset
 
-from arena cimport Arena, arena_at, arena_free, arena_new
+from arena cimport arena_free
+from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
-from digest_json cimport put_entry, put_head
+from digest_json cimport hex_digits, put_entry, put_head
 from records cimport (
-    KIND_EVENT, OUTGOING_DIGEST, STATUS_CLEARED, STATUS_NONE, OutgoingRecord,
-    RoutedRecord, padded,
+    KIND_EVENT, ORIGIN_BYTES, OUTGOING_DIGEST, STATUS_NONE, OutgoingRecord, RoutedRecord, padded,
 )
-from siphash cimport SipKey, siphash13
-from table cimport Slot, Table, table_init, table_make_room, table_put, tag_of
+from row_codec cimport (
+    ROW_CUT, ROW_DAMAGED, ROW_DELETED, ROW_FINE, ROW_LENGTHS, ROW_NO_MEMORY, ROW_OF_OTHER_USER,
+    ROW_OF_OTHER_VERSION, ROW_SIZE, ROW_STATES_UNKNOWN, ROW_TWICE, RowFault, load_packed,
+    take_block,
+)
+from state cimport (
+    CHANGED, LISTED, SENT_STATUS, Alarm, State, User, add_alarm, add_user, alarm_at, alarm_tag,
+    find_alarm, find_user, id_of_alarm, is_due, is_forgotten, list_as_due, mark_dirty,
+    sweep_alarms, user_at, user_tag,
+)
+from table cimport table_init
 
 cdef enum:
     FIRST_TABLE_SIZE = 64
     # merge() returns once it has made this much, so that nobody waits for a whole batch's digests.
     OUTPUT_BYTES = 256 * 1024
     KEEP_BYTES = 1024 * 1024     # a larger scratch buffer is given back after use
-    # A record's id follows its fields at once, which is before sizeof() where that is rounded up.
-    USER_ID_AT = 6
-    ALARM_ID_AT = 36
-
-ctypedef struct User:
-    uint32_t first_listed        # its alarms that were due at some moment since the last digest
-    uint16_t id_len
-
-ctypedef struct Alarm:
-    int64_t latest_ns
-    int64_t sent_ns
-    int64_t arrived_ns           # when its latest event came: retention counts from here
-    uint32_t user
-    uint32_t next_listed
-    uint16_t id_len
-    uint8_t latest
-    uint8_t flags                # bits 0-1: status sent; then CHANGED, LISTED
-
-cdef enum:
-    SENT_STATUS = 3
-    CHANGED = 4
-    LISTED = 8
+    ID_LINE_BYTES = 13 + 2 * BLAKE2B_BYTES + 2   # Nats-Msg-Id: <hex>\r\n
 
 ctypedef struct Due:             # what sorting needs, in one place
     int64_t latest_ns
@@ -62,6 +50,7 @@ ctypedef struct Counters:
     uint64_t late                # behind the latest: kept only as a change
     uint64_t repeated            # equal to the latest
     uint64_t forgotten           # cleared, and past the retention when their next event came
+    uint64_t swept               # cleared, past the retention, and removed before any event came
     uint64_t requests
     uint64_t empty_requests      # nothing was due
     uint64_t digests             # messages, parts of a split one counted singly
@@ -85,20 +74,29 @@ cdef inline bint later(int64_t ns, int status, int64_t than_ns, int than_status)
     return ns > than_ns or (ns == than_ns and status > than_status)
 
 
-cdef inline bint is_due(const Alarm* alarm) noexcept nogil:
-    return alarm.latest != STATUS_CLEARED and (
-        alarm.flags & SENT_STATUS == STATUS_NONE or alarm.flags & CHANGED)
+cdef dict WHAT_IS_WRONG = {
+    ROW_CUT: "the rows end within it",
+    ROW_DELETED: "it has no value",
+    ROW_SIZE: "its size is none that a block can have",
+    ROW_OF_OTHER_VERSION: "it has a version that this program does not know",
+    ROW_DAMAGED: "its checksum is wrong, it is damaged",
+    ROW_LENGTHS: "its lengths do not add up",
+    ROW_STATES_UNKNOWN: "it holds a status that there is not",
+    ROW_OF_OTHER_USER: "its key is not that of its user",
+    ROW_TWICE: "an alarm of it is in another row too",
+}
 
 
 cdef class AlarmBook:
-    cdef SipKey key
-    cdef Arena arena
-    cdef Table users
-    cdef Table alarms
+    cdef State state
     cdef Buffer due              # array of Due
     cdef Buffer head             # {"UserID":…,"ActiveAlarms":[ of the digest that is being written
     cdef Buffer entry            # one alarm of it
     cdef Buffer out
+    cdef Buffer rows             # taken, but not yet handed over
+    cdef Blake2b id_start        # of the ids of digests: what all of one stream have in common
+    cdef const uint8_t* origin   # of the request that is being answered, or NULL
+    cdef uint32_t part           # of its digest, from 0
     cdef Counters tally
     cdef int64_t retention_ns
     cdef size_t split_bytes
@@ -106,30 +104,37 @@ cdef class AlarmBook:
 
     def __cinit__(
         self, *, int64_t retention_ns, size_t split_bytes, bytes secret not None,
-        bint publish_empty=False,
+        bint publish_empty=False, bytes stream not None=b"",
     ):
+        """``secret`` keys the hash tables. ``stream`` is the name of the stream that requests with
+        an origin come from; it goes into the ids of their digests.
+        """
         if len(secret) != 16:
             raise ValueError("secret must have 16 bytes")
         if split_bytes < 16 * 1024:
             raise ValueError("split_bytes must be at least 16384, so that one alarm always fits")
         if retention_ns < 0:
             raise ValueError("retention_ns must not be negative")
-        memcpy(&self.key, PyBytes_AS_STRING(secret), 16)
+        memcpy(&self.state.key, PyBytes_AS_STRING(secret), 16)
         self.retention_ns = retention_ns
         self.split_bytes = split_bytes
         self.publish_empty = publish_empty
-        if not (table_init(&self.users, FIRST_TABLE_SIZE)
-                and table_init(&self.alarms, FIRST_TABLE_SIZE)):
+        blake2b_begin(&self.id_start)
+        # The zero byte behind it, which Python keeps there, ends the name.
+        blake2b_add(&self.id_start, <const uint8_t*> PyBytes_AS_STRING(stream), len(stream) + 1)
+        if not (table_init(&self.state.users, FIRST_TABLE_SIZE)
+                and table_init(&self.state.alarms, FIRST_TABLE_SIZE)):
             raise MemoryError("no memory for an empty alarm book")
 
     def __dealloc__(self):
-        arena_free(&self.arena)
-        free(self.users.slots)
-        free(self.alarms.slots)
+        arena_free(&self.state.arena)
+        free(self.state.users.slots)
+        free(self.state.alarms.slots)
         free(self.due.data)
         free(self.head.data)
         free(self.entry.data)
         free(self.out.data)
+        free(self.rows.data)
 
     def merge(self, bytes batch not None, size_t start=0) -> tuple:
         """Apply routed records from position ``start``; returns ``(outgoing, position)``.
@@ -158,6 +163,61 @@ cdef class AlarmBook:
         finally:
             buffer_clear(&self.out, KEEP_BYTES)
 
+    def take_rows(self, size_t most_bytes=1024 * 1024) -> bytes:
+        """Blocks that changed since they were last taken, as packed rows (see ext/row_codec.pxd).
+
+        Ends at the first row with which they have ``most_bytes`` or more; b"" when none is left.
+        What is returned is no longer held to be changed: the caller must not lose it. A block
+        whose alarms are all gone gives a row without value, and is gone for good. Runs without
+        the GIL.
+        """
+        cdef bint enough_memory = True
+        cdef bytes taken
+        with nogil:
+            while self.state.first_dirty != 0 and self.rows.used < most_bytes and enough_memory:
+                enough_memory = take_block(&self.state, self.state.first_dirty, &self.rows)
+        if not enough_memory:
+            raise MemoryError("no memory for another row")
+        taken = PyBytes_FromStringAndSize(<char*> self.rows.data, self.rows.used)
+        buffer_clear(&self.rows, KEEP_BYTES * 2)
+        return taken
+
+    def load_rows(self, bytes packed not None) -> None:
+        """Take in rows that another book has given; their order does not matter.
+
+        The book is then as that one was. Raises ValueError, naming the bucket and what is wrong,
+        at the first row that cannot be right. A book that refused a row is of no further use:
+        it may hold some of the rows, and part of that one. Runs without the GIL.
+        """
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(packed)
+        cdef size_t length = PyBytes_GET_SIZE(packed)
+        cdef size_t position = 0
+        cdef RowFault fault
+        with nogil:
+            fault = load_packed(&self.state, data, length, &position)
+        if fault == ROW_NO_MEMORY:
+            raise MemoryError("no memory for another row")
+        if fault != ROW_FINE:
+            bucket = "unknown"
+            if length - position >= 6:
+                bucket = int.from_bytes(packed[position + 4:position + 6], "big")
+            raise ValueError(
+                f"bucket {bucket}: the row at byte {position} cannot be read: "
+                f"{WHAT_IS_WRONG[fault]}")
+
+    def sweep(self, int64_t now_ns, uint64_t most) -> int:
+        """Remove cleared alarms that are past their retention; returns how many.
+
+        ``now_ns`` must not be later than any arrival that is still to come: what goes then
+        counted as forgotten already, so that no digest shows it. Looks at ``most`` places of the
+        alarm table and goes on from there at the next call, round and round. Runs without the GIL.
+        """
+        cdef uint64_t removed
+        with nogil:
+            removed = sweep_alarms(&self.state, now_ns, self.retention_ns, most)
+        self.tally.swept += removed
+        return removed
+
     @property
     def counters(self) -> dict:
         return self.tally
@@ -165,112 +225,52 @@ cdef class AlarmBook:
     @property
     def alarm_count(self) -> int:
         """Alarms it holds, cleared ones included."""
-        return self.alarms.used
+        return self.state.alarms.used
 
     @property
     def user_count(self) -> int:
-        return self.users.used
+        return self.state.users.used
 
-    cdef uint32_t find_user(self, const uint8_t* user_id, uint16_t length, uint32_t tag) noexcept nogil:
-        cdef uint32_t i = tag & self.users.mask
-        cdef Slot* slot = &self.users.slots[i]
-        cdef uint8_t* user
-        while slot.handle != 0:
-            if slot.tag == tag:
-                user = arena_at(&self.arena, slot.handle)
-                if (<User*> user).id_len == length and memcmp(user + USER_ID_AT, user_id, length) == 0:
-                    return slot.handle
-            i = (i + 1) & self.users.mask
-            slot = &self.users.slots[i]
-        return 0
-
-    cdef uint32_t find_alarm(
-        self, uint32_t user, const uint8_t* alarm_id, uint16_t length, uint32_t tag
-    ) noexcept nogil:
-        cdef uint32_t i = tag & self.alarms.mask
-        cdef Slot* slot = &self.alarms.slots[i]
-        cdef uint8_t* alarm
-        while slot.handle != 0:
-            if slot.tag == tag:
-                alarm = arena_at(&self.arena, slot.handle)
-                if ((<Alarm*> alarm).user == user and (<Alarm*> alarm).id_len == length
-                        and memcmp(alarm + ALARM_ID_AT, alarm_id, length) == 0):
-                    return slot.handle
-            i = (i + 1) & self.alarms.mask
-            slot = &self.alarms.slots[i]
-        return 0
-
-    cdef uint32_t add_user(self, const RoutedRecord* record, const uint8_t* user_id, uint32_t tag) noexcept nogil:
-        cdef uint32_t handle
-        cdef User* user
-        if not table_make_room(&self.users):
-            return 0
-        handle = arena_new(&self.arena, USER_ID_AT + record.user_len)
-        if handle == 0:
-            return 0
-        user = <User*> arena_at(&self.arena, handle)
-        memset(user, 0, USER_ID_AT)
-        user.id_len = record.user_len
-        memcpy(<uint8_t*> user + USER_ID_AT, user_id, record.user_len)
-        table_put(&self.users, tag, handle)
-        return handle
-
-    cdef uint32_t add_alarm(
-        self, uint32_t user, const RoutedRecord* record, const uint8_t* alarm_id, uint32_t tag
-    ) noexcept nogil:
-        cdef uint32_t handle
-        cdef Alarm* alarm
-        if not table_make_room(&self.alarms):
-            return 0
-        handle = arena_new(&self.arena, ALARM_ID_AT + record.alarm_len)
-        if handle == 0:
-            return 0
-        alarm = <Alarm*> arena_at(&self.arena, handle)
-        memset(alarm, 0, ALARM_ID_AT)
-        alarm.user = user
-        alarm.id_len = record.alarm_len
-        memcpy(<uint8_t*> alarm + ALARM_ID_AT, alarm_id, record.alarm_len)
-        table_put(&self.alarms, tag, handle)
-        return handle
+    @property
+    def block_count(self) -> int:
+        """Blocks that hold an alarm: the rows that a store has once all have been taken."""
+        return self.state.blocks
 
     # -- the rule ------------------------------------------------------------------------------
 
     cdef bint apply(self, const RoutedRecord* record) noexcept nogil:
         """Merge one event; False when there is no memory."""
+        cdef State* s = &self.state
         cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
         cdef const uint8_t* alarm_id = user_id + record.user_len
-        cdef uint32_t tag = tag_of(siphash13(&self.key, user_id, record.user_len))
-        cdef uint32_t user = self.find_user(user_id, record.user_len, tag)
+        cdef uint32_t tag = user_tag(s, user_id, record.user_len)
+        cdef uint32_t user = find_user(s, user_id, record.user_len, tag)
         cdef uint32_t handle
-        cdef SipKey alarm_key = self.key
         cdef Alarm* alarm
         self.tally.events += 1
         if user == 0:
-            user = self.add_user(record, user_id, tag)
+            user = add_user(s, user_id, record.user_len, tag, record.bucket)
             if user == 0:
                 return False
-        alarm_key.k1 ^= user         # the same AlarmID of two users has two places
-        tag = tag_of(siphash13(&alarm_key, alarm_id, record.alarm_len))
-        handle = self.find_alarm(user, alarm_id, record.alarm_len, tag)
+        tag = alarm_tag(s, user, alarm_id, record.alarm_len)
+        handle = find_alarm(s, user, alarm_id, record.alarm_len, tag)
         if handle == 0:
-            handle = self.add_alarm(user, record, alarm_id, tag)
+            handle = add_alarm(s, user, alarm_id, record.alarm_len, tag, 0)
             if handle == 0:
                 return False
-            alarm = <Alarm*> arena_at(&self.arena, handle)
+            alarm = alarm_at(s, handle)
             self.begin(alarm, record)
+            mark_dirty(s, alarm.block)
         else:
-            alarm = <Alarm*> arena_at(&self.arena, handle)
-            if (alarm.latest == STATUS_CLEARED
-                    and record.arrival_ns - alarm.arrived_ns > self.retention_ns):
+            alarm = alarm_at(s, handle)
+            if is_forgotten(alarm, record.arrival_ns, self.retention_ns):
                 # Past its retention it counts as forgotten, with what was sent of it.
                 self.tally.forgotten += 1
                 self.begin(alarm, record)
-            else:
-                self.follow(alarm, record)
-        if is_due(alarm) and not alarm.flags & LISTED:
-            alarm.flags |= LISTED
-            alarm.next_listed = (<User*> arena_at(&self.arena, user)).first_listed
-            (<User*> arena_at(&self.arena, user)).first_listed = handle
+                mark_dirty(s, alarm.block)
+            elif self.follow(alarm, record):
+                mark_dirty(s, alarm.block)
+        list_as_due(s, handle)
         return True
 
     cdef void begin(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
@@ -278,22 +278,27 @@ cdef class AlarmBook:
         alarm.latest_ns = record.time_ns
         alarm.latest = record.status
         alarm.arrived_ns = record.arrival_ns
+        alarm.sent_ns = 0
         alarm.flags = STATUS_NONE | (alarm.flags & LISTED)
 
-    cdef void follow(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
-        """A further event of a known alarm, in whatever order."""
+    cdef bint follow(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
+        """A further event of a known alarm, in whatever order; whether it changed anything."""
         cdef int sent = alarm.flags & SENT_STATUS
+        cdef bint news = False
         if (sent != STATUS_NONE and record.status != sent
                 and later(record.time_ns, record.status, alarm.sent_ns, sent)):
+            news = not alarm.flags & CHANGED
             alarm.flags |= CHANGED
         if later(record.time_ns, record.status, alarm.latest_ns, alarm.latest):
             alarm.latest_ns = record.time_ns
             alarm.latest = record.status
             alarm.arrived_ns = record.arrival_ns
+            news = True
         elif record.time_ns == alarm.latest_ns and record.status == alarm.latest:
             self.tally.repeated += 1
         else:
             self.tally.late += 1
+        return news
 
     cdef bint digest(self, const RoutedRecord* record) noexcept nogil:
         """Answer one request; False when there is no memory.
@@ -302,8 +307,8 @@ cdef class AlarmBook:
         with many alarms costs no more than one with few.
         """
         cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
-        cdef uint32_t tag = tag_of(siphash13(&self.key, user_id, record.user_len))
-        cdef uint32_t handle = self.find_user(user_id, record.user_len, tag)
+        cdef uint32_t tag = user_tag(&self.state, user_id, record.user_len)
+        cdef uint32_t handle = find_user(&self.state, user_id, record.user_len, tag)
         cdef uint32_t next_handle
         cdef User* user
         cdef Alarm* alarm
@@ -311,12 +316,13 @@ cdef class AlarmBook:
         cdef size_t count
         self.tally.requests += 1
         self.due.used = 0
+        self.origin = user_id + record.user_len if record.alarm_len == ORIGIN_BYTES else NULL
         if handle != 0:
-            user = <User*> arena_at(&self.arena, handle)
+            user = user_at(&self.state, handle)
             next_handle = user.first_listed
             user.first_listed = 0
             while next_handle != 0:
-                alarm = <Alarm*> arena_at(&self.arena, next_handle)
+                alarm = alarm_at(&self.state, next_handle)
                 next_handle = alarm.next_listed
                 alarm.flags &= ~LISTED
                 if is_due(alarm):
@@ -324,7 +330,7 @@ cdef class AlarmBook:
                         return False
                     due = <Due*> (self.due.data + self.due.used)
                     due.latest_ns = alarm.latest_ns
-                    due.id = <uint8_t*> alarm + ALARM_ID_AT
+                    due.id = id_of_alarm(alarm)
                     due.alarm = alarm
                     self.due.used += sizeof(Due)
         count = self.due.used // sizeof(Due)
@@ -346,7 +352,10 @@ cdef class AlarmBook:
         self, const uint8_t* user_id, size_t user_len, Due* due, size_t count
     ) noexcept nogil:
         """Write the digest in as many messages as the split size asks for, and mark what it holds."""
+        # What stands before the body: the split size does not concern it.
+        cdef size_t before = sizeof(OutgoingRecord) + (ID_LINE_BYTES if self.origin != NULL else 0)
         cdef size_t i, start
+        self.part = 0
         self.head.used = 0
         if not put_head(&self.head, user_id, user_len):
             return False
@@ -359,8 +368,8 @@ cdef class AlarmBook:
                              due[i].latest_ns):
                 return False
             # "," before it and "]}" behind it
-            if (self.out.used - start - sizeof(OutgoingRecord) + self.entry.used + 3 > self.split_bytes
-                    and self.out.used - start > sizeof(OutgoingRecord) + self.head.used):
+            if (self.out.used - start - before + self.entry.used + 3 > self.split_bytes
+                    and self.out.used - start > before + self.head.used):
                 if not self.end_message(start):
                     return False
                 start = self.out.used
@@ -368,24 +377,29 @@ cdef class AlarmBook:
                     return False
             if not buffer_reserve(&self.out, self.entry.used + 1):
                 return False
-            if self.out.used - start > sizeof(OutgoingRecord) + self.head.used:
+            if self.out.used - start > before + self.head.used:
                 buffer_put(&self.out, b",", 1)
             buffer_put(&self.out, self.entry.data, self.entry.used)
             due[i].alarm.sent_ns = due[i].alarm.latest_ns
             due[i].alarm.flags = due[i].alarm.latest
+            mark_dirty(&self.state, due[i].alarm.block)
         self.tally.alarms_sent += count
         return self.end_message(start)
 
     cdef bint begin_message(self) noexcept nogil:
-        if not buffer_reserve(&self.out, sizeof(OutgoingRecord) + self.head.used):
+        if not buffer_reserve(&self.out, sizeof(OutgoingRecord) + ID_LINE_BYTES + self.head.used):
             return False
         memset(self.out.data + self.out.used, 0, sizeof(OutgoingRecord))
         self.out.used += sizeof(OutgoingRecord)
+        if self.origin != NULL:
+            buffer_put(&self.out, b"Nats-Msg-Id: ", 13)
+            self.out.used += 2 * BLAKE2B_BYTES       # end_message() knows it
+            buffer_put(&self.out, b"\r\n", 2)
         buffer_put(&self.out, self.head.data, self.head.used)
         return True
 
     cdef bint end_message(self, size_t start) noexcept nogil:
-        """Close the body, fill in the record's head and pad it."""
+        """Close the body, fill in the record's head and the id, and pad it."""
         cdef OutgoingRecord* record
         cdef size_t length
         if not buffer_reserve(&self.out, 2 + 8):
@@ -394,8 +408,29 @@ cdef class AlarmBook:
         length = self.out.used - start
         record = <OutgoingRecord*> (self.out.data + start)
         record.kind = OUTGOING_DIGEST
-        record.body_len = <uint32_t> (length - sizeof(OutgoingRecord))
+        record.headers_len = ID_LINE_BYTES if self.origin != NULL else 0
+        record.body_len = <uint32_t> (length - sizeof(OutgoingRecord) - record.headers_len)
+        if self.origin != NULL:
+            self.write_id(<uint8_t*> record + sizeof(OutgoingRecord), record.body_len)
         memset(self.out.data + self.out.used, 0, padded(length) - length)
         self.out.used += padded(length) - length
+        self.part += 1
         self.tally.digests += 1
         return True
+
+    cdef void write_id(self, uint8_t* line, uint32_t body_len) noexcept nogil:
+        """The id of a digest message: the same whenever the same request gives the same payload.
+
+        BLAKE2b-128 over the stream's name, a zero byte, the request's origin, the number of the
+        part (u32, little-endian) and the payload.
+        """
+        cdef Blake2b hashing = self.id_start
+        cdef uint8_t digest[BLAKE2B_BYTES]
+        cdef int i
+        blake2b_add(&hashing, self.origin, ORIGIN_BYTES)
+        blake2b_add(&hashing, <const uint8_t*> &self.part, 4)
+        blake2b_add(&hashing, line + ID_LINE_BYTES, body_len)
+        blake2b_end(&hashing, digest)
+        for i in range(BLAKE2B_BYTES):
+            line[13 + 2 * i] = hex_digits[digest[i] >> 4]
+            line[14 + 2 * i] = hex_digits[digest[i] & 15]

@@ -1,5 +1,10 @@
 """The hot path of the client thread: frames -> orjson -> check -> mmh3 -> a batch per worker.
 
+Messages come from plain subscriptions or from a pull consumer of a stream; a subscription's number
+tells which. What a stream delivers tells its place in the reply subject
+(``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp>.<pending>``, with
+domain and account hash before the stream in newer servers).
+
 One call takes the plain shape of a message only: the exact field names (and Go's ``UserId``), all
 values valid. Whatever it does not take goes, at its place in the order, to a Python function that
 knows every spelling and every reason to refuse (``alarmdigest.messages``). What this one takes,
@@ -18,10 +23,10 @@ from libc.string cimport memcmp, memset
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
-    scan_frame,
+    read_number, scan_frame,
 )
 from records cimport (
-    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE,
+    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, ORIGIN_BYTES, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE,
     STATUS_WARNING, RoutedRecord, padded,
 )
 from timestamps cimport parse_rfc3339
@@ -36,10 +41,13 @@ REQUEST = KIND_REQUEST
 # How the client thread numbers its subscriptions: the router tells by the number what a message is.
 EVENT_SIDS = (1, 2)
 REQUEST_SIDS = (3, 4)
+# What a pull consumer delivers, on the original subjects, and the statuses of its pulls.
+STREAM_SID = 4000
 
 cdef enum:
     LAST_EVENT_SID = 2
     LAST_REQUEST_SID = 4
+    THE_STREAM_SID = 4000
     KEEP_BYTES = 1024 * 1024
 
 cdef object loads = orjson.loads
@@ -80,10 +88,77 @@ cdef inline int status_of(Span text) noexcept:
 
 
 cdef inline bytes text_of_frame(int kind, Frame* frame):
-    """What stands behind INFO or -ERR; nothing for the others."""
+    """What stands behind INFO or -ERR, the headers of a status; nothing for the others."""
     if kind == FRAME_INFO or kind == FRAME_ERR:
         return PyBytes_FromStringAndSize(<const char*> frame.payload.data, frame.payload.length)
+    if kind == FRAME_HMSG:
+        return PyBytes_FromStringAndSize(<const char*> frame.headers.data, frame.headers.length)
     return b""
+
+
+ctypedef struct Delivery:
+    uint64_t stream_seq
+    uint64_t consumer_seq
+    uint64_t timestamp_ns
+    uint64_t pending             # messages behind it that the consumer has not delivered yet
+
+cdef enum:
+    # From the right: pending, timestamp, consumer seq, stream seq; a random token may stand behind.
+    SHORT_REPLY_TOKENS = 9
+    LONG_REPLY_TOKENS = 11
+
+
+cdef inline bint read_delivery(Span reply, Delivery* found) noexcept nogil:
+    """Read a delivery's reply subject; False when it is none."""
+    cdef Span tokens[13]
+    cdef size_t i, start = 0
+    cdef int count = 0, first
+    if reply.length < 8 or memcmp(reply.data, b"$JS.ACK.", 8) != 0:
+        return False
+    for i in range(reply.length + 1):
+        if i == reply.length or reply.data[i] == 46:
+            if count == 13:
+                return False
+            tokens[count].data = reply.data + start
+            tokens[count].length = i - start
+            count += 1
+            start = i + 1
+    if count == SHORT_REPLY_TOKENS:
+        first = 5
+    elif count >= LONG_REPLY_TOKENS:
+        first = 7
+    else:
+        return False
+    return (read_number(tokens[first], &found.stream_seq)
+            and read_number(tokens[first + 1], &found.consumer_seq)
+            and read_nanoseconds(tokens[first + 2], &found.timestamp_ns)
+            and read_number(tokens[first + 3], &found.pending))
+
+
+cdef inline bint read_nanoseconds(Span field, uint64_t* number) noexcept nogil:
+    """Nanoseconds since 1970 have 19 digits, one more than read_number() takes."""
+    cdef uint64_t last = 0
+    cdef Span rest = field
+    if field.length < 19:
+        return read_number(field, number)
+    rest.length = 18
+    if field.length > 19 or not read_number(rest, number):
+        return False
+    if field.data[18] < 48 or field.data[18] > 57:
+        return False
+    last = field.data[18] - 48
+    if number[0] > <uint64_t> 922_337_203_685_477_579:       # beyond 64 bits with a sign
+        return False
+    number[0] = number[0] * 10 + last
+    return True
+
+
+cdef inline bint lies_in(Span subject, bytes base):
+    """Whether a subject is the base or below it."""
+    cdef size_t length = PyBytes_GET_SIZE(base)
+    return (subject.length >= length
+            and memcmp(subject.data, PyBytes_AS_STRING(base), length) == 0
+            and (subject.length == length or subject.data[length] == 46))
 
 
 def last_written(bytes payload not None, frozenset keys not None) -> str:
@@ -121,8 +196,16 @@ def last_written(bytes payload not None, frozenset keys not None) -> str:
     return last
 
 
+class DeliveryGap(ValueError):
+    """A consumer's deliveries are not contiguous: some were lost on their way to us."""
+
+
 cdef class Router:
-    """Turns what the socket read into one packed batch per worker. Used by one thread."""
+    """Turns what the socket read into one packed batch per worker. Used by one thread.
+
+    ``sequence`` and ``timestamp_ns`` tell the last message of a stream that was routed, ``pending``
+    how many the stream holds behind it, ``delivered`` how many its consumer has sent us.
+    """
 
     cdef Buffer* batches
     cdef uint32_t workers
@@ -132,7 +215,19 @@ cdef class Router:
     cdef int64_t skew_ns
     cdef int64_t now_ns
     cdef list other
-    cdef readonly int64_t arrival_ns
+    cdef bytes event_subject
+    cdef bytes request_subject
+    cdef uint64_t consumer_seq
+    cdef bint gaps_are_deletions
+    cdef bint in_stream
+    cdef public int64_t arrival_ns
+    cdef readonly uint64_t sequence
+    cdef readonly int64_t timestamp_ns
+    cdef public uint64_t pending
+    cdef readonly uint64_t delivered
+    cdef readonly uint64_t deleted
+    cdef readonly uint64_t redelivered
+    cdef readonly uint64_t foreign
     cdef readonly uint64_t events
     cdef readonly uint64_t requests
     cdef readonly uint64_t odd
@@ -143,12 +238,18 @@ cdef class Router:
 
     def __cinit__(
         self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_odd,
+        bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
     ):
-        """``hash32(user, 0, False)`` is mmh3; ``read_odd(kind, payload, subject)`` gives
+        """``hash32(user, 0, False)`` is mmh3; ``read_odd(kind, payload, subject, origin)`` gives
         ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has refused.
+        ``origin`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
         """
+        if not 1 <= buckets <= 65536:
+            raise ValueError("buckets must be from 1 to 65536")
         if workers < 1:
             raise ValueError("workers must be at least 1")
+        if not 1 <= buckets <= 65536:
+            raise ValueError("buckets must be from 1 to 65536, so that 16 bits hold a bucket")
         self.batches = <Buffer*> calloc(workers, sizeof(Buffer))
         if self.batches == NULL:
             raise MemoryError("no memory for the workers' batches")
@@ -157,6 +258,8 @@ cdef class Router:
         self.hash32 = hash32
         self.skew_ns = skew_ns
         self.read_odd = read_odd
+        self.event_subject = event_subject
+        self.request_subject = request_subject
         self.other = []
 
     def __dealloc__(self):
@@ -175,7 +278,8 @@ cdef class Router:
         ``most`` bounds how long the GIL is held: 512 plain messages take about 0.4 ms. With
         ``drop``, messages are counted and thrown away instead. Frames that are no input messages
         wait for take_other(). When it stops at an unfinished frame, ``wanted`` is the size of that
-        frame as far as it is known, else 0. Raises ProtocolError at bytes that are no frame.
+        frame as far as it is known, else 0. Raises ProtocolError at bytes that are no frame, and
+        DeliveryGap where a consumer's message is missing; what came before has been routed then.
         """
         cdef Py_buffer view
         cdef Frame frame
@@ -194,13 +298,20 @@ cdef class Router:
                 if kind == FRAME_BAD:
                     raise ProtocolError(
                         f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
-                if (kind == FRAME_MSG or kind == FRAME_HMSG) and 0 < frame.sid <= LAST_REQUEST_SID:
+                if kind != FRAME_MSG and kind != FRAME_HMSG:
+                    self.other.append((kind, text_of_frame(kind, &frame)))
+                elif 0 < frame.sid <= LAST_REQUEST_SID:
                     if drop:
                         self.drop(&frame)
-                    elif frame.sid <= LAST_EVENT_SID:
-                        self.route_event(&frame)
                     else:
-                        self.route_request(&frame)
+                        self.in_stream = False
+                        self.arrival_ns = max(self.arrival_ns + 1, self.now_ns)
+                        if frame.sid <= LAST_EVENT_SID:
+                            self.route_event(&frame)
+                        else:
+                            self.route_request(&frame)
+                elif frame.sid == THE_STREAM_SID and frame.reply.length:
+                    self.route_delivery(&frame)
                 else:
                     self.other.append((kind, text_of_frame(kind, &frame)))
                 start += frame.size
@@ -226,6 +337,52 @@ cdef class Router:
         if taken:
             self.other = []
         return taken
+
+    def begin_deliveries(
+        self, uint64_t after, bint gaps_are_deletions=True, uint64_t pending=0
+    ) -> None:
+        """A new consumer delivers from now on; what is at or before sequence ``after`` is known
+        (0: nothing is, and it may begin anywhere). So many messages are ``pending``.
+
+        Where ``gaps_are_deletions``, sequences that it skips are counted as deleted: not so when
+        the consumer filters.
+        """
+        self.consumer_seq = 0
+        self.sequence = after
+        self.pending = pending
+        self.gaps_are_deletions = gaps_are_deletions
+
+    def set_position(self, uint64_t sequence, int64_t timestamp_ns) -> None:
+        """The last message that is known, also from an earlier run of the service."""
+        self.sequence = sequence
+        self.timestamp_ns = timestamp_ns
+
+    cdef int route_delivery(self, Frame* frame) except -1:
+        cdef Delivery place
+        if not read_delivery(frame.reply, &place):
+            raise ProtocolError("a delivery of a stream whose reply subject tells no place")
+        if place.consumer_seq != self.consumer_seq + 1:
+            raise DeliveryGap(
+                f"delivery {place.consumer_seq} came after {self.consumer_seq}: "
+                f"{place.consumer_seq - self.consumer_seq - 1} were lost on their way")
+        self.consumer_seq = place.consumer_seq
+        self.delivered += 1
+        self.pending = place.pending
+        if place.stream_seq <= self.sequence:
+            self.redelivered += 1
+            return 0
+        if self.gaps_are_deletions and self.sequence > 0:
+            self.deleted += place.stream_seq - self.sequence - 1
+        self.sequence = place.stream_seq
+        self.timestamp_ns = <int64_t> place.timestamp_ns
+        self.arrival_ns = max(self.arrival_ns + 1, self.timestamp_ns)
+        self.in_stream = True
+        if lies_in(frame.subject, self.event_subject):
+            return self.route_event(frame)
+        if lies_in(frame.subject, self.request_subject):
+            return self.route_request(frame)
+        self.foreign += 1
+        return 0
 
     cdef void drop(self, Frame* frame) noexcept:
         if frame.sid <= LAST_EVENT_SID:
@@ -265,7 +422,7 @@ cdef class Router:
             <const char*> frame.payload.data, frame.payload.length)
         cdef object fields
         cdef PyObject* user
-        cdef Span user_id, nothing
+        cdef Span user_id
         self.requests += 1
         try:
             fields = loads(payload)
@@ -276,9 +433,18 @@ cdef class Router:
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
             return self.route_odd(KIND_REQUEST, payload, frame)
-        nothing.data = NULL
-        nothing.length = 0
-        return self.append(KIND_REQUEST, <object> user, user_id, nothing, STATUS_CLEARED, 0)
+        return self.append_request(<object> user, user_id)
+
+    cdef int append_request(self, object user, Span user_id) except -1:
+        cdef uint64_t origin[2]
+        cdef Span rest
+        rest.data = <const uint8_t*> origin
+        rest.length = 0
+        if self.in_stream:
+            origin[0] = self.sequence
+            origin[1] = <uint64_t> self.timestamp_ns
+            rest.length = ORIGIN_BYTES
+        return self.append(KIND_REQUEST, user, user_id, rest, STATUS_CLEARED, 0)
 
     cdef int route_odd(self, int kind, bytes payload, Frame* frame) except -1:
         """Not the plain shape: ask the reader that knows them all."""
@@ -286,12 +452,15 @@ cdef class Router:
         self.odd += 1
         accepted = self.read_odd(
             kind, payload,
-            PyBytes_FromStringAndSize(<const char*> frame.subject.data, frame.subject.length))
+            PyBytes_FromStringAndSize(<const char*> frame.subject.data, frame.subject.length),
+            (self.sequence, self.timestamp_ns) if self.in_stream else None)
         if accepted is None:
             return 0
         user, alarm, status, time_ns = accepted
         user_id.data = <const uint8_t*> PyBytes_AS_STRING(user)
         user_id.length = PyBytes_GET_SIZE(user)
+        if kind == KIND_REQUEST:
+            return self.append_request(user, user_id)
         alarm_id.data = <const uint8_t*> PyBytes_AS_STRING(alarm)
         alarm_id.length = PyBytes_GET_SIZE(alarm)
         return self.append(kind, user, user_id, alarm_id, status, time_ns)
@@ -301,12 +470,12 @@ cdef class Router:
     ) except -1:
         """Put one accepted message at the end of its worker's batch."""
         cdef uint32_t hashed = self.hash32(user, 0, False)
-        cdef Buffer* batch = &self.batches[hashed % self.buckets % self.workers]
+        cdef uint32_t bucket = hashed % self.buckets
+        cdef Buffer* batch = &self.batches[bucket % self.workers]
         cdef size_t length = sizeof(RoutedRecord) + user_id.length + alarm_id.length
         cdef RoutedRecord* record
         if not buffer_reserve(batch, padded(length)):
             raise MemoryError("no memory for another message")
-        self.arrival_ns = max(self.arrival_ns + 1, self.now_ns)
         if time_ns > self.arrival_ns + self.skew_ns:
             time_ns = self.arrival_ns + self.skew_ns
             self.clamped += 1
@@ -318,6 +487,7 @@ cdef class Router:
         record.alarm_len = <uint16_t> alarm_id.length
         record.kind = <uint8_t> kind
         record.status = <uint8_t> status
+        record.bucket = <uint16_t> bucket
         batch.used += sizeof(RoutedRecord)
         buffer_put(batch, user_id.data, user_id.length)
         if alarm_id.length:

@@ -19,13 +19,19 @@ cdef enum:
 cdef enum:
     MAX_ID_BYTES = 1024
 
-ctypedef struct RoutedRecord:    # followed by the bytes of UserID, then those of AlarmID
+ctypedef struct RoutedRecord:    # followed by the bytes of UserID, then those of AlarmID or origin
     int64_t time_ns              # an event's ChangedAt, clamped to arrival + skew
     int64_t arrival_ns
     uint16_t user_len
     uint16_t alarm_len
     uint8_t kind
     uint8_t status
+    uint16_t bucket              # of the user; it fills what would be padding
+
+cdef enum:
+    # In place of an AlarmID a request may carry where it stands in a stream, which then decides
+    # the ids of its digests: sequence (u64) and the stream's timestamp in ns (i64), little-endian.
+    ORIGIN_BYTES = 16
 
 cdef enum:
     OUTGOING_DIGEST = 0

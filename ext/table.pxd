@@ -53,3 +53,22 @@ cdef inline bint table_make_room(Table* t) noexcept nogil:
     free(t.slots)
     t[0] = larger
     return True
+
+
+cdef inline void table_remove(Table* t, uint32_t i) noexcept nogil:
+    """Empty slot `i`, and move back what stands behind it only because that was taken.
+
+    So no search ever has to step over what is gone, however much comes and goes.
+    """
+    cdef uint32_t hole = i, home
+    while True:
+        i = (i + 1) & t.mask
+        if t.slots[i].handle == 0:
+            break
+        home = t.slots[i].tag & t.mask
+        # It may move unless its home lies behind the hole, the table being a ring.
+        if ((i - home) & t.mask) >= ((i - hole) & t.mask):
+            t.slots[hole] = t.slots[i]
+            hole = i
+    t.slots[hole].handle = 0
+    t.used -= 1

@@ -71,7 +71,7 @@ cdef inline bint parse_rfc3339(const uint8_t* text, Py_ssize_t length, int64_t* 
 
     if text[i] == 46:                    # a fraction: at least one digit, those beyond ns are cut
         i += 1
-        if text[i] < 48 or text[i] > 57:
+        if i == length or text[i] < 48 or text[i] > 57:
             return False
         while i < length and 48 <= text[i] <= 57:
             fraction += (text[i] - 48) * scale

@@ -3,7 +3,7 @@
 import struct
 from typing import NamedTuple
 
-ROUTED_HEAD = struct.Struct("=qqHHBB2x")
+ROUTED_HEAD = struct.Struct("=qqHHBBH")
 OUTGOING_HEAD = struct.Struct("=III")
 
 EVENT, REQUEST = 0, 1
@@ -11,7 +11,10 @@ DIGEST, REFUSAL = 0, 1
 
 
 class Routed(NamedTuple):
-    """One accepted message on its way to a worker. Ids as they are packed, in UTF-8."""
+    """One accepted message on its way to a worker. Ids as they are packed, in UTF-8.
+
+    A request's ``alarm`` is empty, or its origin in a stream (see origin()).
+    """
 
     kind: int
     user: bytes
@@ -19,6 +22,7 @@ class Routed(NamedTuple):
     status: int
     time_ns: int
     arrival_ns: int
+    bucket: int = 0
 
 
 class Outgoing(NamedTuple):
@@ -29,18 +33,23 @@ class Outgoing(NamedTuple):
     body: bytes
 
 
+def origin(sequence: int, timestamp_ns: int) -> bytes:
+    """Where a request stands in a stream, as it is packed in place of an AlarmID."""
+    return struct.pack("<Qq", sequence, timestamp_ns)
+
+
 def unpack(batch: bytes) -> list[Routed]:
     """The routed records of a batch; ValueError where the padding or a length is wrong."""
     records = []
     position = 0
     while position < len(batch):
-        time_ns, arrival_ns, user_len, alarm_len, kind, status = ROUTED_HEAD.unpack_from(
+        time_ns, arrival_ns, user_len, alarm_len, kind, status, bucket = ROUTED_HEAD.unpack_from(
             batch, position
         )
         ids = position + ROUTED_HEAD.size
         end = ids + user_len + alarm_len
         user, alarm = batch[ids : ids + user_len], batch[ids + user_len : end]
-        records.append(Routed(kind, user, alarm, status, time_ns, arrival_ns))
+        records.append(Routed(kind, user, alarm, status, time_ns, arrival_ns, bucket))
         position = _behind_padding(batch, end)
     return records
 
@@ -50,7 +59,13 @@ def pack(records: list[Routed]) -> bytes:
     return b"".join(
         _padded(
             ROUTED_HEAD.pack(
-                one.time_ns, one.arrival_ns, len(one.user), len(one.alarm), one.kind, one.status
+                one.time_ns,
+                one.arrival_ns,
+                len(one.user),
+                len(one.alarm),
+                one.kind,
+                one.status,
+                one.bucket,
             )
             + one.user
             + one.alarm

@@ -1,0 +1,79 @@
+# One outgoing record -> the HPUB frame that the server gets.
+
+from libc.stdint cimport uint8_t, uint64_t
+from libc.stdio cimport snprintf
+
+from buffers cimport Buffer, buffer_put, buffer_reserve
+from records cimport OUTGOING_DIGEST, OUTGOING_REFUSAL, OutgoingRecord
+
+cdef enum:
+    MAX_NUMBERS = 128            # two sizes in decimal and blanks, with room to spare
+
+ctypedef struct Text:
+    const uint8_t* data
+    size_t length
+
+ctypedef struct Wire:
+    Text digest_subject
+    Text rejected_subject
+    Text reply                   # a number is put behind it; of length 0: no reply subject
+    Text id                      # likewise; of length 0: records carry ids of their own
+    size_t max_payload
+    Buffer out
+    uint64_t digests
+    uint64_t refusals
+    uint64_t unpublishable
+    size_t largest_digest
+
+
+cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t number) noexcept nogil:
+    """Frame one record as HPUB; False when there is no memory. What cannot be sent is counted."""
+    cdef const uint8_t* headers = <const uint8_t*> record + sizeof(OutgoingRecord)
+    cdef Text subject = (
+        w.digest_subject if record.kind == OUTGOING_DIGEST else w.rejected_subject)
+    cdef char digits[24]
+    cdef char line[MAX_NUMBERS]
+    cdef int digits_len = snprintf(digits, sizeof(digits), b"%llu", <unsigned long long> number)
+    cdef int line_len
+    cdef size_t body_len = record.body_len
+    cdef size_t headers_len = 10 + record.headers_len + 2
+    cdef bint cut = False
+    if w.id.length:
+        headers_len += 13 + w.id.length + digits_len + 2
+    if headers_len + body_len > w.max_payload and record.kind == OUTGOING_REFUSAL:
+        cut = True
+        headers_len += 23
+        if headers_len > w.max_payload:  # not even its headers fit: nothing can be said of it
+            w.unpublishable += 1
+            return True
+        body_len = w.max_payload - headers_len
+    if record.kind == OUTGOING_DIGEST and headers_len + body_len > w.largest_digest:
+        w.largest_digest = headers_len + body_len
+    line_len = snprintf(line, sizeof(line), b" %zu %zu\r\n", headers_len, headers_len + body_len)
+    if not buffer_reserve(&w.out, 5 + subject.length + 1 + w.reply.length + digits_len + line_len
+                          + headers_len + body_len + 2):
+        return False
+    buffer_put(&w.out, b"HPUB ", 5)
+    buffer_put(&w.out, subject.data, subject.length)
+    if w.reply.length:
+        buffer_put(&w.out, b" ", 1)
+        buffer_put(&w.out, w.reply.data, w.reply.length)
+        buffer_put(&w.out, digits, digits_len)
+    buffer_put(&w.out, line, line_len)
+    buffer_put(&w.out, b"NATS/1.0\r\n", 10)
+    buffer_put(&w.out, headers, record.headers_len)
+    if cut:
+        buffer_put(&w.out, b"Alarmdigest-Cut: true\r\n", 23)
+    if w.id.length:
+        buffer_put(&w.out, b"Nats-Msg-Id: ", 13)
+        buffer_put(&w.out, w.id.data, w.id.length)
+        buffer_put(&w.out, digits, digits_len)
+        buffer_put(&w.out, b"\r\n", 2)
+    buffer_put(&w.out, b"\r\n", 2)
+    buffer_put(&w.out, headers + record.headers_len, body_len)
+    buffer_put(&w.out, b"\r\n", 2)
+    if record.kind == OUTGOING_DIGEST:
+        w.digests += 1
+    else:
+        w.refusals += 1
+    return True

@@ -1,0 +1,389 @@
+# What a book remembers: users, their alarms, and the blocks in which alarms are stored.
+#
+# Records lie in an arena and name each other by handles; hash tables find users and alarms. Every
+# alarm belongs to one *block* of its user, the unit in which a store keeps it: a block whose
+# alarms have changed since it was last taken stands in the list of dirty ones, once. The rule
+# itself (what is late, changed, due) is alarmbook.pyx's; the stored form of a block is row_codec.pxd's.
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy, memset
+
+from arena cimport Arena, arena_at, arena_new, arena_release
+from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
+from records cimport STATUS_CLEARED, STATUS_NONE
+from siphash cimport SipKey, siphash13
+from table cimport Slot, Table, table_make_room, table_put, table_remove, tag_of
+
+cdef enum:
+    # A record's id follows its fields at once, which is before sizeof() where that is rounded up.
+    USER_ID_AT = 32
+    ALARM_ID_AT = 44
+    MAX_VALUE_BYTES = 4000       # of a block as it is stored: a page of the store, less its head
+    BLOCK_FIXED_BYTES = 13       # version, two lengths, checksum
+    ALARM_FIXED_BYTES = 27       # three times, length, status
+    NO_HIGHER_NUMBER = 0xFFFF_FFFF
+
+ctypedef struct User:
+    uint32_t first_listed        # its alarms that were due at some moment since the last digest
+    uint32_t first_block         # the one that takes new alarms while it has room
+    uint32_t next_block          # the number of the next new block
+    uint16_t id_len
+    uint16_t bucket
+    uint8_t hashed[BLAKE2B_BYTES]    # of the id: its place in a store
+
+ctypedef struct Alarm:
+    int64_t latest_ns
+    int64_t sent_ns
+    int64_t arrived_ns           # when its latest event came: retention counts from here
+    uint32_t user
+    uint32_t next_listed
+    uint32_t block
+    uint32_t next_in_block
+    uint16_t id_len
+    uint8_t latest
+    uint8_t flags                # bits 0-1: status sent; then CHANGED, LISTED
+
+cdef enum:
+    SENT_STATUS = 3
+    CHANGED = 4
+    LISTED = 8
+
+ctypedef struct Block:
+    uint32_t user
+    uint32_t first_alarm         # 0: emptied, its row is to be deleted
+    uint32_t next                # of the user
+    uint32_t previous
+    uint32_t next_dirty
+    uint32_t previous_dirty
+    uint32_t number
+    uint16_t bytes               # what its value takes
+    uint8_t flags
+
+cdef enum:
+    DIRTY = 1
+    WRITTEN = 2                  # a store may hold a row of it
+
+ctypedef struct State:
+    SipKey key
+    Arena arena
+    Table users
+    Table alarms
+    uint32_t first_dirty
+    uint32_t blocks              # that hold an alarm
+    uint32_t cursor              # the slot of the alarm table at which the next sweep begins
+
+
+cdef inline User* user_at(const State* s, uint32_t handle) noexcept nogil:
+    return <User*> arena_at(&s.arena, handle)
+
+
+cdef inline Alarm* alarm_at(const State* s, uint32_t handle) noexcept nogil:
+    return <Alarm*> arena_at(&s.arena, handle)
+
+
+cdef inline Block* block_at(const State* s, uint32_t handle) noexcept nogil:
+    return <Block*> arena_at(&s.arena, handle)
+
+
+cdef inline const uint8_t* id_of_user(const User* user) noexcept nogil:
+    return <const uint8_t*> user + USER_ID_AT
+
+
+cdef inline const uint8_t* id_of_alarm(const Alarm* alarm) noexcept nogil:
+    return <const uint8_t*> alarm + ALARM_ID_AT
+
+
+cdef inline bint is_due(const Alarm* alarm) noexcept nogil:
+    return alarm.latest != STATUS_CLEARED and (
+        alarm.flags & SENT_STATUS == STATUS_NONE or alarm.flags & CHANGED)
+
+
+cdef inline bint is_forgotten(const Alarm* alarm, int64_t now_ns, int64_t retention_ns) noexcept nogil:
+    """Cleared, and past its retention. Unsigned, since the difference may need all 64 bits."""
+    return (alarm.latest == STATUS_CLEARED and now_ns > alarm.arrived_ns
+            and <uint64_t> now_ns - <uint64_t> alarm.arrived_ns > <uint64_t> retention_ns)
+
+
+# -- users ---------------------------------------------------------------------------------------
+
+cdef inline uint32_t user_tag(const State* s, const uint8_t* user_id, size_t length) noexcept nogil:
+    return tag_of(siphash13(&s.key, user_id, length))
+
+
+cdef inline uint32_t find_user(
+    const State* s, const uint8_t* user_id, uint16_t length, uint32_t tag
+) noexcept nogil:
+    cdef uint32_t i = tag & s.users.mask
+    cdef const Slot* slot = &s.users.slots[i]
+    cdef const User* user
+    while slot.handle != 0:
+        if slot.tag == tag:
+            user = user_at(s, slot.handle)
+            if user.id_len == length and memcmp(id_of_user(user), user_id, length) == 0:
+                return slot.handle
+        i = (i + 1) & s.users.mask
+        slot = &s.users.slots[i]
+    return 0
+
+
+cdef inline uint32_t add_user(
+    State* s, const uint8_t* user_id, uint16_t length, uint32_t tag, uint16_t bucket
+) noexcept nogil:
+    """Enter a user who is not there yet; 0 when there is no memory."""
+    cdef Blake2b hashing
+    cdef uint32_t handle
+    cdef User* user
+    if not table_make_room(&s.users):
+        return 0
+    handle = arena_new(&s.arena, USER_ID_AT + length)
+    if handle == 0:
+        return 0
+    user = user_at(s, handle)
+    memset(user, 0, USER_ID_AT)
+    user.id_len = length
+    user.bucket = bucket
+    blake2b_begin(&hashing)
+    blake2b_add(&hashing, user_id, length)
+    blake2b_end(&hashing, user.hashed)
+    memcpy(<uint8_t*> user + USER_ID_AT, user_id, length)
+    table_put(&s.users, tag, handle)
+    return handle
+
+
+cdef inline void remove_user(State* s, uint32_t handle) noexcept nogil:
+    """Forget a user without blocks, and so without alarms."""
+    cdef const User* user = user_at(s, handle)
+    cdef uint32_t i = user_tag(s, id_of_user(user), user.id_len) & s.users.mask
+    while s.users.slots[i].handle != handle:
+        i = (i + 1) & s.users.mask
+    table_remove(&s.users, i)
+    arena_release(&s.arena, handle, USER_ID_AT + user.id_len)
+
+
+# -- blocks --------------------------------------------------------------------------------------
+
+cdef inline void mark_dirty(State* s, uint32_t handle) noexcept nogil:
+    cdef Block* block = block_at(s, handle)
+    if block.flags & DIRTY:
+        return
+    block.flags |= DIRTY
+    block.previous_dirty = 0
+    block.next_dirty = s.first_dirty
+    if s.first_dirty != 0:
+        block_at(s, s.first_dirty).previous_dirty = handle
+    s.first_dirty = handle
+
+
+cdef inline void mark_clean(State* s, Block* block) noexcept nogil:
+    if not block.flags & DIRTY:
+        return
+    block.flags &= ~DIRTY
+    if block.previous_dirty != 0:
+        block_at(s, block.previous_dirty).next_dirty = block.next_dirty
+    else:
+        s.first_dirty = block.next_dirty
+    if block.next_dirty != 0:
+        block_at(s, block.next_dirty).previous_dirty = block.previous_dirty
+
+
+cdef inline void put_block_first(State* s, uint32_t handle) noexcept nogil:
+    cdef Block* block = block_at(s, handle)
+    cdef User* user = user_at(s, block.user)
+    block.previous = 0
+    block.next = user.first_block
+    if block.next != 0:
+        block_at(s, block.next).previous = handle
+    user.first_block = handle
+
+
+cdef inline void unlink_block(State* s, Block* block) noexcept nogil:
+    if block.previous != 0:
+        block_at(s, block.previous).next = block.next
+    else:
+        user_at(s, block.user).first_block = block.next
+    if block.next != 0:
+        block_at(s, block.next).previous = block.previous
+
+
+cdef inline uint32_t add_block(State* s, uint32_t user_handle, uint32_t number) noexcept nogil:
+    """A new and empty block, the user's first; 0 when there is no memory."""
+    cdef uint32_t handle = arena_new(&s.arena, sizeof(Block))
+    cdef Block* block
+    if handle == 0:
+        return 0
+    block = block_at(s, handle)
+    memset(block, 0, sizeof(Block))
+    block.user = user_handle
+    block.number = number
+    block.bytes = BLOCK_FIXED_BYTES + user_at(s, user_handle).id_len
+    put_block_first(s, handle)
+    return handle
+
+
+cdef inline void remove_block(State* s, uint32_t handle) noexcept nogil:
+    """Free an emptied block that no store holds any more; with its last one the user goes too."""
+    cdef Block* block = block_at(s, handle)
+    cdef uint32_t user = block.user
+    mark_clean(s, block)
+    unlink_block(s, block)
+    arena_release(&s.arena, handle, sizeof(Block))
+    if user_at(s, user).first_block == 0:
+        remove_user(s, user)
+
+
+cdef inline uint32_t new_number(State* s, User* user) noexcept nogil:
+    """A block number that no block of the user has; upwards until there are no higher ones."""
+    cdef uint32_t number = 0, handle = user.first_block
+    if user.next_block != NO_HIGHER_NUMBER:
+        user.next_block += 1
+        return user.next_block - 1
+    while handle != 0:
+        if block_at(s, handle).number == number:
+            number += 1
+            handle = user.first_block
+        else:
+            handle = block_at(s, handle).next
+    return number
+
+
+cdef inline uint32_t block_with_room(State* s, uint32_t user_handle, size_t more) noexcept nogil:
+    """The user's first block if it has room, else a new one; 0 when there is no memory."""
+    cdef User* user = user_at(s, user_handle)
+    cdef uint32_t handle = user.first_block
+    if handle != 0 and block_at(s, handle).bytes + more <= MAX_VALUE_BYTES:
+        return handle
+    return add_block(s, user_handle, new_number(s, user))
+
+
+# -- alarms --------------------------------------------------------------------------------------
+
+cdef inline uint32_t alarm_tag(
+    const State* s, uint32_t user, const uint8_t* alarm_id, size_t length
+) noexcept nogil:
+    cdef SipKey key = s.key
+    key.k1 ^= user                       # the same AlarmID of two users has two places
+    return tag_of(siphash13(&key, alarm_id, length))
+
+
+cdef inline uint32_t find_alarm(
+    const State* s, uint32_t user, const uint8_t* alarm_id, uint16_t length, uint32_t tag
+) noexcept nogil:
+    cdef uint32_t i = tag & s.alarms.mask
+    cdef const Slot* slot = &s.alarms.slots[i]
+    cdef const Alarm* alarm
+    while slot.handle != 0:
+        if slot.tag == tag:
+            alarm = alarm_at(s, slot.handle)
+            if (alarm.user == user and alarm.id_len == length
+                    and memcmp(id_of_alarm(alarm), alarm_id, length) == 0):
+                return slot.handle
+        i = (i + 1) & s.alarms.mask
+        slot = &s.alarms.slots[i]
+    return 0
+
+
+cdef inline uint32_t add_alarm(
+    State* s, uint32_t user, const uint8_t* alarm_id, uint16_t length, uint32_t tag,
+    uint32_t block_handle
+) noexcept nogil:
+    """Enter an alarm that is not there yet, all zero; 0 when there is no memory.
+
+    It goes into the given block, or, when that is 0, into the one that takes new alarms.
+    """
+    cdef uint32_t handle
+    cdef Alarm* alarm
+    cdef Block* block
+    if not table_make_room(&s.alarms):
+        return 0
+    if block_handle == 0:
+        block_handle = block_with_room(s, user, ALARM_FIXED_BYTES + length)
+        if block_handle == 0:
+            return 0
+    handle = arena_new(&s.arena, ALARM_ID_AT + length)
+    if handle == 0:
+        return 0
+    block = block_at(s, block_handle)
+    alarm = alarm_at(s, handle)
+    memset(alarm, 0, ALARM_ID_AT)
+    alarm.user = user
+    alarm.block = block_handle
+    alarm.next_in_block = block.first_alarm
+    alarm.id_len = length
+    memcpy(<uint8_t*> alarm + ALARM_ID_AT, alarm_id, length)
+    if block.first_alarm == 0:
+        s.blocks += 1
+    block.first_alarm = handle
+    block.bytes += ALARM_FIXED_BYTES + length
+    table_put(&s.alarms, tag, handle)
+    return handle
+
+
+cdef inline void list_as_due(State* s, uint32_t handle) noexcept nogil:
+    """Let the next digest look at it. An alarm that is no longer due by then may stay listed."""
+    cdef Alarm* alarm = alarm_at(s, handle)
+    cdef User* user
+    if is_due(alarm) and not alarm.flags & LISTED:
+        user = user_at(s, alarm.user)
+        alarm.flags |= LISTED
+        alarm.next_listed = user.first_listed
+        user.first_listed = handle
+
+
+cdef inline void unlist_what_is_not_due(State* s, User* user) noexcept nogil:
+    """All at once, so that removing many costs one walk."""
+    cdef uint32_t* link = &user.first_listed
+    cdef Alarm* alarm
+    while link[0] != 0:
+        alarm = alarm_at(s, link[0])
+        if is_due(alarm):
+            link = &alarm.next_listed
+        else:
+            alarm.flags &= ~LISTED
+            link[0] = alarm.next_listed
+
+
+cdef inline void remove_alarm(State* s, uint32_t slot) noexcept nogil:
+    """Remove the alarm in this slot of the table, which is not due, and all that is left empty."""
+    cdef uint32_t handle = s.alarms.slots[slot].handle
+    cdef Alarm* alarm = alarm_at(s, handle)
+    cdef uint32_t block_handle = alarm.block
+    cdef Block* block = block_at(s, block_handle)
+    cdef uint32_t* link = &block.first_alarm
+    if alarm.flags & LISTED:
+        unlist_what_is_not_due(s, user_at(s, alarm.user))
+    while link[0] != handle:
+        link = &alarm_at(s, link[0]).next_in_block
+    link[0] = alarm.next_in_block
+    block.bytes -= ALARM_FIXED_BYTES + alarm.id_len
+    table_remove(&s.alarms, slot)
+    arena_release(&s.arena, handle, ALARM_ID_AT + alarm.id_len)
+    if block.first_alarm == 0:
+        s.blocks -= 1
+        if not block.flags & WRITTEN:
+            remove_block(s, block_handle)
+            return
+    mark_dirty(s, block_handle)
+    unlink_block(s, block)               # it has room now: the next new alarm goes there
+    put_block_first(s, block_handle)
+
+
+cdef inline uint64_t sweep_alarms(
+    State* s, int64_t now_ns, int64_t retention_ns, uint64_t most
+) noexcept nogil:
+    """Look at `most` slots of the table, or all, from where the last sweep ended; how many went."""
+    cdef uint32_t i = s.cursor & s.alarms.mask
+    cdef uint32_t handle
+    cdef uint64_t removed = 0
+    if most > <uint64_t> s.alarms.mask + 1:
+        most = <uint64_t> s.alarms.mask + 1
+    while most > 0:
+        handle = s.alarms.slots[i].handle
+        if handle != 0 and is_forgotten(alarm_at(s, handle), now_ns, retention_ns):
+            # Another may move into this slot, so it is looked at again.
+            remove_alarm(s, i)
+            removed += 1
+        else:
+            i = (i + 1) & s.alarms.mask
+            most -= 1
+    s.cursor = i
+    return removed
