@@ -26,6 +26,9 @@ from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
 DEFAULT_PORT = 4222
 # Enough for a server that is busy, short enough that a stuck one does not hold up a drain.
 SEND_TIMEOUT_S = 10.0
+SEND_SLICE_BYTES = 256 * 1024
+# poll() takes milliseconds in 32 bits.
+LONGEST_WAIT_S = 3600.0
 # -ERR that leave the connection open (nats-server, client.go); after every other one it closes.
 HARMLESS_ERRORS = (
     "permissions violation",
@@ -61,7 +64,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         except (ValueError, NATSError) as error:
             # "from None": what the others raise may hold the URL with its password.
             raise UrlError(
-                f"cannot use server URL {redacted(url)}: {error}; "
+                f"cannot use server URL {redacted(url)}: {error or 'this is no NATS URL'}; "
                 "it should look like nats://host:4222 or tls://host:4222"
             ) from None
         options["username"] = unquote(options["username"] or "")
@@ -202,7 +205,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def send(self, data: bytes) -> None:
         """Write all of it. Raises ConnectionLost; how much arrived is unknown then."""
         try:
-            self._socket.sendall(data)
+            # In slices: the time limit is for each, so that a slow link is not taken for dead.
+            with memoryview(data) as whole:
+                for start in range(0, len(data), SEND_SLICE_BYTES):
+                    self._socket.sendall(whole[start : start + SEND_SLICE_BYTES])
         except OSError as error:
             raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
 
@@ -225,7 +231,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         """
         try:
             pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
-            if not pending and not self._poller.poll(timeout * 1000):
+            if not pending and not self._poller.poll(min(timeout, LONGEST_WAIT_S) * 1000):
                 return 0
             with memoryview(buffer) as whole, whole[start:] as room:
                 count: int = self._socket.recv_into(room)
@@ -270,10 +276,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def _take_info(self, text: bytes) -> None:
         try:
             info = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConnectionLost(f"{self.url}: unreadable INFO: {error}") from error
-        if not isinstance(info, dict):
-            raise ConnectionLost(f"{self.url}: unreadable INFO: not an object")
+        if not isinstance(info, dict) or not isinstance(info.get("max_payload", 0), int):
+            raise ConnectionLost(f"{self.url}: unreadable INFO: not as a NATS server writes it")
         self.info.update(info)
 
 

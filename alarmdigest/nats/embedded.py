@@ -22,6 +22,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from alarmdigest.locks import FolderInUse, own
 from alarmdigest.nats.discovery import (
     GREETING_TIMEOUT,
     POLL,
@@ -58,6 +59,9 @@ jetstream {{
 """
 
 
+NAME_PREFIX = "alarmdigest-"
+
+
 class EmbeddedServer:
     """One ``nats-server`` with JetStream, everything of it below ``data_dir/nats``.
 
@@ -75,7 +79,7 @@ class EmbeddedServer:
     ) -> None:
         root = data_dir.resolve()
         digest = hashlib.blake2b(os.fsencode(root), digest_size=8).hexdigest()
-        self.server_name = f"alarmdigest-{digest}"
+        self.server_name = NAME_PREFIX + digest
         """What the server calls itself: the same for the same data directory, always."""
         self.adopted = False
         """Whether the running server was found at the start, not started by us."""
@@ -157,22 +161,13 @@ class EmbeddedServer:
 
     def _own(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._folder / "owner.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
+            self._owner = own(self._folder)
+        except FolderInUse as error:
             raise EmbeddedServerError(
-                f"{self._folder} is in use by another alarmdigest (pid {holder}): stop it, "
+                f"{self._folder} is in use by another alarmdigest (pid {error.pid}): stop it, "
                 "or choose another data directory"
             ) from None
-        except BaseException:
-            os.close(fd)
-            raise
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, b"%d\n" % os.getpid(), 0)
-        self._owner = fd
 
     def _disown(self) -> None:
         if self._owner is not None:

@@ -17,3 +17,33 @@ class ConnectionLost(NatsError):
 
 class ConnectFailed(ConnectionLost):
     """No connection came about: nobody listens, or the server refused us."""
+
+
+class BadAnswer(ConnectionLost):
+    """An answer that JetStream would not give: something else listens on its subjects."""
+
+
+class JetStreamOff(NatsError):
+    """Nobody answers JetStream's requests: the server has none, or the domain is out of reach."""
+
+
+class JetStreamDenied(NatsError):
+    """The server does not let our user make this request, or receive the answer."""
+
+
+class JetStreamError(NatsError):
+    """JetStream refused a request. ``code`` is like one of HTTP, ``err_code`` says exactly why."""
+
+    def __init__(self, code: int, err_code: int, description: str, request: str = "") -> None:
+        self.code = code
+        self.err_code = err_code
+        self.description = description
+        super().__init__(f"{request or 'JetStream'}: {description} (error {err_code or code})")
+
+
+class StreamMissing(NatsError):
+    """A stream that is needed is not there, and we were told not to create it."""
+
+
+class StreamConflict(NatsError):
+    """A stream that is there cannot be used, or another one holds its subjects; says what to do."""

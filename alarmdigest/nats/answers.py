@@ -1,0 +1,110 @@
+"""What JetStream says, as values: streams, deliveries, and where a consumer begins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from alarmdigest._ext import timestamps
+from alarmdigest.nats.errors import BadAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A stream as the server describes it. ``created`` as written there: it is compared only.
+
+    ``last_ts`` in ns, None if it never held a message. ``max_msg_size`` in bytes, -1 for no limit.
+    """
+
+    name: str
+    created: str
+    first_seq: int
+    last_seq: int
+    last_ts: int | None
+    messages: int
+    subjects: tuple[str, ...]
+    max_msg_size: int
+    duplicate_window_ns: int
+    config: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StartAt:
+    """Where a consumer begins. ``value``: a sequence, or a time in ns since 1970."""
+
+    policy: Literal["first", "new", "sequence", "time"]
+    value: int = 0
+
+    def config(self) -> dict[str, Any]:
+        if self.policy == "sequence":
+            return {"deliver_policy": "by_start_sequence", "opt_start_seq": self.value}
+        if self.policy == "time":
+            start = timestamps.to_text(self.value)
+            return {"deliver_policy": "by_start_time", "opt_start_time": start}
+        return {"deliver_policy": "new" if self.policy == "new" else "all"}
+
+
+class Ack(NamedTuple):
+    """What the reply subject of a delivered message says. ``timestamp_ns`` is the stream's."""
+
+    stream_seq: int
+    consumer_seq: int
+    timestamp_ns: int
+    pending: int
+
+
+class Delivered(NamedTuple):
+    """A message out of a stream."""
+
+    ack: Ack
+    headers: bytes
+    payload: bytes
+
+
+def parse_ack_reply(reply: bytes) -> Ack:
+    """Read ``$JS.ACK.…``, of 9 tokens or, with domain and account, of 11 or more.
+
+    Raises ValueError if it is none.
+    """
+    tokens = reply.split(b".")
+    first = 2 if len(tokens) == 9 else 4
+    if tokens[:2] != [b"$JS", b"ACK"] or (len(tokens) != 9 and len(tokens) < 11):
+        raise ValueError(f"not the reply subject of a stream's message: {reply[:200]!r}")
+    # behind stream, consumer and number of deliveries
+    return Ack(*map(int, tokens[first + 3 : first + 7]))
+
+
+def status_of(headers: bytes) -> int:
+    """The code in ``NATS/1.0 404 No Messages``; 0 if there is none."""
+    line = headers.partition(b"\r\n")[0].split(None, 2)
+    return int(line[1]) if len(line) > 1 and line[1].isdigit() else 0
+
+
+def valid_name(name: str) -> bool:
+    """Whether a stream or consumer may have this name. It becomes part of subjects."""
+    return bool(name) and name.isprintable() and not any(c in " .*>/\\" for c in name)
+
+
+def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
+    try:
+        config, state = answer["config"], answer["state"]
+        last_ts = str(state["last_ts"])
+        return StreamInfo(
+            name=str(config["name"]),
+            created=str(answer["created"]),
+            first_seq=int(state["first_seq"]),
+            last_seq=int(state["last_seq"]),
+            # Go's zero time: it never held a message.
+            last_ts=None if last_ts.startswith("0001-") else timestamps.to_ns(last_ts),
+            messages=int(state["messages"]),
+            subjects=tuple(config.get("subjects") or ()),
+            max_msg_size=int(config.get("max_msg_size", -1)),
+            duplicate_window_ns=int(config.get("duplicate_window", 0)),
+            config=config,
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise bad_answer(answer) from error
+
+
+def bad_answer(answer: dict[str, Any]) -> BadAnswer:
+    return BadAnswer(f"not an answer of JetStream's: {str(answer)[:200]}")

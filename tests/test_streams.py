@@ -1,0 +1,583 @@
+"""The three streams: created once, never taken from others, and read from the right place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from nats.js.api import StreamConfig
+from support.bus import Bus
+from support.jetstream import (
+    asking,
+    connected,
+    delete_streams,
+    forget,
+    frames_with_ids,
+    info_of,
+    store,
+)
+from support.nats_server import NatsServer
+from support.raw import publish_raw
+from support.wait import eventually
+
+from alarmdigest.nats import streams as streams_module
+from alarmdigest.nats.answers import Delivered, StartAt, StreamInfo
+from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.streams import (
+    Start,
+    StreamPlan,
+    covers,
+    ensure_stream,
+    ids_after,
+    plans,
+    where_to_start,
+)
+
+DAY_NS = 86_400 * 10**9
+ALARMS, DIGESTS, REJECTED = plans()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[tuple[NatsServer, Bus]]:
+    with NatsServer() as running, Bus(running.url) as opened:
+        yield running, opened
+
+
+@pytest.fixture
+def server(shared: tuple[NatsServer, Bus]) -> NatsServer:
+    return shared[0]
+
+
+@pytest.fixture
+def bus(shared: tuple[NatsServer, Bus]) -> Bus:
+    return shared[1]
+
+
+@pytest.fixture
+def js(server: NatsServer) -> Iterator[JetStream]:
+    """Of a server that has no streams yet."""
+    with asking(server.url) as opened:
+        delete_streams(server, opened)
+        yield opened
+
+
+def make(js: JetStream, name: str, subjects: list[str], **more: Any) -> StreamInfo:
+    return js.create_stream({"name": name, "subjects": subjects, "storage": "file", **more})
+
+
+# -- plans -----------------------------------------------------------------------------------------
+
+
+def test_the_plans_are_those_of_the_contract(js: JetStream) -> None:
+    alarms, digests, rejected = (ensure_stream(js, plan, create=True) for plan in plans())
+    assert (alarms.name, digests.name, rejected.name) == (
+        "ALARMS",
+        "ALARM_DIGESTS",
+        "ALARM_REJECTED",
+    )
+    assert set(alarms.subjects) == {
+        "AlarmStatusChanged",
+        "AlarmStatusChanged.>",
+        "SendAlarmDigest",
+        "SendAlarmDigest.>",
+    }
+    assert digests.subjects == ("AlarmDigest",)
+    assert rejected.subjects == ("AlarmRejected",)
+    for info in (alarms, digests, rejected):
+        assert info.config["max_age"] == 7 * DAY_NS
+        assert info.config["storage"] == "file"
+        assert info.config["retention"] == "limits"
+        assert info.config["discard"] == "old"
+        assert info.config["num_replicas"] == 1
+        assert info.duplicate_window_ns == 120 * 10**9
+        assert info.max_msg_size == -1
+    sizes = [info.config["max_bytes"] for info in (alarms, digests, rejected)]
+    assert sizes == [-1, -1, 2**30]
+
+
+def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
+    js: JetStream, bus: Bus
+) -> None:
+    ensure_stream(js, ALARMS, create=True)
+    for subject in ("AlarmStatusChanged", "SendAlarmDigest.7", "AlarmStatusChanged.a.b"):
+        store(bus, subject, [b"{}"])
+    assert info_of(js, "ALARMS").messages == 3
+
+
+def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
+    alarms = plans(
+        alarms_stream="IN", event_subject="e", request_subject="r", max_age_ns=0, max_bytes=10**6
+    ).alarms
+    info = ensure_stream(js, alarms, create=True)
+    assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>"})
+    assert (info.config["max_age"], info.config["max_bytes"]) == (0, 10**6)
+    assert plans(replicas=3).digests.config()["num_replicas"] == 3
+
+
+def test_a_stream_of_a_short_age_can_be_made_too(js: JetStream) -> None:
+    info = ensure_stream(js, plans(max_age_ns=10 * 10**9).alarms, create=True)
+    assert info.duplicate_window_ns == 10 * 10**9
+
+
+def test_input_subjects_of_which_one_lies_in_the_other_make_one_stream(js: JetStream) -> None:
+    alarms = plans(event_subject="alarm", request_subject="alarm.digest").alarms
+    assert ensure_stream(js, alarms, create=True).subjects == ("alarm", "alarm.>")
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "expected"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("a", "a.b", False),
+        ("a.>", "a", False),
+        ("a.>", "a.b", True),
+        ("a.>", "a.>", True),
+        ("a.>", "a.b.>", True),
+        ("a.>", "a.*", True),
+        ("a.*", "a.b", True),
+        ("a.*", "a.*", True),
+        ("a.*", "a.>", False),
+        ("a.b", "a.*", False),
+        ("*.b", "a.b", True),
+        ("*.b", "a.c", False),
+        ("*", ">", False),
+        (">", "a", True),
+        (">", ">", True),
+        ("a.b.c", "a.b", False),
+    ],
+)
+def test_a_subject_covers_another(wide: str, narrow: str, expected: bool) -> None:
+    assert covers(wide, narrow) is expected
+
+
+# -- present, absent, in the way -------------------------------------------------------------------
+
+
+def test_a_stream_that_is_there_is_used_as_it_is(js: JetStream) -> None:
+    made = make(js, "ALARMS", ["*", "AlarmStatusChanged.>", "SendAlarmDigest.>"], max_age=DAY_NS)
+    info = ensure_stream(js, ALARMS, create=True)
+    assert info.created == made.created
+    assert info.config["max_age"] == DAY_NS
+
+
+def test_a_stream_that_is_absent_is_missed_where_we_may_not_create_it(js: JetStream) -> None:
+    with pytest.raises(StreamMissing, match="no stream ALARMS, and we may not") as missing:
+        ensure_stream(js, ALARMS, create=False)
+    assert "SendAlarmDigest.>" in str(missing.value)
+    assert js.stream_info("ALARMS") is None
+    ensure_stream(js, ALARMS, create=True)
+    assert ensure_stream(js, ALARMS, create=False).name == "ALARMS"
+
+
+def test_a_stream_that_lacks_subjects_is_a_conflict_whose_remedy_works(
+    js: JetStream, bus: Bus
+) -> None:
+    make(js, "ALARMS", ["AlarmStatusChanged", "SendAlarmDigest", "other", "AlarmStatusChanged.x"])
+    with pytest.raises(StreamConflict) as conflict:
+        ensure_stream(js, ALARMS, create=True)
+    text = str(conflict.value)
+    assert "does not capture AlarmStatusChanged.>, SendAlarmDigest.>:" in text
+    subjects = text.partition("nats stream edit ALARMS --subjects '")[2].partition("'")[0]
+    changed = StreamConfig(name="ALARMS", subjects=subjects.split(","))
+    bus.run(bus.client.jetstream().update_stream(changed))
+    assert "other" in ensure_stream(js, ALARMS, create=True).subjects
+
+
+@pytest.mark.parametrize(
+    "subjects",
+    [
+        ["AlarmStatusChanged"],
+        ["AlarmStatusChanged.>"],
+        ["AlarmStatusChanged.*.x"],
+        ["*"],
+        ["AlarmStatusChanged.*"],
+        ["a", "SendAlarmDigest.7"],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("create", [True, False])
+def test_a_foreign_stream_with_some_of_the_subjects_is_named(
+    js: JetStream, subjects: list[str], create: bool
+) -> None:
+    make(js, "FOREIGN", subjects)
+    with pytest.raises(
+        StreamConflict, match=r"stream FOREIGN captures .* ALARMS needs"
+    ) as conflict:
+        ensure_stream(js, ALARMS, create=create)
+    assert "nats stream edit FOREIGN" in str(conflict.value)
+    assert js.stream_info("ALARMS") is None
+
+
+def test_a_foreign_stream_that_holds_what_ours_lacks_is_named(js: JetStream) -> None:
+    make(js, "ALARMS", ["AlarmStatusChanged", "AlarmStatusChanged.>"])
+    make(js, "FOREIGN", ["SendAlarmDigest", "SendAlarmDigest.>"])
+    with pytest.raises(StreamConflict, match="stream FOREIGN captures SendAlarmDigest, and"):
+        ensure_stream(js, ALARMS, create=True)
+
+
+@pytest.mark.parametrize("retention", ["interest", "workqueue"])
+def test_a_stream_that_deletes_what_was_read_is_a_conflict(js: JetStream, retention: str) -> None:
+    make(js, "ALARM_DIGESTS", ["AlarmDigest"], retention=retention)
+    with pytest.raises(StreamConflict, match=f"has retention {retention}"):
+        ensure_stream(js, DIGESTS, create=True)
+
+
+def test_a_stream_that_confirms_nothing_is_a_conflict(js: JetStream) -> None:
+    make(js, "ALARM_DIGESTS", ["AlarmDigest"], no_ack=True)
+    with pytest.raises(StreamConflict, match="no_ack"):
+        ensure_stream(js, DIGESTS, create=True)
+
+
+class Slower(JetStream):
+    """Somebody else is faster: what they do happens right before we create a stream."""
+
+    first: Callable[[JetStream], object] | None = None
+
+    def create_stream(self, config: dict[str, Any]) -> StreamInfo:
+        if self.first is not None:
+            first, self.first = self.first, None
+            first(self)
+        return super().create_stream(config)
+
+
+@pytest.fixture
+def slower(server: NatsServer, js: JetStream) -> Iterator[Slower]:
+    assert js.stream_names_for(">") == []
+    with connected(server.url) as connection:
+        yield Slower(connection)
+
+
+def test_of_two_who_create_the_stream_both_get_it(slower: Slower) -> None:
+    other = StreamPlan("ALARMS", ALARMS.subjects, max_age_ns=DAY_NS)
+    slower.first = lambda js: js.create_stream(other.config())
+    info = ensure_stream(slower, ALARMS, create=True)
+    assert slower.first is None
+    assert info.config["max_age"] == DAY_NS
+
+
+def test_a_foreign_stream_made_at_the_same_moment_is_named(slower: Slower) -> None:
+    slower.first = lambda js: make(js, "FOREIGN", ["AlarmStatusChanged.>"])
+    with pytest.raises(StreamConflict, match="FOREIGN captures AlarmStatusChanged"):
+        ensure_stream(slower, ALARMS, create=True)
+
+
+def test_what_jetstream_refuses_for_another_reason_is_said(js: JetStream) -> None:
+    with pytest.raises(JetStreamError, match=r"STREAM\.CREATE\.ALARMS: .*replicas"):
+        ensure_stream(js, plans(replicas=3).alarms, create=True)
+
+
+# -- ids -------------------------------------------------------------------------------------------
+
+
+def test_the_ids_behind_a_sequence_are_read_with_their_sequences(js: JetStream, bus: Bus) -> None:
+    ensure_stream(js, DIGESTS, create=True)
+    store(bus, "AlarmDigest", [b"%d" % number for number in range(1, 11)], ids=True)
+    assert ids_after(js, "ALARM_DIGESTS", 0) == {str(n): n for n in range(1, 11)}
+    assert ids_after(js, "ALARM_DIGESTS", 7) == {"8": 8, "9": 9, "10": 10}
+    assert ids_after(js, "ALARM_DIGESTS", 10) == {}
+    assert ids_after(js, "ALARM_DIGESTS", 1000) == {}
+
+
+def test_many_ids_are_read_in_several_pulls_and_the_consumer_is_deleted(
+    server: NatsServer, js: JetStream
+) -> None:
+    ensure_stream(js, DIGESTS, create=True)
+    count = 25_000
+    ids = [f"{number:032x}" for number in range(count)]
+    publish_raw(server.url, frames_with_ids("AlarmDigest", ids, b"x" * 100))
+    eventually(lambda: info_of(js, "ALARM_DIGESTS").last_seq == count, timeout=30)
+    found = ids_after(js, "ALARM_DIGESTS", 0)
+    assert list(found) == ids
+    assert list(found.values()) == list(range(1, count + 1))
+    left = js.request("STREAM.INFO.ALARM_DIGESTS")["state"]["consumer_count"]
+    assert left == 0
+
+
+class Weighed(JetStream):
+    """Remembers how much of the messages' bodies came."""
+
+    body_bytes = 0
+
+    def fetch(self, stream: str, consumer: str, *, batch: int, max_bytes: int) -> list[Delivered]:
+        got = super().fetch(stream, consumer, batch=batch, max_bytes=max_bytes)
+        self.body_bytes += sum(len(message.payload) for message in got)
+        return got
+
+
+def test_large_messages_do_not_stop_the_reading_of_ids_and_their_bodies_stay_there(
+    server: NatsServer, js: JetStream, bus: Bus
+) -> None:
+    ensure_stream(js, DIGESTS, create=True)
+
+    async def work() -> None:
+        for number in range(40):
+            body, more = (b"x" * 1_000_000, "") if number % 2 else (b"", "y" * 60_000)
+            headers = {"Nats-Msg-Id": str(number), "More": more}
+            await bus.client.jetstream().publish("AlarmDigest", body, headers=headers)
+
+    bus.run(work())
+    with connected(server.url) as connection:
+        weighed = Weighed(connection)
+        assert len(ids_after(weighed, "ALARM_DIGESTS", 0)) == 40
+        assert weighed.body_bytes == 0
+
+
+def test_messages_without_an_id_and_deleted_ones_are_passed_over(js: JetStream, bus: Bus) -> None:
+    ensure_stream(js, DIGESTS, create=True)
+    store(bus, "AlarmDigest", [b"1", b"2"], ids=True)
+    store(bus, "AlarmDigest", [b"foreign"])
+    store(bus, "AlarmDigest", [b"4", b"5", b"6"], ids=True)
+    for gone in (2, 6):
+        bus.run(bus.client.jetstream().delete_msg("ALARM_DIGESTS", gone))
+    assert ids_after(js, "ALARM_DIGESTS", 0) == {"1": 1, "4": 4, "5": 5}
+
+
+def test_an_empty_and_a_purged_stream_have_no_ids(js: JetStream, bus: Bus) -> None:
+    ensure_stream(js, DIGESTS, create=True)
+    assert ids_after(js, "ALARM_DIGESTS", 0) == {}
+    store(bus, "AlarmDigest", [b"1", b"2"], ids=True)
+    bus.run(bus.client.jetstream().purge_stream("ALARM_DIGESTS"))
+    assert ids_after(js, "ALARM_DIGESTS", 0) == {}
+    store(bus, "AlarmDigest", [b"3"], ids=True)
+    assert ids_after(js, "ALARM_DIGESTS", 0) == {"3": 3}
+
+
+def test_an_id_that_is_there_twice_has_its_first_sequence(js: JetStream, bus: Bus) -> None:
+    make(js, "ALARM_DIGESTS", ["AlarmDigest"], duplicate_window=100 * 10**6)
+    store(bus, "AlarmDigest", [b"1", b"2"], ids=True)
+
+    def stored_again() -> bool:
+        store(bus, "AlarmDigest", [b"1"], ids=True)
+        return info_of(js, "ALARM_DIGESTS").last_seq == 3
+
+    eventually(stored_again, interval=0.2)
+    assert ids_after(js, "ALARM_DIGESTS", 0) == {"1": 1, "2": 2}
+
+
+class Robbed(JetStream):
+    """Another one takes a message out of our consumer between two pulls."""
+
+    pulls = 0
+
+    def fetch(self, stream: str, consumer: str, *, batch: int, max_bytes: int) -> list[Delivered]:
+        self.pulls += 1
+        if self.pulls == 2:
+            super().fetch(stream, consumer, batch=1, max_bytes=max_bytes)
+        return super().fetch(stream, consumer, batch=batch, max_bytes=max_bytes)
+
+
+def test_an_id_that_was_lost_on_the_way_is_noticed(
+    server: NatsServer, js: JetStream, bus: Bus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streams_module, "IDS_PER_PULL", 3)
+    ensure_stream(js, DIGESTS, create=True)
+    store(bus, "AlarmDigest", [b"%d" % number for number in range(10)], ids=True)
+    assert len(ids_after(js, "ALARM_DIGESTS", 0)) == 10
+    with (
+        connected(server.url) as connection,
+        pytest.raises(ConnectionLost, match="lost on the way"),
+    ):
+        ids_after(Robbed(connection), "ALARM_DIGESTS", 0)
+
+
+# -- where to begin --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class At:
+    """A position, as the store keeps it."""
+
+    created: str
+    sequence: int
+    timestamp_ns: int
+
+
+def position(js: JetStream, sequence: int) -> At:
+    """The position of a service that has just read this message."""
+    time_ns = js.message_time_ns("ALARMS", sequence)
+    assert time_ns is not None
+    return At(info_of(js, "ALARMS").created, sequence, time_ns)
+
+
+def start(js: JetStream, place: At | None) -> Start:
+    return where_to_start(js, info_of(js, "ALARMS"), place)
+
+
+def read(js: JetStream, at: StartAt) -> list[bytes]:
+    """What a consumer that begins there delivers."""
+    js.create_consumer("ALARMS", name="reader", start=at)
+    got = js.fetch("ALARMS", "reader", batch=1000, max_bytes=2**21)
+    js.delete_consumer("ALARMS", "reader")
+    return [message.payload for message in got]
+
+
+def bodies(prefix: str, numbers: range) -> list[bytes]:
+    return [f"{prefix}{number}".encode() for number in numbers]
+
+
+def filled(js: JetStream, bus: Bus, count: int = 10) -> list[bytes]:
+    ensure_stream(js, ALARMS, create=True)
+    sent = bodies("m", range(1, count + 1))
+    store(bus, "AlarmStatusChanged", sent)
+    return sent
+
+
+def test_without_a_position_the_setting_decides(js: JetStream, bus: Bus) -> None:
+    sent = filled(js, bus)
+    info = info_of(js, "ALARMS")
+    seventh = js.message_time_ns("ALARMS", 7)
+    assert seventh is not None
+    first = where_to_start(js, info, None)
+    assert (first.kind, first.gone, read(js, first.at)) == ("first", 0, sent)
+    new = where_to_start(js, info, None, "new")
+    assert (new.kind, read(js, new.at)) == ("new", [])
+    by_time = where_to_start(js, info, None, seventh)
+    assert (by_time.kind, read(js, by_time.at)) == ("time", sent[6:])
+
+
+def test_an_unchanged_stream_continues_behind_the_position(js: JetStream, bus: Bus) -> None:
+    sent = filled(js, bus)
+    for sequence in (1, 7, 10):
+        found = start(js, position(js, sequence))
+        assert (found.kind, found.gone) == ("continues", 0)
+        assert found.at == StartAt("sequence", sequence + 1)
+        assert read(js, found.at) == sent[sequence:]
+        assert found.sentence == f"ALARMS: going on behind message {sequence}"
+
+
+def test_a_position_before_the_first_message_continues_with_it(js: JetStream, bus: Bus) -> None:
+    created = ensure_stream(js, ALARMS, create=True).created
+    sent = filled(js, bus)
+    found = start(js, At(created, 0, 0))
+    assert (found.kind, read(js, found.at)) == ("continues", sent)
+
+
+def test_messages_that_expired_unread_are_counted(js: JetStream, bus: Bus) -> None:
+    sent = filled(js, bus)
+    place = position(js, 3)
+    bus.run(bus.client.jetstream().purge_stream("ALARMS", seq=8))
+    found = start(js, place)
+    assert (found.kind, found.gone) == ("continues", 4)
+    assert read(js, found.at) == sent[7:]
+    assert "4 messages were deleted before we read them" in found.sentence
+
+
+@pytest.mark.parametrize("last", [10, 3])
+def test_a_purged_stream_continues_with_what_comes_after(
+    js: JetStream, bus: Bus, last: int
+) -> None:
+    filled(js, bus)
+    place = position(js, last)
+    bus.run(bus.client.jetstream().purge_stream("ALARMS"))
+    found = start(js, place)
+    assert (found.kind, found.gone) == ("continues", 10 - last)
+    store(bus, "AlarmStatusChanged", [b"later"])
+    assert read(js, found.at) == [b"later"]
+    assert start(js, place) == found
+
+
+def test_a_position_whose_message_alone_is_deleted_continues(js: JetStream, bus: Bus) -> None:
+    sent = filled(js, bus)
+    place = position(js, 4)
+    for gone in (4, 5):
+        bus.run(bus.client.jetstream().delete_msg("ALARMS", gone))
+    found = start(js, place)
+    assert (found.kind, found.gone, read(js, found.at)) == ("continues", 0, sent[5:])
+
+
+def test_a_stream_made_anew_is_read_from_its_first_message(
+    server: NatsServer, js: JetStream, bus: Bus
+) -> None:
+    filled(js, bus)
+    place = position(js, 7)
+    delete_streams(server, js)
+    ensure_stream(js, ALARMS, create=True)
+    assert start(js, place).kind == "new_stream"
+    sent = bodies("n", range(20))
+    store(bus, "AlarmStatusChanged", sent)
+    found = start(js, place)
+    assert (found.kind, found.gone, read(js, found.at)) == ("new_stream", 0, sent)
+    assert "made anew" in found.sentence
+    bus.run(bus.client.jetstream().purge_stream("ALARMS", seq=6))
+    found = start(js, place)
+    assert (found.kind, found.gone, read(js, found.at)) == ("new_stream", 5, sent[5:])
+
+
+def test_a_stream_made_anew_that_counts_from_a_later_number_has_lost_nothing(js: JetStream) -> None:
+    created = ensure_stream(js, ALARMS, create=True).created
+    make(js, "LATE", ["late"], first_seq=100)
+    found = where_to_start(js, info_of(js, "LATE"), At(created, 7, 1))
+    assert (found.kind, found.gone) == ("new_stream", 0)
+
+
+def test_the_same_creation_time_in_another_spelling_is_the_same_stream(
+    js: JetStream, bus: Bus
+) -> None:
+    filled(js, bus)
+    place = position(js, 7)
+    spelt = place.created.replace("Z", "+00:00")
+    assert start(js, At(spelt, place.sequence, place.timestamp_ns)).kind == "continues"
+    assert start(js, At("garbage", place.sequence, place.timestamp_ns)).kind == "new_stream"
+
+
+def test_a_stream_whose_next_message_is_older_than_the_position_was_rolled_back(
+    js: JetStream, bus: Bus
+) -> None:
+    sent = filled(js, bus)
+    fifth = position(js, 5)
+    # As if 3 had been read at the time of 5: then 4 is another one than the 4 of that time.
+    bus.run(bus.client.jetstream().delete_msg("ALARMS", 3))
+    found = start(js, At(fifth.created, 3, fifth.timestamp_ns))
+    assert (found.kind, read(js, found.at)) == ("rolled_back", sent[5:])
+    assert "3 is gone, and 4 behind it is older" in found.sentence
+
+
+@pytest.fixture
+def own() -> Iterator[tuple[NatsServer, Bus]]:
+    with NatsServer() as server, Bus(server.url) as bus:
+        yield server, bus
+
+
+@pytest.mark.parametrize(
+    ("again", "why"),
+    [(0, "its last is 10, we had"), (5, "its last is 15, we had"), (30, "18 is another message")],
+)
+def test_after_a_roll_back_exactly_the_new_messages_are_read(
+    own: tuple[NatsServer, Bus], again: int, why: str
+) -> None:
+    server, bus = own
+    with asking(server.url) as js:
+        filled(js, bus)
+    places: list[At] = []
+
+    def publish() -> None:
+        eventually(lambda: bus.client.is_connected)
+        store(bus, "AlarmStatusChanged", bodies("lost", range(11, 21)))
+        with asking(server.url) as js:
+            places.append(position(js, 18))
+
+    forget(server, publish)
+    eventually(lambda: bus.client.is_connected)
+    sent = bodies("new", range(11, 11 + again))
+    store(bus, "AlarmStatusChanged", sent)
+    with asking(server.url) as js:
+        found = start(js, places[0])
+        assert found.kind == "rolled_back"
+        assert why in found.sentence
+        assert read(js, found.at) == sent
+
+
+def test_a_crash_of_the_server_changes_nothing(own: tuple[NatsServer, Bus]) -> None:
+    server, bus = own
+    with asking(server.url) as js:
+        sent = filled(js, bus)
+        place = position(js, 6)
+    server.kill()
+    server.start()
+    with asking(server.url) as js:
+        found = start(js, place)
+        assert (found.kind, read(js, found.at)) == ("continues", sent[6:])
