@@ -10,7 +10,7 @@ from dataclasses import fields
 
 from alarmdigest import __version__, exit_codes, logs
 from alarmdigest.nats.errors import NatsError, UrlError
-from alarmdigest.settings import Settings, SettingsError, duration, from_texts, positive
+from alarmdigest.settings import FLAGS, Settings, SettingsError, duration, from_texts, positive
 
 DESCRIPTION = """\
 Takes alarm changes from NATS, keeps the latest state of every alarm of every user, and answers a
@@ -18,11 +18,6 @@ digest request with one message: that user's active alarms that are new or chang
 """
 
 EPILOG = """\
-commands:
-  run        the service (what you get when you name no command)
-  verify     a smoke test against a running service
-  emulate    traffic for a running service, and a check of what it answers
-
 Every option is also an environment variable: --log-level is ALARMDIGEST_LOG_LEVEL; NATS_URL names
 servers, too, and is the place for a password. Without a server, the one on 127.0.0.1:4222 is used
 if there is one, else an embedded one is started there.
@@ -31,14 +26,22 @@ exit codes: 0 clean, 1 internal error or failed check, 2 usage or configuration,
 reachable in time, 4 store unusable, 5 drain timed out
 """
 
+COMMANDS = ("run", "verify", "emulate")
 # Options that every command has; the others belong to the service.
-SHARED = ("server", "log_level", "log_format")
+# (The tools take some only so that one set of options suits all commands.)
+SHARED = ("server", "data_dir", "mode", "store", "http", "log_level", "log_format")
 SUBJECTS = ("event_subject", "request_subject", "digest_subject", "rejected_subject")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        print(
+            f"alarmdigest: {given[0]!r} is no command; there are {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        return exit_codes.USAGE
     parsed = _parser().parse_args(given if _names_command(given) else ["run", *given])
     texts = {
         item.name: value
@@ -63,13 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (SettingsError, UrlError) as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.USAGE
+    except KeyboardInterrupt:
+        return exit_codes.INTERNAL_ERROR
     except NatsError as error:
-        print(f"alarmdigest: {error}", file=sys.stderr)
+        print(f"alarmdigest: {error}; is the service's NATS server there?", file=sys.stderr)
         return exit_codes.NATS_NOT_REACHABLE
 
 
 def _names_command(given: list[str]) -> bool:
-    return bool(given) and given[0] in ("run", "verify", "emulate", "-h", "--help", "--version")
+    return bool(given) and given[0] in (*COMMANDS, "-h", "--help", "--version")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,14 +87,18 @@ def _parser() -> argparse.ArgumentParser:
         add_help=True,
     )
     parser.add_argument("--version", action="version", version=f"alarmdigest {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", required=True, prog="alarmdigest", title="commands"
+    )
 
-    run = commands.add_parser("run", help="the service", description=DESCRIPTION)
+    run = commands.add_parser(
+        "run", help="the service (what you get when you name no command)", description=DESCRIPTION
+    )
     _add_settings(run, [item.name for item in fields(Settings)])
 
     verify = commands.add_parser(
         "verify",
-        help="smoke test against a running service",
+        help="a smoke test against a running service",
         description="Sends alarms and requests for a user nobody else has, and checks the digests.",
     )
     _add_settings(verify, [*SHARED, *SUBJECTS])
@@ -97,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
 
     emulate = commands.add_parser(
         "emulate",
-        help="traffic for a running service",
+        help="traffic for a running service, and a check of what it answers",
         description="Publishes shots of bursts: each item one alarm and one digest request for a "
         "fresh user, on the numbered subject and on the plain one; then accounts for every digest.",
     )
@@ -122,7 +131,7 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
                 help="nats://host:port or tls://host:port; repeat it for more servers of a cluster "
                 "(default: NATS_URL, else 127.0.0.1:4222)",
             )
-        elif item.name == "publish_empty":
+        elif item.name in FLAGS:
             parser.add_argument(
                 flag, action="store_const", const="true", help=item.metadata["help"]
             )

@@ -1,8 +1,9 @@
 """The nats-client thread: reads the socket, routes what it read, hands one batch to each worker.
 
-It never waits for anybody but the server. A core NATS subscriber that stops reading is cut off,
-and everything in between is lost; so batches for a worker that lags are kept, up to a limit in
-bytes, and beyond it whole arriving messages are dropped and counted.
+Fed by plain subscriptions it never waits for anybody but the server. A core NATS subscriber that
+stops reading is cut off, and everything in between is lost; so batches for a worker that lags are
+kept, up to a limit in bytes, and beyond it whole arriving messages are dropped and counted. Fed by
+a stream it asks for no more instead, and nothing is dropped.
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from alarmdigest import failpoints
 from alarmdigest._ext import events, frames
+from alarmdigest.checkpoint import Barrier, Checkpointer
+from alarmdigest.feeds import Feed
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.link import Link
 from alarmdigest.refusals import RefusalDesk
 from alarmdigest.threads import TICK_S, ServiceThread, put_patiently
@@ -27,46 +31,58 @@ log = logging.getLogger(__name__)
 # Megabytes per read: at full speed the cost of a read, of N queue hand-overs and of N wake-ups is
 # spread over thousands of messages. At rest a read returns one message, and nothing waits.
 BUFFER_BYTES = 2 * 1024 * 1024
-DRAIN_WAIT_S = 5.0
+# So much may wait for the workers before a stream is asked for no more.
+PAUSE_AT_BYTES = 64 * 1024 * 1024
+CATCHING_UP_MESSAGES = 10_000
+# Also without any message there is something to write now and then: alarms are forgotten.
+IDLE_CHECKPOINT_S = 10.0
 
 
 class Listener(ServiceThread):
-    """Owns the subscribing connection and the router.
+    """Owns the reading connection and the router.
 
-    ``consuming`` is set while all subscriptions stand. ``stop()`` drains: unsubscribe, finish what
-    has arrived, then tell every worker, through its queue, that nothing more will come.
+    ``consuming`` is set while what is published reaches us. ``stop()`` drains: ask for no more,
+    finish what has arrived, have it checkpointed, then tell every worker, through its queue, that
+    nothing more will come.
     """
 
     def __init__(
         self,
         link: Link,
+        feed: Feed,
         router: events.Router,
         desk: RefusalDesk,
         workers: Sequence[Worker],
-        publisher_queue: queue.Queue[bytes | None],
+        publisher_queue: queue.Queue[bytes | Barrier | None],
+        checkpointer: Checkpointer,
         *,
-        event_subject: str,
-        request_subject: str,
         backlog_limit: int,
+        checkpoint_interval_s: float,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         super().__init__("nats-client", on_failure)
         self.router = router
+        self.feed = feed
         self.desk = desk
         self.consuming = threading.Event()
         self.dropping = False
         self.connections_lost = 0
+        self.delivery_gaps = 0
+        # The connection broke while the last messages were under way: they are lost (core mode).
+        self.drain_was_cut = False
 
         self._link = link
         self._workers = workers
         self._publisher_queue = publisher_queue
-        self._subscriptions = list(
-            zip(
-                events.EVENT_SIDS + events.REQUEST_SIDS,
-                (event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"),
-                strict=True,
-            )
-        )
+        self._checkpointer = checkpointer
+        self._checkpoint_interval_s = checkpoint_interval_s
+        self._barriers = 0
+        self._barrier_at = time.monotonic()
+        # The barrier that waits for room in the publisher's queue, and the refusals that belong
+        # before it (None: not taken yet).
+        self._barrier: Barrier | None = None
+        self._refusals_before: bytes | None = None
+        self._routed_at_barrier = 0
         self._backlog_limit = backlog_limit
         self._handed_bytes = 0
         self._buffer = bytearray(BUFFER_BYTES)
@@ -78,6 +94,11 @@ class Listener(ServiceThread):
     def backlog_bytes(self) -> int:
         """Bytes that were routed and not yet merged."""
         return self._handed_bytes - sum(worker.merged_bytes for worker in self._workers)
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether the stream holds more that we have not read than passing traffic explains."""
+        return self.router.pending > CATCHING_UP_MESSAGES
 
     def stop(self) -> None:
         self._stopping.set()
@@ -91,49 +112,48 @@ class Listener(ServiceThread):
                 break
             try:
                 self._consume(connection)
-            except ConnectionLost as lost:
+            except NatsError as lost:
                 self._lost(lost)
+                self.drain_was_cut = self._stopping.is_set() and self.feed.may_drop
             finally:
                 self.consuming.clear()
                 connection.close()
                 self._hand_over()  # what was routed before the bytes that ended it
                 self.router.take_other()  # a PONG of this connection is none of the next one
+        self._last_checkpoint()
         for worker in self._workers:
             worker.queue.put(None)
         self._finish_publishing()
 
     def _consume(self, connection: Connection) -> None:
-        """Subscribe, then read and route until the connection is lost or has been drained."""
+        """Ask for messages, then read and route until the connection is lost or was drained."""
         self._filled = 0
-        connection.send(
-            b"".join(b"SUB %b  %d\r\n" % (name.encode(), sid) for sid, name in self._subscriptions)
-        )
-        subscribed = connection.send_ping()
-        drained: int | None = None
-        drain_deadline = 0.0
+        self.feed.open(connection, self.router)
+        draining = False
         while True:
             self.beat()
+            if not self.consuming.is_set() and self.feed.consuming(connection):
+                self.consuming.set()
             self._read(connection)
             self._hand_over()
             for kind, text in self.router.take_other():
                 self._answer(connection, kind, text)
-            if not self.consuming.is_set() and connection.pongs >= subscribed:
-                self.consuming.set()
             connection.keep_alive()
-            if drained is None and self._stopping.is_set():
-                connection.send(b"".join(b"UNSUB %d\r\n" % sid for sid, _ in self._subscriptions))
-                # Everything that the server sent before it saw this comes before its PONG.
-                drained = connection.send_ping()
-                drain_deadline = time.monotonic() + DRAIN_WAIT_S
-            if drained is not None and connection.pongs >= drained:
-                return
-            if drained is not None and time.monotonic() > drain_deadline:
-                raise ConnectionLost(f"{connection.url}: no answer while draining")
+            if draining or self._stopping.is_set():
+                if not draining:
+                    draining = True
+                    self.feed.stop(connection)
+                if self.feed.stopped(connection):
+                    return
+            else:
+                self._checkpoint_when_due()
+                pause = self.backlog_bytes > PAUSE_AT_BYTES
+                self.feed.turn(connection, self.router, pause=pause)
 
     def _read(self, connection: Connection) -> None:
         """One read, and everything whole in it routed. A frame's beginning stays in the buffer."""
         count = connection.receive_into(self._buffer, self._filled, TICK_S)
-        self.dropping = self.backlog_bytes > self._backlog_limit
+        self.dropping = self.feed.may_drop and self.backlog_bytes > self._backlog_limit
         if count == 0:
             return
         end = self._filled + count
@@ -150,6 +170,10 @@ class Listener(ServiceThread):
                     break
         except frames.ProtocolError as error:
             raise ConnectionLost(f"{connection.url}: {error}") from error
+        except events.DeliveryGap as gap:
+            self.delivery_gaps += 1
+            log.error("deliveries were lost on their way, reading them again: %s", gap)
+            raise ConnectionLost(f"{connection.url}: {gap}") from gap
         self._filled = end - position
         self._buffer[: self._filled] = self._buffer[position:end]
         if self.router.wanted > len(self._buffer):
@@ -163,14 +187,30 @@ class Listener(ServiceThread):
             if batch:
                 self._handed_bytes += len(batch)
                 worker.queue.put(batch)
+        self._hand_over_barrier()
+        if self._barrier is not None:
+            return  # refusals of messages behind the barrier must not overtake it
+        if self.feed.may_drop and self._publisher_queue.full():
+            return  # they wait at the desk
         refusals = self.desk.take()
-        if refusals:
-            try:
-                self._publisher_queue.put_nowait(refusals)
-            except queue.Full:
-                self.desk.put_back(refusals)
+        if refusals and not self._offer(refusals):
+            self.desk.put_back(refusals)
+
+    def _offer(self, item: bytes | Barrier) -> bool:
+        """Put into the publisher's queue; false when it is full and we must not wait."""
+        if not self.feed.may_drop:
+            put_patiently(self._publisher_queue, item, self.beat)
+            return True
+        try:
+            self._publisher_queue.put_nowait(item)
+        except queue.Full:
+            return False
+        return True
 
     def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
+        if kind in (frames.MSG, frames.HMSG):
+            self.feed.status(text, self.router)
+            return
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
             self._link.learn(connection)
@@ -180,20 +220,69 @@ class Listener(ServiceThread):
             # Without one of the subscriptions we would look well and hear nothing.
             raise ConnectionLost(f"{connection.url}: the server said: {refused}")
 
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    @property
+    def _may_checkpoint(self) -> bool:
+        return self._barrier is None and self._checkpointer.completed == self._barriers
+
+    def _checkpoint_when_due(self) -> None:
+        since = time.monotonic() - self._barrier_at
+        if since < self._checkpoint_interval_s or not self._may_checkpoint:
+            return
+        routed = self.router.events + self.router.requests
+        if routed != self._routed_at_barrier or since >= IDLE_CHECKPOINT_S:
+            self._send_barrier()
+
+    def _send_barrier(self) -> None:
+        """Behind everything that was routed; all of it must have been handed over."""
+        failpoints.reach("listener.before_barrier")
+        self._barriers += 1
+        self._barrier_at = time.monotonic()
+        self._routed_at_barrier = self.router.events + self.router.requests
+        barrier = Barrier(self._barriers, self.feed.position(self.router), self.router.arrival_ns)
+        for worker in self._workers:
+            worker.queue.put(barrier)
+        self._barrier = barrier
+        # Refusals of messages before it that had no room yet go first.
+        self._hand_over_barrier()
+        failpoints.reach("listener.after_barrier")
+
+    def _hand_over_barrier(self) -> None:
+        """Our own way for the barrier: to the publisher, behind the refusals before it."""
+        if self._barrier is None:
+            return
+        if self._refusals_before is None:
+            self._refusals_before = self.desk.take()
+        if self._refusals_before and not self._offer(self._refusals_before):
+            return
+        self._refusals_before = b""
+        if self._offer(self._barrier):
+            self._barrier = None
+            self._refusals_before = None
+
+    def _last_checkpoint(self) -> None:
+        """Wait for the one that is on its way, then have everything written that was routed."""
+        while not self._may_checkpoint:
+            self.beat()
+            self._hand_over_barrier()
+            time.sleep(TICK_S / 10)
+        self._send_barrier()
+        while self._barrier is not None:
+            self.beat()
+            self._hand_over_barrier()
+            time.sleep(TICK_S / 10)
+
     # -- endings ---------------------------------------------------------------------------------
 
     def _go_on(self) -> bool:
         self.beat()
         return not self._stopping.is_set()
 
-    def _lost(self, lost: ConnectionLost) -> None:
+    def _lost(self, lost: NatsError) -> None:
         self.connections_lost += 1
         self._link.last_error = str(lost)
-        log.error(
-            "connection lost name=nats-client reason=%s; "
-            "what is published until it is back does not reach us (core mode)",
-            lost,
-        )
+        self.feed.lost(str(lost))
 
     def _finish_publishing(self) -> None:
         """The last refusals, and the sign that no more will come."""

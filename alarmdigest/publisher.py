@@ -1,54 +1,41 @@
-"""The one publishing thread: digests and refusals out, in order, until the server confirmed them.
+"""The one publishing thread: digests and refusals out, in order, until they are confirmed.
 
-Every write ends with a PING. Its PONG shows that the server has taken all that came before, and
-until then the batch is kept: after a lost connection or a refusal everything from the first
-unconfirmed message on is sent again, in order and with the same ids. What cannot be published is
-not dropped: the queue fills, and the workers wait.
+What has been sent is kept until its confirmation (``confirmations.py``): after a lost connection or
+a refusal everything from the first unconfirmed message on is sent again, in order and with the same
+ids. What cannot be published is not dropped: the queue fills, and the workers wait.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from alarmdigest._ext import frames, outgoing
+from alarmdigest import failpoints
+from alarmdigest._ext import frames
+from alarmdigest.checkpoint import Barrier
+from alarmdigest.confirmations import Held, Window
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.link import Link
-from alarmdigest.threads import TICK_S, ServiceThread
+from alarmdigest.store.base import Outputs
+from alarmdigest.threads import TICK_S, ByteQueue, ServiceThread
 
 log = logging.getLogger(__name__)
 
-# A batch holds about 256 KiB of digests (alarmbook.pyx), or one that is larger: with these, what
-# waits for the server stays within some 100 MB however long it is away.
-MAX_QUEUED_BATCHES = 256
-MAX_UNCONFIRMED_BYTES = 32 * 1024 * 1024
+# With what the window may hold, what waits for the server stays within some 100 MB however long it
+# is away; and one digest of whatever size.
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
 MAX_WRITE_BYTES = 1024 * 1024
 FIRST_RETRY_PAUSE_S = 1.0
 LONGEST_RETRY_PAUSE_S = 30.0
 
 
-@dataclass(slots=True)
-class Sent:
-    """A batch that the server has not confirmed. ``ping`` is None while it must be sent (again)."""
-
-    batch: bytes
-    id_prefix: bytes
-    ping: int | None = None
-    digests: int = 0
-    refusals: int = 0
-    given_up: int = 0  # refusals that the server did not take, or that were not sent to it
-
-
 class Publisher(ServiceThread):
-    """Owns the publishing connection. ``queue`` takes batches of outgoing records.
+    """Owns the publishing connection. ``queue`` takes batches of outgoing records, and barriers.
 
     One None in the queue from each of ``producers`` ends it, once everything is confirmed.
     """
@@ -56,32 +43,31 @@ class Publisher(ServiceThread):
     def __init__(
         self,
         link: Link,
+        window: Window,
         *,
         producers: int,
-        digest_subject: str,
-        rejected_subject: str,
+        replay_end: int,
+        on_published: Callable[[Barrier, Outputs], None],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
+        """``on_published`` is called when all that stood before a barrier, from every producer, is
+        confirmed, with the window's outputs at the moment when the first of them brought it.
+        An earlier run has read the input stream up to ``replay_end`` at most.
+        """
         super().__init__("publisher", on_failure)
-        self.queue: queue.Queue[bytes | None] = queue.Queue(MAX_QUEUED_BATCHES)
+        self.queue: ByteQueue[bytes | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
         self.connected = threading.Event()
-        self.max_payload = 0
-        self.digests = 0
-        self.refusals = 0
-        self.refusals_given_up = 0
-        self.resent = 0
         # Why digests cannot be published although a server is there; None when all is well.
         self.held_because: str | None = None
 
         self.link = link
+        self.window = window
+        self._all_producers = producers
+        self._replay_end = replay_end
         self._producers = producers
-        self._digest_subject = digest_subject.encode()
-        self._rejected_subject = rejected_subject.encode()
-        # Ids are unique to the process and the message: 96 random bits, batch, place in the batch.
-        self._process_id = secrets.token_hex(12)
-        self._batches = 0
-        self._unconfirmed: deque[Sent] = deque()
-        self._unconfirmed_bytes = 0
+        self._barriers_met = 0
+        self._outputs: Outputs = {}
+        self._on_published = on_published
         self._retry_at = 0.0
         self._retry_pause_s = FIRST_RETRY_PAUSE_S
         self._given_up = threading.Event()
@@ -89,10 +75,6 @@ class Publisher(ServiceThread):
         self._buffer = bytearray(64 * 1024)
         self._received = 0
         self._trouble = LimitedLog(log, logging.ERROR)
-
-    @property
-    def unconfirmed_bytes(self) -> int:
-        return self._unconfirmed_bytes
 
     @property
     def reconnects(self) -> int:
@@ -114,148 +96,138 @@ class Publisher(ServiceThread):
                 if connection is None:
                     break
                 self._publish_some(connection)
+            except Held as held:
+                self._hold(str(held))
             except ConnectionLost as lost:
                 self._forget_connection(lost)
         if self._connection is not None:
             self._connection.close()
 
     def _has_work(self) -> bool:
-        return self._producers > 0 or bool(self._unconfirmed)
+        return self._producers > 0 or not self.window.empty
 
     def _publish_some(self, connection: Connection) -> None:
         """One turn: confirmations first, so that a full window cannot wait for itself."""
-        to_send_again = bool(self._unconfirmed) and self._unconfirmed[-1].ping is None
+        window = self.window
         must_wait = (
             self._producers == 0
-            or self._unconfirmed_bytes > MAX_UNCONFIRMED_BYTES
-            or (to_send_again and time.monotonic() < self._retry_at)
+            or window.full
+            or (window.unsent and time.monotonic() < self._retry_at)
         )
         self._read(connection, TICK_S if must_wait else 0.0)
-        if to_send_again:
+        if window.unsent:
             if time.monotonic() >= self._retry_at:
-                self._send_again(connection)
-        elif not must_wait and (batch := self._gather(TICK_S)):
-            self._write(connection, self._keep(batch))
+                self._send(connection)
+        elif not must_wait and self._gather(TICK_S):
+            self._send(connection)
         connection.keep_alive()
-        if connection.lame_duck and not self._unconfirmed and self.link.has_alternative():
+        if connection.lame_duck and window.empty and self.link.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
-    def _gather(self, timeout: float) -> bytes:
-        """What waits in the queue, up to the size of one write; waits so long for the first."""
+    def _gather(self, timeout: float) -> bool:
+        """Take what waits in the queue into the window, up to the size of one write; waits so long
+        for the first item. Whether there is something to send."""
         batches: list[bytes] = []
         size = 0
         try:
             item = self.queue.get(timeout=timeout)
             while True:
-                if item is None:
-                    self._producers -= 1
-                else:
+                if isinstance(item, bytes):
                     batches.append(item)
                     size += len(item)
+                else:
+                    self._keep(batches)
+                    if item is None:
+                        self._producers -= 1
+                    else:
+                        self._meet(item)
                 if size >= MAX_WRITE_BYTES:
                     break
                 item = self.queue.get_nowait()
         except queue.Empty:
             pass
-        return b"".join(batches)
+        self._keep(batches)
+        self._release()
+        return self.window.unsent
+
+    def _keep(self, batches: list[bytes]) -> None:
+        if batch := b"".join(batches):
+            self.window.keep(batch)
+        batches.clear()
+
+    def _meet(self, barrier: Barrier) -> None:
+        """A barrier comes once from every producer; only one is on its way at a time."""
+        if self._barriers_met == 0:
+            self._outputs = self.window.outputs()
+            failpoints.reach("publisher.first_barrier")
+        self._barriers_met += 1
+        if self._barriers_met == self._all_producers:
+            self._barriers_met = 0
+            outputs = self._outputs
+            if barrier.position is not None and barrier.position.sequence >= self._replay_end:
+                self.window.replay_finished()
+            self.window.mark(lambda: self._on_published(barrier, outputs))
 
     # -- sending ---------------------------------------------------------------------------------
 
-    def _keep(self, batch: bytes) -> Sent:
-        self._batches += 1
-        sent = Sent(batch, f"{self._process_id}-{self._batches}-".encode())
-        self._unconfirmed.append(sent)
-        self._unconfirmed_bytes += len(batch)
-        return sent
-
-    def _send_again(self, connection: Connection) -> None:
-        """Send what has no PING on its way, oldest first; stops at what cannot be sent."""
-        for sent in self._unconfirmed:
-            self.beat()
-            if sent.ping is None:
-                before = sent.digests + sent.refusals  # 0 if it was never framed
-                if not self._write(connection, sent):
-                    return
-                self.resent += before
-
-    def _write(self, connection: Connection, sent: Sent) -> bool:
-        """Frame and write a batch; False when a digest is too large for this server."""
-        wire, sent.digests, sent.refusals, sent.given_up, largest = outgoing.to_wire(
-            sent.batch,
-            self._digest_subject,
-            self._rejected_subject,
-            sent.id_prefix,
-            connection.max_payload,
-        )
-        if largest > connection.max_payload:
-            self._hold(
-                f"a digest of {largest} bytes exceeds the server's max_payload of "
-                f"{connection.max_payload}: raise it there, or restart with a smaller --split-size"
-            )
-            return False
-        sent.ping = connection.count_ping()
-        connection.send(wire + b"PING\r\n")
-        return True
+    def _send(self, connection: Connection) -> None:
+        failpoints.reach("publisher.before_send")
+        self.window.send(connection)
+        failpoints.reach("publisher.after_send")
 
     def _hold(self, reason: str) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
         self.held_because = reason
+        self.window.forget_sent()
         if time.monotonic() >= self._retry_at:  # not once for each digest of one attempt
             self._retry_at = time.monotonic() + self._retry_pause_s
             self._retry_pause_s = min(self._retry_pause_s * 2, LONGEST_RETRY_PAUSE_S)
         self._trouble("digests cannot be published and are kept", reason=reason)
+        if self.window.reconnects_when_held:
+            self._drop_connection()
 
     # -- confirmations ---------------------------------------------------------------------------
 
     def _read(self, connection: Connection, timeout: float) -> None:
         count = connection.receive_into(self._buffer, self._received, timeout)
-        if count == 0:
-            return
-        try:
-            found, position = frames.scan(self._buffer, 0, self._received + count)
-        except frames.ProtocolError as error:
-            raise ConnectionLost(str(error)) from error
-        rest = self._received + count - position
-        self._buffer[:rest] = self._buffer[position : position + rest]
-        self._received = rest
-        if rest == len(self._buffer):
-            raise ConnectionLost(f"{connection.url}: a line of over {rest} bytes")
-        for kind, *_, text in found:
-            refused = connection.handle(kind, text)
-            if kind == frames.PONG:
-                self._confirm(connection.pongs)
-            elif kind == frames.INFO:
-                self.link.learn(connection)
-                self.max_payload = connection.max_payload
-            elif refused is not None:
-                self._server_refused(refused)
+        if count:
+            try:
+                position, control = self.window.scan(self._buffer, self._received + count)
+            except frames.ProtocolError as error:
+                raise ConnectionLost(str(error)) from error
+            rest = self._received + count - position
+            self._buffer[:rest] = self._buffer[position : position + rest]
+            self._received = rest
+            if rest == len(self._buffer):
+                raise ConnectionLost(f"{connection.url}: a line of over {rest} bytes")
+            for kind, text in control:
+                self._answer(connection, kind, text)
+                if self._connection is None:  # given up because of what the server said
+                    return
+        self._release()
+        self.window.check()
 
-    def _confirm(self, pongs: int) -> None:
-        while self._unconfirmed:
-            first = self._unconfirmed[0]
-            if first.ping is None or first.ping > pongs:
-                return
-            self._unconfirmed.popleft()
-            self._unconfirmed_bytes -= len(first.batch)
-            self.digests += first.digests
-            self.refusals += first.refusals
-            self.refusals_given_up += first.given_up
-            self.held_because = None
-            self._retry_pause_s = FIRST_RETRY_PAUSE_S
+    def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
+        refused = connection.handle(kind, text)
+        if kind == frames.PONG:
+            self.window.ponged(connection.pongs)
+        elif kind == frames.INFO:
+            self.link.learn(connection)
+        elif refused is not None:
+            # PONGs that came before it in the same read confirm what they confirm.
+            self._release()
+            try:
+                self.window.server_refused(refused)
+            except Held as held:
+                # At once: a PONG behind it must not be taken for a confirmation.
+                self._hold(str(held))
 
-    def _server_refused(self, message: str) -> None:
-        if f'"{self._rejected_subject.decode()}"' in message:
-            # A refusal that nobody may hear of must not hold up the digests. Answers come in
-            # order: it was in the first batch without its PONG.
-            if self._unconfirmed:
-                self._unconfirmed[0].refusals -= 1
-                self._unconfirmed[0].given_up += 1
-            self._trouble("the server does not let us publish refusals", reason=message)
-        else:
-            # Answers come in order: whatever is unconfirmed now was refused or stands behind it.
-            for sent in self._unconfirmed:
-                sent.ping = None
-            self._hold(message)
+    def _release(self) -> None:
+        if self.window.release():
+            if not self.window.unsent:
+                self.held_because = None
+                self._retry_pause_s = FIRST_RETRY_PAUSE_S
+            failpoints.reach("publisher.confirmed")
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -264,28 +236,35 @@ class Publisher(ServiceThread):
             self.beat()
             # Looks into the queue also without a server: when there is nothing to publish, a
             # drain need not wait for one.
-            if not self._unconfirmed and (batch := self._gather(0)):
-                self._keep(batch)
+            if self.window.empty:
+                self._gather(0)
             return self._has_work() and not self._given_up.is_set()
 
         connection = self._connection = self.link.open(go_on)
         if connection is None:
             return None
         self._received = 0
-        self.max_payload = connection.max_payload
-        self._retry_at = 0.0
+        try:
+            self.window.opened(connection)
+        except NatsError as error:
+            raise ConnectionLost(str(error)) from error
+        if self.held_because is None:
+            self._retry_at = 0.0
         self.connected.set()
         return connection
 
     def _forget_connection(self, lost: ConnectionLost) -> None:
+        self.link.last_error = str(lost)
         log.warning(
             "connection lost name=publisher unconfirmed_bytes=%d reason=%s",
-            self._unconfirmed_bytes,
+            self.window.unconfirmed_bytes,
             lost,
         )
+        self.window.forget_sent()
+        self._drop_connection()
+
+    def _drop_connection(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None
         self.connected.clear()
-        for sent in self._unconfirmed:
-            sent.ping = None

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import struct
 
 from alarmdigest._ext import outgoing
 from alarmdigest.logs import LimitedLog
@@ -24,7 +26,9 @@ class RefusalDesk:
     were counted but had to be thrown away because the publisher could not keep up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: str = "") -> None:
+        """``stream`` is the name of the one that messages come from, if they do."""
+        self._stream = stream
         self.by_reason = dict.fromkeys(REASONS, 0)
         self.unpublished = 0
         self._waiting: list[bytes] = []
@@ -33,13 +37,16 @@ class RefusalDesk:
         self._thrown_away = LimitedLog(log, logging.ERROR)
 
     def read(
-        self, kind: int, payload: bytes, subject: bytes
+        self, kind: int, payload: bytes, subject: bytes, origin: tuple[int, int] | None = None
     ) -> tuple[bytes, bytes, int, int] | None:
-        """``(user, alarm, status, time_ns)``, or None for a message that has now been refused."""
+        """``(user, alarm, status, time_ns)``, or None for a message that has now been refused.
+
+        ``origin`` is the sequence and timestamp of a stream's message.
+        """
         try:
             return read_odd(kind, payload)
         except Refused as refusal:
-            self._refuse(refusal, payload, subject)
+            self._refuse(refusal, payload, subject, origin)
             return None
 
     def take(self) -> bytes:
@@ -54,7 +61,9 @@ class RefusalDesk:
         self._waiting.insert(0, batch)
         self._waiting_bytes += len(batch)
 
-    def _refuse(self, refusal: Refused, payload: bytes, subject: bytes) -> None:
+    def _refuse(
+        self, refusal: Refused, payload: bytes, subject: bytes, origin: tuple[int, int] | None
+    ) -> None:
         self.by_reason[refusal.reason] += 1
         self._refused(
             f"refused a message ({refusal.reason})",
@@ -62,14 +71,28 @@ class RefusalDesk:
             subject=ascii(subject.decode("utf-8", "replace")),
             bytes=len(payload),
         )
-        record = outgoing.pack_refusal(headers_of(refusal, subject), payload)
-        # One by itself may be larger: a server takes messages of up to 64 MiB.
-        if self._waiting and self._waiting_bytes + len(record) > MAX_WAITING_BYTES:
+        headers = headers_of(refusal, subject)
+        if origin is not None:
+            headers += f"Nats-Msg-Id: {_message_id(self._stream, origin, payload)}\r\n".encode()
+        record = outgoing.pack_refusal(headers, payload)
+        # One by itself may be larger: a server takes messages of up to 64 MiB. From a stream none
+        # is thrown away: there the listener waits for the publisher.
+        if (
+            origin is None
+            and self._waiting
+            and self._waiting_bytes + len(record) > MAX_WAITING_BYTES
+        ):
             self.unpublished += 1
             self._thrown_away("the publisher is behind: refused messages are not published")
             return
         self._waiting.append(record)
         self._waiting_bytes += len(record)
+
+
+def _message_id(stream: str, origin: tuple[int, int], payload: bytes) -> str:
+    """As digests have it (ext/alarmbook.pyx): the same message refused again has the same id."""
+    place = struct.pack("<QqI", *origin, 0)
+    return hashlib.blake2b(stream.encode() + b"\0" + place + payload, digest_size=16).hexdigest()
 
 
 def headers_of(refusal: Refused, subject: bytes) -> bytes:

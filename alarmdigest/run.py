@@ -6,21 +6,23 @@ import logging
 import os
 import signal
 import sys
-import threading
+import time
 from types import FrameType, TracebackType
 
 from alarmdigest import __version__, exit_codes
-from alarmdigest.monitor.http import DEFAULT_PORT, MonitorServer
-from alarmdigest.nats.discovery import EmbeddedServerError, server_name_at
-from alarmdigest.nats.embedded import EmbeddedServer
+from alarmdigest.monitor.http import MonitorServer
+from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
-from alarmdigest.service import NotReachable, Service
+from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
+from alarmdigest.setup import NotReachable
+from alarmdigest.store import StoreError, open_store
 
 log = logging.getLogger(__name__)
 
 LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
-WATCH_INTERVAL_S = 0.25
+WATCH_INTERVAL_S = 0.1
 EMBEDDED_RESTARTS = 3
 # A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
 # most of a digest's latency while events pour in.
@@ -35,7 +37,6 @@ class Runner:
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._signals = 0
-        self._woken = threading.Event()
 
     def run(self) -> int:
         """The exit code."""
@@ -50,6 +51,9 @@ class Runner:
         except (SettingsError, UrlError) as error:
             log.error("%s", error)
             return exit_codes.USAGE
+        except StoreError as error:
+            log.error("%s", error)
+            return exit_codes.STORE_UNUSABLE
         except (NotReachable, EmbeddedServerError) as error:
             log.error("%s", error)
             return exit_codes.NATS_NOT_REACHABLE
@@ -58,12 +62,31 @@ class Runner:
                 self._embedded.stop()
 
     def _run(self) -> int:
-        service = Service(self._settings, self._find_servers(), self._woken)
+        # Before anything is started: it tells whether another service is here already.
+        store = open_store(self._settings.store, self._settings.data_dir)
+        service: Service | None = None
+        try:
+            service = Service(
+                self._settings, self._find_servers(), store, go_on=lambda: self._signals == 0
+            )
+            return self._run_with(service)
+        finally:
+            # A checkpointer that did not end in time may be in the middle of a write, which must
+            # not be pulled away under it. The end of the process gives up the store as well.
+            if service is None or not service.uses_store:
+                store.close()
+
+    def _run_with(self, service: Service) -> int:
         monitor = self._open_monitor(service)
         try:
             service.start()
             if self._signals == 0 and service.failure is None:
-                log.info("ready mode=core store=memory workers=%d", self._settings.workers)
+                log.info(
+                    "ready mode=%s store=%s workers=%d",
+                    service.mode,
+                    self._settings.store,
+                    self._settings.workers,
+                )
             return self._watch(service)
         finally:
             if monitor is not None:
@@ -72,6 +95,11 @@ class Runner:
     def _find_servers(self) -> list[str]:
         if self._settings.server:
             return list(self._settings.server)
+        if self._settings.nats_server:
+            try:
+                find_server(self._settings.nats_server)
+            except EmbeddedServerError as error:
+                raise SettingsError(f"--nats-server: {error}") from error
         url = f"nats://{LOCAL_HOST}:{LOCAL_PORT}"
         name = server_name_at(LOCAL_HOST, LOCAL_PORT, timeout=2.0)
         embedded = EmbeddedServer(
@@ -79,9 +107,14 @@ class Runner:
         )
         if name is not None and name != embedded.server_name:
             log.info("no server given: using the one found at %s name=%s", url, name)
+            if name.startswith(NAME_PREFIX):
+                log.warning(
+                    "that server belongs to the alarmdigest of another data directory: "
+                    "if it still runs, both of us answer every request"
+                )
             return [url]
+        self._embedded = embedded  # before it starts: whatever ends us now must end it
         embedded.start()
-        self._embedded = embedded
         log.info(
             "no server given: %s at %s data_dir=%s",
             "going on with our own embedded one" if embedded.adopted else "started an embedded one",
@@ -93,26 +126,20 @@ class Runner:
     def _open_monitor(self, service: Service) -> MonitorServer | None:
         if self._settings.http is None:
             return None
-        may_move = self._settings.http == ("127.0.0.1", DEFAULT_PORT)
-        monitor = MonitorServer(service, self._settings.http, may_move=may_move)
+        monitor = MonitorServer(service, self._settings.http)
         monitor.start()
         return monitor
 
     def _watch(self, service: Service) -> int:
         while service.failure is None:
-            self._woken.wait(WATCH_INTERVAL_S)
-            self._woken.clear()
+            time.sleep(WATCH_INTERVAL_S)
             if self._signals > 0:
                 log.info("draining")
                 if service.drain():
                     log.info("stopped: everything that arrived was worked off")
                     return exit_codes.CLEAN
                 if service.failure is None:
-                    log.error(
-                        "the drain timed out: backlog_bytes=%d unconfirmed_bytes=%d are lost",
-                        service.listener.backlog_bytes if service.listener else 0,
-                        service.publisher.unconfirmed_bytes,
-                    )
+                    self._tell_what_is_left(service)
                     return exit_codes.DRAIN_TIMED_OUT
             elif self._embedded is not None and not self._embedded.alive():
                 self._restart_embedded(self._embedded)
@@ -121,6 +148,16 @@ class Runner:
             "thread %s died, the service cannot go on", thread, exc_info=_exception_info(error)
         )
         return exit_codes.INTERNAL_ERROR
+
+    @staticmethod
+    def _tell_what_is_left(service: Service) -> None:
+        log.error(
+            "the drain timed out: backlog_bytes=%d unconfirmed_bytes=%d %s; reasons: %s",
+            service.listener.backlog_bytes if service.listener else 0,
+            service.publisher.window.unconfirmed_bytes if service.publisher else 0,
+            "are read again by the next start" if service.mode == "stream" else "are lost",
+            "; ".join(service.troubles()) or "none, it only took too long",
+        )
 
     def _restart_embedded(self, embedded: EmbeddedServer) -> None:
         if self._restarts == EMBEDDED_RESTARTS:
@@ -133,8 +170,8 @@ class Runner:
             log.error("the embedded server did not come back: %s", error)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        # Nothing here takes a lock: the main thread may hold it at this very moment.
         self._signals += 1
-        self._woken.set()
         if self._signals > 1:
             # Not through logging: the handler may have interrupted a thread that holds its lock.
             os.write(2, f"second {signal.Signals(number).name}: stopping at once\n".encode())

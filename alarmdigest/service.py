@@ -16,13 +16,22 @@ An ``AlarmStatusChanged`` that an agent publishes goes through these hands:
 Each thread owns its state and is reached through its queue only. Data goes one way; when the
 publisher cannot publish, the workers wait; the listener never waits for them (see there).
 
-**Start**, downstream first, so that nothing arrives where nobody listens: the publisher connects
-(and tells how large a message may be); the workers; the listener subscribes; ``ready``.
+4. ``checkpoint.py``, thread *checkpointer*: every second a barrier follows the same ways through
+   all queues; when it has come through, what the books have changed and the place in the stream up
+   to which it is complete are written to the store at once.
 
-**Stop**, upstream first, so that everything that arrived comes out: the listener unsubscribes,
-routes what has arrived, and sends None through every worker's queue; each worker merges what
-stands before it and passes the None on; the publisher, having one from everybody, waits for the
-last confirmation.
+Each thread owns its state and is reached through its queue only. Data goes one way; when the
+publisher cannot publish, the workers wait, and so does a listener that reads a stream; one with
+plain subscriptions never waits (see there).
+
+**Start**, downstream first, so that nothing arrives where nobody listens: the setup looks at the
+server and makes the streams; the publisher connects; the books are loaded from the store; the
+checkpointer; the workers; the listener goes on behind the checkpoint; ``ready``.
+
+**Stop**, upstream first, so that everything that arrived comes out: the listener asks for no more,
+routes what has arrived, sends a last barrier and then None through every worker's queue; each
+worker merges what stands before it and passes the None on; the publisher, having one from
+everybody, waits for the last confirmation; the checkpointer writes the last checkpoint.
 """
 
 from __future__ import annotations
@@ -31,25 +40,28 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 import mmh3
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import Router
+from alarmdigest._ext.rows import split_by_worker
+from alarmdigest.checkpoint import Checkpointer
+from alarmdigest.confirmations import PongWindow, StreamWindow, Window
+from alarmdigest.feeds import CoreFeed, Feed, StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.nats.link import Link
 from alarmdigest.publisher import Publisher
 from alarmdigest.refusals import RefusalDesk
 from alarmdigest.routing import BUCKETS
-from alarmdigest.settings import HEADER_ROOM_BYTES, SPLIT_AUTO, Settings, SettingsError
+from alarmdigest.settings import Settings
+from alarmdigest.setup import Found, NotReachable, look_at_server, plans_of
+from alarmdigest.store.base import Store, StoreDamaged
 from alarmdigest.threads import TICK_S, ServiceThread
 from alarmdigest.worker import Worker
 
 log = logging.getLogger(__name__)
-
-
-class NotReachable(RuntimeError):
-    """No NATS server in time."""
 
 
 class Service:
@@ -59,48 +71,105 @@ class Service:
     service must end the process then, because messages for that thread are lost.
     """
 
-    def __init__(self, settings: Settings, urls: list[str], wake: threading.Event) -> None:
-        """Opens nothing yet. Raises UrlError.
+    def __init__(
+        self, settings: Settings, urls: list[str], store: Store, go_on: Callable[[], bool]
+    ) -> None:
+        """Opens nothing yet. Raises UrlError. The store must be open, and is not closed here.
 
-        ``wake`` is set when a thread has died; a caller that sets it, too, ends a ``start``.
+        A ``start`` ends as soon as ``go_on()`` is false.
         """
         self.settings = settings
+        self.store = store
         self.failure: tuple[str, BaseException] | None = None
-        self._wake = wake
-        self.desk = RefusalDesk()
+        self._urls = urls
+        self._draining = False
+        self._asked_to_go_on = go_on
+        self.mode = ""
+        self.desk = RefusalDesk(settings.events_stream)
         self.workers: list[Worker] = []
+        self.publisher: Publisher | None = None
+        self.checkpointer: Checkpointer | None = None
         self.listener: Listener | None = None
-        self._listener_link = self._link(urls, "alarmdigest")
-        self.publisher = Publisher(
-            self._link(urls, "alarmdigest-publisher"),
-            producers=settings.workers + 1,
-            digest_subject=settings.digest_subject,
-            rejected_subject=settings.rejected_subject,
-            on_failure=self._thread_died,
-        )
+        self._setup_link = self._link("alarmdigest-setup")
+        self._listener_link = self._link("alarmdigest")
+        self._publisher_link = self._link("alarmdigest-publisher")
 
-    def _link(self, urls: list[str], name: str) -> Link:
-        return Link(urls, name=name, ping_interval=self.settings.ping_interval / 1e9)
+    def _go_on(self) -> bool:
+        return self._asked_to_go_on() and self.failure is None
+
+    def _link(self, name: str) -> Link:
+        return Link(self._urls, name=name, ping_interval=self.settings.ping_interval / 1e9)
 
     # -- start -----------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Bring everything up, or return before that because ``wake`` is set.
+        """Bring everything up, or return before that because it is not to go on.
 
-        Raises NotReachable, SettingsError.
+        Raises NotReachable, SettingsError, StoreError.
         """
         deadline = time.monotonic() + self.settings.connect_timeout / 1e9
-        self.publisher.start()
-        if not self._await(self.publisher.connected, deadline, self.publisher.link):
+        found = look_at_server(
+            self._setup_link,
+            self.settings,
+            self.store.last,
+            go_on=lambda: self._go_on() and time.monotonic() < deadline,
+        )
+        if not self._go_on():
             return
-        self.workers = self._make_workers()
-        self.listener = self._make_listener()
-        for worker in self.workers:
-            worker.start()
-        self.listener.start()
+        if found is None:
+            raise NotReachable(f"NATS is not reachable: {self._setup_link.last_error}")
+        self.mode = found.mode
+        self.publisher = self._make_publisher(found)
+        self.publisher.start()
+        if not self._await(self.publisher.connected, deadline, self._publisher_link):
+            return
+        self.checkpointer = self._make_checkpointer(found)
+        self.workers = self._make_workers(found)
+        self._load_books()
+        self.listener = self._make_listener(found)
+        for thread in (self.checkpointer, *self.workers, self.listener):
+            thread.start()
         self._await(self.listener.consuming, deadline, self._listener_link)
 
-    def _make_workers(self) -> list[Worker]:
+    def _make_publisher(self, found: Found) -> Publisher:
+        settings = self.settings
+        window: Window
+        if found.mode == "stream":
+            _events, digests, rejected = plans_of(settings)
+            window = StreamWindow(
+                settings.digest_subject,
+                settings.rejected_subject,
+                (digests, rejected),
+                create=not settings.no_create_streams,
+                domain=settings.js_domain,
+                outputs=self.store.last.outputs if self.store.last is not None else {},
+            )
+        else:
+            window = PongWindow(settings.digest_subject, settings.rejected_subject)
+        return Publisher(
+            self._publisher_link,
+            window,
+            producers=settings.workers + 1,
+            replay_end=found.replay_end,
+            on_published=lambda barrier, outputs: self._checkpointer.published(barrier, outputs),
+            on_failure=self._thread_died,
+        )
+
+    @property
+    def _checkpointer(self) -> Checkpointer:
+        assert self.checkpointer is not None, "barriers are sent after the start"
+        return self.checkpointer
+
+    def _make_checkpointer(self, found: Found) -> Checkpointer:
+        return Checkpointer(
+            self.store,
+            workers=self.settings.workers,
+            settings=found.content_settings,
+            on_failure=self._thread_died,
+        )
+
+    def _make_workers(self, found: Found) -> list[Worker]:
+        assert self.publisher is not None
         # Whoever knows the secret could choose ids that make the tables slow.
         secret = os.urandom(16)
         return [
@@ -108,50 +177,77 @@ class Service:
                 number,
                 AlarmBook(
                     retention_ns=self.settings.retention,
-                    split_bytes=self._split_bytes(),
+                    split_bytes=found.split_bytes,
                     secret=secret,
                     publish_empty=self.settings.publish_empty,
+                    stream=self.settings.events_stream.encode(),
                 ),
                 self.publisher.queue,
+                self._checkpointer,
                 self._thread_died,
             )
             for number in range(self.settings.workers)
         ]
 
-    def _make_listener(self) -> Listener:
+    def _load_books(self) -> None:
+        """Raises StoreError."""
+        last = self.store.last
+        if last is None:
+            return
+        started = time.monotonic()
+        load_books(self.store, [worker.book for worker in self.workers])
+        log.info(
+            "went on from checkpoint=%d alarms=%d users=%d position=%s seconds=%.2f",
+            last.number,
+            sum(worker.book.alarm_count for worker in self.workers),
+            sum(worker.book.user_count for worker in self.workers),
+            last.position.sequence if last.position is not None else "none",
+            time.monotonic() - started,
+        )
+
+    def _make_listener(self, found: Found) -> Listener:
+        assert self.publisher is not None
+        settings, last = self.settings, self.store.last
         router = Router(
-            workers=self.settings.workers,
+            workers=settings.workers,
             buckets=BUCKETS,
             hash32=mmh3.hash,
-            skew_ns=self.settings.clock_skew,
+            skew_ns=settings.clock_skew,
             read_odd=self.desk.read,
+            event_subject=settings.event_subject.encode(),
+            request_subject=settings.request_subject.encode(),
         )
+        if last is not None:
+            router.arrival_ns = last.arrival_ns
+        feed: Feed
+        if found.mode == "stream":
+            feed = StreamFeed(
+                plans_of(settings)[0],
+                create=not settings.no_create_streams,
+                domain=settings.js_domain,
+                start=settings.start,
+                position=last.position if last is not None else None,
+            )
+        else:
+            feed = CoreFeed(
+                settings.event_subject, settings.request_subject, settings.drain_timeout / 1e9
+            )
         return Listener(
             self._listener_link,
+            feed,
             router,
             self.desk,
             self.workers,
             self.publisher.queue,
-            event_subject=self.settings.event_subject,
-            request_subject=self.settings.request_subject,
-            backlog_limit=self.settings.backlog_limit,
+            self._checkpointer,
+            backlog_limit=settings.backlog_limit,
+            checkpoint_interval_s=settings.checkpoint_interval / 1e9,
             on_failure=self._thread_died,
         )
 
-    def _split_bytes(self) -> int:
-        room = self.publisher.max_payload - HEADER_ROOM_BYTES
-        wanted = self.settings.split_size
-        if wanted == SPLIT_AUTO:
-            wanted = room
-        if wanted > room:
-            raise SettingsError(
-                f"--split-size {wanted} is too large: the server takes {room} bytes and headers"
-            )
-        return wanted
-
     def _await(self, event: threading.Event, deadline: float, link: Link) -> bool:
         while not event.wait(TICK_S):
-            if self._wake.is_set():
+            if not self._go_on():
                 return False
             if time.monotonic() > deadline:
                 raise NotReachable(f"NATS is not reachable: {link.last_error}")
@@ -161,14 +257,15 @@ class Service:
 
     @property
     def threads(self) -> list[ServiceThread]:
-        listener = [self.listener] if self.listener is not None else []
-        return [*listener, *self.workers, self.publisher]
+        """In the order of the data."""
+        every = [self.listener, *self.workers, self.publisher, self.checkpointer]
+        return [thread for thread in every if thread is not None and thread.ident is not None]
 
     def illnesses(self) -> list[str]:
         """Why the process should be replaced; empty when all threads are alive and beating."""
         found = []
         for thread in self.threads:
-            if not thread.is_alive():
+            if not thread.is_alive() and not self._draining:
                 found.append(f"thread {thread.name} is not running")
             elif thread.stuck:
                 found.append(f"thread {thread.name} is stuck")
@@ -177,33 +274,72 @@ class Service:
     def unreadiness(self) -> list[str]:
         """Why it does not do its work right now, though it may again; empty when ready."""
         found = self.illnesses()
-        if self.listener is None or not self.listener.consuming.is_set():
+        if self._draining:
+            listens = self.listener is not None and self.listener.consuming.is_set()
+            found.append("draining" if listens else "draining, not subscribed any more")
+        return [*found, *self.troubles()]
+
+    def troubles(self) -> list[str]:
+        """What holds up the work."""
+        if not self.mode:
+            return [f"not connected to NATS yet: {self._setup_link.last_error}"]
+        found = []
+        if self.listener is None or not (self._draining or self.listener.consuming.is_set()):
             found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
         elif self.listener.dropping:
             found.append("workers lag behind: messages are dropped")
-        if not self.publisher.connected.is_set():
-            found.append(f"the publisher has no connection: {self.publisher.link.last_error}")
-        if self.publisher.held_because is not None:
+        if self.publisher is None or not self.publisher.connected.is_set():
+            found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
+        if self.publisher is not None and self.publisher.held_because is not None:
             found.append(f"digests cannot be published: {self.publisher.held_because}")
+        if self.checkpointer is not None and self.checkpointer.failing_because is not None:
+            found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
+        if self.listener is not None and self.listener.catching_up and not self._draining:
+            found.append(f"catching up: {self.listener.router.pending} messages behind")
         return found
+
+    @property
+    def uses_store(self) -> bool:
+        """Whether a thread may be reading from or writing to the store."""
+        return self.checkpointer is not None and self.checkpointer.is_alive()
 
     def _thread_died(self, thread: threading.Thread, error: BaseException) -> None:
         self.failure = (thread.name, error)
-        self._wake.set()
 
     # -- stop ------------------------------------------------------------------------------------
 
     def drain(self) -> bool:
         """Stop in order; everything that has arrived comes out. False if it took too long."""
+        self._draining = True
         deadline = time.monotonic() + self.settings.drain_timeout / 1e9
+        publisher = self.publisher
+        if publisher is None:
+            return self.failure is None
         if self.listener is None:  # it never came to subscribing: there is nothing to bring out
-            self.publisher.give_up()
+            publisher.give_up()
         else:
             self.listener.stop()
         for thread in self.threads:
+            if thread is self.checkpointer:  # all who send to it have ended
+                self.checkpointer.stop()
             while thread.is_alive():
                 if self.failure is not None or time.monotonic() > deadline:
-                    self.publisher.give_up()
+                    publisher.give_up()
                     return False
                 thread.join(TICK_S)
-        return self.failure is None
+        lost = self.listener is not None and self.listener.drain_was_cut
+        return self.failure is None and not lost
+
+
+def load_books(store: Store, books: list[AlarmBook]) -> None:
+    """Load every row of a store into the book of the worker that its bucket belongs to.
+
+    Raises StoreError; the books are useless then.
+    """
+    for chunk in store.rows():
+        for book, part in zip(books, split_by_worker(chunk, len(books)), strict=True):
+            if part:
+                try:
+                    book.load_rows(part)
+                except ValueError as error:
+                    raise StoreDamaged(f"the store is damaged: {error}") from error

@@ -10,8 +10,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+from alarmdigest._ext import timestamps
 from alarmdigest.nats.connection import valid_subject
 
 SPLIT_AUTO = 0
@@ -20,6 +21,9 @@ MAX_SPLIT_BYTES = 64 * 1024 * 1024
 # What a digest's headers take of max_payload: version line, Nats-Msg-Id, and room for more.
 HEADER_ROOM_BYTES = 512
 HUNDRED_YEARS_NS = 100 * 365 * 86_400 * 10**9
+
+# Durations that must not be zero.
+DURATIONS_FROM_ZERO = ("checkpoint_interval", "connect_timeout", "ping_interval", "drain_timeout")
 
 _DURATION_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _SIZE_UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
@@ -73,6 +77,32 @@ def subject(text: str) -> str:
     return text
 
 
+def stream_name(text: str) -> str:
+    """A stream's name: it becomes part of subjects of the JetStream API."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", text):
+        raise ValueError(f"{text!r} is no stream name: letters, digits, - and _")
+    return text
+
+
+def js_domain(text: str) -> str:
+    """Empty, or one token of a subject."""
+    return stream_name(text) if text else ""
+
+
+def start(text: str) -> Literal["first", "new"] | int:
+    """``first``, ``new``, or RFC 3339 -> nanoseconds since 1970 UTC."""
+    if text == "first":
+        return "first"
+    if text == "new":
+        return "new"
+    try:
+        return timestamps.to_ns(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither first nor new nor a time like 2026-01-31T12:00:00Z"
+        ) from None
+
+
 def one_of(*choices: str) -> Callable[[str], str]:
     def choose(text: str) -> str:
         if text not in choices:
@@ -83,14 +113,25 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return choose
 
 
-def http_address(text: str) -> tuple[str, int] | None:
+class HttpAddress(NamedTuple):
+    """Where HTTP is served; ``may_move`` to a free port unless somebody asked for this one."""
+
+    host: str
+    port: int
+    may_move: bool = False
+
+
+def http_address(text: str) -> HttpAddress | None:
     """``HOST:PORT`` (``[::1]:9595`` for IPv6), or ``off``."""
     if text == "off":
         return None
     host, colon, port = text.rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"{text!r} is no HOST:PORT and not off")
-    return host.strip("[]"), int(port)
+    return HttpAddress(host.strip("[]"), int(port))
+
+
+DEFAULT_HTTP = HttpAddress("127.0.0.1", 9595, may_move=True)
 
 
 def option(read: Callable[[str], Any], default: str, meta: str, help_text: str) -> Any:
@@ -101,32 +142,55 @@ def option(read: Callable[[str], Any], default: str, meta: str, help_text: str) 
     )
 
 
+def flag(help_text: str) -> Any:
+    """A settings field that is off unless asked for."""
+    return field(default=False, metadata={"help": help_text})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of the service. Durations in nanoseconds, sizes in bytes."""
 
     server: tuple[str, ...] = ()
     data_dir: Path = option(
-        Path, "alarmdigest-data", "DIR", "where the embedded server keeps its files"
+        Path, "alarmdigest-data", "DIR", "where the state and the embedded server's files are kept"
     )
     workers: int = option(
         positive, "12", "N", "worker threads; users are spread over them by mmh3 of their id"
     )
     mode: str = option(
-        one_of("auto", "core"),
+        one_of("auto", "stream", "core"),
         "auto",
         "MODE",
-        "how events are read: core = plain subscriptions; auto = the best this version has (core)",
+        "how events are read: stream = from JetStream, which loses nothing; core = plain "
+        "subscriptions; auto = stream where the server has JetStream, else core",
     )
     store: str = option(
-        one_of("memory"), "memory", "STORE", "where the state is kept; this version: memory only"
+        one_of("lmdb", "memory"),
+        "lmdb",
+        "STORE",
+        "where the state is kept: lmdb = on disk in the data directory; memory = nowhere, "
+        "everything is forgotten at the end",
     )
-    http: tuple[str, int] | None = option(
-        http_address,
-        "127.0.0.1:9595",
-        "HOST:PORT",
-        "where /metrics, /healthz and /readyz are served, or off; when the default port is taken, "
-        "a free one is used",
+    checkpoint_interval: int = option(
+        duration, "1s", "TIME", "how often what has changed is written to the store"
+    )
+    start: Literal["first", "new"] | int = option(
+        start,
+        "first",
+        "WHERE",
+        "where to begin in the stream when the store is empty: first = with the oldest message; "
+        "new = with what comes from now on; or a time like 2026-01-31T12:00:00Z",
+    )
+    http: HttpAddress | None = field(
+        default_factory=lambda: DEFAULT_HTTP,
+        metadata={
+            "read": http_address,
+            "default": f"{DEFAULT_HTTP.host}:{DEFAULT_HTTP.port}",
+            "meta": "HOST:PORT",
+            "help": "where /metrics, /healthz and /readyz are served, or off; when the default "
+            "port is taken, a free one is used",
+        },
     )
     log_level: str = option(
         one_of("debug", "info", "warning", "error"), "info", "LEVEL", "least level to log"
@@ -144,6 +208,21 @@ class Settings:
         subject, "AlarmRejected", "SUBJECT", "refused messages go out here, with the reason"
     )
 
+    events_stream: str = option(
+        stream_name, "ALARMS", "NAME", "the stream that captures events and requests"
+    )
+    digests_stream: str = option(
+        stream_name, "ALARM_DIGESTS", "NAME", "the stream that captures digests"
+    )
+    rejected_stream: str = option(
+        stream_name, "ALARM_REJECTED", "NAME", "the stream that captures refused messages"
+    )
+    no_create_streams: bool = flag("do not make streams that are missing: end with code 2 instead")
+    stream_replicas: int = option(
+        positive, "1", "N", "on how many servers of a cluster the streams that we make are kept"
+    )
+    js_domain: str = option(js_domain, "", "NAME", "the JetStream domain to use, if not the own")
+
     clock_skew: int = option(
         duration,
         "1h",
@@ -157,10 +236,7 @@ class Settings:
         "TIME",
         "how long a cleared alarm is remembered, so that late events cannot revive it",
     )
-    publish_empty: bool = field(
-        default=False,
-        metadata={"help": "answer a request with an empty digest when nothing is due"},
-    )
+    publish_empty: bool = flag("answer a request with an empty digest when nothing is due")
     split_size: int = option(
         split_size,
         "auto",
@@ -187,6 +263,9 @@ class Settings:
     )
 
 
+FLAGS = frozenset(item.name for item in fields(Settings) if item.default is False)
+
+
 def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
     """Settings from flags (field name -> text) and environment. Raises SettingsError."""
     values: dict[str, Any] = {}
@@ -201,8 +280,8 @@ def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Sett
             continue
         if text is None:
             continue
-        if item.name == "publish_empty":
-            values["publish_empty"] = _flag(text, origin)
+        if item.name in FLAGS:
+            values[item.name] = _flag(text, origin)
             continue
         try:
             values[item.name] = item.metadata["read"](text)
@@ -256,12 +335,15 @@ def _check(settings: Settings) -> None:
         MIN_SPLIT_BYTES <= settings.split_size <= MAX_SPLIT_BYTES
     ):
         raise SettingsError("--split-size must be auto or from 16KiB to 64MiB")
-    for name in ("clock_skew", "retention", "connect_timeout", "ping_interval", "drain_timeout"):
+    names = {settings.events_stream, settings.digests_stream, settings.rejected_stream}
+    if len(names) < 3:
+        raise SettingsError("--events-stream, --digests-stream and --rejected-stream must differ")
+    for name in ("clock_skew", "retention", *DURATIONS_FROM_ZERO):
         if getattr(settings, name) > HUNDRED_YEARS_NS:
             raise SettingsError(f"--{name.replace('_', '-')} must be at most 100 years")
     if settings.workers > 1024:
         raise SettingsError("--workers must be at most 1024")
-    for name in ("connect_timeout", "ping_interval", "drain_timeout"):
+    for name in DURATIONS_FROM_ZERO:
         if getattr(settings, name) == 0:
             raise SettingsError(f"--{name.replace('_', '-')} must be more than 0")
 

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from typing import TypeVar
 
-# No loop of ours waits longer than this without beating.
+# How long our loops wait for something before they look around.
 TICK_S = 0.2
 # A thread that has not beaten for so long is stuck; waiting for others is done in ticks.
 STUCK_AFTER_S = 30.0
@@ -47,6 +47,33 @@ class ServiceThread(threading.Thread):
     @abstractmethod
     def work(self) -> None:
         """What the thread does until its service has been stopped."""
+
+
+class ByteQueue(queue.Queue[Item]):
+    """A queue that is full when it holds ``maxsize`` bytes; an item that is not bytes counts as 1.
+
+    The item that goes beyond the bound is still taken, so that one of any size can pass.
+    """
+
+    def _init(self, maxsize: int) -> None:
+        super()._init(maxsize)
+        self._bytes = 0
+
+    def _qsize(self) -> int:
+        return self._bytes
+
+    def _put(self, item: Item) -> None:
+        super()._put(item)
+        self._bytes += _size(item)
+
+    def _get(self) -> Item:
+        item = super()._get()
+        self._bytes -= _size(item)
+        return item
+
+
+def _size(item: object) -> int:
+    return len(item) if isinstance(item, bytes) else 1
 
 
 def put_patiently(target: queue.Queue[Item], item: Item, beat: Callable[[], None]) -> None:

@@ -6,8 +6,15 @@ import queue
 import threading
 from collections.abc import Callable
 
+from alarmdigest import failpoints
 from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest.checkpoint import Barrier, Checkpointer
 from alarmdigest.threads import TICK_S, ServiceThread, put_patiently
+
+# At each barrier so much of the book is searched for alarms to forget: all of it in half a minute
+# of checkpoints a second, in steps that hold up nobody.
+SWEEP_FRACTION = 30
+SWEEP_AT_LEAST = 4096
 
 
 class Worker(ServiceThread):
@@ -21,28 +28,33 @@ class Worker(ServiceThread):
         self,
         number: int,
         book: AlarmBook,
-        digests: queue.Queue[bytes | None],
+        digests: queue.Queue[bytes | Barrier | None],
+        checkpointer: Checkpointer,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         super().__init__(f"worker-{number}", on_failure)
         self.book = book
         # Not bounded by itself: the client thread must never wait for a worker, so it is the one
         # that bounds, in bytes over all workers (see listener.py). None ends the worker.
-        self.queue: queue.Queue[bytes | None] = queue.Queue()
+        self.queue: queue.Queue[bytes | Barrier | None] = queue.Queue()
         self.merged_bytes = 0
         self._digests = digests
+        self._checkpointer = checkpointer
 
     def work(self) -> None:
         while True:
             self.beat()
             try:
-                batch = self.queue.get(timeout=TICK_S * 5)
+                item = self.queue.get(timeout=TICK_S * 5)
             except queue.Empty:
                 continue
-            if batch is None:
+            if item is None:
                 break
-            self._merge(batch)
-            self.merged_bytes += len(batch)
+            if isinstance(item, Barrier):
+                self._meet(item)
+            else:
+                self._merge(item)
+                self.merged_bytes += len(item)
         put_patiently(self._digests, None, self.beat)
 
     def _merge(self, batch: bytes) -> None:
@@ -52,3 +64,15 @@ class Worker(ServiceThread):
             if made:
                 # Digests are never dropped: a publisher that cannot publish makes us wait.
                 put_patiently(self._digests, made, self.beat)
+
+    def _meet(self, barrier: Barrier) -> None:
+        """Hand over what has changed since the last barrier, as bytes of their own."""
+        self.book.sweep(
+            barrier.arrival_ns, max(SWEEP_AT_LEAST, self.book.alarm_count // SWEEP_FRACTION)
+        )
+        rows = []
+        while chunk := self.book.take_rows():
+            rows.append(chunk)
+        self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
+        failpoints.reach("worker.rows_taken")
+        put_patiently(self._digests, barrier, self.beat)

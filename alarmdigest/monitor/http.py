@@ -13,23 +13,19 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from alarmdigest.monitor.metrics import registry_of
 from alarmdigest.service import Service
-from alarmdigest.settings import SettingsError
+from alarmdigest.settings import HttpAddress, SettingsError
 
 log = logging.getLogger(__name__)
 
-DEFAULT_PORT = 9595
 REQUEST_TIMEOUT_S = 10
 
 
 class MonitorServer:
     """Serves one service from a thread of its own, named ``http``."""
 
-    def __init__(self, service: Service, address: tuple[str, int], *, may_move: bool) -> None:
-        """Raises SettingsError when the address cannot be had.
-
-        With ``may_move`` a taken port is replaced by a free one: nobody asked for this one.
-        """
-        host, port = address
+    def __init__(self, service: Service, address: HttpAddress) -> None:
+        """Raises SettingsError when the address cannot be had and may not be another."""
+        host, port, may_move = address
         handler = _handler_for(service)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         server_class = type("_Server", (ThreadingHTTPServer,), {"address_family": family})
@@ -68,6 +64,9 @@ def _handler_for(service: Service) -> type[BaseHTTPRequestHandler]:
         protocol_version = "HTTP/1.1"
         timeout = REQUEST_TIMEOUT_S
 
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             if path == "/metrics":
@@ -89,7 +88,8 @@ def _handler_for(service: Service) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Length", str(len(body)))
             self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
-            self.wfile.write(body)
+            if self.command != "HEAD":
+                self.wfile.write(body)
 
         def version_string(self) -> str:
             return "alarmdigest"

@@ -6,11 +6,15 @@ scrapes. A number may be a moment old, but none is ever half written.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from alarmdigest.confirmations import StreamWindow
+from alarmdigest.feeds import StreamFeed
+from alarmdigest.listener import Listener
 from alarmdigest.service import Service
 
 
@@ -24,9 +28,11 @@ class ServiceCollector:
         yield from self._input()
         yield from self._books()
         yield from self._output()
+        yield from self._checkpoints()
 
     def _input(self) -> Iterator[Metric]:
         listener, desk = self._service.listener, self._service.desk
+        publisher = self._service.publisher
         refused = CounterMetricFamily(
             "alarmdigest_refused", "Messages refused, by reason.", labels=["reason"]
         )
@@ -50,9 +56,8 @@ class ServiceCollector:
         )
         dropped.add_metric(["event"], router.dropped_events)
         dropped.add_metric(["request"], router.dropped_requests)
-        dropped.add_metric(
-            ["refusal"], desk.unpublished + self._service.publisher.refusals_given_up
-        )
+        given_up = publisher.window.refusals_given_up if publisher is not None else 0
+        dropped.add_metric(["refusal"], desk.unpublished + given_up)
         yield dropped
         yield CounterMetricFamily(
             "alarmdigest_clamped",
@@ -67,6 +72,33 @@ class ServiceCollector:
             "Connection losses of the subscriber. In core mode nobody knows what was missed.",
             value=listener.connections_lost,
         )
+        if isinstance(listener.feed, StreamFeed):
+            yield from self._stream(listener, listener.feed)
+
+    def _stream(self, listener: Listener, feed: StreamFeed) -> Iterator[Metric]:
+        router = listener.router
+        yield GaugeMetricFamily(
+            "alarmdigest_stream_position", "The last message routed.", value=router.sequence
+        )
+        yield GaugeMetricFamily(
+            "alarmdigest_stream_lag", "Messages that the stream holds behind it.", router.pending
+        )
+        texts = {
+            "deleted": "Messages that were deleted in the stream before we read them.",
+            "gone": "Messages that were gone from the stream when we came back to it.",
+            "rolled_back": "Times that the stream had fallen back behind what we had read.",
+            "made_anew": "Times that the stream was another one than before.",
+            "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
+        }
+        values = {
+            "deleted": router.deleted,
+            "gone": feed.counters.gone,
+            "rolled_back": feed.counters.rolled_back,
+            "made_anew": feed.counters.made_anew,
+            "delivery_gaps": listener.delivery_gaps,
+        }
+        for name, text in texts.items():
+            yield CounterMetricFamily(f"alarmdigest_stream_{name}", text, value=values[name])
 
     def _books(self) -> Iterator[Metric]:
         books = [worker.book for worker in self._service.workers]
@@ -79,6 +111,7 @@ class ServiceCollector:
             "late": "Events that arrived behind a newer one of their alarm.",
             "repeated": "Events equal to the latest of their alarm.",
             "forgotten": "Cleared alarms that were past their retention at their next event.",
+            "swept": "Cleared alarms removed once they were past their retention.",
             "requests": "Digest requests answered, with or without a digest.",
             "empty_requests": "Digest requests with nothing due.",
             "digests": "Digest messages made, the parts of a split one singly.",
@@ -99,29 +132,76 @@ class ServiceCollector:
         )
         for worker in self._service.workers:
             depth.add_metric([worker.name], worker.queue.qsize())
-        depth.add_metric(["publisher"], self._service.publisher.queue.qsize())
+        if self._service.publisher is not None:
+            queue = self._service.publisher.queue
+            depth.add_metric(["publisher"], len(queue.queue))
+            size = GaugeMetricFamily(
+                "alarmdigest_queue_bytes", "Bytes waiting in a queue.", labels=["queue"]
+            )
+            size.add_metric(["publisher"], queue.qsize())
+            yield size
         yield depth
 
     def _output(self) -> Iterator[Metric]:
         publisher = self._service.publisher
+        if publisher is None:
+            return
+        window = publisher.window
         published = CounterMetricFamily(
             "alarmdigest_published", "Messages that the server has confirmed.", labels=["kind"]
         )
-        published.add_metric(["digest"], publisher.digests)
-        published.add_metric(["refusal"], publisher.refusals)
+        published.add_metric(["digest"], window.digests)
+        published.add_metric(["refusal"], window.refusals)
         yield published
         yield CounterMetricFamily(
-            "alarmdigest_resent", "Messages sent again, with the same ids.", value=publisher.resent
+            "alarmdigest_resent", "Messages sent again, with the same ids.", value=window.resent
         )
         yield GaugeMetricFamily(
             "alarmdigest_unconfirmed_bytes",
             "Sent, not yet confirmed.",
-            value=publisher.unconfirmed_bytes,
+            value=window.unconfirmed_bytes,
         )
         yield CounterMetricFamily(
             "alarmdigest_publisher_reconnects",
             "Connections of the publisher after the first.",
             value=publisher.reconnects,
+        )
+        if isinstance(window, StreamWindow):
+            yield CounterMetricFamily(
+                "alarmdigest_duplicates",
+                "Messages that JetStream knew already: the output stream holds each once.",
+                value=window.duplicates,
+            )
+            yield CounterMetricFamily(
+                "alarmdigest_found_again",
+                "Messages of a replay that the output streams held already; not published again.",
+                value=window.found_again,
+            )
+
+    def _checkpoints(self) -> Iterator[Metric]:
+        checkpointer = self._service.checkpointer
+        if checkpointer is None:
+            return
+        yield CounterMetricFamily(
+            "alarmdigest_checkpoints", "Checkpoints written.", value=checkpointer.written
+        )
+        yield CounterMetricFamily(
+            "alarmdigest_checkpoint_failures",
+            "Attempts to write a checkpoint that failed; each is repeated.",
+            value=checkpointer.failures,
+        )
+        yield GaugeMetricFamily(
+            "alarmdigest_checkpoint_age_seconds",
+            "Since everything up to a barrier was last in the store.",
+            value=time.monotonic() - checkpointer.completed_at,
+        )
+        yield GaugeMetricFamily(
+            "alarmdigest_checkpoint_bytes", "Rows of the last one.", value=checkpointer.rows_bytes
+        )
+        yield GaugeMetricFamily(
+            "alarmdigest_checkpoint_seconds",
+            "How long the last one took to write.",
+            value=checkpointer.write_seconds,
         )
 
 

@@ -68,12 +68,11 @@ class Client:
             while self._arrived:
                 yield self._arrived.popleft()
             left = until - time.monotonic()
-            if left <= 0:
+            if self._read(max(left, 0.0)) == 0 and left <= 0:
                 return
-            self._read(left)
 
-    def _read(self, timeout: float) -> None:
-        """One read; digests in it are kept for digests()."""
+    def _read(self, timeout: float) -> int:
+        """One read; digests in it are kept for digests(). How many bytes it had."""
         count = self.connection.receive_into(self._buffer, self._filled, timeout)
         try:
             found, position = frames.scan(self._buffer, 0, self._filled + count)
@@ -89,6 +88,7 @@ class Client:
                     self._arrived.append(digest)
             elif message := self.connection.handle(kind, payload):
                 raise ConnectionLost(f"{self.connection.url}: the server said: {message}")
+        return count
 
 
 def _read_digest(payload: bytes) -> dict[str, Any] | None:

@@ -61,6 +61,24 @@ def emulate(settings: Settings, *, shots: int, bursts: int, wait_s: float) -> in
     client = Client(settings, "alarmdigest-emulate")
     account = Account()
     events: list[tuple[str, str, int]] = []
+    try:
+        took = _play(client, settings, account, events, shots=shots, bursts=bursts, wait_s=wait_s)
+    finally:
+        _clear(client, settings, events)
+    return _report(account, took)
+
+
+def _play(
+    client: Client,
+    settings: Settings,
+    account: Account,
+    events: list[tuple[str, str, int]],
+    *,
+    shots: int,
+    bursts: int,
+    wait_s: float,
+) -> float:
+    """Publish and collect; how long it took until the last digest, in seconds."""
     started = time.monotonic()
     with tqdm(total=shots * bursts, unit=" digests", disable=not sys.stderr.isatty()) as bar:
         for shot in range(shots):
@@ -88,8 +106,7 @@ def emulate(settings: Settings, *, shots: int, bursts: int, wait_s: float) -> in
                 break
         took = time.monotonic() - started
         _collect(client, account, bar, time.monotonic() + SILENCE_S)
-    _clear(client, settings, events)
-    return _report(account, took)
+    return took
 
 
 def _collect(

@@ -1,0 +1,460 @@
+"""What has been sent and is not confirmed yet, in order; two kinds of confirmation.
+
+With plain NATS a PONG tells that the server has taken all that came before the PING. With JetStream
+each message is confirmed by its own PubAck, which tells that the output stream holds it.
+
+Windows belong to the publisher's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import orjson
+
+from alarmdigest._ext import acks, frames, outgoing
+from alarmdigest.logs import LimitedLog
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.streams import StreamKeeper, StreamPlan, ids_after
+from alarmdigest.store.base import Outputs
+
+log = logging.getLogger(__name__)
+
+MAX_UNCONFIRMED_BYTES = 32 * 1024 * 1024
+# Far below the 100,000 that a stream lets wait (max_buffered_msgs), so that it refuses nothing.
+MAX_UNCONFIRMED_MESSAGES = 16_384
+ACK_TIMEOUT_S = 5.0
+# JetStream's answers that are about the moment, not about the message.
+TOO_MANY_REQUESTS = 10167
+STORE_FAILED = 10077  # it is full and discards what is new
+RETRYABLE_CODES = (408, 429, 503)
+
+
+class Held(Exception):
+    """Digests cannot be published now: why. All of them are kept, and sent again later."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """A batch that is not confirmed. Core: ``ping`` is the number of the PING behind it.
+    Stream: ``first`` is the number of its first message, ``count`` how many it has."""
+
+    batch: bytes
+    id_prefix: bytes = b""
+    first: int = 0
+    count: int = 0
+    sent: bool = False
+    ping: int = 0
+    digests: int = 0
+    refusals: int = 0
+    given_up: int = 0  # refusals that the server did not take, or that were not sent to it
+
+
+class Window(ABC):
+    """Batches and marks in order, from the first batch that is not confirmed on."""
+
+    #: Whether what was held is sent on a new connection.
+    reconnects_when_held = False
+
+    def __init__(self, digest_subject: str, rejected_subject: str) -> None:
+        self._digest_subject = digest_subject.encode()
+        self._rejected_subject = rejected_subject.encode()
+        self._entries: deque[Sent | Callable[[], None]] = deque()
+        self._unsent: deque[Sent] = deque()
+        self.unconfirmed_bytes = 0
+        self.digests = 0
+        self.refusals = 0
+        self.refusals_given_up = 0
+        self.resent = 0
+        self._trouble = LimitedLog(log, logging.ERROR)
+
+    @property
+    def empty(self) -> bool:
+        return not self._entries
+
+    @property
+    def full(self) -> bool:
+        return self.unconfirmed_bytes > MAX_UNCONFIRMED_BYTES
+
+    @property
+    def unsent(self) -> bool:
+        """Whether something is kept that this connection has not been given."""
+        return bool(self._unsent)
+
+    def keep(self, batch: bytes) -> None:
+        """Take a batch of outgoing records, to be sent by the next ``send``."""
+        entry = self._numbered(batch)
+        self._entries.append(entry)
+        self._unsent.append(entry)
+        self.unconfirmed_bytes += len(batch)
+
+    def mark(self, done: Callable[[], None]) -> None:
+        """Have ``done`` called as soon as all that has been kept so far is confirmed."""
+        self._entries.append(done)
+
+    def send(self, connection: Connection) -> None:
+        """Send what is kept and has not been sent. Raises Held, ConnectionLost."""
+        while self._unsent:
+            entry = self._unsent[0]
+            self._write(connection, entry)
+            entry.sent = True
+            self._unsent.popleft()
+
+    def forget_sent(self) -> None:
+        """The connection is gone, or the server took offence: all that is kept is sent again."""
+        self._unsent = deque(self._sent())
+        for entry in self._unsent:
+            if entry.sent:
+                entry.sent = False
+                self.resent += entry.digests + entry.refusals
+
+    def release(self) -> bool:
+        """Let go what is confirmed, and call the marks in between; whether there was any."""
+        released = False
+        while self._entries:
+            entry = self._entries[0]
+            if isinstance(entry, Sent):
+                if not self._confirmed(entry):
+                    break
+                self.unconfirmed_bytes -= len(entry.batch)
+                self._count(entry)
+                released = True
+            self._entries.popleft()
+            if not isinstance(entry, Sent):
+                entry()
+        return released
+
+    def _sent(self) -> list[Sent]:
+        return [entry for entry in self._entries if isinstance(entry, Sent)]
+
+    @abstractmethod
+    def opened(self, connection: Connection) -> None:
+        """Prepare a new connection. Raises NatsError."""
+
+    @abstractmethod
+    def scan(self, buffer: bytearray, end: int) -> tuple[int, list[tuple[int, bytes]]]:
+        """Take in what the server sent: the position behind it, and the frames for others.
+
+        Raises ProtocolError, Held.
+        """
+
+    @abstractmethod
+    def ponged(self, pongs: int) -> None:
+        """So many PONGs have come on this connection."""
+
+    @abstractmethod
+    def server_refused(self, message: str) -> None:
+        """An -ERR that leaves the connection open. Raises Held when it is about digests."""
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises Held when a confirmation takes too long."""
+
+    @abstractmethod
+    def outputs(self) -> Outputs:
+        """For each output stream a place that has no message behind it for which ``keep`` has been
+        called before; empty where there are none."""
+
+    def replay_finished(self) -> None:  # noqa: B027 - only streams know replays
+        """Everything that an earlier run may have read has been read again, and all that was made
+        of it has been kept."""
+
+    @abstractmethod
+    def _numbered(self, batch: bytes) -> Sent: ...
+
+    @abstractmethod
+    def _write(self, connection: Connection, entry: Sent) -> None: ...
+
+    @abstractmethod
+    def _confirmed(self, entry: Sent) -> bool: ...
+
+    @abstractmethod
+    def _count(self, entry: Sent) -> None: ...
+
+    def _too_large(self, largest: int, connection: Connection) -> Held:
+        return Held(
+            f"a digest of {largest} bytes exceeds the server's max_payload of "
+            f"{connection.max_payload}: raise it there, or restart with a smaller --split-size"
+        )
+
+
+class PongWindow(Window):
+    """Plain NATS: every write ends with a PING, and its PONG confirms all that stands before it."""
+
+    def __init__(self, digest_subject: str, rejected_subject: str) -> None:
+        super().__init__(digest_subject, rejected_subject)
+        # Ids are unique to the process and the message: 96 random bits, batch, place in the batch.
+        self._process_id = secrets.token_hex(12)
+        self._batches = 0
+        self._pongs = 0
+
+    def opened(self, connection: Connection) -> None:
+        self._pongs = 0
+
+    def scan(self, buffer: bytearray, end: int) -> tuple[int, list[tuple[int, bytes]]]:
+        found, position = frames.scan(buffer, 0, end)
+        return position, [(kind, text) for kind, *_, text in found]
+
+    def ponged(self, pongs: int) -> None:
+        self._pongs = pongs
+
+    def server_refused(self, message: str) -> None:
+        if f'"{self._rejected_subject.decode()}"' not in message:
+            raise Held(message)
+        # A refusal that nobody may hear of must not hold up the digests. Answers come in
+        # order: it was in the first batch without its PONG.
+        if unconfirmed := self._sent():
+            unconfirmed[0].refusals -= 1
+            unconfirmed[0].given_up += 1
+        self._trouble("the server does not let us publish refusals", reason=message)
+
+    def check(self) -> None:
+        """The connection's own pings tell when no answer comes."""
+
+    def outputs(self) -> Outputs:
+        return {}
+
+    def _numbered(self, batch: bytes) -> Sent:
+        self._batches += 1
+        return Sent(batch, id_prefix=f"{self._process_id}-{self._batches}-".encode())
+
+    def _write(self, connection: Connection, entry: Sent) -> None:
+        wire, entry.digests, entry.refusals, entry.given_up, largest = outgoing.to_wire(
+            entry.batch,
+            self._digest_subject,
+            self._rejected_subject,
+            entry.id_prefix,
+            connection.max_payload,
+        )
+        if largest > connection.max_payload:
+            raise self._too_large(largest, connection)
+        entry.ping = connection.count_ping()
+        connection.send(wire + b"PING\r\n")
+
+    def _confirmed(self, entry: Sent) -> bool:
+        return entry.sent and entry.ping <= self._pongs
+
+    def _count(self, entry: Sent) -> None:
+        self.digests += entry.digests
+        self.refusals += entry.refusals
+        self.refusals_given_up += entry.given_up
+
+
+class StreamWindow(Window):
+    """JetStream: every message asks for a PubAck of the stream that captures its subject.
+
+    Messages have ids that a replay makes again. At the start the ids that the output streams hold
+    behind the last checkpoint are read: what the replay makes of them is taken as confirmed and not
+    published again, however long ago that was. After a lost connection the same is done for
+    what was on its way. The streams' duplicate window catches only what was still in flight then.
+    """
+
+    reconnects_when_held = True
+
+    def __init__(
+        self,
+        digest_subject: str,
+        rejected_subject: str,
+        plans: tuple[StreamPlan, StreamPlan],
+        *,
+        create: bool,
+        domain: str,
+        outputs: Outputs,
+    ) -> None:
+        """``plans`` of the streams for digests and for refusals; ``outputs`` of the checkpoint."""
+        super().__init__(digest_subject, rejected_subject)
+        self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
+        self._domain = domain
+        self._streams = [plan.name for plan in plans]
+        self._created = [outputs.get(name, ("", 0))[0] for name in self._streams]
+        self._acks = acks.AckWindow(*(name.encode() for name in self._streams))
+        for kind, name in enumerate(self._streams):
+            self._acks.set_last_seq(kind, outputs.get(name, ("", 0))[1])
+        # What the replay will make again: id -> place in its stream. None before the first look.
+        self._known: list[dict[str, int]] | None = None
+        self._known_last = [0, 0]
+        self._sent_up_to = 0
+        self._progress_at = 0.0
+        self.duplicates = 0
+        self.found_again = 0
+
+    @property
+    def full(self) -> bool:
+        return super().full or self._acks.next - self._acks.base > MAX_UNCONFIRMED_MESSAGES
+
+    def opened(self, connection: Connection) -> None:
+        jetstream = JetStream(connection, domain=self._domain)
+        stored = []
+        infos = [keeper.ensure(jetstream) for keeper in self._keepers]
+        for kind, info in enumerate(infos):
+            if info.created != self._created[kind] or info.last_seq < self._acks.get_last_seq(kind):
+                # Not the stream that we know: none of its places means anything to us.
+                self._acks.set_last_seq(kind, 0)
+                self._created[kind] = info.created
+                if self._known is not None:
+                    self._known[kind], self._known_last[kind] = {}, 0
+            stored.append(ids_after(jetstream, info.name, self._acks.get_last_seq(kind)))
+        jetstream.close()
+        if self._known is None:
+            self._known = stored
+            self._known_last = [max(ids.values(), default=0) for ids in stored]
+            if any(stored):
+                log.info(
+                    "found in the output streams behind the checkpoint: digests=%d refusals=%d",
+                    *(len(ids) for ids in stored),
+                )
+        else:
+            for ids in stored:
+                for entry in self._sent():
+                    self._acks.recognise(entry.batch, entry.first, ids, True)
+        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._acks.set_inbox(inbox.encode())
+        connection.send(f"SUB {inbox}.*  {acks.ACK_SID}\r\n".encode())
+
+    def replay_finished(self) -> None:
+        if self._known is None or not any(self._known_last):
+            return
+        left = sum(map(len, self._known))
+        if left:
+            # Most often of requests before the checkpoint: the place that it noted is a cautious
+            # one, see outputs(). After a change of settings, what was made with the old ones.
+            log.info("already in the output streams and not of this replay: count=%d", left)
+        for kind, last in enumerate(self._known_last):
+            self._acks.set_last_seq(kind, max(last, self._acks.get_last_seq(kind)))
+        self._known = [{}, {}]
+        self._known_last = [0, 0]
+
+    def scan(self, buffer: bytearray, end: int) -> tuple[int, list[tuple[int, bytes]]]:
+        before = self._acks.base
+        position = self._acks.scan(buffer, 0, end)
+        others = []
+        held: Held | None = None
+        for kind, number, headers, text in self._acks.take_other():
+            if number >= 0:
+                try:
+                    self._answered(number, headers, text)
+                except Held as reason:
+                    held = held or reason
+            elif kind not in (frames.MSG, frames.HMSG):
+                others.append((kind, text))
+        if self._acks.base > before:
+            self._progress_at = time.monotonic()
+        if held is not None:
+            raise held
+        return position, others
+
+    def _answered(self, number: int, headers: bytes, text: bytes) -> None:
+        """An answer that is no plain PubAck. Raises Held when the digest must be sent again."""
+        kind = self._acks.kind_of(number)
+        if kind < 0:
+            return
+        name = self._streams[kind]
+        if not text:
+            if headers.startswith(b"NATS/1.0 503"):
+                raise Held(f"no stream captures what should go into {name}")
+            return
+        try:
+            answer = orjson.loads(text)
+        except orjson.JSONDecodeError:
+            return
+        if not isinstance(answer, dict):
+            return
+        error = answer.get("error")
+        if isinstance(error, dict):
+            self._refused(number, kind, error)
+        elif answer.get("stream") == name and isinstance(seq := answer.get("seq"), int) and seq > 0:
+            if answer.get("duplicate"):
+                self.duplicates += 1
+                self._acks.confirm(number)
+            else:
+                self._acks.confirm(number, seq)
+        # Whatever else: any subscriber can answer a reply subject. It confirms nothing.
+
+    def _refused(self, number: int, kind: int, error: dict[str, object]) -> None:
+        description = error.get("description", error)
+        reason = f"{self._streams[kind]} refused a message: {description}"
+        err_code = error.get("err_code")
+        passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
+        # A stream of refusals that is full would let whoever sends rubbish silence everybody.
+        if kind == acks.DIGEST or (passing and err_code != STORE_FAILED):
+            raise Held(reason)
+        self._give_up(number)
+        self._trouble("a refusal cannot be published and is given up", reason=reason)
+
+    def _give_up(self, number: int) -> None:
+        self._acks.confirm(number)
+        self.refusals_given_up += 1
+
+    def ponged(self, pongs: int) -> None:
+        """A PONG says nothing of streams."""
+
+    def server_refused(self, message: str) -> None:
+        if f'"{self._rejected_subject.decode()}"' not in message:
+            raise Held(message)
+        self._trouble("the server does not let us publish refusals", reason=message)
+        for number in range(self._acks.base, self._sent_up_to):
+            if self._acks.kind_of(number) > 0:
+                self._give_up(number)
+
+    def check(self) -> None:
+        waiting = self._acks.base < self._sent_up_to
+        if waiting and time.monotonic() - self._progress_at > ACK_TIMEOUT_S:
+            raise Held(
+                f"no confirmation within {ACK_TIMEOUT_S:g} s: "
+                f"do the streams {' and '.join(self._streams)} capture their subjects?"
+            )
+
+    def forget_sent(self) -> None:
+        before = self._acks.base
+        self.resent += self._sent_up_to - min(before, self._sent_up_to)
+        self._sent_up_to = before
+        super().forget_sent()
+
+    def outputs(self) -> Outputs:
+        found = {}
+        for kind, name in enumerate(self._streams):
+            place = self._acks.get_last_seq(kind)
+            if self._known is not None and self._known[kind]:
+                place = min(place, min(self._known[kind].values()) - 1)
+            found[name] = (self._created[kind], place)
+        return found
+
+    def _numbered(self, batch: bytes) -> Sent:
+        first, count = self._acks.enter(batch)
+        if self._known is not None:
+            for ids in self._known:
+                if ids:
+                    self.found_again += self._acks.recognise(batch, first, ids, False)
+        return Sent(batch, first=first, count=count)
+
+    def _write(self, connection: Connection, entry: Sent) -> None:
+        wire, messages, largest, left_out = self._acks.to_wire(
+            entry.batch,
+            entry.first,
+            self._digest_subject,
+            self._rejected_subject,
+            connection.max_payload,
+        )
+        if largest > connection.max_payload:
+            raise self._too_large(largest, connection)
+        for number in left_out:
+            self._give_up(number)
+        if messages:
+            if self._acks.base >= self._sent_up_to:
+                self._progress_at = time.monotonic()
+            connection.send(wire)
+        self._sent_up_to = entry.first + entry.count
+
+    def _confirmed(self, entry: Sent) -> bool:
+        return self._acks.base >= entry.first + entry.count
+
+    def _count(self, entry: Sent) -> None:
+        self.digests = self._acks.digests
+        self.refusals = self._acks.refusals - self.refusals_given_up

@@ -1,0 +1,319 @@
+"""Two ways to be fed: plain subscriptions, or a pull consumer of a stream.
+
+A feed knows what to ask the server for on a new connection, when to ask for more, and what its
+answers mean. It belongs to the nats-client thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from alarmdigest._ext import events
+from alarmdigest._ext.events import Router
+from alarmdigest.nats.answers import StreamInfo, bad_answer
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.streams import Start, StreamKeeper, StreamPlan, where_to_start
+from alarmdigest.store.base import Position
+
+log = logging.getLogger(__name__)
+
+StartOption: TypeAlias = 'Literal["first", "new"] | int'
+
+MIB = 1024 * 1024
+# One pull asks for so many messages. A server cuts off a client for which more than 64 MiB are
+# pending, so all pulls on their way together ask for at most half of it, unless one message alone
+# may be larger.
+PULL_MESSAGES = 5000
+PULL_BYTES = 8 * MIB
+ALL_PULLS_BYTES = 32 * MIB
+MESSAGE_OVERHEAD_BYTES = 8 * 1024
+PULL_EXPIRES_S = 30
+# So many heartbeats may be missing before the consumer is taken for lost. Often they are the only
+# sign: a stream that is deleted under traffic may end without a word to those who wait for its
+# messages (nats-server 2.15.1), and what is published until it is there again is kept by nobody.
+HEARTBEAT_S = 2
+HEARTBEATS_MISSED = 2.5
+# The server forgets a consumer that nobody pulls from for so long.
+CONSUMER_INACTIVE_S = 60
+
+
+class Feed(ABC):
+    """Where messages come from."""
+
+    #: Whether the listener may drop messages rather than wait for workers or publisher.
+    may_drop: bool
+
+    @abstractmethod
+    def open(self, connection: Connection, router: Router) -> None:
+        """Ask for messages on a new connection. Raises NatsError."""
+
+    @abstractmethod
+    def consuming(self, connection: Connection) -> bool:
+        """Whether what is published now will reach us."""
+
+    @abstractmethod
+    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+        """Called after every read: ask for more, unless told to pause. Raises ConnectionLost."""
+
+    @abstractmethod
+    def status(self, headers: bytes, router: Router) -> None:
+        """A message that is none of the input. Raises ConnectionLost."""
+
+    @abstractmethod
+    def stop(self, connection: Connection) -> None:
+        """Ask for no more; what is on its way still comes."""
+
+    @abstractmethod
+    def stopped(self, connection: Connection) -> bool:
+        """Whether all that was on its way when stop() was called has come."""
+
+    @abstractmethod
+    def position(self, router: Router) -> Position | None:
+        """The last message that was routed, for the next start."""
+
+    @abstractmethod
+    def lost(self, reason: str) -> None:
+        """The connection is gone: say what this means."""
+
+
+class CoreFeed(Feed):
+    """Plain subscriptions: everything is delivered once, to those who listen."""
+
+    may_drop = True
+
+    def __init__(self, event_subject: str, request_subject: str, drain_timeout_s: float) -> None:
+        self._drain_timeout_s = drain_timeout_s
+        self._subscriptions = list(
+            zip(
+                events.EVENT_SIDS + events.REQUEST_SIDS,
+                (event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"),
+                strict=True,
+            )
+        )
+        self._subscribed = 0
+        self._unsubscribed = 0
+        self._deadline = 0.0
+
+    def open(self, connection: Connection, router: Router) -> None:
+        connection.send(
+            b"".join(b"SUB %b  %d\r\n" % (name.encode(), sid) for sid, name in self._subscriptions)
+        )
+        self._subscribed = connection.send_ping()
+
+    def consuming(self, connection: Connection) -> bool:
+        return connection.pongs >= self._subscribed
+
+    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+        """A subscriber need not ask."""
+
+    def status(self, headers: bytes, router: Router) -> None:
+        """Nobody sends us one."""
+
+    def stop(self, connection: Connection) -> None:
+        connection.send(b"".join(b"UNSUB %d\r\n" % sid for sid, _ in self._subscriptions))
+        # Everything that the server sent before it saw this comes before its PONG.
+        self._unsubscribed = connection.send_ping()
+        self._deadline = time.monotonic() + self._drain_timeout_s
+
+    def stopped(self, connection: Connection) -> bool:
+        if connection.pongs >= self._unsubscribed:
+            return True
+        if time.monotonic() > self._deadline:
+            raise ConnectionLost(f"{connection.url}: no answer while draining")
+        return False
+
+    def position(self, router: Router) -> Position | None:
+        return None
+
+    def lost(self, reason: str) -> None:
+        log.error(
+            "connection lost name=nats-client reason=%s; "
+            "what is published until it is back does not reach us (core mode)",
+            reason,
+        )
+
+
+@dataclass(slots=True)
+class FeedCounters:
+    """What happened to the stream under us; see the metrics for what each means."""
+
+    gone: int = 0
+    rolled_back: int = 0
+    made_anew: int = 0
+
+
+class StreamFeed(Feed):
+    """A pull consumer of a stream, a new one for every connection; the position is ours.
+
+    The server's consumer state is not used: it counts as delivered what it sent into a connection
+    that died. Pulls are asked for in messages and in bytes; how many messages are still to come is
+    counted here, since a pull that ends early says how many it left.
+    """
+
+    may_drop = False
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        *,
+        create: bool,
+        domain: str,
+        start: StartOption,
+        position: Position | None,
+    ) -> None:
+        """``position`` is where an earlier run had got to; without one, ``start`` says where."""
+        self._plan = plan
+        self._keeper = StreamKeeper(plan, create=create)
+        self._domain = domain
+        self._start = start
+        self._kept = position
+        self._created = position.created if position is not None else ""
+        self._next = b""
+        self._inbox = b""
+        self._asked = 0  # messages, in all pulls of this connection
+        self._returned = 0  # of these, not delivered before the pull ended
+        self._delivered_before = 0
+        self._delivered = 0
+        self._pull_bytes = PULL_BYTES
+        self._heard_at = 0.0
+        self._delivered_at = 0.0
+        self.counters = FeedCounters()
+
+    def open(self, connection: Connection, router: Router) -> None:
+        self._kept = self.position(router)
+        jetstream = JetStream(connection, domain=self._domain)
+        info = self._keeper.ensure(jetstream)
+        beginning = where_to_start(jetstream, info, self._kept, self._start)
+        name = f"alarmdigest-{secrets.token_hex(8)}"
+        whole = set(info.subjects) == set(self._plan.subjects)
+        made = jetstream.create_consumer(
+            self._plan.name,
+            name=name,
+            start=beginning.at,
+            filter_subjects=[] if whole else list(self._plan.subjects),
+            inactive_s=CONSUMER_INACTIVE_S,
+        )
+        place = self._place_before(jetstream, info, beginning, made)
+        jetstream.close()
+        self._note(beginning)
+        # A number from here on, whatever the beginning was: it is the same one after a restart,
+        # also if nothing comes until then.
+        self._kept = place
+        self._created = info.created
+        router.begin_deliveries(
+            place.sequence,
+            gaps_are_deletions=whole,
+            pending=int(made.get("num_pending", 0)),
+        )
+        router.set_position(place.sequence, place.timestamp_ns)
+        prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
+        self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}".encode()
+        self._inbox = f"_INBOX.{secrets.token_hex(11)}".encode()
+        connection.send(b"SUB %b  %d\r\n" % (self._inbox, events.STREAM_SID))
+        self._asked = self._returned = 0
+        self._delivered_before = self._delivered = router.delivered
+        self._pull_bytes = max(PULL_BYTES, connection.max_payload + MESSAGE_OVERHEAD_BYTES)
+        self._heard_at = self._delivered_at = time.monotonic()
+        self.turn(connection, router, pause=False)
+
+    def _place_before(
+        self, jetstream: JetStream, info: StreamInfo, beginning: Start, made: dict[str, Any]
+    ) -> Position:
+        """The last message that the consumer passes over. Raises ConnectionLost if the stream is
+        not the one any more that the beginning was found in: its numbers mean nothing there."""
+        now = jetstream.stream_info(info.name)
+        if now is None or now.created != info.created:
+            raise ConnectionLost(f"stream {info.name} was made anew while we looked at it")
+        try:
+            sequence = int(made["delivered"]["stream_seq"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise bad_answer(made) from error
+        timestamp_ns = jetstream.message_time_ns(info.name, sequence) if sequence else 0
+        if timestamp_ns is None:  # deleted: what follows must not be older than the one we know
+            known = self._kept is not None and beginning.kind in ("continues", "rolled_back")
+            timestamp_ns = self._kept.timestamp_ns if known and self._kept is not None else 0
+        return Position(info.name, info.created, sequence, timestamp_ns)
+
+    def _note(self, beginning: Start) -> None:
+        alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
+        log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
+        self.counters.gone += beginning.gone
+        self.counters.rolled_back += beginning.kind == "rolled_back"
+        self.counters.made_anew += beginning.kind == "new_stream"
+
+    def consuming(self, connection: Connection) -> bool:
+        return True  # the stream keeps what is published, and open() has asked for it
+
+    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+        now = time.monotonic()
+        if router.delivered != self._delivered:
+            self._delivered = router.delivered
+            self._heard_at = self._delivered_at = now
+        on_their_way = self._on_their_way(router)
+        if on_their_way <= 0:
+            self._heard_at = now  # nothing is asked for, so nothing needs to come
+        elif now - self._heard_at > HEARTBEAT_S * HEARTBEATS_MISSED:
+            raise ConnectionLost(f"{connection.url}: no heartbeat of the consumer")
+        if pause:
+            return
+        most = max(1, ALL_PULLS_BYTES // self._pull_bytes) * PULL_MESSAGES
+        while on_their_way <= most - PULL_MESSAGES:
+            self._pull(connection)
+            on_their_way += PULL_MESSAGES
+
+    def _on_their_way(self, router: Router) -> int:
+        return self._asked - self._returned - (router.delivered - self._delivered_before)
+
+    def _pull(self, connection: Connection) -> None:
+        body = b'{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}' % (
+            PULL_MESSAGES,
+            self._pull_bytes,
+            PULL_EXPIRES_S * 10**9,
+            HEARTBEAT_S * 10**9,
+        )
+        connection.send(b"PUB %b %b %d\r\n%b\r\n" % (self._next, self._inbox, len(body), body))
+        self._asked += PULL_MESSAGES
+
+    def status(self, headers: bytes, router: Router) -> None:
+        match = re.match(rb"NATS/1\.0 (\d{3}) ?([^\r]*)", headers)
+        if match is None:
+            return
+        code, text = int(match[1]), match[2].decode("ascii", "replace")
+        now = self._heard_at = time.monotonic()
+        if code == 100:
+            # Pulls wait and nothing comes: what the last delivery said was still there is not.
+            idle = router.delivered == self._delivered
+            if idle and now - self._delivered_at > HEARTBEAT_S / 2:
+                router.pending = 0
+            return
+        left = re.search(rb"\r\nNats-Pending-Messages: *(\d+)", headers)
+        if code in (400, 503) or "Deleted" in text or left is None:
+            raise ConnectionLost(f"the consumer of {self._plan.name} is gone: {code} {text}")
+        self._returned += int(left[1])
+        if "MaxBytes" in text and int(left[1]) == PULL_MESSAGES:
+            # One message alone is larger than a whole pull: max_payload was lowered after it came.
+            self._pull_bytes *= 2
+
+    def stop(self, connection: Connection) -> None:
+        """What is on its way is read by the next start."""
+
+    def stopped(self, connection: Connection) -> bool:
+        return True
+
+    def position(self, router: Router) -> Position | None:
+        if router.sequence == 0:
+            return self._kept
+        return Position(self._plan.name, self._created, router.sequence, router.timestamp_ns)
+
+    def lost(self, reason: str) -> None:
+        log.warning(
+            "connection lost name=nats-client reason=%s; the stream keeps what is published", reason
+        )

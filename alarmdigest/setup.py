@@ -1,0 +1,159 @@
+"""Before the threads start: what can this server do, and does it fit what the store holds?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import NatsError, StreamConflict, StreamMissing
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.link import Link
+from alarmdigest.nats.streams import Plans, ensure_stream, plans
+from alarmdigest.settings import (
+    HEADER_ROOM_BYTES,
+    MIN_SPLIT_BYTES,
+    SPLIT_AUTO,
+    Settings,
+    SettingsError,
+)
+from alarmdigest.store.base import Checkpoint
+
+log = logging.getLogger(__name__)
+
+
+class NotReachable(RuntimeError):
+    """No NATS server in time, or none that can do what is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the setup has decided. Sizes in bytes.
+
+    ``replay_end`` is the last message of the input stream: an earlier run has read none behind it.
+    ``content_settings`` are those that decide what digests hold.
+    """
+
+    mode: str
+    split_bytes: int
+    replay_end: int
+    content_settings: dict[str, int]
+
+
+def plans_of(settings: Settings) -> Plans:
+    """The streams that these settings ask for."""
+    return plans(
+        event_subject=settings.event_subject,
+        request_subject=settings.request_subject,
+        digest_subject=settings.digest_subject,
+        rejected_subject=settings.rejected_subject,
+        alarms_stream=settings.events_stream,
+        digests_stream=settings.digests_stream,
+        rejected_stream=settings.rejected_stream,
+        replicas=settings.stream_replicas,
+    )
+
+
+def look_at_server(
+    link: Link, settings: Settings, last: Checkpoint | None, *, go_on: Callable[[], bool]
+) -> Found | None:
+    """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
+
+    ``last`` is the checkpoint that the service will go on from. Raises SettingsError and
+    NotReachable for what will not mend itself.
+    """
+    while True:
+        connection = link.open(go_on)
+        if connection is None:
+            return None
+        try:
+            return _look(connection, settings, last)
+        except (StreamConflict, StreamMissing) as error:
+            raise SettingsError(str(error)) from error
+        except NatsError as error:
+            link.last_error = str(error)
+            log.warning("the server does not do what we need, trying again: %s", error)
+        finally:
+            connection.close()
+
+
+def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> Found:
+    jetstream = JetStream(connection, domain=settings.js_domain)
+    mode = _mode(jetstream, settings, last)
+    room = connection.max_payload - HEADER_ROOM_BYTES
+    replay_end = 0
+    if mode == "stream":
+        events, digests, _rejected = [
+            ensure_stream(jetstream, plan, create=not settings.no_create_streams)
+            for plan in plans_of(settings)
+        ]
+        replay_end = events.last_seq
+        room = min(room, _message_limit(digests) - HEADER_ROOM_BYTES)
+    jetstream.close()
+    content = {
+        "clock_skew": settings.clock_skew,
+        "retention": settings.retention,
+        "split_bytes": _split_bytes(settings, room),
+        "publish_empty": int(settings.publish_empty),
+    }
+    if last is not None and last.position is not None:
+        _compare(last, content, replay_end)
+    return Found(mode, content["split_bytes"], replay_end, content)
+
+
+def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None) -> str:
+    position = last.position if last is not None else None
+    if position is not None and position.stream != settings.events_stream:
+        raise SettingsError(
+            f"the store in {settings.data_dir} was fed by the stream {position.stream}, not by "
+            f"{settings.events_stream}: choose another --data-dir, or that stream"
+        )
+    if settings.mode == "core":
+        if position is not None:
+            raise SettingsError(
+                f"--mode core: the store in {settings.data_dir} goes on at a place in the stream "
+                f"{position.stream}; use --mode stream, or another --data-dir"
+            )
+        return "core"
+    if jetstream.available():
+        return "stream"
+    if settings.mode == "stream" or position is not None:
+        wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
+        raise NotReachable(f"this NATS server (or account) has no JetStream, which {wanted} needs")
+    return "core"
+
+
+def _message_limit(stream: StreamInfo) -> int:
+    return stream.max_msg_size if stream.max_msg_size > 0 else 2**31
+
+
+def _split_bytes(settings: Settings, room: int) -> int:
+    if room < MIN_SPLIT_BYTES:
+        raise SettingsError(
+            f"server and stream take {room} bytes besides the headers; "
+            f"at least {MIN_SPLIT_BYTES} are needed: raise max_payload (or max_msg_size) there"
+        )
+    wanted = settings.split_size
+    if wanted == SPLIT_AUTO:
+        wanted = room
+    if wanted > room:
+        raise SettingsError(
+            f"--split-size {wanted} is too large: "
+            f"server and stream take {room} bytes besides the headers"
+        )
+    return wanted
+
+
+def _compare(last: Checkpoint, content: dict[str, int], replay_end: int) -> None:
+    """A replay under other settings makes other digests than those that are published already."""
+    assert last.position is not None
+    changed = sorted(name for name in content if last.settings.get(name) != content[name])
+    if changed and replay_end > last.position.sequence:
+        log.warning(
+            "changed since the last checkpoint, with %d messages to read again: %s; a digest that "
+            "was published after that checkpoint may be published once more with other content",
+            replay_end - last.position.sequence,
+            ", ".join(changed),
+        )
