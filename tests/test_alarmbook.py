@@ -225,6 +225,7 @@ def test_the_counters_tell_what_happened_to_events_and_requests() -> None:
         "late": 2,
         "repeated": 2,
         "forgotten": 0,
+        "swept": 0,
         "requests": 3,
         "empty_requests": 1,
         "digests": 2,

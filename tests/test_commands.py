@@ -193,19 +193,15 @@ def test_a_taken_http_port_that_was_asked_for_ends_with_2(server: NatsServer) ->
 # The real default port may be in use by whatever else runs here, so another one plays its part.
 MOVED_DEFAULT = """
 import sys
-from alarmdigest import cli, run
-run.DEFAULT_PORT = int(sys.argv.pop(1))
+from alarmdigest import cli, settings
+settings.DEFAULT_HTTP = settings.HttpAddress("127.0.0.1", int(sys.argv.pop(1)), may_move=True)
 sys.exit(cli.main())
 """
 
 
 def test_a_taken_default_http_port_gives_a_free_one_and_says_so(server: NatsServer) -> None:
     with taken_port() as port:
-        service = ServiceProcess(
-            server.url,
-            options=["--http", f"{HOST}:{port}"],
-            program=("-c", MOVED_DEFAULT, str(port)),
-        )
+        service = ServiceProcess(server.url, http=None, program=("-c", MOVED_DEFAULT, str(port)))
         with service:
             assert f"port {port} is taken" in service.log
             assert service.http("/readyz") == (200, "ok\n")

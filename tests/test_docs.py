@@ -79,7 +79,7 @@ def check_ours(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
     if rest == ["--version"]:
         return
     # Without a command, main() takes its arguments for those of `run`.
-    assert re.search(rf"^  {command} ", help_of("--help", capsys), re.MULTILINE), command
+    assert re.search(rf"^    {command} ", help_of("--help", capsys), re.MULTILINE), command
     text = help_of(command, capsys)
     for word in rest:
         if word.startswith("-"):
@@ -126,7 +126,7 @@ def test_make_installs_what_the_build_asks_for() -> None:
 
 def test_the_readme_lists_every_option_with_its_default() -> None:
     listed = {row[0].strip("`"): row[1].strip("`") for row in cells(r"`--.*`")}
-    options = {"--server URL": "", "--publish-empty": ""}
+    options = {"--server URL": "", "--publish-empty": "", "--no-create-streams": ""}
     for item in fields(Settings):
         if "meta" in item.metadata:
             flag = "--" + item.name.replace("_", "-")

@@ -8,41 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
+from support.alone import Alone
 from support.bus import Bus
-from support.faults import assert_in_order_for_each_user, numbers, pairs, patched, publish_surely
+from support.faults import assert_in_order_for_each_user, numbers, pairs, publish_surely
 from support.nats_server import HOST, NatsServer, free_port
-from support.service import ServiceProcess
 from support.wait import eventually
-
-from alarmdigest.nats.discovery import server_name_at
-
-PORT = "import alarmdigest.run\nalarmdigest.run.LOCAL_PORT = {}"
-
-
-class Alone(ServiceProcess):
-    """A service without a server's name, which therefore looks at a port, here one of its own."""
-
-    def __init__(self, port: int | None = None, *, code: str = "") -> None:
-        self.port = port or free_port()
-        self.url = f"nats://{HOST}:{self.port}"
-        super().__init__(program=patched(PORT.format(self.port) + "\n" + code))
-
-    def __enter__(self) -> "Alone":
-        self.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            with suppress(FileNotFoundError, ProcessLookupError, ValueError):
-                os.kill(self.server_pid(), signal.SIGKILL)
-        finally:
-            super().__exit__(*error)  # type: ignore[arg-type]
-
-    def server_pid(self) -> int:
-        return int((self.data_dir / "nats" / "server.pid").read_text())
-
-    def server_is_gone(self) -> bool:
-        return server_name_at(HOST, self.port, 1.0) is None
 
 
 def test_it_starts_a_server_says_so_and_stops_it_with_itself() -> None:

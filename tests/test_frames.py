@@ -296,7 +296,7 @@ class Asked:
     def __init__(self) -> None:
         self.messages: list[tuple[int, bytes, bytes]] = []
 
-    def __call__(self, kind: int, payload: bytes, subject: bytes) -> None:
+    def __call__(self, kind: int, payload: bytes, subject: bytes, _origin: object) -> None:
         self.messages.append((kind, payload, subject))
 
 
@@ -309,11 +309,11 @@ def router(asked: Asked | None = None, *, workers: int = 1) -> events.Router:
 def as_routed(found: list[frames.Frame]) -> tuple[list[Any], list[Any]]:
     """The messages that the router asks about, and the other frames that it keeps."""
     messages, other = [], []
-    for kind, sid, subject, _reply, _headers, payload in found:
+    for kind, sid, subject, _reply, headers, payload in found:
         if kind in (frames.MSG, frames.HMSG) and 1 <= sid <= 4:
             messages.append((events.EVENT if sid <= 2 else events.REQUEST, payload, subject))
         else:
-            text = payload if kind in (frames.INFO, frames.ERR) else b""
+            text = payload if kind in (frames.INFO, frames.ERR) else headers
             other.append((kind, text))
     return messages, other
 

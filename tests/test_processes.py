@@ -148,7 +148,7 @@ whole = {owner}.{method}
     [
         (r"worker-\d+", "worker", "Worker", "_merge", "True"),
         ("nats-client", "listener", "Listener", "_hand_over", "self.router.events"),
-        ("publisher", "publisher", "Publisher", "_write", "True"),
+        ("publisher", "publisher", "Publisher", "_send", "True"),
     ],
 )
 def test_a_thread_that_dies_takes_the_process_with_it(
@@ -167,7 +167,9 @@ def test_a_thread_that_dies_takes_the_process_with_it(
 
 
 def test_a_publisher_that_dies_during_the_start_ends_it_with_its_own_reason() -> None:
-    program = patched(BROKEN.format(module="nats.link", owner="Link", method="open", when="True"))
+    program = patched(
+        BROKEN.format(module="publisher", owner="Publisher", method="_connect", when="True")
+    )
     with NatsServer() as server:
         service = ServiceProcess(server.url, program=program).start(ready=False)
         assert service.wait() == 1

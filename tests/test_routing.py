@@ -71,7 +71,7 @@ def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
         buckets=routing.BUCKETS,
         hash32=mmh3.hash,
         skew_ns=0,
-        read_odd=lambda kind, payload, _subject: messages.read_odd(kind, payload),
+        read_odd=lambda kind, payload, _subject, _origin: messages.read_odd(kind, payload),
     )
     name = "uSERid" if odd else "UserID"
     event = {name: user, "AlarmID": "a", "Status": "WARNING", "ChangedAt": "2021-06-07T20:40:15Z"}
@@ -84,6 +84,7 @@ def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
     taken = [(worker, unpack(router.take(worker))) for worker in range(workers)]
     got = [(worker, record) for worker, records in taken for record in records]
     assert [record.user for _, record in got] == [user.encode()] * 2
+    assert [record.bucket for _, record in got] == [routing.bucket_of(user)] * 2
     return [worker for worker, _ in got]
 
 
@@ -105,10 +106,10 @@ def test_users_are_spread_over_all_workers() -> None:
 
 
 def test_a_router_needs_a_worker_and_knows_how_many_there_are() -> None:
-    def build(workers: int) -> events.Router:
+    def build(workers: int, buckets: int = 4096) -> events.Router:
         return events.Router(
             workers=workers,
-            buckets=4096,
+            buckets=buckets,
             hash32=mmh3.hash,
             skew_ns=0,
             read_odd=lambda *_: None,
@@ -116,6 +117,9 @@ def test_a_router_needs_a_worker_and_knows_how_many_there_are() -> None:
 
     with pytest.raises(ValueError, match="at least 1"):
         build(0)
+    for buckets in (0, 65537):
+        with pytest.raises(ValueError, match="from 1 to 65536"):
+            build(1, buckets)
     assert build(2).take(1) == b""
     with pytest.raises(IndexError):
         build(2).take(2)

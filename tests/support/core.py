@@ -55,7 +55,9 @@ class Core:
             for _ in range(workers)
         ]
 
-    def _odd(self, kind: int, body: bytes, _subject: bytes) -> tuple[bytes, bytes, int, int] | None:
+    def _odd(
+        self, kind: int, body: bytes, _subject: bytes, _origin: object
+    ) -> tuple[bytes, bytes, int, int] | None:
         try:
             return read_odd(kind, body)
         except Refused as refusal:

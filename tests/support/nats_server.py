@@ -73,6 +73,11 @@ class NatsServer:
         return path.read_text("utf-8", "replace") if path.exists() else ""
 
     @property
+    def store(self) -> Path:
+        """The folder with its streams; to be copied while it does not run."""
+        return Path(self._folder.name, "jetstream")
+
+    @property
     def pid(self) -> int:
         assert self._process is not None, "the server does not run"
         return self._process.pid

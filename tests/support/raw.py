@@ -18,7 +18,7 @@ def publish_raw(url: str, frames: bytes, timeout: float = 60.0) -> None:
     """Write PUB frames on a connection of their own; wait until the server has taken them all."""
     place = urlsplit(url)
     with socket.create_connection((place.hostname, place.port), timeout) as sock:
-        sock.sendall(b'CONNECT {"verbose":false}\r\n' + frames + b"PING\r\n")
+        sock.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n' + frames + b"PING\r\n")
         said = b""
         while b"PONG\r\n" not in said:
             received = sock.recv(65536)

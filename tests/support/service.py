@@ -28,8 +28,9 @@ CLEAN_ENVIRONMENT = {
 class ServiceProcess:
     """``python -m alarmdigest`` on a server, in a data directory of its own, HTTP on a free port.
 
-    The end of the ``with`` block kills what is left of it. ``program`` replaces
-    ``-m alarmdigest``, for tests that break something on purpose.
+    Unless told otherwise it reads plain subscriptions. The data directory stays the same over
+    ``kill`` and ``start``. The end of the ``with`` block kills what is left of it. ``program``
+    replaces ``-m alarmdigest``, for tests that break something on purpose.
     """
 
     def __init__(
@@ -37,12 +38,16 @@ class ServiceProcess:
         *servers: str,
         options: Sequence[str] = (),
         environment: dict[str, str] | None = None,
+        mode: str = "core",
+        http: str | None = "127.0.0.1:0",
         program: Sequence[str] = ("-m", "alarmdigest"),
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="alarmdigest-")
         self.data_dir = Path(self._folder.name) / "data"
-        self._arguments = [sys.executable, *program, "run", "--http", "127.0.0.1:0"]
-        self._arguments += ["--data-dir", str(self.data_dir)]
+        self._arguments = [sys.executable, *program, "run"]
+        if http is not None:
+            self._arguments += ["--http", http]
+        self._arguments += ["--data-dir", str(self.data_dir), "--mode", mode]
         for server in servers:
             self._arguments += ["--server", server]
         self._arguments += options
@@ -50,6 +55,10 @@ class ServiceProcess:
         self._lines: list[str] = []
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+
+    def change_options(self, *options: str) -> None:
+        """For the next start; those that were given before stay, unless these say otherwise."""
+        self._arguments += options
 
     def start(self, *, ready: bool = True) -> ServiceProcess:
         """Start it, and unless told otherwise wait for its ``ready`` line."""
@@ -145,3 +154,11 @@ class ServiceProcess:
         if error is not None:
             sys.stderr.write(self.log)
         self._folder.cleanup()
+
+
+def memory(service: ServiceProcess) -> int:
+    """Bytes of its own, without mapped files."""
+    text = Path(f"/proc/{service.process.pid}/status").read_text()
+    match = re.search(r"RssAnon:\s+(\d+) kB", text)
+    assert match
+    return int(match[1]) * 1024

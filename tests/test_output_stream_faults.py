@@ -1,0 +1,211 @@
+"""The output streams deleted, full or refusing under the service: digests wait, say why, and are
+all there in the end, each once and in the order of their requests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from nats.aio.msg import Msg
+from support.bus import Bus
+from support.faults import pairs
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.streams import (
+    DIGESTS,
+    REJECTED,
+    add,
+    bodies,
+    delete,
+    info,
+    js,
+    last_of,
+    numbers_in,
+    store_all,
+    stream_service,
+    update,
+)
+from support.wait import eventually
+
+USERS = 7
+
+
+def wait_for_digests(bus: Bus, wanted: list[int], service: ServiceProcess) -> None:
+    """Until the digest stream holds exactly these, those of one user in order."""
+    eventually(
+        lambda: info(bus, DIGESTS) is not None and len(numbers_in(bus)) >= len(wanted),
+        timeout=20,
+        interval=0.1,
+        what="the digests",
+    )
+    found = numbers_in(bus)
+    assert sorted(found) == sorted(wanted), service.log
+    for user in range(USERS):
+        of_user = [number for number in found if number % USERS == user]
+        assert of_user == sorted(of_user), f"out of order for {user}: {of_user}"
+
+
+def wait_until_held(service: ServiceProcess, why: str) -> None:
+    def reason() -> bool:
+        status, text = service.http("/readyz")
+        return status == 503 and why in text
+
+    eventually(reason, timeout=15, what=f"/readyz to say {why!r}")
+    assert service.http("/healthz")[0] == 200
+
+
+# -- deleted ---------------------------------------------------------------------------------------
+
+
+def test_a_digest_stream_that_is_deleted_is_made_again_for_the_digests_that_wait() -> None:
+    """A plain subscriber of AlarmDigest is there (the bus): publishing into the void is not
+    answered with "no responders", but not at all."""
+    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
+        store_all(bus, pairs(range(20)))
+        wait_for_digests(bus, list(range(20)), service)
+        delete(bus, DIGESTS)
+        store_all(bus, pairs(range(20, 60)))
+        wait_until_held(service, "do the streams ALARM_DIGESTS and ALARM_REJECTED capture")
+        wait_for_digests(bus, list(range(20, 60)), service)
+        eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
+        assert service.stop() == 0
+        # The new stream's places count from now on: a restart doubles nothing.
+        service.start()
+        store_all(bus, pairs(range(60, 70)))
+        wait_for_digests(bus, list(range(20, 70)), service)
+
+
+def test_a_digest_stream_that_we_may_not_make_is_waited_for() -> None:
+    with NatsServer() as server, stream_service(server.url) as maker, Bus(server.url) as bus:
+        assert maker.stop() == 0
+        with stream_service(server.url, "--no-create-streams") as service:
+            delete(bus, DIGESTS)
+            store_all(bus, pairs(range(40)))
+            wait_until_held(service, "there is no stream ALARM_DIGESTS, and we may not create it")
+            service.kill()
+            add(bus, DIGESTS, ["AlarmDigest"])
+            service.start()
+            wait_for_digests(bus, list(range(40)), service)
+
+
+NONSENSE = [
+    b"",
+    b"thanks",
+    b"[]",
+    b"{}",
+    b'{"stream":"OTHER","seq":7}',
+    b'{"stream":"OTHER", "seq":7}',
+    b'{"stream":"%b", "seq":0}',
+    b'{"stream":"%b"}',
+    b'{"stream":"%b", "seq":"7"}',
+    b'{"stream":"%b", "seq":-7}',
+    b'{"error":"no"}',
+]
+
+
+@contextmanager
+def answering(url: str, subject: str, stream: str) -> Iterator[None]:
+    """Somebody who answers every message on the subject, in all the ways above."""
+    with Bus(url) as other:
+
+        async def answer(message: Msg) -> None:
+            for body in NONSENSE:
+                await message.respond(body.replace(b"%b", stream.encode()))
+
+        other.run(other.client.subscribe(subject, cb=answer))
+        other.flush()
+        yield
+
+
+def test_what_a_subscriber_answers_to_a_digest_confirms_nothing() -> None:
+    with (
+        NatsServer() as server,
+        stream_service(server.url) as service,
+        Bus(server.url) as bus,
+        answering(server.url, "AlarmDigest", DIGESTS),
+    ):
+        store_all(bus, pairs(range(20)))
+        wait_for_digests(bus, list(range(20)), service)
+        delete(bus, DIGESTS)
+        store_all(bus, pairs(range(20, 40)))
+        wait_until_held(service, "digests cannot be published")
+        assert service.metric('alarmdigest_published_total{kind="digest"}') == 20
+        wait_for_digests(bus, list(range(20, 40)), service)
+
+
+def test_what_a_subscriber_answers_to_a_refusal_confirms_nothing() -> None:
+    with (
+        NatsServer() as server,
+        stream_service(server.url) as service,
+        Bus(server.url) as bus,
+        answering(server.url, "AlarmRejected", REJECTED),
+    ):
+        delete(bus, REJECTED)
+        store_all(bus, [("AlarmStatusChanged", b"%d" % number) for number in range(10)])
+        wait_until_held(service, "digests cannot be published")
+        eventually(lambda: last_of(bus, REJECTED) == 10, what="the refusals", timeout=15)
+        assert service.metric('alarmdigest_dropped_total{kind="refusal"}') == 0
+
+
+# -- full, and refusing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("full", "roomy"),
+    [
+        (
+            {"max_msgs_per_subject": 10, "discard_new_per_subject": True},
+            {"max_msgs_per_subject": -1, "discard_new_per_subject": False},
+        ),
+        ({"max_msgs": 10}, {"max_msgs": -1}),
+        ({"max_bytes": 3000}, {"max_bytes": -1}),
+    ],
+    ids=["messages per subject", "messages", "bytes"],
+)
+def test_digests_wait_for_room_in_a_full_stream(
+    full: dict[str, int], roomy: dict[str, int]
+) -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, DIGESTS, ["AlarmDigest"], discard="new", **full)
+        with stream_service(server.url) as service:
+            store_all(bus, pairs(range(100)))
+            wait_until_held(service, "ALARM_DIGESTS refused a message: maximum")
+            kept = len(numbers_in(bus))
+            assert 0 < kept < 20
+            # Not for longer than it waits between two attempts, and over a restart.
+            service.kill()
+            service.start()
+            wait_until_held(service, "ALARM_DIGESTS refused a message: maximum")
+            assert len(numbers_in(bus)) == kept
+            update(bus, DIGESTS, **roomy)
+            wait_for_digests(bus, list(range(100)), service)
+            eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
+
+
+def test_a_refusal_that_its_stream_never_takes_is_given_up_and_holds_up_nothing() -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, REJECTED, ["AlarmRejected"], max_msg_size=500)
+        with stream_service(server.url) as service:
+            wrong = [b"x" * 1000, b"small", b"y" * 1000]
+            store_all(bus, [("AlarmStatusChanged", body) for body in wrong])
+            store_all(bus, pairs(range(20)))
+            wait_for_digests(bus, list(range(20)), service)
+            assert service.metric('alarmdigest_dropped_total{kind="refusal"}') == 2
+            assert service.metric('alarmdigest_published_total{kind="refusal"}') == 1
+            assert bodies(bus, REJECTED) == [b"small"]
+            assert "a refusal cannot be published and is given up" in service.log
+            assert service.http("/readyz")[0] == 200
+
+
+def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
+    """Else whoever sends rubbish could silence everybody."""
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, REJECTED, ["AlarmRejected"], max_msgs=3, discard="new")
+        with stream_service(server.url) as service:
+            store_all(bus, [("AlarmStatusChanged", b"%d" % number) for number in range(10)])
+            store_all(bus, pairs(range(20)))
+            wait_for_digests(bus, list(range(20)), service)
+            assert bodies(bus, REJECTED) == [b"0", b"1", b"2"]
+            assert service.metric('alarmdigest_dropped_total{kind="refusal"}') == 7
+            assert bus.run(js(bus).stream_info(DIGESTS)).state.messages == 20
