@@ -50,6 +50,8 @@ class Feed(ABC):
 
     #: Whether the listener may drop messages rather than wait for workers or publisher.
     may_drop: bool
+    #: Whether a start after a crash would begin elsewhere, unless the position is in the store.
+    place_is_fleeting = False
 
     @abstractmethod
     def open(self, connection: Connection, router: Router) -> None:
@@ -175,6 +177,7 @@ class StreamFeed(Feed):
         self._domain = domain
         self._start = start
         self._kept = position
+        self.place_is_fleeting = position is None and start == "new"
         self._created = position.created if position is not None else ""
         self._next = b""
         self._inbox = b""

@@ -132,7 +132,7 @@ class Listener(ServiceThread):
         draining = False
         while True:
             self.beat()
-            if not self.consuming.is_set() and self.feed.consuming(connection):
+            if not self.consuming.is_set() and self._is_consuming(connection):
                 self.consuming.set()
             self._read(connection)
             self._hand_over()
@@ -149,6 +149,14 @@ class Listener(ServiceThread):
                 self._checkpoint_when_due()
                 pause = self.backlog_bytes > PAUSE_AT_BYTES
                 self.feed.turn(connection, self.router, pause=pause)
+
+    def _is_consuming(self, connection: Connection) -> bool:
+        """Whether what is published now will reach us, whatever dies."""
+        if self.feed.place_is_fleeting and self._checkpointer.completed == 0:
+            if self._barriers == 0:
+                self._send_barrier()
+            return False
+        return self.feed.consuming(connection)
 
     def _read(self, connection: Connection) -> None:
         """One read, and everything whole in it routed. A frame's beginning stays in the buffer."""
