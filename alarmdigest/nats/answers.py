@@ -14,6 +14,7 @@ class StreamInfo:
     """A stream as the server describes it. ``created`` as written there: it is compared only.
 
     ``last_ts`` in ns, None if it never held a message. ``max_msg_size`` in bytes, -1 for no limit.
+    ``server_ns`` is the server's clock when it answered; servers before 2.10 do not tell.
     """
 
     name: str
@@ -26,6 +27,7 @@ class StreamInfo:
     max_msg_size: int
     duplicate_window_ns: int
     config: dict[str, Any]
+    server_ns: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +103,7 @@ def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
             max_msg_size=int(config.get("max_msg_size", -1)),
             duplicate_window_ns=int(config.get("duplicate_window", 0)),
             config=config,
+            server_ns=timestamps.to_ns(str(answer["ts"])) if "ts" in answer else None,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_answer(answer) from error

@@ -290,14 +290,17 @@ def where_to_start(
             f"{name} was made anew at {info.created}, ours was of {position.created}: starting "
             "with its first message" + _gone(gone),
         )
-    if (why := _rolled_back(js, info, position)) is not None:
+    if (found := _rolled_back(js, info, position)) is not None:
+        why, clock_stepped = found
         at = timestamps.to_text(position.timestamp_ns)
-        return Start(
-            StartAt("time", position.timestamp_ns + 1),
-            "rolled_back",
-            0,
-            f"{name} has lost its newest messages ({why}): starting behind {at}",
-        )
+        lost = f"{name} has lost its newest messages ({why})"
+        if clock_stepped:
+            # What was stored since then may be older than the last that we read: by time it would
+            # be passed over. To read again what we know changes nothing.
+            why = "or its server's clock has stepped back: starting with the first message"
+            return Start(StartAt("first"), "rolled_back", 0, f"{lost}, {why}")
+        behind = StartAt("time", position.timestamp_ns + 1)
+        return Start(behind, "rolled_back", 0, f"{lost}: starting behind {at}")
     gone = max(0, info.first_seq - position.sequence - 1)
     return Start(
         StartAt("sequence", position.sequence + 1),
@@ -307,19 +310,21 @@ def where_to_start(
     )
 
 
-def _rolled_back(js: JetStream, info: StreamInfo, position: Place) -> str | None:
-    """Why the stream is not the continuation of the one that we read; None if it is."""
-    sequence = position.sequence
+def _rolled_back(js: JetStream, info: StreamInfo, position: Place) -> tuple[str, bool] | None:
+    """Why the stream is not the continuation of the one that we read, and whether its times may
+    mislead; None if it is the continuation."""
+    sequence, time_ns = position.sequence, position.timestamp_ns
+    stepped = info.server_ns is not None and info.server_ns <= time_ns
     if info.last_seq < sequence:
-        return f"its last is {info.last_seq}, we had read {sequence}"
+        return f"its last is {info.last_seq}, we had read {sequence}", stepped
     if sequence < 1:  # nothing was read yet
         return None
     stored = js.message_time_ns(info.name, sequence)
     if stored is not None:
-        return None if stored == position.timestamp_ns else f"{sequence} is another message now"
+        return None if stored == time_ns else (f"{sequence} is another message now", stepped)
     following = js.next_message(info.name, sequence + 1)
-    if following is not None and following[1] < position.timestamp_ns:
-        return f"{sequence} is gone, and {following[0]} behind it is older"
+    if following is not None and following[1] < time_ns:
+        return f"{sequence} is gone, and {following[0]} behind it is older", True
     return None
 
 
