@@ -5,11 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from nats.aio.msg import Msg
 from support.bus import Bus
-from support.faults import pairs
+from support.faults import gated, pairs
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.streams import (
@@ -87,6 +88,31 @@ def test_a_digest_stream_that_we_may_not_make_is_waited_for() -> None:
             add(bus, DIGESTS, ["AlarmDigest"])
             service.start()
             wait_for_digests(bus, list(range(40)), service)
+
+
+def test_a_digest_stream_that_is_deleted_during_a_replay_gets_what_the_replay_makes(
+    tmp_path: Path,
+) -> None:
+    """What the deleted one held is no reason not to publish it again."""
+    with NatsServer() as server, Bus(server.url) as bus:
+        gate = tmp_path / "gate"
+        gate.touch()
+        options = ["--checkpoint-interval", "1h"]  # all of it is read again
+        with ServiceProcess(
+            server.url, mode="stream", options=options, program=gated(gate)
+        ) as service:
+            store_all(bus, pairs(range(20)))
+            wait_for_digests(bus, list(range(20)), service)
+            service.kill()
+            gate.unlink()
+            service.start()
+            service.wait_for_log("found in the output streams behind the checkpoint: digests=20")
+            delete(bus, DIGESTS)
+            server.stop()
+            server.start()
+            eventually(lambda: info(bus, DIGESTS) is not None, what="the stream to be there again")
+            gate.touch()
+            wait_for_digests(bus, list(range(20)), service)
 
 
 NONSENSE = [

@@ -189,6 +189,18 @@ def test_a_stream_made_anew_while_the_service_was_down_is_read_from_its_first_me
         assert "ALARMS was made anew" in service.log
 
 
+def test_whoever_deletes_a_stream_has_the_time_to_make_it_anew_with_other_limits() -> None:
+    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
+        delete(bus, ALARMS)
+        service.wait_for_log("stream ALARMS was deleted; we make it again soon")
+        add(bus, ALARMS, INPUTS, max_msgs=1000)
+        store_all(bus, pairs(range(10)))
+        wait_for_numbers(bus, set(range(10)), service)
+        found = info(bus, ALARMS)
+        assert found is not None
+        assert found.config.max_msgs == 1000
+
+
 def test_a_stream_that_we_may_not_make_is_waited_for() -> None:
     with NatsServer() as server, Bus(server.url) as bus:
         for name, subjects in [
