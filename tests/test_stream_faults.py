@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 from support.bus import Bus
@@ -13,6 +14,7 @@ from support.faults import (
     numbers,
     once_each,
     pairs,
+    patched,
 )
 from support.nats_server import NatsServer
 from support.scale import cases
@@ -174,6 +176,24 @@ def test_a_stream_that_is_made_anew_under_traffic_skips_nothing_that_it_holds() 
         assert_in_order_for_each_user(once_each(bus.digests))
 
 
+def test_a_stream_made_anew_is_counted_once_also_if_nothing_comes_until_the_next_connection() -> (
+    None
+):
+    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
+        store_all(bus, pairs(range(10)))
+        bus.wait_for_digests(10)
+        delete(bus, ALARMS)
+        wait_for_metric(service, "alarmdigest_stream_made_anew_total", 1)
+        lost = service.metric("alarmdigest_subscriber_connections_lost_total")
+        server.kill()
+        server.start()
+        wait_for_metric(service, "alarmdigest_subscriber_connections_lost_total", lost + 1)
+        eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
+        assert service.metric("alarmdigest_stream_made_anew_total") == 1
+        store_all(bus, pairs(range(100, 110)))
+        wait_for_numbers(bus, set(range(100, 110)), service)
+
+
 def test_a_stream_made_anew_while_the_service_was_down_is_read_from_its_first_message() -> None:
     with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
         store_all(bus, pairs(range(10)))
@@ -295,22 +315,33 @@ def test_single_messages_that_were_deleted_are_counted() -> None:
         assert service.metric("alarmdigest_stream_rolled_back_total") == 0
 
 
-def test_a_purge_under_a_service_that_lags_does_not_leave_it_catching_up_for_ever() -> None:
-    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
-        freeze(service)
+def test_a_purge_under_a_service_that_lags_does_not_leave_it_catching_up_for_ever(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "gate"
+    asks_once = patched(f"""
+import pathlib
+from alarmdigest.feeds import StreamFeed
+turn = StreamFeed.turn
+def turn_once(self, connection, router, *, pause):
+    waits = self._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
+    turn(self, connection, router, pause=pause or waits)
+StreamFeed.turn = turn_once
+""")
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, ALARMS, INPUTS)
         bus.publish_all(pairs(range(30_000)))
         eventually(lambda: last_of(bus, ALARMS) == 60_000, what="60,000 messages to be stored")
-        bus.run(js(bus).purge_stream(ALARMS))
-        thaw(service)
-        eventually(lambda: service.http("/readyz")[0] == 200, what="ready", timeout=15)
-        store_all(bus, pairs([10**6]))
-        wait_for_numbers(bus, {10**6}, service)
-        position = service.metric("alarmdigest_stream_position")
-        deleted = service.metric("alarmdigest_stream_deleted_total")
-        received = service.metric('alarmdigest_received_total{kind="event"}') + service.metric(
-            'alarmdigest_received_total{kind="request"}'
-        )
-        assert position == 60_002 == deleted + received
+        with ServiceProcess(server.url, mode="stream", program=asks_once) as service:
+            wait_until_read(service, 20_000)
+            assert "catching up: 40000 messages behind" in service.http("/readyz")[1]
+            bus.run(js(bus).purge_stream(ALARMS))
+            gate.touch()
+            eventually(lambda: service.http("/readyz")[0] == 200, what="ready")
+            store_all(bus, pairs([10**6]))
+            wait_for_numbers(bus, {10**6}, service)
+            assert service.metric("alarmdigest_stream_position") == 60_002
+            assert service.metric("alarmdigest_stream_deleted_total") == 40_000
 
 
 def test_idle_starts_and_stops_leave_the_position_where_it_is() -> None:
