@@ -1,6 +1,6 @@
 """The one publishing thread: digests and refusals out, in order, until they are confirmed.
 
-What has been sent is kept until its confirmation (``confirmations.py``): after a lost connection or
+What has been sent is kept until its confirmation (``confirmations/``): after a lost connection or
 a refusal everything from the first unconfirmed message on is sent again, in order and with the same
 ids. What cannot be published is not dropped: the queue fills, and the workers wait.
 """
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from alarmdigest import failpoints
 from alarmdigest._ext import frames
 from alarmdigest.checkpoint import Barrier
-from alarmdigest.confirmations import Held, Window
+from alarmdigest.confirmations.window import Held, Window
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError

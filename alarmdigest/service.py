@@ -48,7 +48,9 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest.checkpoint import Checkpointer
-from alarmdigest.confirmations import PongWindow, StreamWindow, Window
+from alarmdigest.confirmations.pongs import PongWindow
+from alarmdigest.confirmations.pubacks import StreamWindow
+from alarmdigest.confirmations.window import Window
 from alarmdigest.feeds import CoreFeed, Feed, StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.nats.link import Link

@@ -64,7 +64,7 @@ def test_what_passes_a_barrier_that_is_under_way_is_neither_lost_nor_doubled(
 
 # What the publisher sends never reaches the server, and it does not notice.
 NOTHING_GOES_OUT = """
-from alarmdigest.confirmations import StreamWindow
+from alarmdigest.confirmations.pubacks import StreamWindow
 write = StreamWindow._write
 def lose(self, connection, entry):
     connection.send = lambda data: None

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from alarmdigest.confirmations import StreamWindow
+from alarmdigest.confirmations.pubacks import StreamWindow
 from alarmdigest.feeds import StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.service import Service

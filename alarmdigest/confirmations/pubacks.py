@@ -1,25 +1,15 @@
-"""What has been sent and is not confirmed yet, in order; two kinds of confirmation.
-
-With plain NATS a PONG tells that the server has taken all that came before the PING. With JetStream
-each message is confirmed by its own PubAck, which tells that the output stream holds it.
-
-Windows belong to the publisher's thread.
-"""
+"""Confirmation with JetStream: a PubAck for each message tells that the output stream holds it."""
 
 from __future__ import annotations
 
 import logging
 import secrets
 import time
-from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import orjson
 
-from alarmdigest._ext import acks, frames, outgoing
-from alarmdigest.logs import LimitedLog
+from alarmdigest._ext import acks, frames
+from alarmdigest.confirmations.window import Held, Sent, Window
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan, ids_after
@@ -27,7 +17,6 @@ from alarmdigest.store.base import Outputs
 
 log = logging.getLogger(__name__)
 
-MAX_UNCONFIRMED_BYTES = 32 * 1024 * 1024
 # Far below the 100,000 that a stream lets wait (max_buffered_msgs), so that it refuses nothing.
 MAX_UNCONFIRMED_MESSAGES = 16_384
 ACK_TIMEOUT_S = 5.0
@@ -35,216 +24,6 @@ ACK_TIMEOUT_S = 5.0
 TOO_MANY_REQUESTS = 10167
 STORE_FAILED = 10077  # it is full and discards what is new
 RETRYABLE_CODES = (408, 429, 503)
-
-
-class Held(Exception):
-    """Digests cannot be published now: why. All of them are kept, and sent again later."""
-
-
-@dataclass(slots=True)
-class Sent:
-    """A batch that is not confirmed. Core: ``ping`` is the number of the PING behind it.
-    Stream: ``first`` is the number of its first message, ``count`` how many it has."""
-
-    batch: bytes
-    id_prefix: bytes = b""
-    first: int = 0
-    count: int = 0
-    sent: bool = False
-    ping: int = 0
-    digests: int = 0
-    refusals: int = 0
-    given_up: int = 0  # refusals that the server did not take, or that were not sent to it
-
-
-class Window(ABC):
-    """Batches and marks in order, from the first batch that is not confirmed on."""
-
-    #: Whether what was held is sent on a new connection.
-    reconnects_when_held = False
-
-    def __init__(self, digest_subject: str, rejected_subject: str) -> None:
-        self._digest_subject = digest_subject.encode()
-        self._rejected_subject = rejected_subject.encode()
-        self._entries: deque[Sent | Callable[[], None]] = deque()
-        self._unsent: deque[Sent] = deque()
-        self.unconfirmed_bytes = 0
-        self.digests = 0
-        self.refusals = 0
-        self.refusals_given_up = 0
-        self.resent = 0
-        self._trouble = LimitedLog(log, logging.ERROR)
-
-    @property
-    def empty(self) -> bool:
-        return not self._entries
-
-    @property
-    def full(self) -> bool:
-        return self.unconfirmed_bytes > MAX_UNCONFIRMED_BYTES
-
-    @property
-    def unsent(self) -> bool:
-        """Whether something is kept that this connection has not been given."""
-        return bool(self._unsent)
-
-    def keep(self, batch: bytes) -> None:
-        """Take a batch of outgoing records, to be sent by the next ``send``."""
-        entry = self._numbered(batch)
-        self._entries.append(entry)
-        self._unsent.append(entry)
-        self.unconfirmed_bytes += len(batch)
-
-    def mark(self, done: Callable[[], None]) -> None:
-        """Have ``done`` called as soon as all that has been kept so far is confirmed."""
-        self._entries.append(done)
-
-    def send(self, connection: Connection) -> None:
-        """Send what is kept and has not been sent. Raises Held, ConnectionLost."""
-        while self._unsent:
-            entry = self._unsent[0]
-            self._write(connection, entry)
-            entry.sent = True
-            self._unsent.popleft()
-
-    def forget_sent(self) -> None:
-        """The connection is gone, or the server took offence: all that is kept is sent again."""
-        self._unsent = deque(self._sent())
-        for entry in self._unsent:
-            if entry.sent:
-                entry.sent = False
-                self.resent += entry.digests + entry.refusals
-
-    def release(self) -> bool:
-        """Let go what is confirmed, and call the marks in between; whether there was any."""
-        released = False
-        while self._entries:
-            entry = self._entries[0]
-            if isinstance(entry, Sent):
-                if not self._confirmed(entry):
-                    break
-                self.unconfirmed_bytes -= len(entry.batch)
-                self._count(entry)
-                released = True
-            self._entries.popleft()
-            if not isinstance(entry, Sent):
-                entry()
-        return released
-
-    def _sent(self) -> list[Sent]:
-        return [entry for entry in self._entries if isinstance(entry, Sent)]
-
-    @abstractmethod
-    def opened(self, connection: Connection) -> None:
-        """Prepare a new connection. Raises NatsError."""
-
-    @abstractmethod
-    def scan(self, buffer: bytearray, end: int) -> tuple[int, list[tuple[int, bytes]]]:
-        """Take in what the server sent: the position behind it, and the frames for others.
-
-        Raises ProtocolError, Held.
-        """
-
-    @abstractmethod
-    def ponged(self, pongs: int) -> None:
-        """So many PONGs have come on this connection."""
-
-    @abstractmethod
-    def server_refused(self, message: str) -> None:
-        """An -ERR that leaves the connection open. Raises Held when it is about digests."""
-
-    @abstractmethod
-    def check(self) -> None:
-        """Raises Held when a confirmation takes too long."""
-
-    @abstractmethod
-    def outputs(self) -> Outputs:
-        """For each output stream a place that has no message behind it for which ``keep`` has been
-        called before; empty where there are none."""
-
-    def replay_finished(self) -> None:  # noqa: B027 - only streams know replays
-        """Everything that an earlier run may have read has been read again, and all that was made
-        of it has been kept."""
-
-    @abstractmethod
-    def _numbered(self, batch: bytes) -> Sent: ...
-
-    @abstractmethod
-    def _write(self, connection: Connection, entry: Sent) -> None: ...
-
-    @abstractmethod
-    def _confirmed(self, entry: Sent) -> bool: ...
-
-    @abstractmethod
-    def _count(self, entry: Sent) -> None: ...
-
-    def _too_large(self, largest: int, connection: Connection) -> Held:
-        return Held(
-            f"a digest of {largest} bytes exceeds the server's max_payload of "
-            f"{connection.max_payload}: raise it there, or restart with a smaller --split-size"
-        )
-
-
-class PongWindow(Window):
-    """Plain NATS: every write ends with a PING, and its PONG confirms all that stands before it."""
-
-    def __init__(self, digest_subject: str, rejected_subject: str) -> None:
-        super().__init__(digest_subject, rejected_subject)
-        # Ids are unique to the process and the message: 96 random bits, batch, place in the batch.
-        self._process_id = secrets.token_hex(12)
-        self._batches = 0
-        self._pongs = 0
-
-    def opened(self, connection: Connection) -> None:
-        self._pongs = 0
-
-    def scan(self, buffer: bytearray, end: int) -> tuple[int, list[tuple[int, bytes]]]:
-        found, position = frames.scan(buffer, 0, end)
-        return position, [(kind, text) for kind, *_, text in found]
-
-    def ponged(self, pongs: int) -> None:
-        self._pongs = pongs
-
-    def server_refused(self, message: str) -> None:
-        if f'"{self._rejected_subject.decode()}"' not in message:
-            raise Held(message)
-        # A refusal that nobody may hear of must not hold up the digests. Answers come in
-        # order: it was in the first batch without its PONG.
-        if unconfirmed := self._sent():
-            unconfirmed[0].refusals -= 1
-            unconfirmed[0].given_up += 1
-        self._trouble("the server does not let us publish refusals", reason=message)
-
-    def check(self) -> None:
-        """The connection's own pings tell when no answer comes."""
-
-    def outputs(self) -> Outputs:
-        return {}
-
-    def _numbered(self, batch: bytes) -> Sent:
-        self._batches += 1
-        return Sent(batch, id_prefix=f"{self._process_id}-{self._batches}-".encode())
-
-    def _write(self, connection: Connection, entry: Sent) -> None:
-        wire, entry.digests, entry.refusals, entry.given_up, largest = outgoing.to_wire(
-            entry.batch,
-            self._digest_subject,
-            self._rejected_subject,
-            entry.id_prefix,
-            connection.max_payload,
-        )
-        if largest > connection.max_payload:
-            raise self._too_large(largest, connection)
-        entry.ping = connection.count_ping()
-        connection.send(wire + b"PING\r\n")
-
-    def _confirmed(self, entry: Sent) -> bool:
-        return entry.sent and entry.ping <= self._pongs
-
-    def _count(self, entry: Sent) -> None:
-        self.digests += entry.digests
-        self.refusals += entry.refusals
-        self.refusals_given_up += entry.given_up
 
 
 class StreamWindow(Window):
