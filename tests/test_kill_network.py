@@ -3,11 +3,14 @@
 import random
 
 import pytest
+from nats.js.api import StreamConfig
+from support.bus import Bus
 from support.feeder import Feeder
+from support.judge import DIGESTS
 from support.nats_server import NatsServer
 from support.proxy import Proxy
 from support.scale import cases
-from support.stream_service import StreamService, assert_worth_judging, settle
+from support.stream_service import StreamService, assert_worth_judging, let_time_pass, settle
 from support.wait import eventually
 
 
@@ -82,6 +85,26 @@ def test_whatever_the_network_does_every_digest_comes_once(seed: int) -> None:
         expected = settle(server.url, service, feeder)
         assert_worth_judging(expected)
         assert proxy.connections > before
+
+
+def test_a_cut_longer_than_the_duplicate_window_doubles_nothing() -> None:
+    """What the stream holds of the digests that were on their way is looked up, not left to it."""
+    with NatsServer() as server, Proxy(server.port) as proxy:
+        with Bus(server.url) as bus:
+            config = StreamConfig(name=DIGESTS, subjects=["AlarmDigest"], duplicate_window=0.1)
+            bus.run(bus.client.jetstream().add_stream(config))
+        with StreamService(proxy.url) as service, Feeder(server.url, seed=31) as feeder:
+            proxy.delay(0.03)  # so that confirmations are on their way, too, when it is cut
+            for _ in range(cases(4, 40)):
+                feeder.wait_for(300)
+                proxy.refuse()
+                proxy.cut()
+                let_time_pass(0.3)
+                proxy.accept()
+            proxy.delay(0)
+            feeder.wait_for(300)
+            expected = settle(server.url, service, feeder)
+            assert_worth_judging(expected)
 
 
 def test_a_network_cut_while_the_service_catches_up() -> None:

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from support.bus import Bus
 from support.faults import (
+    ChangingServer,
     assert_in_order_for_each_user,
+    event,
     numbers,
     once_each,
     pairs,
@@ -356,3 +358,53 @@ def test_idle_starts_and_stops_leave_the_position_where_it_is() -> None:
         store_all(bus, pairs([20]))
         wait_for_numbers(bus, {20}, service)
         assert service.metric('alarmdigest_received_total{kind="event"}') == 1
+
+
+# -- pulls -----------------------------------------------------------------------------------------
+
+
+def test_pulls_that_are_lost_are_noticed_by_their_missing_heartbeats(tmp_path: Path) -> None:
+    """As when a stream is deleted under traffic, and the server forgets those who wait for it."""
+    gate = tmp_path / "pulls arrive"
+    lose = f"""
+import pathlib
+from alarmdigest.feeds import StreamFeed
+pull = StreamFeed._pull
+class Lost:
+    def send(self, data):
+        pass
+StreamFeed._pull = lambda self, connection: pull(
+    self, connection if pathlib.Path({str(gate)!r}).exists() else Lost()
+)
+"""
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, mode="stream", program=patched(lose)) as service,
+        Bus(server.url) as bus,
+    ):
+        store_all(bus, pairs(range(3)))
+        gate.touch()
+        service.wait_for_log("no heartbeat of the consumer")
+        wait_for_numbers(bus, {0, 1, 2}, service)
+
+
+def test_a_message_larger_than_a_whole_pull_is_read_too() -> None:
+    """The server took it when its limit was higher; all behind it would wait for ever."""
+    large = "max_payload: 32MB\nmax_pending: 128MB"
+    with (
+        ChangingServer(extra=large) as server,
+        stream_service(server.url) as service,
+        Bus(server.url) as bus,
+    ):
+        assert service.stop() == 0
+        subject, body = event("u", "0")
+        filling = b"x" * (20 * 1024 * 1024)
+        store_all(bus, [(subject, body[:-1] + b',"Extra":"' + filling + b'"}'), *pairs([1])])
+        server.stop()
+        server.change('max_payload: 1MB\njetstream { store_dir: "." }')
+        server.start()
+        eventually(lambda: bus.client.is_connected, what="the bus to be back")
+        bus.flush()
+        service.start()
+        wait_until_read(service, 3)
+        wait_for_numbers(bus, {1}, service)
