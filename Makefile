@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-long lint sanitize bench build wheel clean help
+.PHONY: run test test-long lint sanitize bench bench-compare build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -28,8 +28,12 @@ lint: build  ## run ruff and mypy only
 sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a build of its own
 	./tests/sanitize.sh $(PYTHON)
 
-bench: build  ## run the benchmarks
+bench: build  ## run the benchmarks: about a quarter of an hour; results in benchmarks/results/
+	$(PIP) --no-build-isolation --editable '.[test,bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -s $(ARGS)
+
+bench-compare: build  ## the ratios of the last run beside those of the baseline
+	$(BIN)/python benchmarks/compare.py
 
 build: $(BUILT)  ## make .venv and compile the core; the targets above do it by themselves
 
@@ -40,7 +44,7 @@ clean:  ## remove everything that make has made
 	rm -rf build dist *.egg-info $(VENV) alarmdigest/_ext/*.so
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The stamps are written last, so an installation that broke off is done again. Building needs no
 # network once the tools are there: --no-build-isolation takes setuptools and Cython from .venv.

@@ -158,7 +158,8 @@ class Checkpointer(ServiceThread):
         while True:
             started = time.monotonic()
             try:
-                self.store.commit(rows, checkpoint)
+                with self.busy("writing a checkpoint"):
+                    self.store.commit(rows, checkpoint)
             except StoreError as error:
                 self.failures += 1
                 self.failing_because = str(error)

@@ -186,6 +186,8 @@ class StreamFeed(Feed):
         self._delivered_before = 0
         self._delivered = 0
         self._pull_bytes = PULL_BYTES
+        self._smaller_pulls = 0  # on their way, with the bound that turned out to be too low
+        self._delete = b""
         self._heard_at = 0.0
         self._delivered_at = 0.0
         self.counters = FeedCounters()
@@ -219,9 +221,11 @@ class StreamFeed(Feed):
         router.set_position(place.sequence, place.timestamp_ns)
         prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
         self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}".encode()
+        self._forget_consumer(connection)
+        self._delete = f"{prefix}.CONSUMER.DELETE.{self._plan.name}.{name}".encode()
         self._inbox = f"_INBOX.{secrets.token_hex(11)}".encode()
         connection.send(b"SUB %b  %d\r\n" % (self._inbox, events.STREAM_SID))
-        self._asked = self._returned = 0
+        self._asked = self._returned = self._smaller_pulls = 0
         self._delivered_before = self._delivered = router.delivered
         self._pull_bytes = max(PULL_BYTES, connection.max_payload + MESSAGE_OVERHEAD_BYTES)
         self._heard_at = self._delivered_at = time.monotonic()
@@ -303,10 +307,22 @@ class StreamFeed(Feed):
         self._returned += int(left[1])
         if "MaxBytes" in text and int(left[1]) == PULL_MESSAGES:
             # One message alone is larger than a whole pull: max_payload was lowered after it came.
-            self._pull_bytes *= 2
+            # All that wait say so; the bound is raised once for them all.
+            if self._smaller_pulls > 0:
+                self._smaller_pulls -= 1
+            else:
+                self._smaller_pulls = -(-self._on_their_way(router) // PULL_MESSAGES)
+                self._pull_bytes *= 2
 
     def stop(self, connection: Connection) -> None:
         """What is on its way is read by the next start."""
+        self._forget_consumer(connection)
+
+    def _forget_consumer(self, connection: Connection) -> None:
+        """The server need not keep it until it is seen to be inactive; an answer is not needed."""
+        if self._delete:
+            connection.send(b"PUB %b 0\r\n\r\n" % self._delete)
+        self._delete = b""
 
     def stopped(self, connection: Connection) -> bool:
         return True

@@ -146,9 +146,10 @@ class Listener(ServiceThread):
                 if self.feed.stopped(connection):
                     return
             else:
-                self._checkpoint_when_due()
+                # Before the barrier, which may wait for room: that is no silence of the server's.
                 pause = self.backlog_bytes > PAUSE_AT_BYTES
                 self.feed.turn(connection, self.router, pause=pause)
+                self._checkpoint_when_due()
 
     def _is_consuming(self, connection: Connection) -> bool:
         """Whether what is published now will reach us, whatever dies."""

@@ -21,7 +21,7 @@ from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.link import Link
-from alarmdigest.store.base import Outputs
+from alarmdigest.store.base import Outputs, Position
 from alarmdigest.threads import TICK_S, ByteQueue, ServiceThread
 
 log = logging.getLogger(__name__)
@@ -46,13 +46,13 @@ class Publisher(ServiceThread):
         window: Window,
         *,
         producers: int,
-        replay_end: int,
+        replay_end: Position | None,
         on_published: Callable[[Barrier, Outputs], None],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         """``on_published`` is called when all that stood before a barrier, from every producer, is
         confirmed, with the window's outputs at the moment when the first of them brought it.
-        An earlier run has read the input stream up to ``replay_end`` at most.
+        An earlier run has read the input stream up to ``replay_end`` at most (None: there is none).
         """
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[bytes | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
@@ -164,26 +164,34 @@ class Publisher(ServiceThread):
         if self._barriers_met == self._all_producers:
             self._barriers_met = 0
             outputs = self._outputs
-            if barrier.position is not None and barrier.position.sequence >= self._replay_end:
+            if self._behind_replay(barrier.position):
                 self.window.replay_finished()
             self.window.mark(lambda: self._on_published(barrier, outputs))
+
+    def _behind_replay(self, position: Position | None) -> bool:
+        end = self._replay_end
+        if position is None or end is None:
+            return position is not None
+        # A stream that was made anew meanwhile will never bring what an earlier run has read.
+        return position.created != end.created or position.sequence >= end.sequence
 
     # -- sending ---------------------------------------------------------------------------------
 
     def _send(self, connection: Connection) -> None:
         failpoints.reach("publisher.before_send")
-        self.window.send(connection)
+        with self.busy("sending"):
+            self.window.send(connection)
         failpoints.reach("publisher.after_send")
 
     def _hold(self, reason: str) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
         self.held_because = reason
-        self.window.forget_sent()
         if time.monotonic() >= self._retry_at:  # not once for each digest of one attempt
             self._retry_at = time.monotonic() + self._retry_pause_s
             self._retry_pause_s = min(self._retry_pause_s * 2, LONGEST_RETRY_PAUSE_S)
         self._trouble("digests cannot be published and are kept", reason=reason)
         if self.window.reconnects_when_held:
+            self.window.forget_sent()
             self._drop_connection()
 
     # -- confirmations ---------------------------------------------------------------------------
@@ -245,7 +253,8 @@ class Publisher(ServiceThread):
             return None
         self._received = 0
         try:
-            self.window.opened(connection)
+            with self.busy("reading what the output streams hold"):
+                self.window.opened(connection)
         except NatsError as error:
             raise ConnectionLost(str(error)) from error
         if self.held_because is None:

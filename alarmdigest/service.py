@@ -13,9 +13,6 @@ An ``AlarmStatusChanged`` that an agent publishes goes through these hands:
 3. ``publisher.py``, thread *publisher*: digests and refusals are framed and sent, and kept until
    the server has confirmed them.
 
-Each thread owns its state and is reached through its queue only. Data goes one way; when the
-publisher cannot publish, the workers wait; the listener never waits for them (see there).
-
 4. ``checkpoint.py``, thread *checkpointer*: every second a barrier follows the same ways through
    all queues; when it has come through, what the books have changed and the place in the stream up
    to which it is complete are written to the store at once.
@@ -60,7 +57,7 @@ from alarmdigest.routing import BUCKETS
 from alarmdigest.settings import Settings
 from alarmdigest.setup import Found, NotReachable, look_at_server, plans_of
 from alarmdigest.store.base import Store, StoreDamaged
-from alarmdigest.threads import TICK_S, ServiceThread
+from alarmdigest.threads import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
 from alarmdigest.worker import Worker
 
 log = logging.getLogger(__name__)
@@ -109,7 +106,7 @@ class Service:
 
         Raises NotReachable, SettingsError, StoreError.
         """
-        deadline = time.monotonic() + self.settings.connect_timeout / 1e9
+        deadline = self._deadline()
         found = look_at_server(
             self._setup_link,
             self.settings,
@@ -123,7 +120,7 @@ class Service:
         self.mode = found.mode
         self.publisher = self._make_publisher(found)
         self.publisher.start()
-        if not self._await(self.publisher.connected, deadline, self._publisher_link):
+        if not self._await(self.publisher.connected, self.publisher, self._publisher_link):
             return
         self.checkpointer = self._make_checkpointer(found)
         self.workers = self._make_workers(found)
@@ -131,7 +128,7 @@ class Service:
         self.listener = self._make_listener(found)
         for thread in (self.checkpointer, *self.workers, self.listener):
             thread.start()
-        self._await(self.listener.consuming, deadline, self._listener_link)
+        self._await(self.listener.consuming, self.listener, self._listener_link)
 
     def _make_publisher(self, found: Found) -> Publisher:
         settings = self.settings
@@ -145,6 +142,7 @@ class Service:
                 create=not settings.no_create_streams,
                 domain=settings.js_domain,
                 outputs=self.store.last.outputs if self.store.last is not None else {},
+                replays=self.store.last is not None or settings.start != "new",
             )
         else:
             window = PongWindow(settings.digest_subject, settings.rejected_subject)
@@ -247,11 +245,16 @@ class Service:
             on_failure=self._thread_died,
         )
 
-    def _await(self, event: threading.Event, deadline: float, link: Link) -> bool:
+    def _deadline(self) -> float:
+        return time.monotonic() + self.settings.connect_timeout / 1e9
+
+    def _await(self, event: threading.Event, thread: ServiceThread, link: Link) -> bool:
+        """Wait for a thread to be connected; what it is busy with takes as long as it takes."""
+        deadline = self._deadline()
         while not event.wait(TICK_S):
             if not self._go_on():
                 return False
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline and not thread.busy_with:
                 raise NotReachable(f"NATS is not reachable: {link.last_error}")
         return True
 
@@ -296,6 +299,11 @@ class Service:
             found.append(f"digests cannot be published: {self.publisher.held_because}")
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
+        found += [
+            f"thread {thread.name} has been {thread.busy_with} for {thread.busy_for_s:.0f} s"
+            for thread in self.threads
+            if thread.busy_for_s > BUSY_IS_TROUBLE_S
+        ]
         if self.listener is not None and self.listener.catching_up and not self._draining:
             found.append(f"catching up: {self.listener.router.pending} messages behind")
         return found

@@ -19,7 +19,7 @@ from alarmdigest.settings import (
     Settings,
     SettingsError,
 )
-from alarmdigest.store.base import Checkpoint
+from alarmdigest.store.base import Checkpoint, Position
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +33,13 @@ class Found:
     """What the setup has decided. Sizes in bytes.
 
     ``replay_end`` is the last message of the input stream: an earlier run has read none behind it.
+    None in core mode.
     ``content_settings`` are those that decide what digests hold.
     """
 
     mode: str
     split_bytes: int
-    replay_end: int
+    replay_end: Position | None
     content_settings: dict[str, int]
 
 
@@ -83,13 +84,13 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
     jetstream = JetStream(connection, domain=settings.js_domain)
     mode = _mode(jetstream, settings, last)
     room = connection.max_payload - HEADER_ROOM_BYTES
-    replay_end = 0
+    replay_end = None
     if mode == "stream":
         events, digests, _rejected = [
             ensure_stream(jetstream, plan, create=not settings.no_create_streams)
             for plan in plans_of(settings)
         ]
-        replay_end = events.last_seq
+        replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
         room = min(room, _message_limit(digests) - HEADER_ROOM_BYTES)
     jetstream.close()
     content = {
@@ -99,7 +100,7 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
         "publish_empty": int(settings.publish_empty),
     }
     if last is not None and last.position is not None:
-        _compare(last, content, replay_end)
+        _compare(last, content, replay_end.sequence if replay_end is not None else 0)
     return Found(mode, content["split_bytes"], replay_end, content)
 
 

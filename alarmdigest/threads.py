@@ -6,11 +6,14 @@ import queue
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 # How long our loops wait for something before they look around.
 TICK_S = 0.2
+# Longer than this no call should take, however slow the disk: readiness says so.
+BUSY_IS_TROUBLE_S = 5.0
 # A thread that has not beaten for so long is stuck; waiting for others is done in ticks.
 STUCK_AFTER_S = 30.0
 
@@ -30,13 +33,32 @@ class ServiceThread(threading.Thread):
         super().__init__(name=name, daemon=True)
         self._on_failure = on_failure
         self.last_beat = time.monotonic()
+        self.busy_with = ""
+        self._busy_since = 0.0
 
     def beat(self) -> None:
         self.last_beat = time.monotonic()
 
+    @contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """For a single call that takes as long as it takes, since a disk or a network may be slow:
+        a restart would not make it faster, so within the block the thread is not stuck."""
+        self._busy_since = time.monotonic()
+        self.busy_with = what
+        try:
+            yield
+        finally:
+            self.busy_with = ""
+            self.beat()
+
+    @property
+    def busy_for_s(self) -> float:
+        return time.monotonic() - self._busy_since if self.busy_with else 0.0
+
     @property
     def stuck(self) -> bool:
-        return self.is_alive() and time.monotonic() - self.last_beat > STUCK_AFTER_S
+        silent = time.monotonic() - self.last_beat > STUCK_AFTER_S
+        return self.is_alive() and silent and not self.busy_with
 
     def run(self) -> None:
         try:
@@ -73,7 +95,8 @@ class ByteQueue(queue.Queue[Item]):
 
 
 def _size(item: object) -> int:
-    return len(item) if isinstance(item, bytes) else 1
+    # An empty one counts too: a queue of no size is taken for an empty queue.
+    return len(item) or 1 if isinstance(item, bytes) else 1
 
 
 def put_patiently(target: queue.Queue[Item], item: Item, beat: Callable[[], None]) -> None:

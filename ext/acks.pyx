@@ -8,9 +8,9 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memchr, memcmp, memmove, memset
+from libc.string cimport memcmp, memmove, memset
 
-from buffers cimport Buffer, buffer_reserve
+from buffers cimport Buffer, buffer_put, buffer_reserve
 from frames cimport (
     FRAME_BAD, FRAME_HMSG, FRAME_INFO, FRAME_ERR, FRAME_MSG, FRAME_PARTIAL, Frame, Span, read_number, scan_frame,
 )
@@ -80,7 +80,7 @@ cdef class AckWindow:
         """The place, in the stream of this kind of message, of the last one below ``base``."""
         return self.last_seq[1 if kind else 0]
 
-    cdef Waiting* slot(self, uint64_t number):
+    cdef Waiting* slot(self, uint64_t number) noexcept nogil:
         return <Waiting*> self.slots.data + (number - self.origin)
 
     def enter(self, bytes batch not None) -> tuple:
@@ -136,37 +136,49 @@ cdef class AckWindow:
         self, bytes batch not None, uint64_t first, bytes digest_subject not None,
         bytes rejected_subject not None, size_t max_payload,
     ) -> tuple:
-        """Frame the records of a batch that are not confirmed; ``(wire, messages, largest)``.
+        """Frame the records of a batch that are not confirmed:
+        ``(wire, messages, largest, left_out)``.
 
-        ``largest`` is the size of the largest digest as the server counts it. A refusal that
-        cannot be sent at all counts as confirmed; the caller learns of it by ``refusals``.
+        ``largest`` is the size of the largest digest as the server counts it; ``left_out`` are the
+        numbers of refusals that are too large to be sent at all. Runs without the GIL.
         """
         cdef Wire w
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
         cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
         cdef uint64_t number = first, unpublishable
+        cdef bint enough_memory = True
+        cdef Buffer skipped          # array of uint64_t
         cdef const OutgoingRecord* record
-        cdef list left_out = []
         memset(&w, 0, sizeof(w))
+        memset(&skipped, 0, sizeof(skipped))
         w.digest_subject = text_of(digest_subject)
         w.rejected_subject = text_of(rejected_subject)
         w.reply = text_of(self.reply)
         w.max_payload = max_payload
         try:
-            while position < length:
-                record = <const OutgoingRecord*> (data + position)
-                if number >= self.base and self.slot(number).seq == NOT_CONFIRMED:
-                    unpublishable = w.unpublishable
-                    if not put_message(&w, record, number):
-                        raise MemoryError("no memory to frame outgoing messages")
-                    if w.unpublishable > unpublishable:
-                        left_out.append(number)
-                number += 1
-                position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
+            with nogil:
+                while position < length and enough_memory:
+                    record = <const OutgoingRecord*> (data + position)
+                    if number >= self.base and self.slot(number).seq == NOT_CONFIRMED:
+                        unpublishable = w.unpublishable
+                        enough_memory = put_message(&w, record, number)
+                        if w.unpublishable > unpublishable and enough_memory:
+                            enough_memory = buffer_reserve(&skipped, sizeof(number))
+                            if enough_memory:
+                                buffer_put(&skipped, &number, sizeof(number))
+                    number += 1
+                    position += padded(
+                        sizeof(OutgoingRecord) + record.headers_len + record.body_len)
+            if not enough_memory:
+                raise MemoryError("no memory to frame outgoing messages")
+            left_out = [
+                (<uint64_t*> skipped.data)[i] for i in range(skipped.used // sizeof(number))
+            ]
             return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used),
                     w.digests + w.refusals, w.largest_digest, left_out)
         finally:
             free(w.out.data)
+            free(skipped.data)
 
     def kind_of(self, uint64_t number) -> int:
         """Whether a message is a digest (0) or a refusal (1); -1 if it no longer waits."""

@@ -245,11 +245,9 @@ cdef class Router:
         ``origin`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
         """
         if not 1 <= buckets <= 65536:
-            raise ValueError("buckets must be from 1 to 65536")
+            raise ValueError("buckets must be from 1 to 65536, so that 16 bits hold a bucket")
         if workers < 1:
             raise ValueError("workers must be at least 1")
-        if not 1 <= buckets <= 65536:
-            raise ValueError("buckets must be from 1 to 65536, so that 16 bits hold a bucket")
         self.batches = <Buffer*> calloc(workers, sizeof(Buffer))
         if self.batches == NULL:
             raise MemoryError("no memory for the workers' batches")
@@ -364,7 +362,7 @@ cdef class Router:
         if place.consumer_seq != self.consumer_seq + 1:
             raise DeliveryGap(
                 f"delivery {place.consumer_seq} came after {self.consumer_seq}: "
-                f"{place.consumer_seq - self.consumer_seq - 1} were lost on their way")
+                "what belongs in between was lost on its way")
         self.consumer_seq = place.consumer_seq
         self.delivered += 1
         self.pending = place.pending

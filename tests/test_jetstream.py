@@ -431,6 +431,19 @@ def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
         assert 0.25 < time.monotonic() - start < 2
 
 
+def test_a_pull_that_nobody_answers_is_given_up_in_time() -> None:
+    """Servers have been silent to those who pull from a consumer that is gone (nats-server #4061)."""
+    with NatsServer(jetstream=False) as server, Bus(server.url) as bus:
+
+        async def silent(_message: Msg) -> None:
+            pass
+
+        bus.run(bus.client.subscribe("$JS.API.CONSUMER.MSG.NEXT.S.c", cb=silent))
+        bus.flush()
+        with asking(server.url, timeout_s=0.3) as js, pytest.raises(ConnectionLost):
+            js.fetch("S", "c", batch=1, max_bytes=1000)
+
+
 def test_a_server_that_dies_while_it_is_asked_is_a_lost_connection() -> None:
     with NatsServer() as server, asking(server.url) as js:
         assert js.available()

@@ -10,12 +10,15 @@ from pathlib import Path
 import pytest
 from nats.aio.msg import Msg
 from support.bus import Bus
-from support.faults import gated, pairs
+from support.faults import gated, pairs, patched
+from support.jetstream import asking, connected, frames_with_ids, info_of
 from support.nats_server import NatsServer
+from support.raw import publish_raw
 from support.service import ServiceProcess
 from support.streams import (
     DIGESTS,
     REJECTED,
+    Saved,
     add,
     bodies,
     delete,
@@ -28,6 +31,9 @@ from support.streams import (
     update,
 )
 from support.wait import eventually
+
+from alarmdigest.confirmations.pubacks import StreamWindow
+from alarmdigest.nats.streams import plans
 
 USERS = 7
 
@@ -235,3 +241,75 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
             assert bodies(bus, REJECTED) == [b"0", b"1", b"2"]
             assert service.metric('alarmdigest_dropped_total{kind="refusal"}') == 7
             assert bus.run(js(bus).stream_info(DIGESTS)).state.messages == 20
+
+
+# -- confirmations that do not come ----------------------------------------------------------------
+
+# On its first connection it hears no confirmation.
+DEAF_AT_FIRST = """
+import alarmdigest.confirmations.pubacks as pubacks
+pubacks.ACK_TIMEOUT_S = 0.3
+Window = pubacks.StreamWindow
+opened, scan, connections = Window.opened, Window.scan, []
+def count(self, connection):
+    connections.append(connection)
+    opened(self, connection)
+Window.opened = count
+Window.scan = lambda self, data, end: (end, []) if len(connections) == 1 else scan(self, data, end)
+"""
+
+
+def test_it_is_ready_again_when_the_stream_turns_out_to_hold_what_was_not_confirmed() -> None:
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, mode="stream", program=patched(DEAF_AT_FIRST)) as service,
+        Bus(server.url) as bus,
+    ):
+        store_all(bus, pairs([1]))
+        wait_until_held(service, "no confirmation within")
+        eventually(lambda: service.http("/readyz")[0] == 200, what="ready, and nothing else came")
+        assert numbers_in(bus) == [1]
+
+
+def test_who_begins_with_new_messages_does_not_read_what_the_output_streams_hold() -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        with stream_service(server.url) as service:
+            store_all(bus, pairs(range(5)))
+            wait_for_digests(bus, list(range(5)), service)
+        new = stream_service(server.url, "--start", "new")
+        with new as service:
+            store_all(bus, pairs([5]))
+            wait_for_digests(bus, list(range(6)), service)
+            assert "found in the output streams" not in service.log
+
+
+def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there() -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, DIGESTS, ["AlarmDigest"])
+        add(bus, REJECTED, ["AlarmRejected"])
+        ids = [f"{number:032x}" for number in range(1, 11)]
+        publish_raw(server.url, frames_with_ids("AlarmDigest", ids[:5], b"{}"))
+        eventually(lambda: last_of(bus, DIGESTS) == 5, what="5 stored")
+        saved = Saved(server)
+        publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
+        with asking(server.url) as asked:
+            outputs = {name: (info_of(asked, name).created, 3) for name in (DIGESTS, REJECTED)}
+        window = StreamWindow(
+            "AlarmDigest",
+            "AlarmRejected",
+            (plans().digests, plans().rejected),
+            create=False,
+            domain="",
+            outputs=outputs,
+            replays=True,
+        )
+        with connected(server.url) as connection:
+            window.opened(connection)
+        known = window._known
+        assert known is not None
+        assert list(known[0].values()) == [4, 5, 6, 7, 8, 9, 10]
+        window._acks.set_last_seq(0, 10)  # as if the replay had come so far
+        saved.put_back()
+        with connected(server.url) as connection:
+            window.opened(connection)
+        assert known[0] == {ids[3]: 4, ids[4]: 5}

@@ -7,13 +7,16 @@ from support.bus import Bus
 from support.faults import (
     ChangingServer,
     assert_in_order_for_each_user,
+    event,
     gated,
     numbers,
     pairs,
+    request,
     users,
 )
 from support.proxy import Proxy
 from support.service import ServiceProcess
+from support.stream_service import let_time_pass
 from support.wait import eventually
 
 NO_DIGESTS = 'publish: { deny: ["AlarmDigest"] }'
@@ -129,6 +132,41 @@ def test_a_digest_that_has_become_too_large_waits_for_a_server_that_takes_it(
         assert sorted(numbers([first])) == list(range(21))
         assert numbers([second]) == [21]
         wait_for_status(service, 200)
+
+
+def test_what_waits_behind_a_digest_that_is_too_large_is_no_reason_to_repeat_what_is_before_it(
+    tmp_path: Path,
+) -> None:
+    gate = tmp_path / "open"
+    one_by_one = "import alarmdigest.publisher as publisher; publisher.MAX_WRITE_BYTES = 1"
+    with (
+        ChangingServer(extra="max_payload: 100000") as server,
+        Proxy(server.port) as proxy,
+        ServiceProcess(
+            proxy.url, program=gated(gate, one_by_one), options=["--workers", "1"]
+        ) as service,
+        Bus(server.url) as bus,
+    ):
+        large = [event("large", "x" * 900 + f"{number}") for number in range(20)]
+        for count, messages in enumerate(
+            ([event("small", "a"), request("small")], [*large, request("large")]), 1
+        ):
+            bus.publish_all(messages)  # a batch each, so a digest that is sent by itself
+            received = 'alarmdigest_received_total{kind="request"}'
+            eventually(lambda: service.metric(received) == count, what="it read")  # noqa: B023
+        proxy.refuse()
+        server.stop()
+        server.change("max_payload: 4096")
+        server.start()
+        eventually(lambda: bus.client.is_connected, what="the bus")
+        bus.flush()
+        proxy.accept()
+        eventually(lambda: service.http("/readyz")[0] == 200, what="connected again")
+        proxy.delay(0.05)  # the confirmation of the first is still on its way when it meets the 2nd
+        gate.touch()
+        wait_for_status(service, 503, "max_payload of 4096")
+        let_time_pass(4.0)  # of several attempts
+        assert [digest.json["UserID"] for digest in bus.digests] == ["small"]
 
 
 def test_without_a_subscription_it_is_not_ready_and_does_not_spin() -> None:

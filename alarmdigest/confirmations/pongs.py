@@ -32,6 +32,8 @@ class PongWindow(Window):
 
     def server_refused(self, message: str) -> None:
         if f'"{self._rejected_subject.decode()}"' not in message:
+            # Which one it was is not said; a PONG behind it must not confirm any.
+            self.forget_sent()
             raise Held(message)
         # A refusal that nobody may hear of must not hold up the digests. Answers come in
         # order: it was in the first batch without its PONG.

@@ -10,6 +10,7 @@ import orjson
 
 from alarmdigest._ext import acks, frames
 from alarmdigest.confirmations.window import Held, Sent, Window
+from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan, ids_after
@@ -46,8 +47,12 @@ class StreamWindow(Window):
         create: bool,
         domain: str,
         outputs: Outputs,
+        replays: bool,
     ) -> None:
-        """``plans`` of the streams for digests and for refusals; ``outputs`` of the checkpoint."""
+        """``plans`` of the streams for digests and for refusals; ``outputs`` of the checkpoint.
+
+        ``replays``: whether messages may be read that an earlier run has read already.
+        """
         super().__init__(digest_subject, rejected_subject)
         self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
         self._domain = domain
@@ -57,7 +62,7 @@ class StreamWindow(Window):
         for kind, name in enumerate(self._streams):
             self._acks.set_last_seq(kind, outputs.get(name, ("", 0))[1])
         # What the replay will make again: id -> place in its stream. None before the first look.
-        self._known: list[dict[str, int]] | None = None
+        self._known: list[dict[str, int]] | None = None if replays else [{}, {}]
         self._known_last = [0, 0]
         self._sent_up_to = 0
         self._progress_at = 0.0
@@ -73,12 +78,7 @@ class StreamWindow(Window):
         stored = []
         infos = [keeper.ensure(jetstream) for keeper in self._keepers]
         for kind, info in enumerate(infos):
-            if info.created != self._created[kind] or info.last_seq < self._acks.get_last_seq(kind):
-                # Not the stream that we know: none of its places means anything to us.
-                self._acks.set_last_seq(kind, 0)
-                self._created[kind] = info.created
-                if self._known is not None:
-                    self._known[kind], self._known_last[kind] = {}, 0
+            self._compare(kind, info)
             stored.append(ids_after(jetstream, info.name, self._acks.get_last_seq(kind)))
         jetstream.close()
         if self._known is None:
@@ -96,6 +96,24 @@ class StreamWindow(Window):
         inbox = f"_INBOX.{secrets.token_hex(11)}"
         self._acks.set_inbox(inbox.encode())
         connection.send(f"SUB {inbox}.*  {acks.ACK_SID}\r\n".encode())
+
+    def _compare(self, kind: int, info: StreamInfo) -> None:
+        """Forget what is not true any more of a stream that is another one, or lost its tail."""
+        last, known = self._acks.get_last_seq(kind), self._known
+        if info.created != self._created[kind]:
+            # None of its places means anything to us. What we publish from now on is all new to a
+            # stream that we see for the first time, unless we replay.
+            first_look = self._created[kind] == "" and known is not None
+            self._acks.set_last_seq(kind, info.last_seq if first_look else 0)
+            self._created[kind] = info.created
+            if known is not None:
+                known[kind], self._known_last[kind] = {}, 0
+        elif info.last_seq < last:
+            # Whatever of ours is unconfirmed and there was among the last that it took.
+            self._acks.set_last_seq(kind, max(0, info.last_seq - MAX_UNCONFIRMED_MESSAGES))
+            if known is not None:
+                known[kind] = {id_: at for id_, at in known[kind].items() if at <= info.last_seq}
+                self._known_last[kind] = min(self._known_last[kind], info.last_seq)
 
     def replay_finished(self) -> None:
         if self._known is None or not any(self._known_last):

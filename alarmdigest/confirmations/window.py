@@ -91,7 +91,7 @@ class Window(ABC):
             self._unsent.popleft()
 
     def forget_sent(self) -> None:
-        """The connection is gone, or the server took offence: all that is kept is sent again."""
+        """The connection is gone, or what it was given was refused: all is to be sent again."""
         self._unsent = deque(self._sent())
         for entry in self._unsent:
             if entry.sent:
@@ -112,6 +112,9 @@ class Window(ABC):
             self._entries.popleft()
             if not isinstance(entry, Sent):
                 entry()
+        # What the output stream turned out to hold need not be sent again.
+        while self._unsent and self._confirmed(self._unsent[0]):
+            self._unsent.popleft()
         return released
 
     def _sent(self) -> list[Sent]:

@@ -156,7 +156,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self._socket.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\nPING\r\n")
 
     def _read_first_info(self, deadline: float) -> bytes:
-        """Read INFO; returns what came behind it. Byte by byte costs nothing here."""
+        """Read INFO; returns what came behind it."""
         received = bytearray()
         while b"\r\n" not in received:
             received += self._receive_some(deadline)

@@ -120,8 +120,9 @@ class JetStream:
         body = {"batch": batch, "no_wait": True, "max_bytes": max_bytes}
         reply = self._publish(what, body)
         got: list[Delivered] = []
+        deadline = time.monotonic() + self._timeout_s
         while True:
-            deadline = time.monotonic() + self._timeout_s
+            before = len(got)
             for _kind, _sid, to, ack, headers, payload in self._receive(deadline, what):
                 if to.startswith(self._inbox.encode()):
                     status = status_of(headers)
@@ -138,6 +139,8 @@ class JetStream:
                     got.append(Delivered(parse_ack_reply(ack), headers, payload))
                 except ValueError as error:
                     raise BadAnswer(f"{self._connection.url}: {error}") from error
+            if len(got) > before:
+                deadline = time.monotonic() + self._timeout_s
             # Not every server says so when a pull ends because nothing is left.
             if got and (len(got) >= batch or got[-1].ack.pending == 0):
                 return got

@@ -114,8 +114,9 @@ class Store(ABC):
     def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
         """Write these rows over what is there, and the checkpoint with them, and sync.
 
-        ``rows`` are packed chunks; of rows with the same key the last one wins. Raises StoreError,
-        and then has changed nothing and may be called again, with more rows or the same. Raises
+        ``rows`` are packed chunks; of rows with the same key the last one wins. Raises StoreError
+        when it cannot tell that all of it is safe: either none of it was written or all, and it
+        may be called again, with more rows or the same. Raises
         ValueError when the chunks do not consist of whole rows.
         """
 

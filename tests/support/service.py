@@ -67,16 +67,18 @@ class ServiceProcess:
         self._process = subprocess.Popen(
             self._arguments, stderr=subprocess.PIPE, text=True, env=self._environment
         )
-        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
+        self._reader = threading.Thread(
+            target=self._read, args=(self._process, self._lines), daemon=True
+        )
         self._reader.start()
         if ready:
             self.wait_for_log(r"\bready\b")
         return self
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str], lines: list[str]) -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            self._lines.append(line)
+            lines.append(line)
 
     @property
     def log(self) -> str:
@@ -126,7 +128,7 @@ class ServiceProcess:
     def kill(self) -> None:
         """kill -9."""
         self.process.kill()
-        self.process.wait()
+        self.wait()
 
     def wait(self, timeout: float = 20.0) -> int:
         """The exit code."""

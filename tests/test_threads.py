@@ -1,0 +1,84 @@
+"""What the service's threads say of themselves, and their queues."""
+
+import queue
+import threading
+from pathlib import Path
+
+import pytest
+from support.bus import Bus
+from support.faults import pairs, patched
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.wait import eventually
+
+from alarmdigest.threads import STUCK_AFTER_S, ByteQueue, ServiceThread
+
+
+class Waiter(ServiceThread):
+    """Does nothing until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("waiter", lambda *_: None)
+        self.released = threading.Event()
+
+    def work(self) -> None:
+        self.released.wait()
+
+
+def test_a_thread_that_does_not_beat_is_stuck_unless_it_says_what_takes_so_long() -> None:
+    waiter = Waiter()
+    waiter.start()
+    assert not waiter.stuck
+    waiter.last_beat -= STUCK_AFTER_S + 1
+    assert waiter.stuck
+    with waiter.busy("waiting"):
+        assert not waiter.stuck
+        assert waiter.busy_for_s > 0
+    assert waiter.busy_for_s == 0
+    assert not waiter.stuck, "it has beaten by then"
+    waiter.released.set()
+    waiter.join()
+    assert not waiter.stuck
+
+
+def test_a_checkpoint_that_takes_long_makes_it_not_ready_and_not_unhealthy(tmp_path: Path) -> None:
+    gate = tmp_path / "written"
+    slow = f"""
+import pathlib, time
+import alarmdigest.service as service, alarmdigest.threads as threads
+from alarmdigest.store.lmdb import LmdbStore
+service.BUSY_IS_TROUBLE_S = 0.2
+threads.STUCK_AFTER_S = 1.5
+commit = LmdbStore.commit
+def slowly(self, rows, checkpoint):
+    while not pathlib.Path({str(gate)!r}).exists():
+        time.sleep(0.01)
+    commit(self, rows, checkpoint)
+LmdbStore.commit = slowly
+"""
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, program=patched(slow)) as service,
+        Bus(server.url) as bus,
+    ):
+        bus.publish_all(pairs([1]))
+
+        def waits_for(seconds: int) -> bool:
+            status, text = service.http("/readyz")
+            return (
+                status == 503
+                and f"thread checkpointer has been writing a checkpoint for {seconds} s" in text
+            )
+
+        eventually(lambda: waits_for(2), what="/readyz to say so, beyond the time for stuck")
+        assert service.http("/healthz") == (200, "ok\n")
+        gate.touch()
+        eventually(lambda: service.http("/readyz")[0] == 200, what="ready")
+
+
+def test_an_empty_item_is_an_item() -> None:
+    items: ByteQueue[bytes | None] = ByteQueue(10)
+    items.put(b"")
+    assert items.get_nowait() == b""
+    with pytest.raises(queue.Empty):
+        items.get_nowait()
