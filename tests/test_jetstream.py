@@ -432,7 +432,7 @@ def test_a_server_that_does_not_answer_is_given_up_in_time() -> None:
 
 
 def test_a_pull_that_nobody_answers_is_given_up_in_time() -> None:
-    """Servers have been silent to those who pull from a consumer that is gone (nats-server #4061)."""
+    """Servers have said nothing to who pulled from a consumer that was gone (nats-server #4061)."""
     with NatsServer(jetstream=False) as server, Bus(server.url) as bus:
 
         async def silent(_message: Msg) -> None:
