@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from alarmdigest import failpoints
 from alarmdigest._ext import events, frames
 from alarmdigest.checkpoint import Barrier, Checkpointer
-from alarmdigest.feeds import Feed
+from alarmdigest.feeds.feed import Feed
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError

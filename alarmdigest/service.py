@@ -48,7 +48,9 @@ from alarmdigest.checkpoint import Checkpointer
 from alarmdigest.confirmations.pongs import PongWindow
 from alarmdigest.confirmations.pubacks import StreamWindow
 from alarmdigest.confirmations.window import Window
-from alarmdigest.feeds import CoreFeed, Feed, StreamFeed
+from alarmdigest.feeds.core import CoreFeed
+from alarmdigest.feeds.feed import Feed
+from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.nats.link import Link
 from alarmdigest.publisher import Publisher

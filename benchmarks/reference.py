@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 
 from alarmdigest._ext import frames
 from alarmdigest._ext.events import Router
-from alarmdigest.feeds import StreamFeed
+from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import BUFFER_BYTES
 from alarmdigest.nats.connection import Connection
 from alarmdigest.settings import Settings

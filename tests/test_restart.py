@@ -123,7 +123,7 @@ def test_a_start_with_a_million_alarms_is_soon_ready_and_has_them_all() -> None:
 
 PULLS_WAIT = """
 import pathlib
-from alarmdigest.feeds import StreamFeed
+from alarmdigest.feeds.stream import StreamFeed
 turn = StreamFeed.turn
 def wait_and_turn(self, connection, router, *, pause):
     turn(self, connection, router, pause=pause or not pathlib.Path({gate!r}).exists())

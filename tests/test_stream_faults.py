@@ -325,7 +325,7 @@ def test_a_purge_under_a_service_that_lags_does_not_leave_it_catching_up_for_eve
     gate = tmp_path / "gate"
     asks_once = patched(f"""
 import pathlib
-from alarmdigest.feeds import StreamFeed
+from alarmdigest.feeds.stream import StreamFeed
 turn = StreamFeed.turn
 def turn_once(self, connection, router, *, pause):
     waits = self._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
@@ -370,7 +370,7 @@ def test_pulls_that_are_lost_are_noticed_by_their_missing_heartbeats(tmp_path: P
     gate = tmp_path / "pulls arrive"
     lose = f"""
 import pathlib
-from alarmdigest.feeds import StreamFeed
+from alarmdigest.feeds.stream import StreamFeed
 pull = StreamFeed._pull
 class Lost:
     def send(self, data):
@@ -417,7 +417,7 @@ def test_workers_that_lag_are_not_fed_beyond_a_bound(tmp_path: Path) -> None:
     gate, count = tmp_path / "open", 60_000
     # Far less than what the stream holds, and pulls that ask for less still.
     bounds = """
-import alarmdigest.feeds as feeds, alarmdigest.listener as listener
+import alarmdigest.feeds.stream as feeds, alarmdigest.listener as listener
 listener.PAUSE_AT_BYTES = 500_000
 feeds.PULL_MESSAGES, feeds.PULL_BYTES, feeds.ALL_PULLS_BYTES = 500, 250_000, 500_000
 """

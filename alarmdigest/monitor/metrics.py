@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from alarmdigest.confirmations.pubacks import StreamWindow
-from alarmdigest.feeds import StreamFeed
+from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.service import Service
 
@@ -60,6 +60,11 @@ class ServiceCollector:
         dropped.add_metric(["refusal"], desk.unpublished + given_up)
         yield dropped
         yield CounterMetricFamily(
+            "alarmdigest_odd",
+            "Messages that were not of the plain shape, read the slow way; refused ones included.",
+            value=router.odd,
+        )
+        yield CounterMetricFamily(
             "alarmdigest_clamped",
             "Events whose ChangedAt was further in the future than the permitted skew.",
             value=router.clamped,
@@ -89,6 +94,8 @@ class ServiceCollector:
             "rolled_back": "Times that the stream had fallen back behind what we had read.",
             "made_anew": "Times that the stream was another one than before.",
             "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
+            "known_again": "Deliveries of messages that had been routed already; passed over.",
+            "foreign": "Messages in the stream on subjects that are not ours; passed over.",
         }
         values = {
             "deleted": router.deleted,
@@ -96,6 +103,8 @@ class ServiceCollector:
             "rolled_back": feed.counters.rolled_back,
             "made_anew": feed.counters.made_anew,
             "delivery_gaps": listener.delivery_gaps,
+            "known_again": router.redelivered,
+            "foreign": router.foreign,
         }
         for name, text in texts.items():
             yield CounterMetricFamily(f"alarmdigest_stream_{name}", text, value=values[name])

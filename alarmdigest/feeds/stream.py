@@ -1,8 +1,4 @@
-"""Two ways to be fed: plain subscriptions, or a pull consumer of a stream.
-
-A feed knows what to ask the server for on a new connection, when to ask for more, and what its
-answers mean. It belongs to the nats-client thread.
-"""
+"""Fed by a stream: a pull consumer, and a position that is ours."""
 
 from __future__ import annotations
 
@@ -10,12 +6,12 @@ import logging
 import re
 import secrets
 import time
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
+from alarmdigest.feeds.feed import Feed
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost
@@ -43,104 +39,6 @@ HEARTBEAT_S = 2
 HEARTBEATS_MISSED = 2.5
 # The server forgets a consumer that nobody pulls from for so long.
 CONSUMER_INACTIVE_S = 60
-
-
-class Feed(ABC):
-    """Where messages come from."""
-
-    #: Whether the listener may drop messages rather than wait for workers or publisher.
-    may_drop: bool
-    #: Whether a start after a crash would begin elsewhere, unless the position is in the store.
-    place_is_fleeting = False
-
-    @abstractmethod
-    def open(self, connection: Connection, router: Router) -> None:
-        """Ask for messages on a new connection. Raises NatsError."""
-
-    @abstractmethod
-    def consuming(self, connection: Connection) -> bool:
-        """Whether what is published now will reach us."""
-
-    @abstractmethod
-    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
-        """Called after every read: ask for more, unless told to pause. Raises ConnectionLost."""
-
-    @abstractmethod
-    def status(self, headers: bytes, router: Router) -> None:
-        """A message that is none of the input. Raises ConnectionLost."""
-
-    @abstractmethod
-    def stop(self, connection: Connection) -> None:
-        """Ask for no more; what is on its way still comes."""
-
-    @abstractmethod
-    def stopped(self, connection: Connection) -> bool:
-        """Whether all that was on its way when stop() was called has come."""
-
-    @abstractmethod
-    def position(self, router: Router) -> Position | None:
-        """The last message that was routed, for the next start."""
-
-    @abstractmethod
-    def lost(self, reason: str) -> None:
-        """The connection is gone: say what this means."""
-
-
-class CoreFeed(Feed):
-    """Plain subscriptions: everything is delivered once, to those who listen."""
-
-    may_drop = True
-
-    def __init__(self, event_subject: str, request_subject: str, drain_timeout_s: float) -> None:
-        self._drain_timeout_s = drain_timeout_s
-        self._subscriptions = list(
-            zip(
-                events.EVENT_SIDS + events.REQUEST_SIDS,
-                (event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"),
-                strict=True,
-            )
-        )
-        self._subscribed = 0
-        self._unsubscribed = 0
-        self._deadline = 0.0
-
-    def open(self, connection: Connection, router: Router) -> None:
-        connection.send(
-            b"".join(b"SUB %b  %d\r\n" % (name.encode(), sid) for sid, name in self._subscriptions)
-        )
-        self._subscribed = connection.send_ping()
-
-    def consuming(self, connection: Connection) -> bool:
-        return connection.pongs >= self._subscribed
-
-    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
-        """A subscriber need not ask."""
-
-    def status(self, headers: bytes, router: Router) -> None:
-        """Nobody sends us one."""
-
-    def stop(self, connection: Connection) -> None:
-        connection.send(b"".join(b"UNSUB %d\r\n" % sid for sid, _ in self._subscriptions))
-        # Everything that the server sent before it saw this comes before its PONG.
-        self._unsubscribed = connection.send_ping()
-        self._deadline = time.monotonic() + self._drain_timeout_s
-
-    def stopped(self, connection: Connection) -> bool:
-        if connection.pongs >= self._unsubscribed:
-            return True
-        if time.monotonic() > self._deadline:
-            raise ConnectionLost(f"{connection.url}: no answer while draining")
-        return False
-
-    def position(self, router: Router) -> Position | None:
-        return None
-
-    def lost(self, reason: str) -> None:
-        log.error(
-            "connection lost name=nats-client reason=%s; "
-            "what is published until it is back does not reach us (core mode)",
-            reason,
-        )
 
 
 @dataclass(slots=True)

@@ -1,0 +1,54 @@
+"""What the listener asks of where its messages come from.
+
+A feed knows what to ask the server for on a new connection, when to ask for more, and what its
+answers mean. It belongs to the nats-client thread.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from alarmdigest._ext.events import Router
+from alarmdigest.nats.connection import Connection
+from alarmdigest.store.base import Position
+
+
+class Feed(ABC):
+    """Where messages come from."""
+
+    #: Whether the listener may drop messages rather than wait for workers or publisher.
+    may_drop: bool
+    #: Whether a start after a crash would begin elsewhere, unless the position is in the store.
+    place_is_fleeting = False
+
+    @abstractmethod
+    def open(self, connection: Connection, router: Router) -> None:
+        """Ask for messages on a new connection. Raises NatsError."""
+
+    @abstractmethod
+    def consuming(self, connection: Connection) -> bool:
+        """Whether what is published now will reach us."""
+
+    @abstractmethod
+    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+        """Called after every read: ask for more, unless told to pause. Raises ConnectionLost."""
+
+    @abstractmethod
+    def status(self, headers: bytes, router: Router) -> None:
+        """A message that is none of the input. Raises ConnectionLost."""
+
+    @abstractmethod
+    def stop(self, connection: Connection) -> None:
+        """Ask for no more; what is on its way still comes."""
+
+    @abstractmethod
+    def stopped(self, connection: Connection) -> bool:
+        """Whether all that was on its way when stop() was called has come."""
+
+    @abstractmethod
+    def position(self, router: Router) -> Position | None:
+        """The last message that was routed, for the next start."""
+
+    @abstractmethod
+    def lost(self, reason: str) -> None:
+        """The connection is gone: say what this means."""
