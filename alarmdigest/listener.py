@@ -139,6 +139,7 @@ class Listener(ServiceThread):
             for kind, text in self.router.take_other():
                 self._answer(connection, kind, text)
             connection.keep_alive()
+            self.desk.log_what_was_left_out()
             if draining or self._stopping.is_set():
                 if not draining:
                     draining = True
@@ -291,9 +292,10 @@ class Listener(ServiceThread):
     def _lost(self, lost: NatsError) -> None:
         self.connections_lost += 1
         self._link.last_error = str(lost)
-        self.feed.lost(str(lost))
+        self.feed.lost(lost)
 
     def _finish_publishing(self) -> None:
         """The last refusals, and the sign that no more will come."""
+        self.desk.log_what_was_left_out(at_once=True)
         put_patiently(self._publisher_queue, self.desk.take(), self.beat)
         put_patiently(self._publisher_queue, None, self.beat)

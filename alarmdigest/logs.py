@@ -72,3 +72,13 @@ class LimitedLog:
             fields["and_more_since_last"] = left_out
         text = "".join(f" {key}={value}" for key, value in fields.items())
         self._log.log(self._level, "%s%s", message, text)
+
+    def catch_up(self, *, at_once: bool = False) -> None:
+        """Say how many were left out of what has not come again since; call it now and then."""
+        if not self._left_out:
+            return
+        now = time.monotonic()
+        for message in [one for one in self._left_out if at_once or now >= self._next[one]]:
+            left_out = self._left_out.pop(message)
+            self._next[message] = now + self._interval_s
+            self._log.log(self._level, "%s and_more_since_last=%d", message, left_out)

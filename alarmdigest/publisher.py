@@ -265,7 +265,7 @@ class Publisher(ServiceThread):
     def _forget_connection(self, lost: ConnectionLost) -> None:
         self.link.last_error = str(lost)
         log.warning(
-            "connection lost name=publisher unconfirmed_bytes=%d reason=%s",
+            "connection lost name=alarmdigest-publisher unconfirmed_bytes=%d reason=%s",
             self.window.unconfirmed_bytes,
             lost,
         )

@@ -61,6 +61,11 @@ class RefusalDesk:
         self._waiting.insert(0, batch)
         self._waiting_bytes += len(batch)
 
+    def log_what_was_left_out(self, *, at_once: bool = False) -> None:
+        """Call it now and then, and ``at_once`` in the end."""
+        self._refused.catch_up(at_once=at_once)
+        self._thrown_away.catch_up(at_once=at_once)
+
     def _refuse(
         self, refusal: Refused, payload: bytes, subject: bytes, origin: tuple[int, int] | None
     ) -> None:

@@ -23,7 +23,9 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
 WATCH_INTERVAL_S = 0.1
+DISK_INTERVAL_S = 2.0
 EMBEDDED_RESTARTS = 3
+RESTARTS_FORGOTTEN_AFTER_S = 3600.0
 # A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
 # most of a digest's latency while events pour in.
 SWITCH_INTERVAL_S = 0.0005
@@ -36,6 +38,8 @@ class Runner:
         self._settings = settings
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
+        self._restarted_at = 0.0
+        self._look_at_disk_at = 0.0
         self._signals = 0
 
     def run(self) -> int:
@@ -141,8 +145,8 @@ class Runner:
                 if service.failure is None:
                     self._tell_what_is_left(service)
                     return exit_codes.DRAIN_TIMED_OUT
-            elif self._embedded is not None and not self._embedded.alive():
-                self._restart_embedded(self._embedded)
+            elif self._embedded is not None:
+                self._look_after(self._embedded)
         thread, error = service.failure
         log.critical(
             "thread %s died, the service cannot go on", thread, exc_info=_exception_info(error)
@@ -159,10 +163,25 @@ class Runner:
             "; ".join(service.troubles()) or "none, it only took too long",
         )
 
+    def _look_after(self, embedded: EmbeddedServer) -> None:
+        if not embedded.alive():
+            self._restart_embedded(embedded)
+        elif time.monotonic() >= self._look_at_disk_at:
+            self._look_at_disk_at = time.monotonic() + DISK_INTERVAL_S
+            if embedded.needs_restart():
+                log.error("the embedded server's disk was full and has room: starting it anew")
+                try:
+                    embedded.restart()
+                except EmbeddedServerError as error:  # found dead at the next look
+                    log.error("the embedded server did not come back: %s", error)
+
     def _restart_embedded(self, embedded: EmbeddedServer) -> None:
+        if time.monotonic() - self._restarted_at > RESTARTS_FORGOTTEN_AFTER_S:
+            self._restarts = 0
         if self._restarts == EMBEDDED_RESTARTS:
             raise NotReachable(f"the embedded server died again after {EMBEDDED_RESTARTS} restarts")
         self._restarts += 1
+        self._restarted_at = time.monotonic()
         log.error("the embedded server died: restart %d of %d", self._restarts, EMBEDDED_RESTARTS)
         try:
             embedded.restart()

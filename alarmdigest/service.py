@@ -118,7 +118,7 @@ class Service:
         if not self._go_on():
             return
         if found is None:
-            raise NotReachable(f"NATS is not reachable: {self._setup_link.last_error}")
+            raise not_reachable(self._setup_link)
         self.mode = found.mode
         self.publisher = self._make_publisher(found)
         self.publisher.start()
@@ -257,7 +257,7 @@ class Service:
             if not self._go_on():
                 return False
             if time.monotonic() > deadline and not thread.busy_with:
-                raise NotReachable(f"NATS is not reachable: {link.last_error}")
+                raise not_reachable(link)
         return True
 
     # -- watching --------------------------------------------------------------------------------
@@ -341,6 +341,12 @@ class Service:
                 thread.join(TICK_S)
         lost = self.listener is not None and self.listener.drain_was_cut
         return self.failure is None and not lost
+
+
+def not_reachable(link: Link) -> NotReachable:
+    if link.connections:
+        return NotReachable(f"NATS is there, but does not do what is needed: {link.last_error}")
+    return NotReachable(f"NATS is not reachable: {link.last_error}")
 
 
 def load_books(store: Store, books: list[AlarmBook]) -> None:

@@ -6,12 +6,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
+from nats.errors import Error
+from nats.js.errors import APIError
 from support.alone import Alone
 from support.bus import Bus
 from support.faults import assert_in_order_for_each_user, numbers, pairs, publish_surely
 from support.nats_server import HOST, NatsServer, free_port
+from support.small_disk import MIB, MountedDisk
+from support.streams import store_all
 from support.wait import eventually
 
 
@@ -92,6 +97,31 @@ def test_ctrl_c_reaches_the_service_but_ends_its_server_only_after_the_drain() -
         assert_in_order_for_each_user(digests)
         assert "connection lost" not in service.log
         assert service.server_is_gone()
+
+
+def test_after_a_full_disk_its_server_takes_messages_again(tmp_path: Path) -> None:
+    if not MountedDisk.possible():
+        pytest.skip("only root can mount a small disk")
+    # Two GiB, so that the server finds room for all streams.
+    disk = MountedDisk(tmp_path, 2048 * MIB)
+    service = Alone(mode="stream", options=disk.options)
+    service.data_dir = Path(disk.options[1])
+    with disk.under(service), service, Bus(service.url) as bus:
+
+        def stored(number: int) -> bool:
+            try:
+                store_all(bus, pairs([number]))
+            except (Error, APIError):
+                return False
+            return True
+
+        assert stored(1)
+        disk.fill()
+        eventually(lambda: not stored(2), interval=0.05, timeout=60, what="a full disk")
+        disk.make_room()
+        eventually(lambda: stored(3), interval=0.1, timeout=60, what="messages to be taken again")
+        eventually(lambda: 3 in numbers(bus.digests), timeout=20, what="the digest")
+        eventually(lambda: service.http("/readyz")[0] == 200, timeout=20, what="ready")
 
 
 STUCK_WORKER = """

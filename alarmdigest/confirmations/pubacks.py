@@ -67,7 +67,15 @@ class StreamWindow(Window):
         self._sent_up_to = 0
         self._progress_at = 0.0
         self.duplicates = 0
-        self.found_again = 0
+        self._found_again = [0, 0]
+        # Times that an output stream was another one than before, or had lost its tail.
+        self.made_anew = 0
+        self.rolled_back = 0
+
+    @property
+    def found_again(self) -> int:
+        """Messages of a replay that the output streams held already."""
+        return sum(self._found_again)
 
     @property
     def full(self) -> bool:
@@ -86,7 +94,8 @@ class StreamWindow(Window):
             self._known_last = [max(ids.values(), default=0) for ids in stored]
             if any(stored):
                 log.info(
-                    "found in the output streams behind the checkpoint: digests=%d refusals=%d",
+                    "the output streams hold messages behind the checkpoint, which a replay does "
+                    "not publish again: digests=%d refusals=%d",
                     *(len(ids) for ids in stored),
                 )
         else:
@@ -104,11 +113,25 @@ class StreamWindow(Window):
             # None of its places means anything to us. What we publish from now on is all new to a
             # stream that we see for the first time, unless we replay.
             first_look = self._created[kind] == "" and known is not None
+            if self._created[kind]:
+                self.made_anew += 1
+                log.error(
+                    "%s was made anew at %s: what it held until then is gone",
+                    info.name,
+                    info.created,
+                )
             self._acks.set_last_seq(kind, info.last_seq if first_look else 0)
             self._created[kind] = info.created
             if known is not None:
                 known[kind], self._known_last[kind] = {}, 0
         elif info.last_seq < last:
+            self.rolled_back += 1
+            log.error(
+                "%s has lost its newest messages: its last is %d, it had confirmed %d",
+                info.name,
+                info.last_seq,
+                last,
+            )
             # Whatever of ours is unconfirmed and there was among the last that it took.
             self._acks.set_last_seq(kind, max(0, info.last_seq - MAX_UNCONFIRMED_MESSAGES))
             if known is not None:
@@ -122,7 +145,7 @@ class StreamWindow(Window):
         if left:
             # Most often of requests before the checkpoint: the place that it noted is a cautious
             # one, see outputs(). After a change of settings, what was made with the old ones.
-            log.info("already in the output streams and not of this replay: count=%d", left)
+            log.debug("in the output streams and not of this replay: count=%d", left)
         for kind, last in enumerate(self._known_last):
             self._acks.set_last_seq(kind, max(last, self._acks.get_last_seq(kind)))
         self._known = [{}, {}]
@@ -226,9 +249,9 @@ class StreamWindow(Window):
     def _numbered(self, batch: bytes) -> Sent:
         first, count = self._acks.enter(batch)
         if self._known is not None:
-            for ids in self._known:
+            for kind, ids in enumerate(self._known):
                 if ids:
-                    self.found_again += self._acks.recognise(batch, first, ids, False)
+                    self._found_again[kind] += self._acks.recognise(batch, first, ids, False)
         return Sent(batch, first=first, count=count)
 
     def _write(self, connection: Connection, entry: Sent) -> None:
@@ -253,5 +276,5 @@ class StreamWindow(Window):
         return self._acks.base >= entry.first + entry.count
 
     def _count(self, entry: Sent) -> None:
-        self.digests = self._acks.digests
-        self.refusals = self._acks.refusals - self.refusals_given_up
+        self.digests = self._acks.digests - self._found_again[0]
+        self.refusals = self._acks.refusals - self.refusals_given_up - self._found_again[1]

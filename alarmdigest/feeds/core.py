@@ -9,7 +9,7 @@ from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.store.base import Position
 
 log = logging.getLogger(__name__)
@@ -64,9 +64,9 @@ class CoreFeed(Feed):
     def position(self, router: Router) -> Position | None:
         return None
 
-    def lost(self, reason: str) -> None:
+    def lost(self, reason: NatsError) -> None:
         log.error(
-            "connection lost name=nats-client reason=%s; "
+            "connection lost name=alarmdigest reason=%s; "
             "what is published until it is back does not reach us (core mode)",
             reason,
         )

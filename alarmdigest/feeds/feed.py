@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 
 from alarmdigest._ext.events import Router
 from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import NatsError
 from alarmdigest.store.base import Position
 
 
@@ -50,5 +51,5 @@ class Feed(ABC):
         """The last message that was routed, for the next start."""
 
     @abstractmethod
-    def lost(self, reason: str) -> None:
-        """The connection is gone: say what this means."""
+    def lost(self, reason: NatsError) -> None:
+        """The connection is gone, or of no use: say what this means."""

@@ -14,7 +14,7 @@ from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import Start, StreamKeeper, StreamPlan, where_to_start
 from alarmdigest.store.base import Position
@@ -230,7 +230,11 @@ class StreamFeed(Feed):
             return self._kept
         return Position(self._plan.name, self._created, router.sequence, router.timestamp_ns)
 
-    def lost(self, reason: str) -> None:
-        log.warning(
-            "connection lost name=nats-client reason=%s; the stream keeps what is published", reason
-        )
+    def lost(self, reason: NatsError) -> None:
+        if isinstance(reason, StreamMissing):
+            log.error("nothing keeps what is published now: %s", reason)
+        else:
+            log.warning(
+                "connection lost name=alarmdigest reason=%s; the stream keeps what is published",
+                reason,
+            )

@@ -181,6 +181,14 @@ class ServiceCollector:
                 "Messages that JetStream knew already: the output stream holds each once.",
                 value=window.duplicates,
             )
+            changed = CounterMetricFamily(
+                "alarmdigest_output_stream_changed",
+                "Times that an output stream was another one than before, or had lost its tail.",
+                labels=["how"],
+            )
+            changed.add_metric(["made_anew"], window.made_anew)
+            changed.add_metric(["rolled_back"], window.rolled_back)
+            yield changed
             yield CounterMetricFamily(
                 "alarmdigest_found_again",
                 "Messages of a replay that the output streams held already; not published again.",

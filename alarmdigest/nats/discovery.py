@@ -64,7 +64,7 @@ def server_name_at(host: str, port: int, timeout: float) -> str | None:
     said = f"it said {greeting[:40]!r}" if greeting else "it said nothing"
     raise EmbeddedServerError(
         f"{host} port {port} is taken by something that is not a NATS server ({said}): "
-        "stop it, or choose another port"
+        "stop it, or name the server to use with --server"
     )
 
 
