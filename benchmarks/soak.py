@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from model import read_request
 from report import RESULTS, machine
 from support.feeder import Feeder
-from support.judge import ALARMS, DIGESTS, Expected, read_stream
+from support.judge import ALARMS, DIGESTS, Expected, read_stream, stream_size
 from support.nats_server import NatsServer
 from support.proxy import Proxy
 from support.service import memory
@@ -71,12 +71,16 @@ class Soak:
     def play(self, seconds: float, fault_every_s: float) -> None:
         """Sample and break things for so long; afterwards all is whole again."""
         next_fault = fault_every_s
-        while (now := self._now()) < seconds:
-            if now >= next_fault and now < seconds - fault_every_s / 2:
-                next_fault += fault_every_s
-                self._break_something()
+        while next_fault < seconds - fault_every_s / 2:
+            self._watch_until(next_fault)
+            self._break_something()
+            next_fault += fault_every_s
+        self._watch_until(seconds)
+
+    def _watch_until(self, end: float) -> None:
+        while (now := self._now()) < end:
             self._sample()
-            time.sleep(max(0.0, SAMPLE_EVERY_S - (self._now() - now)))
+            time.sleep(max(0.0, min(now + SAMPLE_EVERY_S, end) - self._now()))
 
     def _now(self) -> float:
         return time.monotonic() - self._begun
@@ -86,7 +90,9 @@ class Soak:
         if self._service.process.poll() is None:
             with suppress(OSError, AssertionError):  # it starts, ends, or has no stream just now
                 bytes_held = memory(self._service)
-                lag = self._service.metric("alarmdigest_stream_lag")
+                # Asked from outside: a service that is cut off does not know what it lacks.
+                routed = self._service.metric("alarmdigest_stream_position")
+                lag = stream_size(self._server.url, ALARMS) - routed
         self.samples.append(Sample(self._now(), bytes_held, lag, self._feeder.acknowledged))
 
     def _break_something(self) -> None:
@@ -103,11 +109,11 @@ class Soak:
         elif kind == "network down":
             self._proxy.refuse()
             self._proxy.cut()
-            time.sleep(OUTAGE_S)
+            self._watch_until(self._now() + OUTAGE_S)
             self._proxy.accept()
         else:
             self._proxy.stall()
-            time.sleep(OUTAGE_S)
+            self._watch_until(self._now() + OUTAGE_S)
             self._proxy.resume()
 
 
