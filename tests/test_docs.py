@@ -27,6 +27,7 @@ DOCUMENTS = [
     path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ]
 README = (ROOT / "README.md").read_text("utf-8")
+CONCEPTS = (ROOT / "docs/concepts.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # Other people's commands: whether they work is not for a test of ours to say.
@@ -239,8 +240,10 @@ def test_the_program_says_what_the_faq_quotes(part: str) -> None:
 # -- examples ------------------------------------------------------------------------------------
 
 
-def test_the_messages_of_the_readme_belong_together() -> None:
-    event, request, digest = (block.encode() for block in blocks(README, "json"))
+@pytest.mark.parametrize("document", ["README.md", "docs/wire.md"])
+def test_the_messages_that_are_shown_belong_together(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    event, request, digest = (block.encode() for block in blocks(text, "json"))
     assert tuple(orjson.loads(event)) == EVENT_FIELDS
     alarm = read_event(event)
     assert read_request(request).user_id == alarm.user_id
@@ -251,9 +254,11 @@ def test_the_messages_of_the_readme_belong_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "digests"), [row[:2] for row in cells(r"`.*, D`")], ids=lambda cell: cell.strip("`")
+    ("history", "digests"),
+    [row[:2] for text in (README, CONCEPTS) for row in cells(r"`.*, D`", text)],
+    ids=lambda cell: cell.strip("`"),
 )
-def test_the_rule_gives_what_the_readme_says(history: str, digests: str) -> None:
+def test_the_rule_gives_what_the_documents_say(history: str, digests: str) -> None:
     assert replay(history.strip("`")) == re.findall(r"`(.*?)`", digests)
 
 
