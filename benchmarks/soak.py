@@ -15,7 +15,7 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 
-from model import read_request
+from nats.errors import Error as NatsPyError
 from report import RESULTS, machine
 from support.feeder import Feeder
 from support.judge import ALARMS, DIGESTS, Expected, read_stream, stream_size
@@ -88,7 +88,8 @@ class Soak:
     def _sample(self) -> None:
         bytes_held, lag = None, None
         if self._service.process.poll() is None:
-            with suppress(OSError, AssertionError):  # it starts, ends, or has no stream just now
+            # It, or the server, starts or ends just now.
+            with suppress(OSError, AssertionError, NatsPyError):
                 bytes_held = memory(self._service)
                 # Asked from outside: a service that is cut off does not know what it lacks.
                 routed = self._service.metric("alarmdigest_stream_position")
@@ -120,18 +121,14 @@ class Soak:
 def latencies(url: str, expected: Expected, begun_ns: int) -> list[Latency]:
     """Of every digest. To be had only after the verdict: then the n-th digest of a user is the
     answer to the n-th request that had one."""
-    requested = {
-        stored.sequence: stored.time_ns
-        for stored in read_stream(url, ALARMS)
-        if not isinstance(read_request(stored.body), str)
-    }
+    stored_at = {stored.sequence: stored.time_ns for stored in read_stream(url, ALARMS)}
     waiting = {
         user: iter([answer.sequence for answer in answers])
         for user, answers in expected.answers.items()
     }
     found = []
     for stored in read_stream(url, DIGESTS):
-        asked_ns = requested[next(waiting[json.loads(stored.body)["UserID"]])]
+        asked_ns = stored_at[next(waiting[json.loads(stored.body)["UserID"]])]
         found.append(Latency((asked_ns - begun_ns) / 1e9, (stored.time_ns - asked_ns) / 1e9))
     return found
 
@@ -203,12 +200,23 @@ def main() -> int:
         try:
             expected = settle(server.url, service, feeder, timeout=120.0)
         except AssertionError as error:
+            write_figures(soak, [])  # what led to it is worth a look
             print(f"NOT EXACT: {error}", file=sys.stderr)
             return 1
         found = latencies(server.url, expected, begun_ns)
+    write_figures(soak, found)
     text = table(soak, expected, found, fault_every_s)
-    RESULTS.mkdir(exist_ok=True)
     (RESULTS / "soak.md").write_text(text, "utf-8")
+    # Imported late: a run of an hour shall not have been in vain for want of a picture.
+    from soak_plot import draw_soak
+
+    draw_soak(soak.samples, soak.faults, found, RESULTS / "soak.svg")
+    print("\n" + text + "\nwritten: soak.md, soak.json and soak.svg, in benchmarks/results/")
+    return 0
+
+
+def write_figures(soak: Soak, found: list[Latency]) -> None:
+    RESULTS.mkdir(exist_ok=True)
     document = {
         "machine": machine(),
         "samples": [asdict(sample) for sample in soak.samples],
@@ -216,12 +224,6 @@ def main() -> int:
         "latencies": [(one.at_s, one.seconds) for one in found],
     }
     (RESULTS / "soak.json").write_text(json.dumps(document), "utf-8")
-    # Imported late: a run of an hour shall not have been in vain for want of a picture.
-    from soak_plot import draw_soak
-
-    draw_soak(soak.samples, soak.faults, found, RESULTS / "soak.svg")
-    print("\n" + text + "\nwritten: soak.md, soak.json and soak.svg, in benchmarks/results/")
-    return 0
 
 
 if __name__ == "__main__":

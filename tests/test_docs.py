@@ -283,6 +283,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         assert not anchor or anchor in anchors(found), f"{document} links to {target}"
 
 
+def test_the_index_of_the_documentation_has_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text("utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"^\| \[.*?\]\((\S+?)\)", index, re.MULTILINE))
+
+
 @pytest.mark.parametrize("picture", sorted(ROOT.glob("docs/**/*.svg")), ids=lambda path: path.name)
 def test_a_picture_can_be_read_aloud(picture: Path) -> None:
     root = ElementTree.parse(picture).getroot()
