@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-long lint sanitize bench bench-compare build wheel clean help
+.PHONY: run test test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -34,6 +34,10 @@ bench: build  ## run the benchmarks: about a quarter of an hour; results in benc
 
 bench-compare: build  ## the ratios of the last run beside those of the baseline
 	$(BIN)/python benchmarks/compare.py
+
+soak: build  ## an hour under load with kills and cuts; ARGS="--minutes 3" for a trial
+	$(PIP) --no-build-isolation --editable '.[test,bench]'
+	PYTHONPATH=tests $(BIN)/python benchmarks/soak.py $(ARGS)
 
 build: $(BUILT)  ## make .venv and compile the core; the targets above do it by themselves
 

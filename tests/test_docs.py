@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import importlib.util
 import re
 import shlex
 import xml.etree.ElementTree as ElementTree
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import orjson
 import pytest
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
 from test_model import replay
 
 from alarmdigest import __version__, exit_codes
@@ -24,10 +27,14 @@ DOCUMENTS = [
     path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ]
 README = (ROOT / "README.md").read_text("utf-8")
+CONCEPTS = (ROOT / "docs/concepts.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # Other people's commands: whether they work is not for a test of ours to say.
-FOREIGN = {"cd", "curl", "git", "nats", "pip", "python3"}
+FOREIGN = {
+    *("cd", "cp", "curl", "docker", "git", "helm", "kubectl", "mv", "nats", "pip", "python3"),
+    "systemctl",
+}
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
@@ -50,6 +57,18 @@ def cells(first: str, text: str = README) -> list[list[str]]:
         if line.startswith("|")
     ]
     return [row for row in rows if re.fullmatch(first, row[0])]
+
+
+def options() -> set[str]:
+    """Those of all our commands and tools, as argparse is told them."""
+    tools = (ROOT / "alarmdigest/cli.py", ROOT / "benchmarks/soak.py")
+    given = "".join(path.read_text("utf-8") for path in tools)
+    of_tools = {f"--{name}" for name in re.findall(r'_add\(\w+, "(\w+)"', given)}
+    literal = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', given))
+    return literal | of_tools | {"--" + item.name.replace("_", "-") for item in fields(Settings)}
+
+
+OPTIONS = options()
 
 
 # -- commands ------------------------------------------------------------------------------------
@@ -92,17 +111,23 @@ def test_a_command_that_is_shown_is_there(command: str, capsys: pytest.CaptureFi
     words = [word for part in command.split("&&") for word in shlex.split(part)]
     while re.fullmatch(r"\w+=\S*", words[0]):  # variables before the command
         check_variable(words.pop(0).partition("=")[0])
+    if words[0] == "sudo":
+        words.pop(0)
     program, arguments = Path(words[0]).name, words[1:]
     if program == "make":
         for word in arguments:
             if word.startswith("ARGS=") and "run" in arguments:
                 check_ours(shlex.split(word.removeprefix("ARGS=")), capsys)
+            elif word.startswith("ARGS=") and "soak" in arguments:
+                assert set(re.findall(r"--[a-z-]+", word)) <= OPTIONS
             elif not word.startswith(("-", "ARGS=")):
                 assert word in make_targets()
     elif program == "alarmdigest":
         check_ours(arguments, capsys)
     elif program == "python" and arguments[:2] == ["-m", "alarmdigest"]:
         check_ours(arguments[2:], capsys)
+    elif program == "python" and arguments[1].startswith("alarmdigest."):
+        assert importlib.util.find_spec(arguments[1]) is not None
     else:
         assert program in FOREIGN, f"no way to check {command!r}"
 
@@ -134,6 +159,20 @@ def test_the_readme_lists_every_option_with_its_default() -> None:
     assert listed == options
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_options_that_are_named_are_there(document: Path) -> None:
+    """In running text; what stands in a command is looked up with its command."""
+    text = (ROOT / document).read_text("utf-8")
+    for name in set(re.findall(r"`(--[a-z-]+)", text)):
+        assert name in OPTIONS, f"there is no option {name}"
+
+
+def test_the_operating_page_knows_every_exit_code() -> None:
+    codes = {value for name, value in vars(exit_codes).items() if name.isupper()}
+    text = (ROOT / "docs/operating.md").read_text("utf-8")
+    assert {int(row[0]) for row in cells(r"\d", text)} == codes
+
+
 def check_variable(name: str) -> None:
     known = {f"ALARMDIGEST_{item.name.upper()}" for item in fields(Settings)}
     setup = (ROOT / "setup.py").read_text("utf-8")
@@ -142,13 +181,26 @@ def check_variable(name: str) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
-def test_variables_and_metrics_that_are_named_are_there(document: Path) -> None:
+def test_variables_that_are_named_are_there(document: Path) -> None:
     text = (ROOT / document).read_text("utf-8")
     for name in set(re.findall(r"\bALARMDIGEST_[A-Z_]+[A-Z]\b", text)):
         check_variable(name)
-    metrics = (ROOT / "alarmdigest/monitor/metrics.py").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def scraped() -> set[str]:
+    """The names in /metrics of a service that reads a stream."""
+    with NatsServer() as server, ServiceProcess(server.url, mode="stream") as service:
+        _status, text = service.http("/metrics")
+        assert service.stop() == 0
+    return set(re.findall(r"^(alarmdigest_\w+)", text, re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=str)
+def test_metrics_that_are_named_are_there(document: Path, scraped: set[str]) -> None:
+    text = (ROOT / document).read_text("utf-8")
     for name in set(re.findall(r"\balarmdigest_\w+", text)) - {"alarmdigest_"}:
-        assert f'"{name.removesuffix("_total")}"' in metrics, f"there is no metric {name}"
+        assert name in scraped, f"there is no metric {name}"
 
 
 def test_the_readme_lists_every_exit_code_and_every_reason() -> None:
@@ -157,11 +209,41 @@ def test_the_readme_lists_every_exit_code_and_every_reason() -> None:
     assert [row[0].strip("`") for row in cells(r"`[a-z_]+`")] == list(REASONS)
 
 
+# -- what the program says -------------------------------------------------------------------------
+
+FAQ = (ROOT / "docs/faq.md").read_text("utf-8")
+
+
+def said(text: str) -> str:
+    """The texts in a source, with those that are put together from several lines as one."""
+    return re.sub(r'"\s*\n\s*f?"', "", text)
+
+
+def seen_as() -> list[str]:
+    """The parts of what the FAQ quotes, cut where the program puts in a value."""
+    found = []
+    for paragraph in re.split(r"\n\n+", FAQ):
+        words = " ".join(paragraph.split())
+        quoted = re.findall(r"[Ss]een as .*", words)
+        for quote in re.findall(r"`([^`]*)`", quoted[0]) if quoted else []:
+            if " " in quote and not quote.startswith("nats "):
+                found += [part.strip() for part in quote.split("…") if len(part.strip()) > 3]
+    return found
+
+
+@pytest.mark.parametrize("part", sorted(set(seen_as())))
+def test_the_program_says_what_the_faq_quotes(part: str) -> None:
+    sources = (ROOT / "alarmdigest").rglob("*.py")
+    assert any(part in said(source.read_text("utf-8")) for source in sources)
+
+
 # -- examples ------------------------------------------------------------------------------------
 
 
-def test_the_messages_of_the_readme_belong_together() -> None:
-    event, request, digest = (block.encode() for block in blocks(README, "json"))
+@pytest.mark.parametrize("document", ["README.md", "docs/wire.md"])
+def test_the_messages_that_are_shown_belong_together(document: str) -> None:
+    text = (ROOT / document).read_text("utf-8")
+    event, request, digest = (block.encode() for block in blocks(text, "json"))
     assert tuple(orjson.loads(event)) == EVENT_FIELDS
     alarm = read_event(event)
     assert read_request(request).user_id == alarm.user_id
@@ -172,9 +254,11 @@ def test_the_messages_of_the_readme_belong_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("history", "digests"), [row[:2] for row in cells(r"`.*, D`")], ids=lambda cell: cell.strip("`")
+    ("history", "digests"),
+    [row[:2] for text in (README, CONCEPTS) for row in cells(r"`.*, D`", text)],
+    ids=lambda cell: cell.strip("`"),
 )
-def test_the_rule_gives_what_the_readme_says(history: str, digests: str) -> None:
+def test_the_rule_gives_what_the_documents_say(history: str, digests: str) -> None:
     assert replay(history.strip("`")) == re.findall(r"`(.*?)`", digests)
 
 
@@ -197,6 +281,12 @@ def test_links_lead_somewhere(document: Path) -> None:
         found = (ROOT / document).parent / path if path else ROOT / document
         assert found.exists(), f"{document} links to {target}"
         assert not anchor or anchor in anchors(found), f"{document} links to {target}"
+
+
+def test_the_index_of_the_documentation_has_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text("utf-8")
+    pages = {path.name for path in (ROOT / "docs").glob("*.md")} - {"README.md"}
+    assert pages == set(re.findall(r"^\| \[.*?\]\((\S+?)\)", index, re.MULTILINE))
 
 
 @pytest.mark.parametrize("picture", sorted(ROOT.glob("docs/**/*.svg")), ids=lambda path: path.name)

@@ -113,8 +113,23 @@ def test_the_sdist_holds_what_a_build_and_the_tests_need(package: Package) -> No
     sources = {f"ext/{path.name}" for path in (ROOT / "ext").glob("*.p[yx][xd]")}
     assert len(sources) > len(COMPILED)
     tests = {f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")}
-    others = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "docs/pipeline.svg", ".ci/run"}
-    assert sources | tests | others <= names
+    assert sources | tests <= names
+
+
+def test_the_sdist_holds_every_file_of_the_repository_but_those_of_git(package: Package) -> None:
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("this is no checkout, or there is no git")
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.returncode == 0, listed.stderr
+    with tarfile.open(package.sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    there = {name for name in listed.stdout.splitlines() if (ROOT / name).exists()}
+    assert there - names == {".gitignore"}
 
 
 def test_the_wheel_holds_the_package_and_its_types_and_nothing_else(package: Package) -> None:

@@ -215,6 +215,13 @@ class LmdbReader:
         """As a Store's; may be called again."""
         return scan(self._txn, self.last, self._folder)
 
+    def copy_to(self, folder: Path) -> None:
+        """Write the database into a folder that has none, as of the last checkpoint by then.
+
+        Raises lmdb.Error.
+        """
+        self._env.copy(str(folder))
+
     def close(self) -> None:
         self._env.close()  # and the transaction with it
 

@@ -1,0 +1,15 @@
+{{- define "alarmdigest.name" -}}
+{{- .Release.Name | trunc 50 | trimSuffix "-" }}-alarmdigest
+{{- end }}
+
+{{- define "alarmdigest.selector" -}}
+app.kubernetes.io/name: alarmdigest
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "alarmdigest.labels" -}}
+{{ include "alarmdigest.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}

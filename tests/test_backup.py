@@ -1,0 +1,122 @@
+"""A store put back from a backup, as docs/operating.md tells: the service goes on from it, and the
+output streams hold each digest once, judged by the model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.feeder import Feeder
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.stored import stored_alarms, stored_rows
+from support.stream_service import StreamService, assert_worth_judging, settle
+from support.wait import eventually
+
+from alarmdigest.store import StoreDamaged
+from alarmdigest.store.backup import back_up
+from alarmdigest.store.lmdb import LmdbReader
+
+
+def run_backup(data_dir: Path, target: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "alarmdigest.store.backup", data_dir, target],
+        capture_output=True,
+        text=True,
+    )
+
+
+def put_back(service: ServiceProcess, backup: Path) -> None:
+    shutil.rmtree(service.data_dir / "state")
+    shutil.copytree(backup / "state", service.data_dir / "state")
+
+
+def test_a_backup_of_a_running_service_is_one_to_go_on_from(tmp_path: Path) -> None:
+    with (
+        NatsServer() as server,
+        StreamService(server.url) as service,
+        Feeder(server.url, seed=71) as feeder,
+    ):
+        feeder.wait_for(1000)
+        eventually(lambda: stored_rows(service.data_dir) > 0, what="a checkpoint")
+        done = run_backup(service.data_dir, tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith("copied and read: checkpoint=")
+        feeder.wait_for(2000)  # what the backup does not know
+        service.kill()
+        put_back(service, tmp_path)
+        service.start()
+        assert service.metric("alarmdigest_found_again_total") > 0, "nothing was read again"
+        feeder.wait_for(500)
+        assert_worth_judging(settle(server.url, service, feeder))
+
+
+def test_a_copy_of_a_stopped_service_is_one_to_go_on_from(tmp_path: Path) -> None:
+    with (
+        NatsServer() as server,
+        StreamService(server.url) as service,
+        Feeder(server.url, seed=72) as feeder,
+    ):
+        feeder.wait_for(1000)
+        assert service.stop() == 0
+        shutil.copytree(service.data_dir / "state", tmp_path / "state")
+        service.start()
+        feeder.wait_for(1000)
+        service.kill()
+        put_back(service, tmp_path)
+        service.start()
+        feeder.wait_for(500)
+        assert_worth_judging(settle(server.url, service, feeder))
+
+
+def test_a_backup_is_for_its_owner_only_and_holds_all_that_the_store_does(tmp_path: Path) -> None:
+    with NatsServer() as server, StreamService(server.url) as service:
+        with Feeder(server.url, seed=73) as feeder:
+            feeder.wait_for(500)
+            feeder.finish()
+        assert service.stop() == 0
+        assert run_backup(service.data_dir, tmp_path).returncode == 0
+        assert stored_alarms(tmp_path) == stored_alarms(service.data_dir) > 0
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+    for file in (tmp_path / "state").iterdir():
+        assert os.stat(file).st_mode & 0o077 == 0, file
+
+
+def test_a_copy_that_is_not_as_it_was_written_is_no_backup(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that lies, played by a byte that changes behind the copying."""
+    copy_to = LmdbReader.copy_to
+
+    def copy_badly(reader: LmdbReader, folder: Path) -> None:
+        copy_to(reader, folder)
+        data = folder / "data.mdb"
+        whole = data.read_bytes()
+        assert b"find-me" in whole
+        data.write_bytes(whole.replace(b"find-me", b"fond-me"))
+
+    monkeypatch.setattr(LmdbReader, "copy_to", copy_badly)
+    with NatsServer() as server, StreamService(server.url) as service:
+        with Feeder(server.url, seed=74, users=["find-me"]) as feeder:
+            feeder.wait_for(100)
+            feeder.finish()
+        assert service.stop() == 0
+        with pytest.raises(StoreDamaged):
+            back_up(service.data_dir, tmp_path)
+
+
+def test_a_backup_does_not_write_over_another_and_needs_a_store(tmp_path: Path) -> None:
+    with NatsServer() as server, StreamService(server.url) as service:
+        assert service.stop() == 0
+        assert run_backup(service.data_dir, tmp_path).returncode == 0
+        again = run_backup(service.data_dir, tmp_path)
+    assert again.returncode == 4
+    assert "already: choose another target" in again.stderr
+    nothing = run_backup(tmp_path / "elsewhere", tmp_path / "target")
+    assert nothing.returncode == 4
+    assert "there is no store in" in nothing.stderr
+    assert not (tmp_path / "target").exists()

@@ -1,0 +1,367 @@
+"""What is shipped for others to run us: the image, compose, systemd and Helm keep their promises.
+
+No daemon, cluster or init system is at hand in a test: the files are read, and what they name is
+looked up in the program. Where systemd-analyze or helm is installed, it has its say as well.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from support.nats_server import HOST, NatsServer
+from support.service import ServiceProcess
+
+from alarmdigest import __version__
+from alarmdigest.cli import main
+from alarmdigest.nats.discovery import find_server
+from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
+
+ROOT = Path(__file__).parent.parent
+DEPLOY = ROOT / "deploy"
+CHART = DEPLOY / "helm" / "alarmdigest"
+PORT = DEFAULT_HTTP.port
+DATA = "/var/lib/alarmdigest"
+VARIABLES = {f"ALARMDIGEST_{item.name.upper()}" for item in fields(Settings)}
+DRAIN_S = next(
+    duration(f.metadata["default"]) for f in fields(Settings) if f.name == "drain_timeout"
+)
+DRAIN_S //= 10**9
+
+
+def options_of_run(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+
+
+# -- the image -------------------------------------------------------------------------------------
+
+
+def instructions() -> list[list[tuple[str, str]]]:
+    """The stages of the Dockerfile, each as (instruction, its text on one line)."""
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
+    stages: list[list[tuple[str, str]]] = []
+    for line in re.sub(r"\\\n\s*", "", text).splitlines():
+        if line:
+            name, _, rest = line.partition(" ")
+            if name == "FROM":
+                stages.append([])
+            stages[-1].append((name, rest))
+    return stages
+
+
+def only(stage: list[tuple[str, str]], name: str) -> str:
+    [text] = [text for each, text in stage if each == name]
+    return text
+
+
+def test_the_image_runs_as_somebody_without_rights_and_holds_no_compiler() -> None:
+    build, final = instructions()
+    assert "gcc" in " ".join(text for name, text in build if name == "RUN")
+    assert not re.search(
+        r"gcc|apt-get|pip", " ".join(text for name, text in final if name == "RUN")
+    )
+    assert re.fullmatch(r"[1-9]\d*:[1-9]\d*", only(final, "USER"))
+    assert final.index(("USER", only(final, "USER"))) > max(
+        place for place, (name, _) in enumerate(final) if name == "RUN"
+    )
+
+
+def test_the_image_is_built_from_fixed_versions_of_a_slim_python() -> None:
+    bases = [stage[0][1].split()[0] for stage in instructions()]
+    assert len(set(bases)) == 1, "what is built must run on the same Python"
+    assert re.fullmatch(r"python:3\.\d+-slim-\w+", bases[0])
+
+
+def test_the_image_says_how_it_is_stopped_looked_after_and_where_its_data_is() -> None:
+    _, final = instructions()
+    assert only(final, "STOPSIGNAL") == "SIGTERM"
+    assert only(final, "VOLUME") == DATA
+    assert only(final, "EXPOSE") == str(PORT)
+    health = only(final, "HEALTHCHECK")
+    assert f"http://127.0.0.1:{PORT}/healthz" in health
+    assert json.loads(only(final, "ENTRYPOINT")) == ["alarmdigest"]
+    named = dict(pair.split("=", 1) for pair in shlex.split(only(final, "ENV")))
+    ours = {name: value for name, value in named.items() if name.startswith("ALARMDIGEST_")}
+    assert ours == {"ALARMDIGEST_DATA_DIR": DATA, "ALARMDIGEST_HTTP": f"0.0.0.0:{PORT}"}
+    assert ours.keys() <= VARIABLES
+
+
+def test_the_health_check_of_the_image_tells_a_service_from_none() -> None:
+    """The command itself, with another port."""
+    _, final = instructions()
+    [command] = re.findall(r"CMD (\[.*\])$", only(final, "HEALTHCHECK"))
+    program, *arguments = json.loads(command)
+    assert program == "python"
+
+    def check(port: str) -> int:
+        words = [each.replace(f":{PORT}/", f":{port}/") for each in arguments]
+        return subprocess.run([sys.executable, *words], stderr=subprocess.DEVNULL).returncode
+
+    with NatsServer() as server, ServiceProcess(server.url) as service:
+        port = service.wait_for_log(r"on=http://127.0.0.1:(\d+)")[1]
+        assert check(port) == 0
+        service.stop()
+        assert check(port) == 1
+
+
+def test_all_that_the_image_copies_is_let_through_by_dockerignore() -> None:
+    build, _ = instructions()
+    sources = {word for name, text in build if name == "COPY" for word in text.split()[:-1]}
+    let_through = {
+        line[1:].partition("/")[0]
+        for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+        if line.startswith("!")
+    }
+    assert sources == let_through
+    assert all((ROOT / source).exists() for source in sources)
+
+
+# -- compose ---------------------------------------------------------------------------------------
+
+
+def compose() -> dict[str, Any]:
+    found = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_compose_runs_a_server_with_jetstream_and_one_service_on_volumes() -> None:
+    document = compose()
+    nats, ours = document["services"]["nats"], document["services"]["alarmdigest"]
+    assert re.fullmatch(r"nats:\d+\.\d+-\w+", nats["image"])
+    assert ours["image"] == f"alarmdigest:{__version__}"
+    assert f"alarmdigest:{DATA}" in ours["volumes"]
+    assert "nats:/data" in nats["volumes"]
+    assert set(document["volumes"]) == {"nats", "alarmdigest"}
+    assert ours["environment"]["NATS_URL"] == "nats://nats:4222"
+    assert ours["depends_on"]["nats"]["condition"] == "service_healthy"
+    assert duration(ours["stop_grace_period"]) > DRAIN_S * 10**9
+    assert "deploy" not in ours, "one instance only"
+
+
+def test_compose_publishes_on_the_loopback_only() -> None:
+    for service in compose()["services"].values():
+        assert all(port.startswith(f"{HOST}:") for port in service["ports"])
+
+
+def test_the_options_in_compose_are_there(capsys: pytest.CaptureFixture[str]) -> None:
+    command, *rest = compose()["services"]["alarmdigest"]["command"]
+    assert command == "run"
+    given = {word for word in rest if word.startswith("-")}
+    assert given <= options_of_run(capsys)
+
+
+def test_a_real_server_takes_the_configuration_of_compose() -> None:
+    done = subprocess.run(
+        [find_server(None), "-t", "-c", DEPLOY / "nats-server.conf"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "is valid" in done.stderr + done.stdout
+
+
+# -- systemd ---------------------------------------------------------------------------------------
+
+UNIT = (DEPLOY / "alarmdigest.service").read_text("utf-8")
+
+
+def unit(name: str) -> list[str]:
+    return re.findall(rf"^{name}=(.*)$", UNIT, re.MULTILINE)
+
+
+def test_the_unit_starts_the_service_with_options_that_are_there(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    [start] = unit("ExecStart")
+    program, command, *rest = shlex.split(start)
+    assert (Path(program).name, command) == ("alarmdigest", "run")
+    assert {word for word in rest if word.startswith("-")} <= options_of_run(capsys)
+    assert "--data-dir ${STATE_DIRECTORY}" in start
+
+
+def test_the_unit_gives_it_a_state_a_user_of_its_own_and_time_to_drain() -> None:
+    expected = {
+        "Type": "notify",
+        "WatchdogSec": "60s",
+        "DynamicUser": "yes",
+        "StateDirectory": "alarmdigest",
+        "KillMode": "mixed",
+        "NoNewPrivileges": "yes",
+        "ProtectSystem": "strict",
+        "CapabilityBoundingSet": "",
+    }
+    assert {name: unit(name) for name in expected} == {
+        name: [value] for name, value in expected.items()
+    }
+    assert duration(unit("TimeoutStopSec")[0]) > DRAIN_S * 10**9
+    # A usage error or an unusable store is not tried again and again; a crash is.
+    assert unit("RestartPreventExitStatus") == ["2 4"]
+
+
+def test_systemd_takes_the_unit(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here")
+    copy = tmp_path / "alarmdigest.service"
+    # It looks whether the program is there, which it is only where it was installed.
+    copy.write_text(UNIT.replace("/opt/alarmdigest/bin/alarmdigest", sys.executable), "utf-8")
+    done = subprocess.run(["systemd-analyze", "verify", copy], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# -- Helm ------------------------------------------------------------------------------------------
+
+
+def skeleton(name: str) -> Any:
+    """A template without its actions: what stands in it literally, as YAML.
+
+    Lines that are nothing but an action go, and an action within a line becomes a word, so both
+    branches of an ``if`` are in it and a block that is included is not.
+    """
+    text = (CHART / "templates" / name).read_text("utf-8")
+    text = re.sub(r"^\s*\{\{-? .*? ?\}\}\n", "", text, flags=re.MULTILINE)
+    return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "x", text))
+
+
+def check_stateful_set(document: dict[str, Any]) -> None:
+    spec = document["spec"]
+    assert document["kind"] == "StatefulSet"
+    assert spec["replicas"] == 1
+    pod = spec["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_S
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    [container] = pod["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert [port["containerPort"] for port in container["ports"]] == [PORT]
+    for probe, path in {
+        "startupProbe": "/healthz",
+        "livenessProbe": "/healthz",
+        "readinessProbe": "/readyz",
+    }.items():
+        assert container[probe]["httpGet"] == {"path": path, "port": "http"}
+    settings = {one["name"]: one.get("value") for one in container["env"]}
+    assert settings["ALARMDIGEST_HTTP"] == f"0.0.0.0:{PORT}"
+    assert settings["ALARMDIGEST_DATA_DIR"] == DATA
+    assert {"name": "data", "mountPath": DATA} in container["volumeMounts"]
+    [claim] = spec["volumeClaimTemplates"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_the_stateful_set_is_one_service_with_probes_and_without_rights() -> None:
+    check_stateful_set(skeleton("statefulset.yaml"))
+
+
+def test_the_user_of_the_chart_is_that_of_the_image() -> None:
+    _, final = instructions()
+    user, group = map(int, only(final, "USER").split(":"))
+    context = skeleton("statefulset.yaml")["spec"]["template"]["spec"]["securityContext"]
+    assert (context["runAsUser"], context["runAsGroup"]) == (user, group)
+    assert context["fsGroup"] == group
+
+
+def test_the_chart_has_the_version_of_the_package() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
+    assert chart["version"] == chart["appVersion"] == __version__
+
+
+def values() -> dict[str, Any]:
+    found = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def schema() -> dict[str, Any]:
+    found = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_default_values_fit_their_schema() -> None:
+    jsonschema.Draft7Validator.check_schema(schema())
+    jsonschema.validate(values(), schema())
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("image.tag", "latest"),
+        ("nats.url", "nats://user:password@nats:4222"),
+        ("nats.url", "http://nats:4222"),
+        ("settings", {"LOG_LEVEL": "debug"}),
+        ("settings", {"ALARMDIGEST_DATA_DIR": "/tmp"}),
+        ("settings", {"ALARMDIGEST_WORKERS": 12}),
+        ("persistence.size", "eight"),
+        ("replicas", 2),
+    ],
+)
+def test_the_schema_refuses_what_must_not_be(path: str, value: object) -> None:
+    document = values()
+    *parents, last = path.split(".")
+    place = document
+    for name in parents:
+        place = place[name]
+    place[last] = value
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(document, schema())
+
+
+def test_every_value_is_used_and_every_value_that_is_used_is_there() -> None:
+    text = "".join(path.read_text("utf-8") for path in (CHART / "templates").iterdir())
+    used = set(re.findall(r"\.Values\.([A-Za-z.]+)", text))
+    there = set()
+    for name, value in values().items():
+        nested = isinstance(value, dict) and name in {
+            "image",
+            "nats",
+            "persistence",
+            "serviceMonitor",
+        }
+        there |= {f"{name}.{inner}" for inner in value} if nested else {name}
+    assert {name.removesuffix(".name").removesuffix(".key") for name in used} == there
+
+
+def test_helm_takes_the_chart(tmp_path: Path) -> None:
+    helm = shutil.which("helm")
+    if helm is None:
+        pytest.skip("there is no helm here")
+
+    def run(*arguments: str | Path) -> str:
+        done = subprocess.run([helm, *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run("lint", "--strict", CHART)
+    render = ("template", "try", CHART, "--kube-version", "1.30.0")
+    plain = {one["kind"]: one for one in yaml.safe_load_all(run(*render))}
+    assert plain.keys() == {"StatefulSet", "Service"}
+    check_stateful_set(plain["StatefulSet"])
+    more = tmp_path / "values.yaml"
+    more.write_text(
+        "nats: {urlSecret: {name: where}, credsSecret: {name: who}}\n"
+        "settings: {ALARMDIGEST_WORKERS: '24'}\n"
+        "serviceMonitor: {enabled: true, labels: {release: prometheus}}\n",
+        "utf-8",
+    )
+    rendered = yaml.safe_load_all(run(*render, "--values", more))
+    full = {one["kind"]: one for one in rendered}
+    assert full.keys() == {"StatefulSet", "Service", "ServiceMonitor"}
+    check_stateful_set(full["StatefulSet"])
+    [container] = full["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    settings = {one["name"]: one for one in container["env"]}
+    assert settings["NATS_URL"]["valueFrom"]["secretKeyRef"] == {"name": "where", "key": "url"}
+    assert settings["ALARMDIGEST_WORKERS"]["value"] == "24"
+    assert "NATS_CREDS" in settings
