@@ -75,7 +75,7 @@ class Listener(ServiceThread):
         # The connection broke while the last messages were under way: they are lost (core mode).
         self.drain_was_cut = False
 
-        self._link = link
+        self.link = link
         self._workers = workers
         self._publisher_queue = publisher_queue
         self._checkpointer = checkpointer
@@ -112,7 +112,7 @@ class Listener(ServiceThread):
 
     def work(self) -> None:
         while not self._stopping.is_set():
-            connection = self._link.open(self._go_on)
+            connection = self.link.open(self._go_on)
             if connection is None:
                 break
             try:
@@ -229,8 +229,8 @@ class Listener(ServiceThread):
             return
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
-            self._link.learn(connection)
-            if connection.lame_duck and self._link.has_alternative():
+            self.link.learn(connection)
+            if connection.lame_duck and self.link.has_alternative():
                 raise ConnectionLost(f"{connection.url} is about to shut down")
         if refused is not None:
             # Without one of the subscriptions we would look well and hear nothing.
@@ -298,7 +298,7 @@ class Listener(ServiceThread):
 
     def _lost(self, lost: NatsError) -> None:
         self.connections_lost += 1
-        self._link.last_error = str(lost)
+        self.link.last_error = str(lost)
         self.feed.lost(str(lost))
 
     def _finish_publishing(self) -> None:

@@ -77,10 +77,6 @@ class Publisher(ServiceThread):
         self._received = 0
         self._trouble = LimitedLog(log, logging.ERROR)
 
-    @property
-    def reconnects(self) -> int:
-        return max(0, self.link.connections - 1)
-
     def give_up(self) -> None:
         """Stop even though something is unconfirmed: the drain took too long."""
         self._given_up.set()
