@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -18,6 +19,7 @@ from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.setup import NotReachable
 from alarmdigest.store import StoreError, open_store
+from alarmdigest.systemd import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +39,14 @@ class Runner:
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._signals = 0
+        self._supervisor = Supervisor(os.environ)
 
     def run(self) -> int:
         """The exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        # Written by the signal handler itself: also when every thread waits for another.
+        faulthandler.register(signal.SIGUSR1)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
             "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
@@ -87,6 +92,7 @@ class Runner:
                     self._settings.store,
                     self._settings.workers,
                 )
+                self._supervisor.ready()
             return self._watch(service)
         finally:
             if monitor is not None:
@@ -133,7 +139,9 @@ class Runner:
     def _watch(self, service: Service) -> int:
         while service.failure is None:
             time.sleep(WATCH_INTERVAL_S)
+            self._supervisor.look_at(service)
             if self._signals > 0:
+                self._supervisor.stopping()
                 log.info("draining")
                 if service.drain():
                     log.info("stopped: everything that arrived was worked off")
