@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 
 from alarmdigest import __version__, exit_codes
 from alarmdigest.monitor.http import MonitorServer
+from alarmdigest.monitor.micro import ServiceApi
 from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
 from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
@@ -83,6 +84,7 @@ class Runner:
 
     def _run_with(self, service: Service) -> int:
         monitor = self._open_monitor(service)
+        api: ServiceApi | None = None
         try:
             service.start()
             if self._signals == 0 and service.failure is None:
@@ -93,8 +95,13 @@ class Runner:
                     self._settings.workers,
                 )
                 self._supervisor.ready()
+                if not self._settings.no_service_api:
+                    api = ServiceApi(service, service.service_api_link)
+                    api.start()
             return self._watch(service)
         finally:
+            if api is not None:
+                api.stop()
             if monitor is not None:
                 monitor.stop()
 

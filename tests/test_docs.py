@@ -126,7 +126,8 @@ def test_make_installs_what_the_build_asks_for() -> None:
 
 def test_the_readme_lists_every_option_with_its_default() -> None:
     listed = {row[0].strip("`"): row[1].strip("`") for row in cells(r"`--.*`")}
-    options = {"--server URL": "", "--publish-empty": "", "--no-create-streams": ""}
+    flags = ("--publish-empty", "--no-create-streams", "--no-service-api")
+    options = {"--server URL": "", **dict.fromkeys(flags, "")}
     for item in fields(Settings):
         if "meta" in item.metadata:
             flag = "--" + item.name.replace("_", "-")
