@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.bus import Bus
 from support.faults import gated, pairs, request
 from support.nats_server import NatsServer
+from support.proxy import Proxy
 from support.service import ServiceProcess
 from support.wait import eventually
 
@@ -114,6 +115,29 @@ def test_a_request_that_waited_shows_how_long_and_counts_once(mode: str, tmp_pat
             what="a checkpoint",
         )
         assert service.metric('alarmdigest_checkpoint_stage_seconds_sum{stage="gather"}') > 0
+
+
+def test_a_digest_that_is_sent_again_is_no_second_answer(tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    with (
+        NatsServer() as server,
+        Proxy(server.port) as proxy,
+        ServiceProcess(proxy.url, program=gated(gate)) as service,
+        Bus(server.url) as bus,
+    ):
+        bus.publish_all(pairs(range(10)))
+        received = 'alarmdigest_received_total{kind="request"}'
+        eventually(lambda: service.metric(received) == 10, what="the requests")
+        proxy.stall()
+        gate.touch()
+        answered = "alarmdigest_request_seconds_count"
+        eventually(lambda: service.metric(answered) == 10, what="the digests in the socket")
+        proxy.cut()
+        proxy.resume()
+        bus.wait_for_digests(10)
+        eventually(lambda: service.metric("alarmdigest_unconfirmed_bytes") == 0, what="the end")
+        assert service.metric("alarmdigest_resent_total") == 10
+        assert service.metric(answered) == 10
 
 
 def test_the_stream_tells_how_far_behind_in_messages_and_seconds(tmp_path: Path) -> None:
