@@ -20,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from alarmdigest import failpoints
+from alarmdigest.histogram import Histogram
 from alarmdigest.logs import LimitedLog
 from alarmdigest.store.base import Checkpoint, Outputs, Position, Store, StoreError
 from alarmdigest.threads import TICK_S, ServiceThread
@@ -33,12 +34,13 @@ RETRY_PAUSE_S = 1.0
 class Barrier:
     """Everything up to ``position`` (None in core mode) stands before it in every queue.
 
-    ``arrival_ns`` is the arrival clock there.
+    ``arrival_ns`` is the arrival clock there, ``sent_at`` when it was sent (``time.monotonic()``).
     """
 
     number: int
     position: Position | None
     arrival_ns: int
+    sent_at: float = field(default_factory=time.monotonic, compare=False)
 
 
 @dataclass(slots=True)
@@ -77,6 +79,9 @@ class Checkpointer(ServiceThread):
         self.failures = 0
         self.rows_bytes = 0
         self.write_seconds = 0.0
+        # How long barriers took to come through, with everything before them confirmed; and writes.
+        self.gathering = Histogram()
+        self.writing = Histogram()
 
         self._workers = workers
         self._settings = dict(settings)
@@ -129,6 +134,7 @@ class Checkpointer(ServiceThread):
 
     def _complete(self, pending: _Pending, outputs: Outputs) -> None:
         barrier, last = pending.barrier, self.store.last
+        self.gathering.observe(time.monotonic() - barrier.sent_at)
         unchanged = (
             last is not None
             and last.position == barrier.position
@@ -174,5 +180,6 @@ class Checkpointer(ServiceThread):
             log.info("checkpoints can be written again")
         self.failing_because = None
         self.write_seconds = time.monotonic() - started
+        self.writing.observe(self.write_seconds)
         self.rows_bytes = sum(map(len, rows))
         self.written += 1

@@ -16,8 +16,10 @@ from collections.abc import Callable, Sequence
 
 from alarmdigest import failpoints
 from alarmdigest._ext import events, frames
+from alarmdigest.batches import Outgoing, Routed
 from alarmdigest.checkpoint import Barrier, Checkpointer
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.histogram import Histogram
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
@@ -53,7 +55,7 @@ class Listener(ServiceThread):
         router: events.Router,
         desk: RefusalDesk,
         workers: Sequence[Worker],
-        publisher_queue: queue.Queue[bytes | Barrier | None],
+        publisher_queue: queue.Queue[Outgoing | Barrier | None],
         checkpointer: Checkpointer,
         *,
         backlog_limit: int,
@@ -68,10 +70,12 @@ class Listener(ServiceThread):
         self.dropping = False
         self.connections_lost = 0
         self.delivery_gaps = 0
+        # How long the messages of one read took to be decoded and routed.
+        self.routing = Histogram()
         # The connection broke while the last messages were under way: they are lost (core mode).
         self.drain_was_cut = False
 
-        self._link = link
+        self.link = link
         self._workers = workers
         self._publisher_queue = publisher_queue
         self._checkpointer = checkpointer
@@ -87,6 +91,7 @@ class Listener(ServiceThread):
         self._handed_bytes = 0
         self._buffer = bytearray(BUFFER_BYTES)
         self._filled = 0
+        self._read_at = time.monotonic()
         self._stopping = threading.Event()
         self._trouble = LimitedLog(log, logging.ERROR)
 
@@ -107,7 +112,7 @@ class Listener(ServiceThread):
 
     def work(self) -> None:
         while not self._stopping.is_set():
-            connection = self._link.open(self._go_on)
+            connection = self.link.open(self._go_on)
             if connection is None:
                 break
             try:
@@ -166,6 +171,7 @@ class Listener(ServiceThread):
         self.dropping = self.feed.may_drop and self.backlog_bytes > self._backlog_limit
         if count == 0:
             return
+        self._read_at = time.monotonic()
         end = self._filled + count
         if self.dropping:
             self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
@@ -184,6 +190,7 @@ class Listener(ServiceThread):
             self.delivery_gaps += 1
             log.error("deliveries were lost on their way, reading them again: %s", gap)
             raise ConnectionLost(f"{connection.url}: {gap}") from gap
+        self.routing.observe(time.monotonic() - self._read_at)
         self._filled = end - position
         self._buffer[: self._filled] = self._buffer[position:end]
         if self.router.wanted > len(self._buffer):
@@ -196,17 +203,17 @@ class Listener(ServiceThread):
             batch = self.router.take(number)
             if batch:
                 self._handed_bytes += len(batch)
-                worker.queue.put(batch)
+                worker.queue.put(Routed(batch, self._read_at))
         self._hand_over_barrier()
         if self._barrier is not None:
             return  # refusals of messages behind the barrier must not overtake it
         if self.feed.may_drop and self._publisher_queue.full():
             return  # they wait at the desk
         refusals = self.desk.take()
-        if refusals and not self._offer(refusals):
+        if refusals and not self._offer(Outgoing(refusals, self._read_at)):
             self.desk.put_back(refusals)
 
-    def _offer(self, item: bytes | Barrier) -> bool:
+    def _offer(self, item: Outgoing | Barrier) -> bool:
         """Put into the publisher's queue; false when it is full and we must not wait."""
         if not self.feed.may_drop:
             put_patiently(self._publisher_queue, item, self.beat)
@@ -223,8 +230,8 @@ class Listener(ServiceThread):
             return
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
-            self._link.learn(connection)
-            if connection.lame_duck and self._link.has_alternative():
+            self.link.learn(connection)
+            if connection.lame_duck and self.link.has_alternative():
                 raise ConnectionLost(f"{connection.url} is about to shut down")
         if refused is not None:
             # Without one of the subscriptions we would look well and hear nothing.
@@ -264,7 +271,8 @@ class Listener(ServiceThread):
             return
         if self._refusals_before is None:
             self._refusals_before = self.desk.take()
-        if self._refusals_before and not self._offer(self._refusals_before):
+        refusals = self._refusals_before
+        if refusals and not self._offer(Outgoing(refusals, self._read_at)):
             return
         self._refusals_before = b""
         if self._offer(self._barrier):
@@ -291,11 +299,11 @@ class Listener(ServiceThread):
 
     def _lost(self, lost: NatsError) -> None:
         self.connections_lost += 1
-        self._link.last_error = str(lost)
+        self.link.last_error = str(lost)
         self.feed.lost(lost)
 
     def _finish_publishing(self) -> None:
         """The last refusals, and the sign that no more will come."""
         self.desk.log_what_was_left_out(at_once=True)
-        put_patiently(self._publisher_queue, self.desk.take(), self.beat)
+        put_patiently(self._publisher_queue, Outgoing(self.desk.take(), self._read_at), self.beat)
         put_patiently(self._publisher_queue, None, self.beat)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from alarmdigest import failpoints
 from alarmdigest._ext import frames
+from alarmdigest.batches import Outgoing
 from alarmdigest.checkpoint import Barrier
 from alarmdigest.confirmations.window import Held, Window
 from alarmdigest.logs import LimitedLog
@@ -55,7 +56,7 @@ class Publisher(ServiceThread):
         An earlier run has read the input stream up to ``replay_end`` at most (None: there is none).
         """
         super().__init__("publisher", on_failure)
-        self.queue: ByteQueue[bytes | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
+        self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
         self.connected = threading.Event()
         # Why digests cannot be published although a server is there; None when all is well.
         self.held_because: str | None = None
@@ -75,10 +76,6 @@ class Publisher(ServiceThread):
         self._buffer = bytearray(64 * 1024)
         self._received = 0
         self._trouble = LimitedLog(log, logging.ERROR)
-
-    @property
-    def reconnects(self) -> int:
-        return max(0, self.link.connections - 1)
 
     def give_up(self) -> None:
         """Stop even though something is unconfirmed: the drain took too long."""
@@ -127,12 +124,12 @@ class Publisher(ServiceThread):
     def _gather(self, timeout: float) -> bool:
         """Take what waits in the queue into the window, up to the size of one write; waits so long
         for the first item. Whether there is something to send."""
-        batches: list[bytes] = []
+        batches: list[Outgoing] = []
         size = 0
         try:
             item = self.queue.get(timeout=timeout)
             while True:
-                if isinstance(item, bytes):
+                if isinstance(item, Outgoing):
                     batches.append(item)
                     size += len(item)
                 else:
@@ -150,9 +147,10 @@ class Publisher(ServiceThread):
         self._release()
         return self.window.unsent
 
-    def _keep(self, batches: list[bytes]) -> None:
-        if batch := b"".join(batches):
-            self.window.keep(batch)
+    def _keep(self, batches: list[Outgoing]) -> None:
+        if joined := b"".join([batch.records for batch in batches]):
+            answers = [(batch.read_at, batch.answered) for batch in batches if batch.answered]
+            self.window.keep(joined, answers)
         batches.clear()
 
     def _meet(self, barrier: Barrier) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import struct
 
-from alarmdigest._ext import outgoing
+from alarmdigest._ext import events, outgoing
 from alarmdigest.logs import LimitedLog
 from alarmdigest.messages import REASONS, Refused, read_odd
 
@@ -22,14 +22,17 @@ _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 class RefusalDesk:
     """Reads what the compiled router does not take, and keeps what nobody takes for publishing.
 
-    Belongs to the client thread. Counters: ``by_reason``, and ``unpublished`` for refusals that
-    were counted but had to be thrown away because the publisher could not keep up.
+    Belongs to the client thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
+    ``last_reason`` of each), and ``unpublished`` for refusals that were counted but had to be
+    thrown away because the publisher could not keep up.
     """
 
     def __init__(self, stream: str = "") -> None:
         """``stream`` is the name of the one that messages come from, if they do."""
         self._stream = stream
         self.by_reason = dict.fromkeys(REASONS, 0)
+        self.by_kind = {events.EVENT: 0, events.REQUEST: 0}
+        self.last_reason = {events.EVENT: "", events.REQUEST: ""}
         self.unpublished = 0
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
@@ -46,6 +49,8 @@ class RefusalDesk:
         try:
             return read_odd(kind, payload)
         except Refused as refusal:
+            self.by_kind[kind] += 1
+            self.last_reason[kind] = refusal.reason
             self._refuse(refusal, payload, subject, origin)
             return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ from types import FrameType, TracebackType
 
 from alarmdigest import __version__, exit_codes
 from alarmdigest.monitor.http import MonitorServer
+from alarmdigest.monitor.micro import ServiceApi
 from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
 from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
@@ -18,6 +20,7 @@ from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.setup import NotReachable
 from alarmdigest.store import StoreError, open_store
+from alarmdigest.systemd import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +44,14 @@ class Runner:
         self._restarted_at = 0.0
         self._look_at_disk_at = 0.0
         self._signals = 0
+        self._supervisor = Supervisor(os.environ)
 
     def run(self) -> int:
         """The exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        # Written by the signal handler itself: also when every thread waits for another.
+        faulthandler.register(signal.SIGUSR1)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
             "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
@@ -82,6 +88,7 @@ class Runner:
 
     def _run_with(self, service: Service) -> int:
         monitor = self._open_monitor(service)
+        api: ServiceApi | None = None
         try:
             service.start()
             if self._signals == 0 and service.failure is None:
@@ -91,8 +98,14 @@ class Runner:
                     self._settings.store,
                     self._settings.workers,
                 )
+                self._supervisor.ready()
+                if not self._settings.no_service_api:
+                    api = ServiceApi(service, service.service_api_link)
+                    api.start()
             return self._watch(service)
         finally:
+            if api is not None:
+                api.stop()
             if monitor is not None:
                 monitor.stop()
 
@@ -137,7 +150,9 @@ class Runner:
     def _watch(self, service: Service) -> int:
         while service.failure is None:
             time.sleep(WATCH_INTERVAL_S)
+            self._supervisor.look_at(service)
             if self._signals > 0:
+                self._supervisor.stopping()
                 log.info("draining")
                 if service.drain():
                     log.info("stopped: everything that arrived was worked off")

@@ -94,6 +94,7 @@ class Service:
         self._setup_link = self._link("alarmdigest-setup")
         self._listener_link = self._link("alarmdigest")
         self._publisher_link = self._link("alarmdigest-publisher")
+        self.service_api_link = self._link("alarmdigest-micro")
 
     def _go_on(self) -> bool:
         return self._asked_to_go_on() and self.failure is None

@@ -258,6 +258,9 @@ class Settings:
     drain_timeout: int = option(
         duration, "30s", "TIME", "how long a shutdown may take before exit code 5"
     )
+    no_service_api: bool = flag(
+        "do not answer the NATS service API ($SRV.PING, INFO, STATS: `nats micro`)"
+    )
     nats_server: str = option(
         str, "", "PATH", "the nats-server to embed, instead of the one on the PATH or in our wheel"
     )

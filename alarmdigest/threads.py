@@ -6,7 +6,7 @@ import queue
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -72,7 +72,7 @@ class ServiceThread(threading.Thread):
 
 
 class ByteQueue(queue.Queue[Item]):
-    """A queue that is full when it holds ``maxsize`` bytes; an item that is not bytes counts as 1.
+    """A queue that is full when it holds ``maxsize`` bytes; what has no size counts as 1.
 
     The item that goes beyond the bound is still taken, so that one of any size can pass.
     """
@@ -96,7 +96,7 @@ class ByteQueue(queue.Queue[Item]):
 
 def _size(item: object) -> int:
     # An empty one counts too: a queue of no size is taken for an empty queue.
-    return len(item) or 1 if isinstance(item, bytes) else 1
+    return len(item) or 1 if isinstance(item, Sized) else 1
 
 
 def put_patiently(target: queue.Queue[Item], item: Item, beat: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy, memset
 
-from arena cimport arena_free
+from arena cimport arena_bytes, arena_free
 from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from digest_json cimport hex_digits, put_entry, put_head
@@ -31,7 +31,7 @@ from state cimport (
     find_alarm, find_user, id_of_alarm, is_due, is_forgotten, list_as_due, mark_dirty,
     sweep_alarms, user_at, user_tag,
 )
-from table cimport table_init
+from table cimport table_bytes, table_init
 
 cdef enum:
     FIRST_TABLE_SIZE = 64
@@ -221,6 +221,22 @@ cdef class AlarmBook:
     @property
     def counters(self) -> dict:
         return self.tally
+
+    @property
+    def answered(self) -> int:
+        """Requests that made a digest, of however many messages."""
+        return self.tally.requests - (0 if self.publish_empty else self.tally.empty_requests)
+
+    @property
+    def held_bytes(self) -> int:
+        """Memory that it holds: arena, hash tables and buffers, used or not."""
+        return (
+            arena_bytes(&self.state.arena)
+            + table_bytes(&self.state.users)
+            + table_bytes(&self.state.alarms)
+            + self.due.capacity + self.head.capacity + self.entry.capacity
+            + self.out.capacity + self.rows.capacity
+        )
 
     @property
     def alarm_count(self) -> int:

@@ -65,6 +65,11 @@ cdef inline void arena_release(Arena* a, uint32_t handle, size_t size) noexcept 
     a.released[units] = handle
 
 
+cdef inline size_t arena_bytes(const Arena* a) noexcept nogil:
+    """Memory that it holds, used or not."""
+    return a.count * (<size_t> CHUNK_UNITS * UNIT) + a.capacity * sizeof(uint8_t*)
+
+
 cdef inline void arena_free(Arena* a) noexcept nogil:
     cdef uint32_t i
     for i in range(a.count):

@@ -29,6 +29,11 @@ cdef inline bint table_init(Table* t, uint32_t size) noexcept nogil:
     return t.slots != NULL
 
 
+cdef inline size_t table_bytes(const Table* t) noexcept nogil:
+    """Memory that it holds, used or not."""
+    return (<size_t> t.mask + 1) * sizeof(Slot)
+
+
 cdef inline void table_put(Table* t, uint32_t tag, uint32_t handle) noexcept nogil:
     """Enter a handle that is not in it; there must be room."""
     cdef uint32_t i = tag & t.mask

@@ -210,6 +210,32 @@ def test_arrivals_never_stand_still_when_the_clock_goes_back() -> None:
     assert core.router.arrival_ns == START + 2
 
 
+@pytest.mark.parametrize(("publish_empty", "answered"), [(False, 1), (True, 2)])
+def test_a_request_counts_as_answered_once_however_many_messages_its_digest_has(
+    publish_empty: bool, answered: int
+) -> None:
+    core = Core(publish_empty=publish_empty, split_bytes=16 * 1024)
+    for number in range(500):
+        event = Event("u", f"a{number}", Status.WARNING, number)
+        core.route_message(event, START)
+    core.route_message(Request("u"), START)
+    core.route_message(Request("nobody"), START)
+    assert len(core.merge()) > 2
+    assert core.books[0].answered == answered
+
+
+def test_a_book_tells_the_memory_that_it_holds() -> None:
+    core = Core()
+    [book] = core.books
+    empty = book.held_bytes
+    assert 0 < empty < 16 * 1024
+    for number in range(50_000):
+        core.route_message(Event("u", f"a{number}", Status.CRITICAL, number), START)
+    core.merge()
+    # An arena of whole MiB and tables of at least 8 bytes for a slot.
+    assert 50_000 * 48 < book.held_bytes - empty < 50_000 * 160
+
+
 def test_the_counters_tell_what_happened_to_events_and_requests() -> None:
     core = Core()
     for step, shown in enumerate(["W2", "W1", "W2", "D", "W2", "C1", "D", "C3", "D"]):

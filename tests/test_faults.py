@@ -24,6 +24,8 @@ from support.wait import eventually
 RECEIVED = 'alarmdigest_received_total{kind="request"}'
 MADE = "alarmdigest_book_digests_total"
 LOST = "alarmdigest_subscriber_connections_lost_total"
+# For tests that count connections: only those that carry messages.
+COUNTED = ["--no-service-api"]
 
 
 def wait_until_ready(service: ServiceProcess) -> None:
@@ -98,7 +100,7 @@ def test_cut_within_a_frame(size: int) -> None:
     with (
         NatsServer() as server,
         Proxy(server.port) as proxy,
-        ServiceProcess(proxy.url) as service,
+        ServiceProcess(proxy.url, options=COUNTED) as service,
         Bus(server.url) as bus,
     ):
         proxy.cut_after(size)
@@ -124,7 +126,7 @@ def test_a_stalled_network_is_waited_for_and_costs_nothing() -> None:
     with (
         NatsServer() as server,
         Proxy(server.port) as proxy,
-        ServiceProcess(proxy.url),
+        ServiceProcess(proxy.url, options=COUNTED),
         Bus(server.url) as bus,
     ):
         bus.publish_all(pairs(range(200)))

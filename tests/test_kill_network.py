@@ -68,7 +68,8 @@ def test_whatever_the_network_does_every_digest_comes_once(seed: int) -> None:
     with (
         NatsServer() as server,
         Proxy(server.port) as proxy,
-        StreamService(proxy.url, "--ping-interval", "300ms") as service,
+        # Its connections are counted: only those that carry messages.
+        StreamService(proxy.url, "--ping-interval", "300ms", "--no-service-api") as service,
         Feeder(server.url, seed=20 + seed) as feeder,
     ):
         before = proxy.connections
@@ -112,7 +113,7 @@ def test_a_network_cut_while_the_service_catches_up() -> None:
     with (
         NatsServer() as server,
         Proxy(server.port) as proxy,
-        StreamService(proxy.url) as service,
+        StreamService(proxy.url, "--no-service-api") as service,
         Feeder(server.url, seed=29, rate=5000) as feeder,
     ):
         service.kill()

@@ -52,7 +52,7 @@ def test_every_metric_has_our_prefix_a_help_text_and_a_type(service: ServiceProc
     for family in families:
         assert family.name.startswith("alarmdigest_"), family.name
         assert family.documentation, family.name
-        assert family.type in ("counter", "gauge"), family.name
+        assert family.type in ("counter", "gauge", "histogram"), family.name
         assert not re.search("_(ms|milliseconds|kb|mb)$", family.name), "base units only"
 
 
@@ -60,6 +60,7 @@ def test_every_counter_is_there_from_the_start_with_0(service: ServiceProcess) -
     samples = samples_of(service)
     counters = {key: value for key, value in samples.items() if key[0].endswith("_total")}
     assert set(counters.values()) == {0.0}
+    assert samples["alarmdigest_request_seconds_count", frozenset()] == 0
 
     def labelled(name: str, label: str) -> set[str]:
         return {value for key, labels in counters if key == name for _, value in labels if label}

@@ -204,8 +204,12 @@ def test_150_messages_of_nearly_a_megabyte_neither_stall_it_nor_cut_it_off() -> 
         return subject, body[:-1] + b',"Extra":"' + filling + b'"}'
 
     def counts(service: ServiceProcess) -> list[float]:
-        names = ("subscriber_connections_lost", "stream_delivery_gaps", "publisher_reconnects")
-        return [service.metric(f"alarmdigest_{name}_total") for name in names]
+        names = (
+            "subscriber_connections_lost_total",
+            "stream_delivery_gaps_total",
+            'reconnects_total{connection="publisher"}',
+        )
+        return [service.metric(f"alarmdigest_{name}") for name in names]
 
     with (
         NatsServer(jetstream_extra=LARGE_BUFFERS) as server,

@@ -6,11 +6,13 @@ A window belongs to the publisher's thread.
 from __future__ import annotations
 
 import logging
+import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from alarmdigest.histogram import Histogram
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.store.base import Outputs
@@ -34,6 +36,9 @@ class Sent:
     first: int = 0
     count: int = 0
     sent: bool = False
+    sent_at: float = 0.0
+    # When requests were read, and how many, whose digests have not been sent before.
+    answers: Sequence[tuple[float, int]] = ()
     ping: int = 0
     digests: int = 0
     refusals: int = 0
@@ -56,6 +61,11 @@ class Window(ABC):
         self.refusals = 0
         self.refusals_given_up = 0
         self.resent = 0
+        # In seconds: from reading a request to handing its digest to the socket, for each request;
+        # framing and writing, and waiting for the confirmation, for each batch.
+        self.answering = Histogram()
+        self.sending = Histogram()
+        self.confirming = Histogram()
         self._trouble = LimitedLog(log, logging.ERROR)
 
     @property
@@ -71,9 +81,14 @@ class Window(ABC):
         """Whether something is kept that this connection has not been given."""
         return bool(self._unsent)
 
-    def keep(self, batch: bytes) -> None:
-        """Take a batch of outgoing records, to be sent by the next ``send``."""
+    def keep(self, batch: bytes, answers: Sequence[tuple[float, int]] = ()) -> None:
+        """Take a batch of outgoing records, to be sent by the next ``send``.
+
+        ``answers``: when the requests were read that it answers (``time.monotonic()``), and how
+        many then.
+        """
         entry = self._numbered(batch)
+        entry.answers = answers
         self._entries.append(entry)
         self._unsent.append(entry)
         self.unconfirmed_bytes += len(batch)
@@ -86,8 +101,14 @@ class Window(ABC):
         """Send what is kept and has not been sent. Raises Held, ConnectionLost."""
         while self._unsent:
             entry = self._unsent[0]
+            started = time.monotonic()
             self._write(connection, entry)
             entry.sent = True
+            entry.sent_at = time.monotonic()
+            self.sending.observe(entry.sent_at - started)
+            for read_at, count in entry.answers:
+                self.answering.observe(entry.sent_at - read_at, count)
+            entry.answers = ()
             self._unsent.popleft()
 
     def forget_sent(self) -> None:
@@ -108,6 +129,8 @@ class Window(ABC):
                     break
                 self.unconfirmed_bytes -= len(entry.batch)
                 self._count(entry)
+                if entry.sent:
+                    self.confirming.observe(time.monotonic() - entry.sent_at)
                 released = True
             self._entries.popleft()
             if not isinstance(entry, Sent):

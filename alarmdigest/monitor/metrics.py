@@ -12,9 +12,12 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from alarmdigest import __version__
 from alarmdigest.confirmations.pubacks import StreamWindow
 from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import Listener
+from alarmdigest.monitor.durations import durations, oldest_s
+from alarmdigest.monitor.losses import losses
 from alarmdigest.service import Service
 
 
@@ -25,10 +28,35 @@ class ServiceCollector:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
+        yield from self._state()
         yield from self._input()
         yield from self._books()
         yield from self._output()
         yield from self._checkpoints()
+        yield from durations(self._service)
+
+    def _state(self) -> Iterator[Metric]:
+        service = self._service
+        info = GaugeMetricFamily(
+            "alarmdigest_info", "Always 1: what is running.", labels=["version", "mode"]
+        )
+        info.add_metric([__version__, service.mode], 1)
+        yield info
+        yield GaugeMetricFamily(
+            "alarmdigest_ready", "1 while /readyz says ok, else 0.", value=not service.unreadiness()
+        )
+        lost = CounterMetricFamily(
+            "alarmdigest_lost", "Messages lost, by the place where they were.", labels=["place"]
+        )
+        for place, count in losses(service).items():
+            lost.add_metric([place], count)
+        yield lost
+        reconnects = CounterMetricFamily(
+            "alarmdigest_reconnects", "Connections after the first.", labels=["connection"]
+        )
+        for name, thread in (("subscriber", service.listener), ("publisher", service.publisher)):
+            reconnects.add_metric([name], thread.link.reconnects if thread is not None else 0)
+        yield reconnects
 
     def _input(self) -> Iterator[Metric]:
         listener, desk = self._service.listener, self._service.desk
@@ -88,6 +116,13 @@ class ServiceCollector:
         yield GaugeMetricFamily(
             "alarmdigest_stream_lag", "Messages that the stream holds behind it.", router.pending
         )
+        # The stream's clock against ours: they may be of two machines.
+        behind_s = max(0.0, time.time() - router.timestamp_ns / 1e9) if router.pending else 0.0
+        yield GaugeMetricFamily(
+            "alarmdigest_stream_lag_seconds",
+            "Age of the last message routed, while the stream holds more.",
+            value=behind_s if router.timestamp_ns else 0.0,
+        )
         texts = {
             "deleted": "Messages that were deleted in the stream before we read them.",
             "gone": "Messages that were gone from the stream when we came back to it.",
@@ -136,20 +171,36 @@ class ServiceCollector:
         yield GaugeMetricFamily(
             "alarmdigest_users", "Users known.", value=sum(book.user_count for book in books)
         )
+        yield GaugeMetricFamily(
+            "alarmdigest_book_bytes",
+            "Memory that the alarm books hold.",
+            value=sum(book.held_bytes for book in books),
+        )
+        yield from self._queues()
+
+    def _queues(self) -> Iterator[Metric]:
+        age = GaugeMetricFamily(
+            "alarmdigest_queue_age_seconds",
+            "Since the first batch in a queue was read from the socket; 0 when none waits.",
+            labels=["queue"],
+        )
         depth = GaugeMetricFamily(
             "alarmdigest_queue_batches", "Batches waiting in a queue.", labels=["queue"]
         )
         for worker in self._service.workers:
             depth.add_metric([worker.name], worker.queue.qsize())
+            age.add_metric([worker.name], oldest_s(worker.queue))
         if self._service.publisher is not None:
             queue = self._service.publisher.queue
             depth.add_metric(["publisher"], len(queue.queue))
+            age.add_metric(["publisher"], oldest_s(queue))
             size = GaugeMetricFamily(
                 "alarmdigest_queue_bytes", "Bytes waiting in a queue.", labels=["queue"]
             )
             size.add_metric(["publisher"], queue.qsize())
             yield size
         yield depth
+        yield age
 
     def _output(self) -> Iterator[Metric]:
         publisher = self._service.publisher
@@ -170,10 +221,10 @@ class ServiceCollector:
             "Sent, not yet confirmed.",
             value=window.unconfirmed_bytes,
         )
-        yield CounterMetricFamily(
-            "alarmdigest_publisher_reconnects",
-            "Connections of the publisher after the first.",
-            value=publisher.reconnects,
+        yield GaugeMetricFamily(
+            "alarmdigest_publisher_held",
+            "1 while digests cannot be published although a server is there.",
+            value=publisher.held_because is not None,
         )
         if isinstance(window, StreamWindow):
             yield CounterMetricFamily(

@@ -46,6 +46,11 @@ class Link:
         for url in urls:
             Connection(url, name=name)
 
+    @property
+    def reconnects(self) -> int:
+        """Connections after the first."""
+        return max(0, self.connections - 1)
+
     def open(self, go_on: Callable[[], bool]) -> Connection | None:
         """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
         if time.monotonic() - self._opened_at > GOOD_AFTER_S:

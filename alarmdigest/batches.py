@@ -1,0 +1,33 @@
+"""What goes through the queues: batches, with the moment when what they come from was read.
+
+Times are of ``time.monotonic()``. One for a whole batch is exact for each of its messages: they
+came with one read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Routed:
+    """Routed records (ext/records.pxd) on their way to a worker."""
+
+    records: bytes
+    read_at: float
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+@dataclass(slots=True)
+class Outgoing:
+    """Outgoing records on their way to the publisher. ``answered`` requests made the digests
+    among them; 0 if these are refusals."""
+
+    records: bytes
+    read_at: float
+    answered: int = 0
+
+    def __len__(self) -> int:
+        return len(self.records)

@@ -1,0 +1,101 @@
+"""The dashboard and the alert rules speak of metrics that are there, and alerts fire when due."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+RULES = ROOT / "deploy/prometheus-alerts.yml"
+DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
+# Another test holds this list to what the service shows.
+LISTED = (ROOT / "docs/metrics.md").read_text("utf-8")
+
+
+def known_series() -> set[str]:
+    """Names as a query has them: those of a histogram with their endings."""
+    found = set()
+    for name, kind in re.findall(r"^\| `(alarmdigest_\w+)` \| (\w+) ", LISTED, re.MULTILINE):
+        ends = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
+        found |= {name + end for end in ends}
+    return found
+
+
+@pytest.fixture(scope="module")
+def dashboard() -> Any:
+    return json.loads(DASHBOARD.read_text("utf-8"))
+
+
+def named_in(text: str) -> set[str]:
+    return set(re.findall(r"\balarmdigest_\w+", text))
+
+
+def test_every_metric_of_the_dashboard_is_there(dashboard: Any) -> None:
+    queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    queries += [variable["query"]["query"] for variable in dashboard["templating"]["list"][1:]]
+    for query in queries:
+        assert named_in(query), f"no metric of ours in {query}"
+        assert named_in(query) <= known_series(), query
+
+
+def test_every_metric_of_the_rules_is_there() -> None:
+    expressions = re.findall(r"^ +expr:(.*?)^ +(?:for|labels):", RULES.read_text(), re.M | re.S)
+    assert len(expressions) == RULES.read_text().count("- alert:")
+    for expression in expressions:
+        assert named_in(expression) <= known_series(), expression
+
+
+def test_every_panel_has_a_place_of_its_own_a_title_and_a_unit(dashboard: Any) -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in dashboard["panels"]:
+        place = panel["gridPos"]
+        cells = {
+            (place["x"] + right, place["y"] + down)
+            for right in range(place["w"])
+            for down in range(place["h"])
+        }
+        assert not cells & taken, f"{panel['title']} lies over another"
+        assert all(x < 24 for x, _y in cells), f"{panel['title']} is beyond the edge"
+        taken |= cells
+        assert panel["title"]
+        assert panel["targets"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+    numbers = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+def promtool(*arguments: str | Path) -> None:
+    if shutil.which("promtool") is None and not os.environ.get("CI"):
+        pytest.skip("no promtool on this machine; Debian has it in the package prometheus")
+    done = subprocess.run(["promtool", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_accepts_the_rules() -> None:
+    promtool("check", "rules", RULES)
+
+
+def test_alerts_fire_when_they_should_and_only_then() -> None:
+    promtool("test", "rules", ROOT / "tests/alerts_test.yml")
+
+
+def test_prometheus_reads_the_queries_of_the_dashboard(dashboard: Any, tmp_path: Path) -> None:
+    """As rules: promtool parses an expression nowhere else without a server."""
+    names = {"$__rate_interval": "5m", "$instance": ".*"}
+    rules = []
+    for panel in dashboard["panels"]:
+        for number, target in enumerate(panel["targets"]):
+            query = target["expr"]
+            for name, value in names.items():
+                query = query.replace(name, value)
+            rules.append({"record": f"panel:{panel['id']}:{number}", "expr": query})
+    path = tmp_path / "rules.yml"
+    path.write_text(json.dumps({"groups": [{"name": "dashboard", "rules": rules}]}))
+    promtool("check", "rules", path)

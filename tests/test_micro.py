@@ -1,0 +1,216 @@
+"""The NATS service API, asked by an independent client."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import orjson
+import pytest
+from nats.aio.msg import Msg
+from support.bus import Bus
+from support.faults import pairs, patched, request
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.wait import eventually
+
+from alarmdigest import __version__
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as running:
+        yield running
+
+
+@pytest.fixture
+def bus(server: NatsServer) -> Iterator[Bus]:
+    with Bus(server.url) as opened:
+        yield opened
+
+
+def ask(bus: Bus, subject: str, body: bytes = b"") -> list[dict[str, Any]]:
+    """All answers that come before a question that is asked behind it is answered, or nobody."""
+
+    async def work() -> list[dict[str, Any]]:
+        inbox = bus.client.new_inbox()
+        answers: list[dict[str, Any]] = []
+
+        async def keep(message: Msg) -> None:
+            if message.data:  # else the server says that nobody listens
+                answers.append(orjson.loads(message.data))
+
+        subscription = await bus.client.subscribe(inbox, cb=keep)
+        await bus.client.publish(subject, body, reply=inbox)
+        await bus.client.flush()
+        deadline = time.monotonic() + 0.3  # answers are not numbered: none or a second may come
+        while not answers and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+        await bus.client.flush()
+        await subscription.unsubscribe()
+        return answers
+
+    return bus.run(work())
+
+
+def the_one(bus: Bus, subject: str) -> dict[str, Any]:
+    """The answer of the only service there is, once it listens."""
+    [answer] = eventually(lambda: ask(bus, subject), what=f"an answer to {subject}")
+    return answer
+
+
+def test_a_service_in_stream_mode_answers_who_and_what_it_is(server: NatsServer, bus: Bus) -> None:
+    with ServiceProcess(server.url, mode="stream"):
+        ping = the_one(bus, "$SRV.PING")
+        assert ping == {
+            "type": "io.nats.micro.v1.ping_response",
+            "name": "alarmdigest",
+            "id": ping["id"],
+            "version": __version__,
+            "metadata": {
+                "mode": "stream",
+                "streams": "ALARMS,ALARM_DIGESTS,ALARM_REJECTED",
+                "requests": "SendAlarmDigest",
+                "digests": "AlarmDigest",
+            },
+        }
+        info = the_one(bus, f"$SRV.INFO.alarmdigest.{ping['id']}")
+        assert info["type"] == "io.nats.micro.v1.info_response"
+        assert info["id"] == ping["id"]
+        assert [(one["name"], one["subject"]) for one in info["endpoints"]] == [
+            ("event", "AlarmStatusChanged"),
+            ("request", "SendAlarmDigest"),
+        ]
+        for subject in ("PING", "PING.alarmdigest", f"PING.alarmdigest.{ping['id']}"):
+            assert the_one(bus, f"$SRV.{subject}")["id"] == ping["id"]
+        for subject in ("PING.other", "PING.alarmdigest.other", "NONSENSE"):
+            assert ask(bus, f"$SRV.{subject}") == []
+
+
+def test_its_figures_are_true(server: NatsServer, bus: Bus) -> None:
+    with ServiceProcess(server.url) as service:
+        before = the_one(bus, "$SRV.STATS.alarmdigest")
+        assert before["type"] == "io.nats.micro.v1.stats_response"
+        assert datetime.fromisoformat(before["started"].replace("Z", "+00:00")).tzinfo is not None
+        for endpoint in before["endpoints"]:
+            assert endpoint["num_requests"] == endpoint["num_errors"] == 0
+            assert endpoint["average_processing_time"] == 0
+            assert endpoint["last_error"] == ""
+        started = time.monotonic()
+        bus.publish_all(
+            [
+                *pairs(range(10)),
+                ("AlarmStatusChanged", b"{}"),
+                ("AlarmStatusChanged", b"{"),
+                ("SendAlarmDigest", b"[]"),
+            ]
+        )
+        bus.wait_for_digests(10)
+        bus.wait_for_rejected(3)
+        event, asked = the_one(bus, "$SRV.STATS.alarmdigest")["endpoints"]
+        took_ns = (time.monotonic() - started) * 1e9
+        assert (event["num_requests"], event["num_errors"]) == (12, 2)
+        assert event["last_error"] == "json"
+        assert (asked["num_requests"], asked["num_errors"]) == (11, 1)
+        assert asked["last_error"] == "schema"
+        seconds = service.metric("alarmdigest_request_seconds_sum")
+        assert asked["processing_time"] == pytest.approx(seconds * 1e9, rel=1e-6)
+        assert asked["average_processing_time"] == asked["processing_time"] // 11
+        assert 0 < event["processing_time"] < took_ns
+
+
+def test_it_is_there_again_after_a_cut_and_a_question_that_is_too_long() -> None:
+    with NatsServer() as server, ServiceProcess(server.url) as service, Bus(server.url) as bus:
+        first = the_one(bus, "$SRV.PING")["id"]
+        ask(bus, "$SRV.PING", b"x" * 500_000)
+        service.wait_for_log("a question of over")
+        assert the_one(bus, "$SRV.PING")["id"] == first
+        server.kill()
+        server.start()
+        eventually(lambda: bus.client.is_connected, what="our client")
+        assert the_one(bus, "$SRV.PING")["id"] == first
+
+
+def test_it_can_be_turned_off(server: NatsServer, bus: Bus) -> None:
+    with ServiceProcess(server.url, options=["--no-service-api"]) as service:
+        bus.publish_all(pairs([1]))
+        bus.wait_for_digests(1)
+        assert ask(bus, "$SRV.PING") == []
+        assert "alarmdigest-micro" not in service.log
+
+
+@pytest.mark.parametrize("mode", ["core", "stream"])
+def test_the_second_service_on_the_same_subjects_warns_and_names_the_first(
+    server: NatsServer, bus: Bus, mode: str
+) -> None:
+    with ServiceProcess(server.url, mode=mode) as first:
+        name = the_one(bus, "$SRV.PING")["id"]
+        apart = ["--request-subject", "Other", "--event-subject", "Others", "--mode", "core"]
+        with ServiceProcess(server.url, options=apart) as other:
+            eventually(lambda: len(ask(bus, "$SRV.PING")) == 2, what="both")
+            with ServiceProcess(server.url) as second:
+                second.wait_for_log(f"another alarmdigest answers the same.*its id='{name}'")
+                eventually(lambda: len(ask(bus, "$SRV.PING")) == 3, what="all three")
+            assert "another alarmdigest" not in other.log
+        assert "another alarmdigest" not in first.log
+
+
+BROKEN = """
+from alarmdigest.monitor.micro import ServiceApi
+def fail(*arguments):
+    raise RuntimeError("on purpose")
+ServiceApi._answer = fail
+"""
+STUCK = """
+import time
+from alarmdigest.monitor.micro import ServiceApi
+ServiceApi._serve = lambda self, connection: time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize("fault", [BROKEN, STUCK], ids=["broken", "stuck"])
+def test_what_happens_to_it_holds_up_nothing(server: NatsServer, bus: Bus, fault: str) -> None:
+    with ServiceProcess(server.url, program=patched(fault)) as service:
+        eventually(lambda: "name=alarmdigest-micro" in service.log, what="its connection")
+        bus.flush()
+        if fault is BROKEN:
+            eventually(
+                lambda: ask(bus, "$SRV.PING") or "API has ended" in service.log, what="its end"
+            )
+            assert "on purpose" in service.log
+        bus.publish_all(pairs([1]))
+        bus.wait_for_digests(1)
+        assert service.http("/healthz") == (200, "ok\n")
+        started = time.monotonic()
+        assert service.stop() == 0
+        assert time.monotonic() - started < 5
+
+
+FORBIDDEN = """
+authorization {
+  users: [
+    {user: service, password: pass, permissions: {
+      publish: {deny: ["$SRV.>"]}, subscribe: {deny: ["$SRV.>"]}}}
+    {user: bus, password: pass}
+  ]
+}
+"""
+
+
+def test_a_server_that_forbids_it_is_no_trouble() -> None:
+    with NatsServer(extra=FORBIDDEN) as server:
+        place = server.url.removeprefix("nats://")
+        with (
+            ServiceProcess(environment={"NATS_URL": f"nats://service:pass@{place}"}) as service,
+            Bus(f"nats://bus:pass@{place}") as bus,
+        ):
+            service.wait_for_log("does not let us answer for `nats micro`")
+            bus.publish_all([*pairs([1]), request("nobody")])
+            bus.wait_for_digests(1)
+            assert service.http("/readyz") == (200, "ok\n")
+            assert "pass@" not in service.log
+            assert len(re.findall("does not let us answer", service.log)) == 1
