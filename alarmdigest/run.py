@@ -14,6 +14,7 @@ from alarmdigest.monitor.http import MonitorServer
 from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
 from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
+from alarmdigest.reload import Reloader
 from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.setup import NotReachable
@@ -34,8 +35,9 @@ SWITCH_INTERVAL_S = 0.0005
 class Runner:
     """Starts a service and its embedded server, watches both, ends both."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reloader: Reloader) -> None:
         self._settings = settings
+        self._reloader = reloader
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._restarted_at = 0.0
@@ -46,6 +48,7 @@ class Runner:
         """The exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGHUP, self._reloader.on_signal)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
             "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
@@ -137,6 +140,7 @@ class Runner:
     def _watch(self, service: Service) -> int:
         while service.failure is None:
             time.sleep(WATCH_INTERVAL_S)
+            self._reloader.reload_if_asked(service)
             if self._signals > 0:
                 log.info("draining")
                 if service.drain():
