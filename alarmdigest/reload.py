@@ -48,10 +48,12 @@ class Reloader:
     def _take(self, new: Settings, service: Service) -> None:
         changed = _differing(self._now, new)
         for_restart = _differing(self._started_with, new) - AT_ONCE - AT_THE_NEXT_CONNECTION
+        # Said as long as the more talkative of the two levels holds, so that it is seen.
+        before, after = (_number(one.log_level) for one in (self._now, new))
+        logging.getLogger().setLevel(min(before, after))
         self._now = new
         service.change_login(new.login)
-        logging.getLogger().setLevel(new.log_level.upper())
-        # Names only: some of the values are secrets. Not below warning, lest the level hide it.
+        # Names only: some of the values are secrets.
         log.warning(
             "SIGHUP: settings read again; changed: %s; at the next connection: certificates and "
             "credentials%s; only after a restart: %s",
@@ -59,6 +61,11 @@ class Reloader:
             "".join(f", {name}" for name in sorted(changed & AT_THE_NEXT_CONNECTION)),
             _listed(for_restart),
         )
+        logging.getLogger().setLevel(after)
+
+
+def _number(level: str) -> int:
+    return int(getattr(logging, level.upper()))
 
 
 def _differing(one: Settings, other: Settings) -> set[str]:

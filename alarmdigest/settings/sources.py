@@ -67,13 +67,13 @@ def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> E
         layer = read_context(file)
         layers.append(layer)
         files.append((file, layer))
-    given = _winners(layers)
+    given = winners(layers)
     settings = Settings(**{name: _value(name, one) for name, one in given.items()})
     check(settings)
     return Effective(settings, given, tuple(_exposed(files)))
 
 
-def _winners(layers: Iterable[Layer]) -> Layer:
+def winners(layers: Iterable[Layer]) -> Layer:
     """Of each setting what the highest source says, and of the ways to log in the highest one."""
     given: Layer = {}
     for layer in layers:
