@@ -43,12 +43,13 @@ class Runner:
         self._restarted_at = 0.0
         self._look_at_disk_at = 0.0
         self._signals = 0
+        self._in_terminal = os.isatty(sys.stderr.fileno())
 
     def run(self) -> int:
         """The exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        signal.signal(signal.SIGHUP, self._reloader.on_signal)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
             "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
@@ -201,6 +202,13 @@ class Runner:
             if self._embedded is not None:
                 self._embedded.terminate()
             os._exit(exit_codes.DRAIN_TIMED_OUT)
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        # Somebody's wish, or the news that our terminal was closed: then it is gone by now.
+        if self._in_terminal and not os.isatty(sys.stderr.fileno()):
+            self._on_signal(number, frame)
+        else:
+            self._reloader.on_signal(number, frame)
 
 
 def _exception_info(

@@ -106,7 +106,7 @@ FORBIDDEN = [
     b"PUB $JS.API.STREAM.UPDATE.ALARMS 0\r\n\r\n",
     b"PUB $JS.API.STREAM.MSG.DELETE.ALARMS 0\r\n\r\n",
     b"PUB $JS.API.STREAM.CREATE.OTHER 0\r\n\r\n",
-    b"PUB $JS.API.STREAM.MSG.GET.OTHER 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.MSG.GET.ALARM_DIGESTS 0\r\n\r\n",
     b"PUB $JS.API.CONSUMER.CREATE.OTHER.x 0\r\n\r\n",
     b"SUB > 1\r\n",
     b"SUB elsewhere 1\r\n",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 from support.bus import Bus
@@ -10,7 +13,7 @@ from support.credentials import certificates, private
 from support.faults import pairs
 from support.nats_server import HOST, NatsServer
 from support.proxy import Proxy
-from support.service import ServiceProcess
+from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.wait import eventually
 
 
@@ -91,3 +94,28 @@ def test_a_renewed_certificate_counts_without_a_signal(tmp_path: Path) -> None:
         private(ca, new.ca.read_text())
         service.wait_for_log(r"(?s)verify failed.* connected name=alarmdigest ")
         assert service.stop() == 0
+
+
+def test_a_service_ends_with_its_terminal(tmp_path: Path) -> None:
+    with NatsServer(jetstream=False) as server:
+        ours, its = os.openpty()
+        options = ("--mode", "core", "--http", "off", "--data-dir", str(tmp_path))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "alarmdigest", "--server", server.url, *options],
+            stderr=its,
+            env=CLEAN_ENVIRONMENT,
+        )
+        os.close(its)
+        try:
+            said = b""
+            while b"ready mode" not in said:
+                said += os.read(ours, 65536)
+            process.send_signal(signal.SIGHUP)
+            while b"SIGHUP: settings read again" not in said:
+                said += os.read(ours, 65536)
+            os.close(ours)
+            process.send_signal(signal.SIGHUP)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
