@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
@@ -290,3 +291,37 @@ def test_secrets_are_in_no_log_and_no_list_of_processes() -> None:
         assert refused.wait() == 3
         assert "Authorization Violation" in refused.log
         assert "wr0ng" not in refused.log
+
+
+def test_an_expired_certificate_of_the_server_ends_with_3_and_says_so(tmp_path: Path) -> None:
+    old = certificates(tmp_path, not_after=datetime(2020, 1, 1, tzinfo=timezone.utc))
+    with NatsServer(jetstream=False, extra=old.server_config()) as server:
+        options = ("--tls-ca", str(old.ca), "--connect-timeout", "300ms")
+        service = ServiceProcess(server.url, options=options).start(ready=False)
+        assert service.wait() == 3
+        assert "certificate has expired" in service.log.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    "option", ["--tls-ca", "--creds", "--nkey", "--token-file", "--password-file"]
+)
+@pytest.mark.parametrize("trouble", ["missing", "overwritable"])
+def test_a_file_that_cannot_be_used_ends_the_service_with_2(
+    tmp_path: Path, option: str, trouble: str
+) -> None:
+    file = tmp_path / "file"
+    if trouble == "overwritable":
+        private(file, "s3cret").chmod(0o666)
+    options = [option, str(file), "--server", "nats://127.0.0.1:1", "--data-dir", str(tmp_path)]
+    if option == "--password-file":
+        options += ["--user", "alarm"]
+    done = subprocess.run(
+        [sys.executable, "-m", "alarmdigest", *options],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    assert done.returncode == 2
+    assert str(file) in done.stderr
+    assert "s3cret" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,6 +7,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,14 @@ class Certificates:
         return f"tls {{ {', '.join([files, *more])} }}"
 
 
-def certificates(folder: Path) -> Certificates:
-    """A new authority that no other knows of."""
+def certificates(folder: Path, *, not_after: datetime | None = None) -> Certificates:
+    """A new authority that no other knows of, and certificates that are good until then."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     for name, issued in (
-        ("server", authority.issue_cert(HOST)),
-        ("client", authority.issue_cert("alarmdigest@example.com")),
+        ("server", authority.issue_cert(HOST, not_after=not_after)),
+        ("client", authority.issue_cert("alarmdigest@example.com", not_after=not_after)),
     ):
         issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
         private(folder / f"{name}.key", issued.private_key_pem.bytes().decode())
