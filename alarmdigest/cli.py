@@ -157,6 +157,10 @@ def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None
         metavar="NAME",
         help="a context of the nats tool with server and login (default: NATS_CONTEXT)",
     )
+    for name in sorted(SECRETS):
+        # Named all the same: else argparse takes it for short of --password-file, and the secret
+        # for the name of a file, which a message would show.
+        parser.add_argument(f"--{name}", action=_Refuse, help=argparse.SUPPRESS)
     for item in fields(Settings):
         if item.name not in names or item.name in SECRETS:
             continue
@@ -215,3 +219,19 @@ class _Join(argparse.Action):
             )
         before = getattr(namespace, self.dest)
         setattr(namespace, self.dest, f"{before},{values}" if before else str(values))
+
+
+class _Refuse(argparse.Action):
+    """An option that a secret would be the value of."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(
+            f"argument {option_string}: a secret here could be read in the list of processes; "
+            f"use {option_string}-file or ALARMDIGEST_{self.dest.upper()} instead"
+        )

@@ -219,6 +219,14 @@ def test_without_a_certificate_of_ours_a_server_that_asks_refuses_us(
     assert "certificate" in refusal(url, Login(tls_ca=ours.ca, tls_first=first)).lower()
 
 
+def test_a_server_that_waits_for_tls_is_guessed(ours: Certificates) -> None:
+    extra = ours.server_config("handshake_first: true")
+    with NatsServer(jetstream=False, extra=extra, speaks_first=False) as server:
+        connection = Connection(server.url, name="test", login=Login(tls_ca=ours.ca), timeout=0.3)
+        with pytest.raises(ConnectFailed, match="needs tls_first"):
+            connection.connect()
+
+
 def test_an_own_authority_means_tls_also_with_a_plain_url(ours: Certificates) -> None:
     with NatsServer(jetstream=False) as server:
         assert "offers no TLS" in refusal(server.url, Login(tls_ca=ours.ca))

@@ -335,3 +335,16 @@ def test_check_config_ends_with_2_and_the_reason(
     printed, complaint = capsys.readouterr()
     assert said in complaint
     assert printed == ""
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "emulate", "check-config"])
+@pytest.mark.parametrize("arguments", [["--password", "s3cret"], ["--token=s3cret"]])
+def test_a_secret_is_no_option_and_not_shown_when_it_is_given_as_one(
+    command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([command, *arguments])
+    assert left.value.code == 2
+    said = capsys.readouterr().err
+    assert "could be read in the list of processes" in said
+    assert "s3cret" not in said

@@ -179,7 +179,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         """Read INFO; returns what came behind it."""
         received = bytearray()
         while b"\r\n" not in received:
-            received += self._receive_some(deadline)
+            try:
+                received += self._receive_some(deadline)
+            except TimeoutError:
+                hint = "" if self._login.tls_first else "; one with handshake_first needs tls_first"
+                raise ConnectFailed(f"the server said nothing, no answer in time{hint}") from None
             if len(received) > 1024 * 1024:
                 raise ConnectFailed("what answers there does not speak NATS")
         end = received.index(b"\r\n") + 2
