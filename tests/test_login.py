@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from support.credentials import Certificates, certificates, private, realm, user
 from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
@@ -240,11 +242,18 @@ def test_files_that_do_not_fit_are_named(ours: Certificates, foreign: Certificat
         Login(tls_ca=ours.key).check()
 
 
+IN_A_TERMINAL = """
+import fcntl, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+from alarmdigest.cli import main
+sys.exit(main())
+"""
+
+
 def test_an_encrypted_key_is_refused_and_nobody_is_asked(
     ours: Certificates, tmp_path: Path
 ) -> None:
-    from cryptography.hazmat.primitives import serialization
-
+    """Also where somebody could be asked: with a terminal OpenSSL waits for a passphrase there."""
     key = serialization.load_pem_private_key(ours.client_key.read_bytes(), None)
     locked = key.private_bytes(
         serialization.Encoding.PEM,
@@ -252,8 +261,22 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked(
         serialization.BestAvailableEncryption(b"s3cret"),
     )
     file = private(tmp_path / "locked.key", locked.decode())
-    with pytest.raises(LoginError, match="not encrypted"):
-        Login(tls_cert=ours.client_cert, tls_key=file).check()
+    options = ("--server", "a", "--tls-cert", str(ours.client_cert), "--tls-key", str(file))
+    terminal, its = os.openpty()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", IN_A_TERMINAL, "check-config", *options],
+            stdin=its,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            timeout=10,
+        )
+    finally:
+        os.close(terminal)
+        os.close(its)
+    assert done.returncode == 2
+    assert "not encrypted" in done.stderr
 
 
 # -- the programs ----------------------------------------------------------------------------------
