@@ -239,9 +239,15 @@ def test_a_login_of_a_higher_source_replaces_a_lower_one_entirely(tmp_path: Path
     assert (settings.user, settings.password) == ("u", "q")
     settings = read_settings({"password_file": "/password"}, found).settings
     assert (settings.user, settings.password) == ("u", "")
-    # An empty one switches off what is below it.
-    nobody = found | {"ALARMDIGEST_USER": "", "ALARMDIGEST_PASSWORD": ""}
-    assert read_settings({}, nobody).settings.user == ""
+
+
+def test_an_empty_way_to_log_in_hides_those_below_it_and_is_none_itself(tmp_path: Path) -> None:
+    found = context(tmp_path, token="t") | {"NATS_CONTEXT": "ops", "NATS_CREDS": "/creds"}
+    assert read_settings({}, found).settings.token == ""
+    settings = read_settings({}, found | {"ALARMDIGEST_CREDS": ""}).settings
+    assert (settings.creds, settings.token) == (None, "t")
+    both = {"ALARMDIGEST_CREDS": "", "ALARMDIGEST_TOKEN": "t"}
+    assert read_settings({}, both).settings.token == "t"
 
 
 @pytest.mark.parametrize(

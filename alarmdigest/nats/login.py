@@ -75,7 +75,7 @@ class Login:
             raise LoginError(f"cannot use the certificates in {self.tls_ca}: {error}") from None
         if self.tls_cert is not None:
             try:
-                # A password is never asked for: at three in the morning nobody is there to type.
+                # Without this OpenSSL asks at the terminal for the passphrase, if there is one.
                 context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
             except (OSError, ValueError) as error:
                 raise LoginError(
