@@ -1,6 +1,7 @@
 """All settings of the service: what there are, how they are read, and where they come from."""
 
 from alarmdigest.settings.options import (
+    DEFAULT_HTTP,
     FLAGS,
     HEADER_ROOM_BYTES,
     MIN_SPLIT_BYTES,
@@ -12,6 +13,7 @@ from alarmdigest.settings.readers import SPLIT_AUTO, HttpAddress, duration, posi
 from alarmdigest.settings.sources import Effective, from_texts, read_settings
 
 __all__ = [
+    "DEFAULT_HTTP",
     "FLAGS",
     "HEADER_ROOM_BYTES",
     "MIN_SPLIT_BYTES",
