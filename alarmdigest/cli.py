@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 
 from alarmdigest import __version__, exit_codes, logs
-from alarmdigest.nats.errors import NatsError, UrlError
-from alarmdigest.settings import FLAGS, Settings, SettingsError, duration, from_texts, positive
+from alarmdigest.nats.errors import LoginError, NatsError, UrlError
+from alarmdigest.settings import (
+    FLAGS,
+    SECRETS,
+    Effective,
+    Settings,
+    SettingsError,
+    duration,
+    positive,
+    read_settings,
+)
 
 DESCRIPTION = """\
 Takes alarm changes from NATS, keeps the latest state of every alarm of every user, and answers a
@@ -18,18 +28,21 @@ digest request with one message: that user's active alarms that are new or chang
 """
 
 EPILOG = """\
-Every option is also an environment variable: --log-level is ALARMDIGEST_LOG_LEVEL; NATS_URL names
-servers, too, and is the place for a password. Without a server, the one on 127.0.0.1:4222 is used
-if there is one, else an embedded one is started there.
+Every option is also an environment variable, --log-level is ALARMDIGEST_LOG_LEVEL, and a key of a
+settings file. NATS_URL names servers, too; the variables and contexts of the nats tool are known.
+Without a server, the one on 127.0.0.1:4222 is used if there is one, else an embedded one is
+started there.
 
 exit codes: 0 clean, 1 internal error or failed check, 2 usage or configuration, 3 NATS not
 reachable in time, 4 store unusable, 5 drain timed out
 """
 
-COMMANDS = ("run", "verify", "emulate")
+COMMANDS = ("run", "verify", "emulate", "check-config")
 # Options that every command has; the others belong to the service.
 # (The tools take some only so that one set of options suits all commands.)
 SHARED = ("server", "data_dir", "mode", "store", "http", "log_level", "log_format")
+LOGIN = ("user", "password_file", "token_file", "creds", "nkey")
+TLS = ("tls_ca", "tls_cert", "tls_key", "tls_first")
 SUBJECTS = ("event_subject", "request_subject", "digest_subject", "rejected_subject")
 
 
@@ -43,18 +56,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return exit_codes.USAGE
     parsed = _parser().parse_args(given if _names_command(given) else ["run", *given])
-    texts = {
-        item.name: value
-        for item in fields(Settings)
-        if (value := getattr(parsed, item.name, None)) is not None
-    }
+    names = [*(item.name for item in fields(Settings)), "config", "context"]
+    texts = {name: value for name in names if (value := getattr(parsed, name, None)) is not None}
+
+    def read() -> Effective:
+        return read_settings(texts, os.environ)
+
     try:
-        settings = from_texts(texts, os.environ)
+        if parsed.command == "check-config":
+            from alarmdigest.tools.check_config import check_config
+
+            return check_config(read(), as_json=parsed.json)
+        effective = read()
+        settings = effective.settings
         logs.configure(settings.log_level, settings.log_format)
+        for warning in (*effective.warnings, *settings.login.check()):
+            logging.getLogger(__name__).warning("%s", warning)
         if parsed.command == "run":
+            from alarmdigest.reload import Reloader
             from alarmdigest.run import Runner
 
-            return Runner(settings).run()
+            return Runner(settings, Reloader(settings, read)).run()
         # The tools wait for a user at a terminal and have no use for the service's threads.
         if parsed.command == "verify":
             from alarmdigest.tools.verify import verify
@@ -63,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from alarmdigest.tools.emulate import emulate
 
         return emulate(settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9)
-    except (SettingsError, UrlError) as error:
+    except (SettingsError, UrlError, LoginError) as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.USAGE
     except KeyboardInterrupt:
@@ -83,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="%(prog)s [run | verify | emulate] [options]    (COMMAND --help for its options)",
+        usage="%(prog)s [run | COMMAND] [options]    (COMMAND --help for its options)",
         add_help=True,
     )
     parser.add_argument("--version", action="version", version=f"alarmdigest {__version__}")
@@ -101,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a smoke test against a running service",
         description="Sends alarms and requests for a user nobody else has, and checks the digests.",
     )
-    _add_settings(verify, [*SHARED, *SUBJECTS])
+    _add_settings(verify, [*SHARED, *LOGIN, *TLS, *SUBJECTS])
     _add(verify, "timeout", duration, "10s", "TIME", "how long to wait for each digest")
 
     emulate = commands.add_parser(
@@ -110,26 +132,45 @@ def _parser() -> argparse.ArgumentParser:
         description="Publishes shots of bursts: each item one alarm and one digest request for a "
         "fresh user, on the numbered subject and on the plain one; then accounts for every digest.",
     )
-    _add_settings(emulate, [*SHARED, *SUBJECTS])
+    _add_settings(emulate, [*SHARED, *LOGIN, *TLS, *SUBJECTS])
     _add(emulate, "shots", positive, "200", "N", "how many shots")
     _add(emulate, "bursts", positive, "60", "N", "how many users in a shot")
     _add(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
+
+    check = commands.add_parser(
+        "check-config",
+        help="the settings that count, where each comes from, and whether they can be used",
+        description="Prints every setting and its origin; secrets are masked. Connects to nobody.",
+    )
+    _add_settings(check, [item.name for item in fields(Settings)])
+    check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:
-    """Options for settings; their texts are read later, together with the environment's."""
+    """Options for settings; their texts are read later, together with those of other sources."""
+    parser.add_argument(
+        "--config", metavar="FILE", help="a settings file in TOML (default: ALARMDIGEST_CONFIG)"
+    )
+    parser.add_argument(
+        "--context",
+        metavar="NAME",
+        help="a context of the nats tool with server and login (default: NATS_CONTEXT)",
+    )
+    for name in sorted(SECRETS):
+        # Named all the same: else argparse takes it for short of --password-file, and the secret
+        # for the name of a file, which a message would show.
+        parser.add_argument(f"--{name}", action=_Refuse, help=argparse.SUPPRESS)
     for item in fields(Settings):
-        if item.name not in names:
+        if item.name not in names or item.name in SECRETS:
             continue
         flag = "--" + item.name.replace("_", "-")
         if item.name == "server":
             parser.add_argument(
                 flag,
                 action=_Join,
-                metavar="URL",
-                help="nats://host:port or tls://host:port; repeat it for more servers of a cluster "
-                "(default: NATS_URL, else 127.0.0.1:4222)",
+                metavar=item.metadata["meta"],
+                help=item.metadata["help"],
             )
         elif item.name in FLAGS:
             parser.add_argument(
@@ -178,3 +219,19 @@ class _Join(argparse.Action):
             )
         before = getattr(namespace, self.dest)
         setattr(namespace, self.dest, f"{before},{values}" if before else str(values))
+
+
+class _Refuse(argparse.Action):
+    """An option that a secret would be the value of."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(
+            f"argument {option_string}: a secret here could be read in the list of processes; "
+            f"use {option_string}-file or ALARMDIGEST_{self.dest.upper()} instead"
+        )

@@ -16,6 +16,7 @@ from alarmdigest.monitor.micro import ServiceApi
 from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
 from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
+from alarmdigest.reload import Reloader
 from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.setup import NotReachable
@@ -37,14 +38,16 @@ SWITCH_INTERVAL_S = 0.0005
 class Runner:
     """Starts a service and its embedded server, watches both, ends both."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, reloader: Reloader) -> None:
         self._settings = settings
+        self._reloader = reloader
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._restarted_at = 0.0
         self._look_at_disk_at = 0.0
         self._signals = 0
         self._supervisor = Supervisor(os.environ)
+        self._in_terminal = os.isatty(sys.stderr.fileno())
 
     def run(self) -> int:
         """The exit code."""
@@ -52,6 +55,7 @@ class Runner:
             signal.signal(number, self._on_signal)
         # Written by the signal handler itself: also when every thread waits for another.
         faulthandler.register(signal.SIGUSR1)
+        signal.signal(signal.SIGHUP, self._on_hangup)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
             "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
@@ -151,6 +155,7 @@ class Runner:
         while service.failure is None:
             time.sleep(WATCH_INTERVAL_S)
             self._supervisor.look_at(service)
+            self._reloader.reload_if_asked(service)
             if self._signals > 0:
                 self._supervisor.stopping()
                 log.info("draining")
@@ -212,6 +217,13 @@ class Runner:
             if self._embedded is not None:
                 self._embedded.terminate()
             os._exit(exit_codes.DRAIN_TIMED_OUT)
+
+    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
+        # Somebody's wish, or the news that our terminal was closed: then it is gone by now.
+        if self._in_terminal and not os.isatty(sys.stderr.fileno()):
+            self._on_signal(number, frame)
+        else:
+            self._reloader.on_signal(number, frame)
 
 
 def _exception_info(

@@ -53,6 +53,7 @@ from alarmdigest.feeds.feed import Feed
 from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.nats.link import Link
+from alarmdigest.nats.login import Login
 from alarmdigest.publisher import Publisher
 from alarmdigest.refusals import RefusalDesk
 from alarmdigest.routing import BUCKETS
@@ -100,7 +101,17 @@ class Service:
         return self._asked_to_go_on() and self.failure is None
 
     def _link(self, name: str) -> Link:
-        return Link(self._urls, name=name, ping_interval=self.settings.ping_interval / 1e9)
+        return Link(
+            self._urls,
+            name=name,
+            login=self.settings.login,
+            ping_interval=self.settings.ping_interval / 1e9,
+        )
+
+    def change_login(self, login: Login) -> None:
+        """Use it from the next connection on."""
+        for link in (self._setup_link, self._listener_link, self._publisher_link):
+            link.login = login
 
     # -- start -----------------------------------------------------------------------------------
 

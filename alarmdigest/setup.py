@@ -81,18 +81,22 @@ def look_at_server(
 
 
 def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> Found:
-    jetstream = JetStream(connection, domain=settings.js_domain)
-    mode = _mode(jetstream, settings, last)
+    _check_store(settings, last)
+    mode = "core"
     room = connection.max_payload - HEADER_ROOM_BYTES
     replay_end = None
-    if mode == "stream":
-        events, digests, _rejected = [
-            ensure_stream(jetstream, plan, create=not settings.no_create_streams)
-            for plan in plans_of(settings)
-        ]
-        replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
-        room = min(room, _message_limit(digests) - HEADER_ROOM_BYTES)
-    jetstream.close()
+    # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
+    if settings.mode != "core":
+        jetstream = JetStream(connection, domain=settings.js_domain)
+        mode = _mode(jetstream, settings, last)
+        if mode == "stream":
+            events, digests, _rejected = [
+                ensure_stream(jetstream, plan, create=not settings.no_create_streams)
+                for plan in plans_of(settings)
+            ]
+            replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
+            room = min(room, _message_limit(digests) - HEADER_ROOM_BYTES)
+        jetstream.close()
     content = {
         "clock_skew": settings.clock_skew,
         "retention": settings.retention,
@@ -104,22 +108,27 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
     return Found(mode, content["split_bytes"], replay_end, content)
 
 
-def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None) -> str:
+def _check_store(settings: Settings, last: Checkpoint | None) -> None:
+    """Raises SettingsError for a store that goes on somewhere else."""
     position = last.position if last is not None else None
-    if position is not None and position.stream != settings.events_stream:
+    if position is None:
+        return
+    if position.stream != settings.events_stream:
         raise SettingsError(
             f"the store in {settings.data_dir} was fed by the stream {position.stream}, not by "
             f"{settings.events_stream}: choose another --data-dir, or that stream"
         )
     if settings.mode == "core":
-        if position is not None:
-            raise SettingsError(
-                f"--mode core: the store in {settings.data_dir} goes on at a place in the stream "
-                f"{position.stream}; use --mode stream, or another --data-dir"
-            )
-        return "core"
+        raise SettingsError(
+            f"--mode core: the store in {settings.data_dir} goes on at a place in the stream "
+            f"{position.stream}; use --mode stream, or another --data-dir"
+        )
+
+
+def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None) -> str:
     if jetstream.available():
         return "stream"
+    position = last.position if last is not None else None
     if settings.mode == "stream" or position is not None:
         wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
         raise NotReachable(f"this NATS server (or account) has no JetStream, which {wanted} needs")

@@ -193,8 +193,9 @@ def test_a_taken_http_port_that_was_asked_for_ends_with_2(server: NatsServer) ->
 # The real default port may be in use by whatever else runs here, so another one plays its part.
 MOVED_DEFAULT = """
 import sys
-from alarmdigest import cli, settings
-settings.DEFAULT_HTTP = settings.HttpAddress("127.0.0.1", int(sys.argv.pop(1)), may_move=True)
+from alarmdigest import cli
+from alarmdigest.settings import HttpAddress, options
+options.DEFAULT_HTTP = HttpAddress("127.0.0.1", int(sys.argv.pop(1)), may_move=True)
 sys.exit(cli.main())
 """
 

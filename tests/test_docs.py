@@ -18,7 +18,10 @@ from test_model import replay
 from alarmdigest import __version__, exit_codes
 from alarmdigest.cli import main
 from alarmdigest.messages import EVENT_FIELDS, REASONS, read_event, read_request
-from alarmdigest.settings import Settings
+from alarmdigest.settings import FLAGS, Settings, read_settings
+from alarmdigest.settings.options import flag_of, variable
+from alarmdigest.settings.reference import reference
+from alarmdigest.settings.sources import CONFIG_VARIABLE, CONTEXT_VARIABLE
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
@@ -96,7 +99,7 @@ def check_ours(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None
     if rest == ["--version"]:
         return
     # Without a command, main() takes its arguments for those of `run`.
-    assert re.search(rf"^    {command} ", help_of("--help", capsys), re.MULTILINE), command
+    assert re.search(rf"^    {command}( |$)", help_of("--help", capsys), re.MULTILINE), command
     text = help_of(command, capsys)
     for word in rest:
         if word.startswith("-"):
@@ -149,12 +152,11 @@ def test_make_installs_what_the_build_asks_for() -> None:
 
 def test_the_readme_lists_every_option_with_its_default() -> None:
     listed = {row[0].strip("`"): row[1].strip("`") for row in cells(r"`--.*`")}
-    flags = ("--publish-empty", "--no-create-streams", "--no-service-api")
-    options = {"--server URL": "", **dict.fromkeys(flags, "")}
+    options = {flag_of(name): "" for name in FLAGS}
     for item in fields(Settings):
         if "meta" in item.metadata:
-            flag = "--" + item.name.replace("_", "-")
-            options[f"{flag} {item.metadata['meta']}"] = item.metadata["default"]
+            written = f"{flag_of(item.name)} {item.metadata['meta']}"
+            options[written] = item.metadata["default"]
     assert listed == options
 
 
@@ -172,8 +174,21 @@ def test_the_operating_page_knows_every_exit_code() -> None:
     assert {int(row[0]) for row in cells(r"\d", text)} == codes
 
 
+def test_the_reference_of_the_configuration_is_current() -> None:
+    """If not: python -m alarmdigest.settings.reference > docs/configuration.md"""
+    assert (ROOT / "docs/configuration.md").read_text("utf-8") == reference()
+
+
+def test_the_settings_file_of_the_reference_can_be_read(tmp_path: Path) -> None:
+    [example] = blocks(reference(), "toml")
+    (tmp_path / "settings.toml").write_text(example)
+    settings = read_settings({"config": str(tmp_path / "settings.toml")}, {}).settings
+    assert settings.server == ("tls://a.example.com", "tls://b.example.com")
+
+
 def check_variable(name: str) -> None:
-    known = {f"ALARMDIGEST_{item.name.upper()}" for item in fields(Settings)}
+    known = {variable(item.name) for item in fields(Settings)}
+    known |= {CONFIG_VARIABLE, CONTEXT_VARIABLE}
     setup = (ROOT / "setup.py").read_text("utf-8")
     known |= {f"ALARMDIGEST_{name}" for name in re.findall(r'switch\("(\w+)"\)', setup)}
     assert name in known, f"there is no variable {name}"

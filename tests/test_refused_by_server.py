@@ -204,6 +204,6 @@ def test_without_a_subscription_from_the_start_it_gives_up_in_time_and_says_why(
         service = ServiceProcess(environment=as_user(server), options=options)
         service.start(ready=False)
         assert service.wait() == 3
-        assert "NATS is not reachable: " in service.log
+        assert "NATS is there, but does not do what is needed: " in service.log
         assert service.log.splitlines()[-1].endswith('Subscription to "AlarmStatusChanged"')
         assert " ready " not in service.log

@@ -275,6 +275,19 @@ OTHER_VALUES = {
     **{"events_stream": "E", "digests_stream": "D", "rejected_stream": "R"},
     **{"stream_replicas": "3", "js_domain": "hub"},
     **{"connect_timeout": "1s", "ping_interval": "2s", "drain_timeout": "3s", "nats_server": "x"},
+    **{"user": "u", "password": "p", "password_file": "x", "token": "t", "token_file": "x"},
+    **{"creds": "x", "nkey": "x", "tls_ca": "x", "tls_cert": "x", "tls_key": "x"},
+    **{"tls_first": "true"},
+}
+# What some of them need beside them.
+COMPANIONS = {
+    "user": {"password": "p"},
+    "password": {"user": "u"},
+    "password_file": {"user": "u"},
+    "tls_ca": {"server": "a"},
+    "tls_cert": {"server": "a", "tls_key": "x"},
+    "tls_key": {"server": "a", "tls_cert": "x"},
+    "tls_first": {"server": "a"},
 }
 
 
@@ -282,12 +295,13 @@ OTHER_VALUES = {
 def test_a_flag_wins_over_the_environment_and_that_over_the_default(name: str) -> None:
     value = OTHER_VALUES[name]
     default = getattr(Settings(), name)
-    given = getattr(read(**{name: value}), name)
+    others = COMPANIONS.get(name, {})
+    given = getattr(read(**{name: value}, **others), name)
     assert given != default, "the test needs another value"
     variable = {f"ALARMDIGEST_{name.upper()}": value}
-    assert getattr(from_texts({}, variable), name) == given
+    assert getattr(from_texts(others, variable), name) == given
     wrong = {f"ALARMDIGEST_{name.upper()}": "\0"}
-    assert getattr(from_texts({name: value}, wrong), name) == given
+    assert getattr(from_texts({name: value, **others}, wrong), name) == given
 
 
 @pytest.mark.parametrize("name", ["workers", "clock_skew", "split_size", "mode", "http"])

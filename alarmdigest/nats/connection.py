@@ -20,7 +20,8 @@ from urllib.parse import unquote, urlsplit
 
 from alarmdigest import __version__
 from alarmdigest._ext import frames
-from alarmdigest.nats.errors import ConnectFailed, ConnectionLost, UrlError
+from alarmdigest.nats.errors import ConnectFailed, ConnectionLost, LoginError, UrlError
+from alarmdigest.nats.login import Login
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
 
 DEFAULT_PORT = 4222
@@ -29,6 +30,7 @@ SEND_TIMEOUT_S = 10.0
 SEND_SLICE_BYTES = 256 * 1024
 # poll() takes milliseconds in 32 bits.
 LONGEST_WAIT_S = 3600.0
+NO_LOGIN = Login()
 # -ERR that leave the connection open (nats-server, client.go); after every other one it closes.
 HARMLESS_ERRORS = (
     "permissions violation",
@@ -45,8 +47,19 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     back, so that "the server has taken everything before PING n" is ``pongs >= n``.
     """
 
-    def __init__(self, url: str, *, name: str, timeout: float = 2.0, ping_interval: float = 20.0):
-        """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds."""
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str,
+        login: Login = NO_LOGIN,
+        timeout: float = 2.0,
+        ping_interval: float = 20.0,
+    ) -> None:
+        """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds.
+
+        A user or token in the URL goes before that of ``login``.
+        """
         try:
             _check_credentials(url)
             super().__init__(
@@ -70,6 +83,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         options["username"] = unquote(options["username"] or "")
         options["password"] = unquote(options["password"] or "")
         options["version"] = __version__
+        options["tls"] = options["tls"] or login.wants_tls
+        self._login = login
         self.url = redacted(url)
         self.info: dict[str, Any] = {}
         self.pings = 0
@@ -83,8 +98,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         deadline = time.monotonic() + self._socket_options["timeout"]
         try:
             self._open_socket()
+            if self._login.tls_first:
+                self._connect_tls()
             early = self._read_first_info(deadline)
-            if self._conn_options["tls"] or self.info.get("tls_required"):
+            wanted = self._conn_options["tls"] or self.info.get("tls_required")
+            if wanted and not self._login.tls_first:
                 if not (self.info.get("tls_required") or self.info.get("tls_available")):
                     raise ConnectFailed("the server offers no TLS; nats:// is without")
                 if early:
@@ -96,7 +114,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             # poll() instead of select(): a process with many files has numbers beyond 1024.
             self._poller = select.poll()
             self._poller.register(self._socket, select.POLLIN)
-        except (OSError, ValueError, ConnectionLost) as error:
+        except (OSError, ValueError, ConnectionLost, LoginError) as error:
             self.close()
             raise ConnectFailed(f"{self.url}: {error}") from error
         self._last_heard = self._last_ping = time.monotonic()
@@ -127,7 +145,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self._socket = sock
 
     def _connect_tls(self) -> None:
-        context = ssl.create_default_context()
+        context = self._login.tls_context()
         self._socket = context.wrap_socket(
             self._socket, server_hostname=self._conn_options["hostname"]
         )
@@ -152,6 +170,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             connect["user"], connect["pass"] = options["username"], options["password"]
         elif options["username"]:
             connect["auth_token"] = options["username"]
+        else:
+            connect |= self._login.connect_fields(str(self.info.get("nonce", "")))
         # CONNECT alone is never answered: only the PONG shows that we were let in.
         self._socket.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\nPING\r\n")
 
@@ -159,7 +179,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         """Read INFO; returns what came behind it."""
         received = bytearray()
         while b"\r\n" not in received:
-            received += self._receive_some(deadline)
+            try:
+                received += self._receive_some(deadline)
+            except TimeoutError:
+                hint = "" if self._login.tls_first else "; one with handshake_first needs tls_first"
+                raise ConnectFailed(f"the server said nothing, no answer in time{hint}") from None
             if len(received) > 1024 * 1024:
                 raise ConnectFailed("what answers there does not speak NATS")
         end = received.index(b"\r\n") + 2

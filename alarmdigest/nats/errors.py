@@ -47,3 +47,7 @@ class StreamMissing(NatsError):
 
 class StreamConflict(NatsError):
     """A stream that is there cannot be used, or another one holds its subjects; says what to do."""
+
+
+class LoginError(NatsError):
+    """A file of credentials or certificates that cannot be used; names the file, never its text."""

@@ -15,8 +15,9 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 from alarmdigest.logs import LimitedLog
-from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.connection import NO_LOGIN, Connection
 from alarmdigest.nats.errors import ConnectFailed, UrlError
+from alarmdigest.nats.login import Login
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
@@ -29,11 +30,17 @@ log = logging.getLogger(__name__)
 
 
 class Link:
-    """Opens connections for one thread, one after the other, for ever."""
+    """Opens connections for one thread, one after the other, for ever.
 
-    def __init__(self, urls: list[str], *, name: str, ping_interval: float = 20.0) -> None:
+    ``login`` may be replaced by another thread; it counts from the next connection on.
+    """
+
+    def __init__(
+        self, urls: list[str], *, name: str, login: Login = NO_LOGIN, ping_interval: float = 20.0
+    ) -> None:
         """Raises UrlError at once for a URL that can never work."""
         self._name = name
+        self.login = login
         self._ping_interval = ping_interval
         self._configured = list(urls)
         self._learned: list[str] = []
@@ -60,7 +67,9 @@ class Link:
             for url in self._candidates():
                 if not go_on():
                     return None
-                connection = Connection(url, name=self._name, ping_interval=self._ping_interval)
+                connection = Connection(
+                    url, name=self._name, login=self.login, ping_interval=self._ping_interval
+                )
                 try:
                     connection.connect()
                 except ConnectFailed as error:

@@ -30,7 +30,7 @@ class Client:
         self._arrived: deque[dict[str, Any]] = deque()
         failure: ConnectionLost | None = None
         for url in settings.server or (LOCAL_SERVER,):
-            self.connection = Connection(url, name=name)
+            self.connection = Connection(url, name=name, login=settings.login)
             try:
                 self.connection.connect()
                 break

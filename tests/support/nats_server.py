@@ -38,8 +38,9 @@ class NatsServer:
     """A server on a port of its own, with its store in a temporary directory.
 
     ``extra`` is configuration text at the top level, ``jetstream_extra`` inside of
-    ``jetstream { }``. The port, once found, and the store stay the same over ``kill`` or ``stop``
-    and ``start``; the end of the ``with`` block removes everything.
+    ``jetstream { }``. One that wants TLS first does not ``speaks_first``. The port, once found,
+    and the store stay the same over ``kill`` or ``stop`` and ``start``; the end of the ``with``
+    block removes everything.
     """
 
     def __init__(
@@ -49,7 +50,9 @@ class NatsServer:
         extra: str = "",
         jetstream_extra: str = "",
         port: int | None = None,
+        speaks_first: bool = True,
     ) -> None:
+        self._speaks_first = speaks_first
         self.name = f"test-{os.getpid()}-{next(_numbers)}"
         self._port = port
         self._folder = tempfile.TemporaryDirectory(prefix="nats-", ignore_cleanup_errors=True)
@@ -158,6 +161,11 @@ class NatsServer:
             )
         atexit.register(self.kill)
         while self._process.poll() is None and time.monotonic() < deadline:
+            if not self._speaks_first:
+                if "Server is ready" in self.log[before:]:
+                    return None
+                time.sleep(0.01)
+                continue
             # By name: on the port may be the server of another test run.
             with suppress(EmbeddedServerError):
                 if server_name_at(HOST, port, 1.0) == self.name:

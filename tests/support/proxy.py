@@ -102,6 +102,10 @@ class Proxy:
         """Let new connections be refused, by the kernel; present ones go on."""
         self._do(self._stop_listening())
 
+    def redirect(self, server_port: int) -> None:
+        """Take new connections to another server; present ones stay where they are."""
+        self._server_port = server_port
+
     def accept(self) -> None:
         """Take new connections again."""
         self._do(self._listen())

@@ -1,21 +1,35 @@
-"""Every option once: its name, default, unit and reason. Flags win over environment over defaults.
+"""Every option once: its name, default, unit and reason.
 
-``--digest-subject`` is the field ``digest_subject`` and the variable
-``ALARMDIGEST_DIGEST_SUBJECT``; servers are also taken from ``NATS_URL``.
+``--digest-subject`` is the field ``digest_subject``, the variable ``ALARMDIGEST_DIGEST_SUBJECT``
+and the key ``digest_subject`` of a settings file. Which of them wins is told in ``sources.py``.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-from alarmdigest._ext import timestamps
-from alarmdigest.nats.connection import valid_subject
+from alarmdigest.nats.login import Login
+from alarmdigest.settings.readers import (
+    SPLIT_AUTO,
+    HttpAddress,
+    boolean,
+    duration,
+    http_address,
+    js_domain,
+    one_of,
+    path,
+    positive,
+    servers,
+    size,
+    split_size,
+    start,
+    stream_name,
+    subject,
+)
 
-SPLIT_AUTO = 0
 MIN_SPLIT_BYTES = 16 * 1024
 MAX_SPLIT_BYTES = 64 * 1024 * 1024
 # What a digest's headers take of max_payload: version line, Nats-Msg-Id, and room for more.
@@ -25,110 +39,9 @@ HUNDRED_YEARS_NS = 100 * 365 * 86_400 * 10**9
 # Durations that must not be zero.
 DURATIONS_FROM_ZERO = ("checkpoint_interval", "connect_timeout", "ping_interval", "drain_timeout")
 
-_DURATION_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
-_SIZE_UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
-_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
-
 
 class SettingsError(ValueError):
-    """An option whose value cannot be used: names the option and says what would do."""
-
-
-def duration(text: str) -> int:
-    """``15ms``, ``1.5s``, ``10m``, ``1h``, ``7d`` -> nanoseconds."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip())
-    if match is None:
-        raise ValueError(f"{text!r} is no duration; write it like 15ms, 30s, 10m, 1h or 7d")
-    nanoseconds = float(match[1]) * _DURATION_UNITS[match[2]]
-    if nanoseconds == float("inf"):
-        raise ValueError("a duration of that many digits is too long")
-    return round(nanoseconds)
-
-
-def size(text: str) -> int:
-    """``65536``, ``64KiB``, ``256MiB``, ``1GB`` -> bytes."""
-    match = re.fullmatch(r"(\d+)\s*([a-zA-Z]*)", text.strip())
-    if match is None or match[2].lower() not in _SIZE_UNITS:
-        raise ValueError(f"{text!r} is no size; write it like 65536, 64KiB or 256MiB")
-    return int(match[1]) * _SIZE_UNITS[match[2].lower()]
-
-
-def split_size(text: str) -> int:
-    """A size, or ``auto`` for what the server takes."""
-    if text == "auto":
-        return SPLIT_AUTO
-    found = size(text)
-    if found == SPLIT_AUTO:
-        raise ValueError(f"{text!r} is too small; write auto, or a size from 16KiB")
-    return found
-
-
-def positive(text: str) -> int:
-    """A whole number from 1."""
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def subject(text: str) -> str:
-    """A subject to publish to: tokens separated by dots, no wildcards, no blanks."""
-    if not valid_subject(text):
-        raise ValueError(f"{text!r} is no NATS subject without wildcards")
-    return text
-
-
-def stream_name(text: str) -> str:
-    """A stream's name: it becomes part of subjects of the JetStream API."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", text):
-        raise ValueError(f"{text!r} is no stream name: letters, digits, - and _")
-    return text
-
-
-def js_domain(text: str) -> str:
-    """Empty, or one token of a subject."""
-    return stream_name(text) if text else ""
-
-
-def start(text: str) -> Literal["first", "new"] | int:
-    """``first``, ``new``, or RFC 3339 -> nanoseconds since 1970 UTC."""
-    if text == "first":
-        return "first"
-    if text == "new":
-        return "new"
-    try:
-        return timestamps.to_ns(text)
-    except ValueError:
-        raise ValueError(
-            f"{text!r} is neither first nor new nor a time like 2026-01-31T12:00:00Z"
-        ) from None
-
-
-def one_of(*choices: str) -> Callable[[str], str]:
-    def choose(text: str) -> str:
-        if text not in choices:
-            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
-        return text
-
-    choose.__doc__ = " | ".join(choices)
-    return choose
-
-
-class HttpAddress(NamedTuple):
-    """Where HTTP is served; ``may_move`` to a free port unless somebody asked for this one."""
-
-    host: str
-    port: int
-    may_move: bool = False
-
-
-def http_address(text: str) -> HttpAddress | None:
-    """``HOST:PORT`` (``[::1]:9595`` for IPv6), or ``off``."""
-    if text == "off":
-        return None
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError(f"{text!r} is no HOST:PORT and not off")
-    return HttpAddress(host.strip("[]"), int(port))
+    """A setting that cannot be used: says which, where it comes from, and what would do."""
 
 
 DEFAULT_HTTP = HttpAddress("127.0.0.1", 9595, may_move=True)
@@ -144,14 +57,25 @@ def option(read: Callable[[str], Any], default: str, meta: str, help_text: str) 
 
 def flag(help_text: str) -> Any:
     """A settings field that is off unless asked for."""
-    return field(default=False, metadata={"help": help_text})
+    return field(default=False, metadata={"read": boolean, "help": help_text})
+
+
+def secret(help_text: str) -> Any:
+    """A settings field that is no option: what a command line holds, everybody can read."""
+    return field(default="", repr=False, metadata={"read": str, "help": help_text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """All settings of the service. Durations in nanoseconds, sizes in bytes."""
 
-    server: tuple[str, ...] = ()
+    server: tuple[str, ...] = option(
+        servers,
+        "",
+        "URL",
+        "nats://host:port or tls://host:port; repeat it for more servers of a cluster "
+        "(default: NATS_URL, else 127.0.0.1:4222)",
+    )
     data_dir: Path = option(
         Path, "alarmdigest-data", "DIR", "where the state and the embedded server's files are kept"
     )
@@ -265,50 +189,65 @@ class Settings:
         str, "", "PATH", "the nats-server to embed, instead of the one on the PATH or in our wheel"
     )
 
+    user: str = option(str, "", "NAME", "the user to log in as, with a password")
+    password: str = secret("the user's password")
+    password_file: Path | None = option(
+        path, "", "FILE", "a file that holds the user's password and nothing else"
+    )
+    token: str = secret("the token to log in with, instead of a user")
+    token_file: Path | None = option(path, "", "FILE", "a file that holds the token to log in with")
+    creds: Path | None = option(
+        path, "", "FILE", "a credentials file, as nsc writes it, to log in with"
+    )
+    nkey: Path | None = option(path, "", "FILE", "a file that holds an nkey's seed to log in with")
+    tls_ca: Path | None = option(
+        path,
+        "",
+        "FILE",
+        "authorities that may vouch for the server, instead of those that the system trusts",
+    )
+    tls_cert: Path | None = option(path, "", "FILE", "our certificate, for a server that asks")
+    tls_key: Path | None = option(path, "", "FILE", "the key of our certificate, not encrypted")
+    tls_first: bool = flag("start TLS before the server says anything (its handshake_first)")
+
+    @property
+    def login(self) -> Login:
+        """What a connection needs to know to be let in."""
+        return Login(
+            user=self.user,
+            password=self.password,
+            password_file=self.password_file,
+            token=self.token,
+            token_file=self.token_file,
+            creds=self.creds,
+            nkey=self.nkey,
+            tls_ca=self.tls_ca,
+            tls_cert=self.tls_cert,
+            tls_key=self.tls_key,
+            tls_first=self.tls_first,
+        )
+
 
 FLAGS = frozenset(item.name for item in fields(Settings) if item.default is False)
+SECRETS = frozenset(item.name for item in fields(Settings) if not item.repr)
 
 
-def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
-    """Settings from flags (field name -> text) and environment. Raises SettingsError."""
-    values: dict[str, Any] = {}
-    for item in fields(Settings):
-        variable = f"ALARMDIGEST_{item.name.upper()}"
-        origin = "--" + item.name.replace("_", "-")
-        text = texts.get(item.name)
-        if text is None and variable in environment:
-            text, origin = environment[variable], variable
-        if item.name == "server":
-            values["server"], origin = _servers(text, environment), "--server"
-            continue
-        if text is None:
-            continue
-        if item.name in FLAGS:
-            values[item.name] = _flag(text, origin)
-            continue
-        try:
-            values[item.name] = item.metadata["read"](text)
-        except ValueError as error:
-            raise SettingsError(f"{origin}: {error}") from None
-    settings = Settings(**values)
-    _check(settings)
-    return settings
+def variable(name: str) -> str:
+    """The environment variable of a field."""
+    return f"ALARMDIGEST_{name.upper()}"
 
 
-def _servers(text: str | None, environment: Mapping[str, str]) -> tuple[str, ...]:
-    """From the flags (joined by commas), ALARMDIGEST_SERVER, or NATS_URL; may be none."""
-    listed = text if text is not None else environment.get("NATS_URL", "")
-    urls = [part.strip() for part in listed.split(",") if part.strip()]
-    return tuple(url if "://" in url else f"nats://{url}" for url in urls)
+def default_of(item: Field[Any]) -> str:
+    """The text of a field's default; empty for none."""
+    return "false" if item.name in FLAGS else str(item.metadata.get("default", ""))
 
 
-def _flag(text: str, origin: str) -> bool:
-    if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
-        raise SettingsError(f"{origin}: {text!r} is neither true nor false")
-    return text.lower() in ("1", "true", "yes")
+def flag_of(name: str) -> str:
+    """The option of a field, as it is written."""
+    return "--" + name.replace("_", "-")
 
 
-def _check(settings: Settings) -> None:
+def check(settings: Settings) -> None:
     """What no option can tell by itself. Raises SettingsError."""
     inputs = {
         "--event-subject": settings.event_subject,
@@ -349,6 +288,12 @@ def _check(settings: Settings) -> None:
     for name in DURATIONS_FROM_ZERO:
         if getattr(settings, name) == 0:
             raise SettingsError(f"--{name.replace('_', '-')} must be more than 0")
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise SettingsError("--tls-cert and --tls-key belong together")
+    if settings.login.wants_tls and not settings.server:
+        raise SettingsError(
+            "--tls-ca, --tls-cert and --tls-first need a --server: the embedded one has no TLS"
+        )
 
 
 def _inside(inner: str, base: str) -> bool:

@@ -1,0 +1,174 @@
+"""How we are let in: the fields of CONNECT, and the certificates.
+
+All files are read again for each connection, so that one that was replaced counts from the next
+connection on. What they hold is never part of a message or a representation.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import ssl
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from alarmdigest.nats.errors import LoginError
+
+# A decorated block, as nsc and nk write it; what stands between its lines is the group.
+BLOCK = re.compile(r"-{3,}BEGIN (?P<what>[A-Z ]+)-{3,}\s+(?P<text>\S+)\s+-{3,}END ")
+# Credentials are small: whoever names a disk by mistake is told so, and nothing fills the memory.
+MAX_FILE_BYTES = 64 * 1024
+NO_NKEYS = "needs the package nkeys: pip install 'alarmdigest[nkeys]'"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Login:
+    """Who we are, and whom we trust. At most one of user, token, creds and nkey is set."""
+
+    user: str = ""
+    password: str = field(default="", repr=False)
+    password_file: Path | None = None
+    token: str = field(default="", repr=False)
+    token_file: Path | None = None
+    creds: Path | None = None
+    nkey: Path | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_first: bool = False
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether a connection without TLS will not do."""
+        return self.tls_first or self.tls_ca is not None or self.tls_cert is not None
+
+    def connect_fields(self, nonce: str) -> dict[str, str]:
+        """What CONNECT says about us. ``nonce`` is the server's, empty if it has none.
+
+        Raises LoginError for a file that cannot be used.
+        """
+        if self.creds is not None:
+            text = _read(self.creds)
+            jwt, seed = _block(self.creds, text, "JWT"), _block(self.creds, text, "SEED")
+            return {"jwt": jwt, **_signed(self.creds, seed, nonce)}
+        if self.nkey is not None:
+            text = _read(self.nkey)
+            seed = _block(self.nkey, text, "SEED") if "---" in text else text.strip()
+            signed = _signed(self.nkey, seed, nonce)
+            return {"nkey": _public_key(self.nkey, seed), **signed}
+        token = _read_line(self.token_file) if self.token_file is not None else self.token
+        if token:
+            return {"auth_token": token}
+        if self.user:
+            given = self.password_file
+            password = _read_line(given) if given is not None else self.password
+            return {"user": self.user, "pass": password}
+        return {}
+
+    def tls_context(self) -> ssl.SSLContext:
+        """For a verified connection. Raises LoginError for a file that cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.tls_ca)
+        except (OSError, ValueError) as error:
+            raise LoginError(f"cannot use the certificates in {self.tls_ca}: {error}") from None
+        if self.tls_cert is not None:
+            try:
+                # Without this OpenSSL asks at the terminal for the passphrase, if there is one.
+                context.load_cert_chain(self.tls_cert, self.tls_key, password=lambda: "")
+            except (OSError, ValueError) as error:
+                raise LoginError(
+                    f"cannot use the certificate {self.tls_cert} with the key {self.tls_key}: "
+                    f"{error} (it must be PEM, and the key not encrypted)"
+                ) from None
+        return context
+
+    def check(self) -> list[str]:
+        """Try all files once, before anything is started; what is unwise about them, one line each.
+
+        Raises LoginError for a file that cannot be used or that anybody may overwrite, and where a
+        package is missing.
+        """
+        self.connect_fields(nonce="a try")
+        self.tls_context()
+        secret_files = self.password_file, self.token_file, self.creds, self.nkey, self.tls_key
+        return [line for file in secret_files if file is not None for line in exposure(file)]
+
+
+def exposure(file: Path) -> list[str]:
+    """A line of warning if others than the owner may read this file of secrets.
+
+    Raises LoginError if everybody may write to it.
+    """
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        raise LoginError(f"cannot read {file}: {error.strerror}") from None
+    if mode & stat.S_IWOTH:
+        raise LoginError(f"everybody may write to {file}: chmod 600 {file}")
+    if mode & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH):
+        return [f"others than its owner may read {file}: chmod 600 {file}"]
+    return []
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as opened:
+            text = opened.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise LoginError(f"cannot read {file}: {error.strerror}") from None
+    if len(text) > MAX_FILE_BYTES:
+        raise LoginError(f"{file} is too large for a file of credentials")
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise LoginError(f"{file} is not text in UTF-8") from None
+
+
+def _read_line(file: Path) -> str:
+    """The one line that the file holds, without its end."""
+    text = _read(file).removesuffix("\n").removesuffix("\r")
+    if not text or "\n" in text:
+        raise LoginError(f"{file} must hold one line and nothing else")
+    return text
+
+
+def _block(file: Path, text: str, what: str) -> str:
+    for match in BLOCK.finditer(text):
+        if match["what"].rstrip().endswith(what):
+            return match["text"]
+    raise LoginError(f"{file} holds no block with a {what}")
+
+
+def _signed(file: Path, seed: str, nonce: str) -> dict[str, str]:
+    if not nonce:
+        raise LoginError(f"the server asks for no signature, so {file} is of no use there")
+    pair = _key_pair(file, seed)
+    try:
+        return {"sig": base64.urlsafe_b64encode(pair.sign(nonce.encode())).decode().rstrip("=")}
+    finally:
+        pair.wipe()
+
+
+def _public_key(file: Path, seed: str) -> str:
+    pair = _key_pair(file, seed)
+    try:
+        return str(pair.public_key.decode())
+    finally:
+        pair.wipe()
+
+
+def _key_pair(file: Path, seed: str) -> Any:
+    try:
+        import nkeys
+    except ImportError:
+        raise LoginError(f"{file}: a login with an nkey or credentials {NO_NKEYS}") from None
+    try:
+        if not seed.startswith("SU"):
+            raise ValueError
+        pair = nkeys.from_seed(bytearray(seed, "ascii"))
+    # Of a wrong seed it says so in half a dozen ways, some of them with the seed in the text.
+    except Exception:
+        raise LoginError(f"{file} holds no seed of a user (SU...)") from None
+    return pair

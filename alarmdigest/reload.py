@@ -1,0 +1,77 @@
+"""SIGHUP: settings are read again, and those that can change while the service runs, do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import fields
+from types import FrameType
+
+from alarmdigest.nats.errors import LoginError
+from alarmdigest.nats.login import Login
+from alarmdigest.service import Service
+from alarmdigest.settings import Effective, Settings, SettingsError
+
+log = logging.getLogger(__name__)
+
+AT_THE_NEXT_CONNECTION = frozenset(item.name for item in fields(Login))
+AT_ONCE = frozenset({"log_level"})
+
+
+class Reloader:
+    """Belongs to the main thread. ``read`` reads all sources anew; it raises SettingsError."""
+
+    def __init__(self, settings: Settings, read: Callable[[], Effective]) -> None:
+        self._started_with = self._now = settings
+        self._read = read
+        self._asked = False
+
+    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
+        """The handler of SIGHUP: only notes it, since it interrupts anything."""
+        self._asked = True
+
+    def reload_if_asked(self, service: Service) -> None:
+        """Read the settings again if a SIGHUP has come; what is wrong with them is logged only."""
+        if not self._asked:
+            return
+        self._asked = False
+        try:
+            effective = self._read()
+            warnings = [*effective.warnings, *effective.settings.login.check()]
+        except (SettingsError, LoginError) as error:
+            log.error("SIGHUP: the settings stay as they are: %s", error)
+            return
+        for warning in warnings:
+            log.warning("%s", warning)
+        self._take(effective.settings, service)
+
+    def _take(self, new: Settings, service: Service) -> None:
+        changed = _differing(self._now, new)
+        for_restart = _differing(self._started_with, new) - AT_ONCE - AT_THE_NEXT_CONNECTION
+        # Said as long as the more talkative of the two levels holds, so that it is seen.
+        before, after = (_number(one.log_level) for one in (self._now, new))
+        logging.getLogger().setLevel(min(before, after))
+        self._now = new
+        service.change_login(new.login)
+        # Names only: some of the values are secrets.
+        log.warning(
+            "SIGHUP: settings read again; changed: %s; at the next connection: certificates and "
+            "credentials%s; only after a restart: %s",
+            _listed(changed & AT_ONCE),
+            "".join(f", {name}" for name in sorted(changed & AT_THE_NEXT_CONNECTION)),
+            _listed(for_restart),
+        )
+        logging.getLogger().setLevel(after)
+
+
+def _number(level: str) -> int:
+    return int(getattr(logging, level.upper()))
+
+
+def _differing(one: Settings, other: Settings) -> set[str]:
+    names = (item.name for item in fields(Settings))
+    return {name for name in names if getattr(one, name) != getattr(other, name)}
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "nothing"

@@ -1,0 +1,31 @@
+"""All settings of the service: what there are, how they are read, and where they come from."""
+
+from alarmdigest.settings.options import (
+    DEFAULT_HTTP,
+    FLAGS,
+    HEADER_ROOM_BYTES,
+    MIN_SPLIT_BYTES,
+    SECRETS,
+    Settings,
+    SettingsError,
+)
+from alarmdigest.settings.readers import SPLIT_AUTO, HttpAddress, duration, positive, size
+from alarmdigest.settings.sources import Effective, from_texts, read_settings
+
+__all__ = [
+    "DEFAULT_HTTP",
+    "FLAGS",
+    "HEADER_ROOM_BYTES",
+    "MIN_SPLIT_BYTES",
+    "SECRETS",
+    "SPLIT_AUTO",
+    "Effective",
+    "HttpAddress",
+    "Settings",
+    "SettingsError",
+    "duration",
+    "from_texts",
+    "positive",
+    "read_settings",
+    "size",
+]

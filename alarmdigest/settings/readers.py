@@ -1,0 +1,132 @@
+"""From the text of a setting to its value. What makes no sense is a ValueError."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from alarmdigest._ext import timestamps
+from alarmdigest.nats.connection import valid_subject
+
+SPLIT_AUTO = 0
+
+_DURATION_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
+_SIZE_UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
+_SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def duration(text: str) -> int:
+    """``15ms``, ``1.5s``, ``10m``, ``1h``, ``7d`` -> nanoseconds."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip())
+    if match is None:
+        raise ValueError(f"{text!r} is no duration; write it like 15ms, 30s, 10m, 1h or 7d")
+    nanoseconds = float(match[1]) * _DURATION_UNITS[match[2]]
+    if nanoseconds == float("inf"):
+        raise ValueError("a duration of that many digits is too long")
+    return round(nanoseconds)
+
+
+def size(text: str) -> int:
+    """``65536``, ``64KiB``, ``256MiB``, ``1GB`` -> bytes."""
+    match = re.fullmatch(r"(\d+)\s*([a-zA-Z]*)", text.strip())
+    if match is None or match[2].lower() not in _SIZE_UNITS:
+        raise ValueError(f"{text!r} is no size; write it like 65536, 64KiB or 256MiB")
+    return int(match[1]) * _SIZE_UNITS[match[2].lower()]
+
+
+def split_size(text: str) -> int:
+    """A size, or ``auto`` for what the server takes."""
+    if text == "auto":
+        return SPLIT_AUTO
+    found = size(text)
+    if found == SPLIT_AUTO:
+        raise ValueError(f"{text!r} is too small; write auto, or a size from 16KiB")
+    return found
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def subject(text: str) -> str:
+    """A subject to publish to: tokens separated by dots, no wildcards, no blanks."""
+    if not valid_subject(text):
+        raise ValueError(f"{text!r} is no NATS subject without wildcards")
+    return text
+
+
+def stream_name(text: str) -> str:
+    """A stream's name: it becomes part of subjects of the JetStream API."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", text):
+        raise ValueError(f"{text!r} is no stream name: letters, digits, - and _")
+    return text
+
+
+def js_domain(text: str) -> str:
+    """Empty, or one token of a subject."""
+    return stream_name(text) if text else ""
+
+
+def start(text: str) -> Literal["first", "new"] | int:
+    """``first``, ``new``, or RFC 3339 -> nanoseconds since 1970 UTC."""
+    if text == "first":
+        return "first"
+    if text == "new":
+        return "new"
+    try:
+        return timestamps.to_ns(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither first nor new nor a time like 2026-01-31T12:00:00Z"
+        ) from None
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    def choose(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"{text!r} is none of {', '.join(choices)}")
+        return text
+
+    choose.__doc__ = " | ".join(choices)
+    return choose
+
+
+class HttpAddress(NamedTuple):
+    """Where HTTP is served; ``may_move`` to a free port unless somebody asked for this one."""
+
+    host: str
+    port: int
+    may_move: bool = False
+
+
+def http_address(text: str) -> HttpAddress | None:
+    """``HOST:PORT`` (``[::1]:9595`` for IPv6), or ``off``."""
+    if text == "off":
+        return None
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{text!r} is no HOST:PORT and not off")
+    return HttpAddress(host.strip("[]"), int(port))
+
+
+def path(text: str) -> Path | None:
+    """Empty for none, or a file's path; ``~`` is the home directory."""
+    return Path(text).expanduser() if text else None
+
+
+def boolean(text: str) -> bool:
+    """``true`` or ``false``, also written as yes and no, or 1 and 0."""
+    if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() in ("1", "true", "yes")
+
+
+def servers(text: str) -> tuple[str, ...]:
+    """URLs separated by commas; one without a scheme gets ``nats://``."""
+    urls = [part.strip() for part in text.split(",") if part.strip()]
+    return tuple(url if "://" in url else f"nats://{url}" for url in urls)

@@ -1,0 +1,124 @@
+"""deploy/nats-permissions*.conf: with them the service does all of its work, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.bus import Bus
+from support.faults import pairs
+from support.nats_server import HOST, NatsServer
+from support.service import ServiceProcess
+from support.streams import ALARMS, js, store_all
+from support.talk import talk
+
+DEPLOY = Path(__file__).parent.parent / "deploy"
+LOGIN = {"ALARMDIGEST_USER": "service", "ALARMDIGEST_PASSWORD": "p"}
+
+
+def config(file: str) -> str:
+    # A server resolves what it includes against its own folder.
+    include = os.path.relpath(DEPLOY / file, tempfile.gettempdir())
+    return f"""
+authorization {{
+  users: [
+    {{ user: service, password: p, include "../{include}" }}
+    {{ user: owner, password: p }}
+  ]
+}}
+"""
+
+
+def url_of(server: NatsServer, user: str) -> str:
+    return f"nats://{user}:p@{HOST}:{server.port}"
+
+
+@pytest.fixture
+def stream_server() -> Iterator[NatsServer]:
+    with NatsServer(extra=config("nats-permissions.conf")) as server:
+        yield server
+
+
+@pytest.fixture
+def core_server() -> Iterator[NatsServer]:
+    with NatsServer(extra=config("nats-permissions-core.conf")) as server:
+        yield server
+
+
+def assert_nothing_was_denied(server: NatsServer, *logs: str) -> None:
+    for log in (server.log, *logs):
+        assert "iolation" not in log
+        assert "no JetStream" not in log
+
+
+def test_stream_mode_lacks_nothing_over_a_crash_a_purge_and_a_new_stream(
+    stream_server: NatsServer,
+) -> None:
+    service = ServiceProcess(
+        stream_server.url,
+        mode="stream",
+        environment=LOGIN,
+        options=("--workers", "2", "--checkpoint-interval", "100ms"),
+    )
+    with service, Bus(url_of(stream_server, "owner")) as bus:
+        store_all(bus, [*pairs(range(5)), ("AlarmStatusChanged", b"nonsense")])
+        bus.wait_for_digests(5)
+        bus.wait_for_rejected(1)
+        logs = [service.log]
+        assert service.stop() == 0  # with a checkpoint, so that the next start has a position
+        service.start()
+        store_all(bus, pairs(range(5, 10)))
+        bus.wait_for_digests(10)
+        logs.append(service.log)
+        service.kill()  # so that the next start looks for digests that are there already
+        store_all(bus, [*pairs(range(10, 15)), ("AlarmStatusChanged", b"more nonsense")])
+        service.start()
+        bus.wait_for_digests(15)
+        bus.wait_for_rejected(2)
+        bus.run(js(bus).purge_stream(ALARMS))
+        bus.run(js(bus).delete_stream(ALARMS))
+        service.wait_for_log("was made anew")
+        store_all(bus, pairs(range(15, 20)))
+        bus.wait_for_digests(20)
+        assert service.stop() == 0
+        assert_nothing_was_denied(stream_server, *logs, service.log)
+
+
+def test_core_mode_lacks_nothing(core_server: NatsServer) -> None:
+    service = ServiceProcess(core_server.url, mode="core", environment=LOGIN)
+    with service, Bus(url_of(core_server, "owner")) as bus:
+        bus.publish_all([*pairs(range(5)), ("SendAlarmDigest.x", b"nonsense")])
+        bus.wait_for_digests(5)
+        bus.wait_for_rejected(1)
+        assert service.stop() == 0
+        assert_nothing_was_denied(core_server, service.log)
+
+
+FORBIDDEN = [
+    b"PUB AlarmStatusChanged 0\r\n\r\n",
+    b"PUB SendAlarmDigest 0\r\n\r\n",
+    b"PUB elsewhere 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.DELETE.ALARMS 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.PURGE.ALARMS 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.UPDATE.ALARMS 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.MSG.DELETE.ALARMS 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.CREATE.OTHER 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.MSG.GET.ALARM_DIGESTS 0\r\n\r\n",
+    b"PUB $JS.API.CONSUMER.CREATE.OTHER.x 0\r\n\r\n",
+    b"SUB > 1\r\n",
+    b"SUB elsewhere 1\r\n",
+    b"SUB AlarmDigest 1\r\n",
+]
+
+
+def test_nothing_else_is_allowed(stream_server: NatsServer, core_server: NatsServer) -> None:
+    for server in (stream_server, core_server):
+        with talk(url_of(server, "service")) as peer:
+            for number, line in enumerate(FORBIDDEN, start=1):
+                peer.connection.send(line)
+                peer.flush()
+                assert len(peer.refusals) == number, f"the server took {line!r}"
+                assert peer.refusals[-1].startswith("Permissions Violation")
