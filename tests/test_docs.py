@@ -27,7 +27,7 @@ README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 
 # Other people's commands: whether they work is not for a test of ours to say.
-FOREIGN = {"cd", "curl", "git", "nats", "pip", "python3"}
+FOREIGN = {"cd", "curl", "git", "nats", "pip", "python3", "ssh"}
 
 
 def blocks(text: str, language: str) -> Iterator[str]:
