@@ -31,7 +31,8 @@ def test_it_says_how_the_service_is_in_stream_mode() -> None:
             bus.publish("SendAlarmDigest", b"secret")
             bus.wait_for_digests(50)
             bus.wait_for_rejected(1)
-        result = run_command("status", "--http", http_of(service))
+        # A proxy that the environment names is not for this.
+        result = run_command("status", "--http", http_of(service), http_proxy="http://127.0.0.1:1")
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.splitlines()[0] == "The service is well."
         said = lines_of(result.stdout)
@@ -70,8 +71,7 @@ def test_it_says_when_the_service_is_not_well_and_what_core_mode_cannot_know() -
 @pytest.mark.parametrize("option", [(), ("--json",)])
 def test_where_nobody_answers_it_says_so_and_ends_with_1(option: tuple[str, ...]) -> None:
     place = f"{HOST}:{free_port()}"
-    # A proxy that the environment names is not for this.
-    result = run_command("status", "--http", place, *option, http_proxy="http://127.0.0.1:1")
+    result = run_command("status", "--http", place, *option)
     assert result.returncode == 1
     assert result.stdout == ""
     assert f"no status from http://{place}/status.json: " in result.stderr

@@ -24,6 +24,8 @@ class BoundedServer(ThreadingHTTPServer):
     """A thread for each connection, at most MAX_CONNECTIONS, each for CONNECTION_LIFE_S at most."""
 
     daemon_threads = True
+    # As many may knock at once; whoever finds this full would try again after a second only.
+    request_queue_size = MAX_CONNECTIONS
 
     def __init__(self, address: tuple[str, int], handler: Any) -> None:
         """Raises OSError."""
