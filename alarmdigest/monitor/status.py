@@ -11,6 +11,7 @@ from typing import Any
 
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
+from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.monitor.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.service import Service
 
@@ -112,17 +113,18 @@ class Status:
     def _losses(self) -> dict[str, int]:
         """By place; every place is there. What the words mean stands in the metrics."""
         service, listener = self._service, self._service.listener
-        counters = getattr(listener.feed, "counters", None) if listener is not None else None
-        router = listener.router if listener is not None else None
         given_up = service.publisher.window.refusals_given_up if service.publisher else 0
-        cut_off = listener is not None and service.mode == "core"
+        router = listener.router if listener is not None else None
+        feed = listener.feed if listener is not None else None
+        cut_off = listener.connections_lost if listener is not None else 0
         return {
             "dropped_events": router.dropped_events if router else 0,
             "dropped_requests": router.dropped_requests if router else 0,
             "dropped_refusals": service.desk.unpublished + given_up,
             "deleted_in_stream": router.deleted if router else 0,
-            "gone_from_stream": counters.gone if counters else 0,
-            "connections_lost": listener.connections_lost if cut_off and listener else 0,
+            "gone_from_stream": feed.counters.gone if isinstance(feed, StreamFeed) else 0,
+            # A stream keeps what is published meanwhile.
+            "connections_lost": cut_off if service.mode == "core" else 0,
         }
 
     def _minutes(self) -> dict[str, Any]:
