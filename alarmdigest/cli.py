@@ -21,6 +21,7 @@ from alarmdigest.settings import (
     positive,
     read_settings,
 )
+from alarmdigest.store import StoreError
 
 DESCRIPTION = """\
 Takes alarm changes from NATS, keeps the latest state of every alarm of every user, and answers a
@@ -37,7 +38,7 @@ exit codes: 0 clean, 1 internal error or failed check, 2 usage or configuration,
 reachable in time, 4 store unusable, 5 drain timed out
 """
 
-COMMANDS = ("run", "verify", "emulate", "check-config")
+COMMANDS = ("run", "verify", "emulate", "status", "show", "rejected", "check-config")
 # Options that every command has; the others belong to the service.
 # (The tools take some only so that one set of options suits all commands.)
 SHARED = ("server", "data_dir", "mode", "store", "http", "log_level", "log_format")
@@ -78,21 +79,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return Runner(settings, Reloader(settings, read)).run()
         # The tools wait for a user at a terminal and have no use for the service's threads.
-        if parsed.command == "verify":
-            from alarmdigest.tools.verify import verify
-
-            return verify(settings, timeout_s=parsed.timeout / 1e9)
-        from alarmdigest.tools.emulate import emulate
-
-        return emulate(settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9)
+        return _TOOLS[parsed.command](settings, parsed)
     except (SettingsError, UrlError, LoginError) as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.USAGE
     except KeyboardInterrupt:
         return exit_codes.INTERNAL_ERROR
+    except BrokenPipeError:
+        # `| head` has seen enough. What is still in the buffer must not fail at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.CLEAN
     except NatsError as error:
         print(f"alarmdigest: {error}; is the service's NATS server there?", file=sys.stderr)
         return exit_codes.NATS_NOT_REACHABLE
+    except StoreError as error:
+        print(f"alarmdigest: {error}", file=sys.stderr)
+        return exit_codes.STORE_UNUSABLE
+
+
+# Each imports what it needs when it is called: a command shall not wait for another's libraries.
+
+
+def _verify(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.tools.verify import verify
+
+    return verify(settings, timeout_s=parsed.timeout / 1e9)
+
+
+def _emulate(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.tools.emulate import emulate
+
+    return emulate(settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9)
+
+
+def _status(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.tools.status import status
+
+    return status(settings, as_json=parsed.json)
+
+
+def _show(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.tools.show import show
+
+    return show(settings, parsed.whose, only_due=parsed.due, as_json=parsed.json)
+
+
+def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.tools.rejected import refeed, rejected
+
+    if parsed.refeed is not None:
+        return refeed(settings, parsed.refeed)
+    return rejected(
+        settings,
+        last=parsed.last,
+        follow=parsed.follow,
+        with_body=parsed.body,
+        as_json=parsed.json,
+    )
+
+
+_TOOLS = {
+    "verify": _verify,
+    "emulate": _emulate,
+    "status": _status,
+    "show": _show,
+    "rejected": _rejected,
+}
 
 
 def _names_command(given: list[str]) -> bool:
@@ -137,6 +189,44 @@ def _parser() -> argparse.ArgumentParser:
     _add(emulate, "bursts", positive, "60", "N", "how many users in a shot")
     _add(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
 
+    status = commands.add_parser(
+        "status",
+        help="how a running service is, as its page shows it",
+        description="Asks the service at --http and shows what its page shows.",
+    )
+    _add_settings(status, SHARED)
+    _add_json(status)
+
+    show = commands.add_parser(
+        "show",
+        help="one user's alarms, from the store on disk",
+        description="Reads the last checkpoint in --data-dir, also while the service runs. "
+        "A user whose id begins with - is named behind --.",
+    )
+    # Not "user": that is the setting of the login.
+    show.add_argument("whose", metavar="USER", help="the UserID")
+    _add_settings(show, SHARED)
+    show.add_argument("--due", action="store_true", help="only what the next digest would hold")
+    _add_json(show)
+
+    rejected = commands.add_parser(
+        "rejected",
+        help="the messages that were refused last, and why",
+        description="Shows the end of the stream of refused messages, or, in core mode, those that "
+        "come from now on: number, time, reason, size, subject and detail.",
+    )
+    _add_settings(rejected, [*SHARED, *SUBJECTS, "rejected_stream", "js_domain"])
+    _add(rejected, "last", positive, "20", "N", "how many to show")
+    rejected.add_argument("--follow", action="store_true", help="and then those that come")
+    rejected.add_argument("--body", action="store_true", help="show the messages themselves, too")
+    _add_json(rejected)
+    rejected.add_argument(
+        "--refeed",
+        type=_sequences,
+        metavar="SEQ[,SEQ]",
+        help="show nothing; publish the messages of these numbers once more where they came in",
+    )
+
     check = commands.add_parser(
         "check-config",
         help="the settings that count, where each comes from, and whether they can be used",
@@ -145,6 +235,17 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(check, [item.name for item in fields(Settings)])
     check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     return parser
+
+
+def _add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for programs: JSON, one value a line")
+
+
+def _sequences(text: str) -> list[int]:
+    try:
+        return [positive(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _add_settings(parser: argparse.ArgumentParser, names: Sequence[str]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import logging
 import struct
+import time
+from collections import deque
 
 from alarmdigest._ext import events, outgoing
 from alarmdigest.logs import LimitedLog
@@ -15,6 +17,8 @@ log = logging.getLogger(__name__)
 MAX_DETAIL_CHARS = 200
 # Refusals that may wait for the publisher; beyond it they are counted and not published.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
+# So many are remembered for an operator who asks what was refused.
+LAST_REFUSALS = 10
 
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
@@ -24,7 +28,8 @@ class RefusalDesk:
 
     Belongs to the client thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
     ``last_reason`` of each), and ``unpublished`` for refusals that were counted but had to be
-    thrown away because the publisher could not keep up.
+    thrown away because the publisher could not keep up. ``last`` are the newest refusals: when, in
+    ns since 1970 by our clock, the reason, and the size in bytes.
     """
 
     def __init__(self, stream: str = "") -> None:
@@ -34,6 +39,7 @@ class RefusalDesk:
         self.by_kind = {events.EVENT: 0, events.REQUEST: 0}
         self.last_reason = {events.EVENT: "", events.REQUEST: ""}
         self.unpublished = 0
+        self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REFUSALS)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._refused = LimitedLog(log, logging.WARNING)
@@ -75,6 +81,7 @@ class RefusalDesk:
         self, refusal: Refused, payload: bytes, subject: bytes, origin: tuple[int, int] | None
     ) -> None:
         self.by_reason[refusal.reason] += 1
+        self.last.append((time.time_ns(), refusal.reason, len(payload)))
         self._refused(
             f"refused a message ({refusal.reason})",
             detail=refusal.detail,

@@ -46,7 +46,8 @@ def test_help_names_the_commands_and_the_exit_codes() -> None:
     for flag in ("--help", "-h"):
         result = run(flag)
         assert (result.returncode, result.stderr) == (0, "")
-        for word in ("run", "verify", "emulate", "exit codes", "NATS_URL"):
+        commands = ("run", "verify", "emulate", "status", "show", "rejected")
+        for word in (*commands, "exit codes", "NATS_URL"):
             assert word in result.stdout
 
 
@@ -58,6 +59,9 @@ def test_help_names_the_commands_and_the_exit_codes() -> None:
         ("emulate", "--shots N"),
         ("emulate", "--bursts N"),
         ("emulate", "--wait TIME"),
+        ("status", "--json"),
+        ("show", "--due"),
+        ("rejected", "--refeed SEQ[,SEQ]"),
     ],
 )
 def test_every_command_explains_its_options(command: str, option: str) -> None:

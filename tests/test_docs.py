@@ -34,7 +34,7 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 # Other people's commands: whether they work is not for a test of ours to say.
 FOREIGN = {
     *("cd", "cp", "curl", "docker", "git", "helm", "kubectl", "mv", "nats", "pip", "python3"),
-    "systemctl",
+    *("ssh", "systemctl"),
 }
 
 

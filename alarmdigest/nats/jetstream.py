@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
+from base64 import b64decode
 from typing import Any
 
 import orjson
@@ -110,6 +111,36 @@ class JetStream:
                     raise JetStreamError(code, err_code, text, subject)
                 return dict(answer)
 
+    def publish(self, subject: str, body: bytes) -> tuple[str, int]:
+        """Publish a message and wait for its PubAck: stream and sequence.
+
+        Raises JetStreamOff when no stream captures the subject.
+        """
+        reply = self._publish_to(subject, body)
+        deadline = time.monotonic() + self._timeout_s
+        what = f"the message on {subject}"
+        while True:
+            for _kind, _sid, to, _reply, headers, payload in self._receive(deadline, what):
+                if to != reply:
+                    continue
+                if status_of(headers) == 503:
+                    raise JetStreamOff(f"{self._connection.url}: no stream captures {subject}")
+                return _read_pub_ack(payload, subject)
+
+    def stored_message(self, stream: str, seq: int) -> tuple[bytes, bytes] | None:
+        """Headers and body of a message; None if the stream holds none of this sequence."""
+        try:
+            answer = self.request(f"STREAM.MSG.GET.{_name(stream)}", {"seq": seq})
+        except JetStreamError as error:
+            if error.err_code == NO_MESSAGE:
+                return None
+            raise
+        try:
+            message = answer["message"]
+            return b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise bad_answer(answer) from error
+
     def fetch(self, stream: str, consumer: str, *, batch: int, max_bytes: int) -> list[Delivered]:
         """Pull at most ``batch`` messages of ``max_bytes`` together, of those that are there.
 
@@ -147,11 +178,16 @@ class JetStream:
 
     def _publish(self, subject: str, body: dict[str, Any] | None) -> bytes:
         """Send a request; the subject of its answer, which no other request has."""
+        data = b"" if body is None else json.dumps(body).encode()
+        return self._publish_to(f"{self._prefix}.{subject}", data)
+
+    def _publish_to(self, subject: str, data: bytes) -> bytes:
+        """Send a message with a subject for its answer, which is returned."""
         self._requests += 1
         reply = f"{self._inbox}.{self._requests}".encode()
-        data = b"" if body is None else json.dumps(body).encode()
-        full = f"{self._prefix}.{subject}".encode()
-        self._connection.send(b"PUB %b %b %d\r\n%b\r\n" % (full, reply, len(data), data))
+        self._connection.send(
+            b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply, len(data), data)
+        )
         return reply
 
     def _receive(self, deadline: float, what: str) -> list[frames.Frame]:
@@ -286,6 +322,18 @@ class JetStream:
                 return False
             raise
         return True
+
+
+def _read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:
+    try:
+        answer = orjson.loads(payload)
+        error = answer.get("error")
+        if error is None:
+            return str(answer["stream"]), int(answer["seq"])
+        code, err_code = int(error["code"]), int(error.get("err_code", 0))
+    except (ValueError, KeyError, TypeError, AttributeError) as problem:
+        raise BadAnswer(f"no PubAck for {subject}: {payload[:80]!r}") from problem
+    raise JetStreamError(code, err_code, str(error.get("description", "")), subject)
 
 
 def _name(name: str) -> str:

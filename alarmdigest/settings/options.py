@@ -112,7 +112,7 @@ class Settings:
             "read": http_address,
             "default": f"{DEFAULT_HTTP.host}:{DEFAULT_HTTP.port}",
             "meta": "HOST:PORT",
-            "help": "where /metrics, /healthz and /readyz are served, or off; when the default "
+            "help": "where the page, metrics and health are served, or off; when the default "
             "port is taken, a free one is used",
         },
     )

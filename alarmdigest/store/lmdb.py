@@ -13,12 +13,13 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 
 import lmdb
 
 from alarmdigest import failpoints
-from alarmdigest._ext.rows import Batch
+from alarmdigest._ext.rows import Batch, pack
 from alarmdigest.locks import FolderInUse, own
 from alarmdigest.store import folder as folders
 from alarmdigest.store.base import Checkpoint, Store, StoreError, StoreInUse, wrong_count
@@ -221,6 +222,14 @@ class LmdbReader:
         Raises lmdb.Error.
         """
         self._env.copy(str(folder))
+
+    def rows_below(self, prefix: bytes) -> bytes:
+        """The packed rows whose keys begin so, checked; without looking at any other."""
+        with explained(self._folder, "read"), self._txn.cursor() as cursor:
+            items = iter(cursor.iternext() if cursor.set_range(prefix) else ())
+            return pack(
+                takewhile(lambda item: bytes(item[0]).startswith(prefix), items), sys.maxsize
+            )[0]
 
     def close(self) -> None:
         self._env.close()  # and the transaction with it

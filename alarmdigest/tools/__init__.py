@@ -1,1 +1,1 @@
-"""Commands that talk to a running service from the outside, as its users do."""
+"""Commands that talk to a service, or look at it, from the outside."""

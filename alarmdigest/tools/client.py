@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 import orjson
 
-from alarmdigest._ext import frames, timestamps
+from alarmdigest._ext import timestamps
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost
 from alarmdigest.settings import Settings
+from alarmdigest.tools.subscription import Subscription
 
 LOCAL_SERVER = "nats://127.0.0.1:4222"
-BUFFER_BYTES = 256 * 1024
-FLUSH_TIMEOUT_S = 10.0
+
+
+def connect(settings: Settings, name: str) -> Connection:
+    """Connect to the first of the servers that answers. Raises ConnectionLost, UrlError."""
+    failure: ConnectionLost | None = None
+    for url in settings.server or (LOCAL_SERVER,):
+        connection = Connection(url, name=name, login=settings.login)
+        try:
+            connection.connect()
+            return connection
+        except ConnectionLost as error:
+            failure = error
+    assert failure is not None
+    raise failure
 
 
 class Client:
@@ -24,34 +35,12 @@ class Client:
 
     def __init__(self, settings: Settings, name: str) -> None:
         """Connects to the first of the servers that answers."""
-        self._settings = settings
-        self._buffer = bytearray(BUFFER_BYTES)
-        self._filled = 0
-        self._arrived: deque[dict[str, Any]] = deque()
-        failure: ConnectionLost | None = None
-        for url in settings.server or (LOCAL_SERVER,):
-            self.connection = Connection(url, name=name, login=settings.login)
-            try:
-                self.connection.connect()
-                break
-            except ConnectionLost as error:
-                failure = error
-        else:
-            assert failure is not None
-            raise failure
-        subject = settings.digest_subject.encode()
-        self.connection.send(b"SUB " + subject + b"  1\r\n")
-        self.flush()
+        self.connection = connect(settings, name)
+        self._subscription = Subscription(self.connection, settings.digest_subject)
 
     def flush(self) -> None:
         """Wait until the server has taken everything sent so far."""
-        wanted = self.connection.send_ping()
-        deadline = time.monotonic() + FLUSH_TIMEOUT_S
-        while self.connection.pongs < wanted:
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise ConnectionLost(f"{self.connection.url}: no answer in time")
-            self._read(left)
+        self._subscription.flush()
 
     def publish(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Publish ``(subject, body)`` pairs in one write."""
@@ -64,31 +53,9 @@ class Client:
 
     def digests(self, until: float) -> Iterator[dict[str, Any]]:
         """The digests that arrive until the given ``time.monotonic()``, as they come."""
-        while True:
-            while self._arrived:
-                yield self._arrived.popleft()
-            left = until - time.monotonic()
-            if self._read(max(left, 0.0)) == 0 and left <= 0:
-                return
-
-    def _read(self, timeout: float) -> int:
-        """One read; digests in it are kept for digests(). How many bytes it had."""
-        count = self.connection.receive_into(self._buffer, self._filled, timeout)
-        try:
-            found, position = frames.scan(self._buffer, 0, self._filled + count)
-        except frames.ProtocolError as error:
-            raise ConnectionLost(f"{self.connection.url}: {error}") from error
-        self._filled += count - position
-        self._buffer[: self._filled] = self._buffer[position : position + self._filled]
-        if self._filled == len(self._buffer):
-            self._buffer.extend(bytes(len(self._buffer)))
-        for kind, _sid, _subject, _reply, _headers, payload in found:
-            if kind in (frames.MSG, frames.HMSG):
-                if (digest := _read_digest(payload)) is not None:
-                    self._arrived.append(digest)
-            elif message := self.connection.handle(kind, payload):
-                raise ConnectionLost(f"{self.connection.url}: the server said: {message}")
-        return count
+        for _headers, payload in self._subscription.messages(until):
+            if (digest := _read_digest(payload)) is not None:
+                yield digest
 
 
 def _read_digest(payload: bytes) -> dict[str, Any] | None:

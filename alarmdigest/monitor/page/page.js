@@ -1,0 +1,206 @@
+// Asks /status.json every two seconds and shows what it says. Only text nodes are written: nothing
+// that the service says can become markup.
+"use strict";
+
+const EVERY_MS = 2000;
+const PATIENCE_MS = 5000;
+const SENTENCES = {
+  "ready": "The service is well.",
+  "not ready": "The service does not do its work right now:",
+  "ill": "The service is ill and should be restarted:",
+};
+const CHARTS = [
+  ["events", "Events per second"], ["requests", "Requests per second"],
+  ["digests", "Digests per second"], ["behind", "Messages behind"],
+];
+const LOSSES = {
+  reader: "Dropped by the reader under load",
+  core_connection: "Connections lost (what was missed is unknown)",
+  stream_deleted: "Deleted in the stream unread",
+  stream_gone: "Gone from the stream",
+  refusal_desk: "Refusals not published, the publisher being behind",
+  refusal_publisher: "Refusals that the server did not take",
+};
+
+const byId = (id) => document.getElementById(id);
+const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
+const count = (value) => (value < 100 ? small : number).format(value);
+
+function size(bytes) {
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
+  let value = bytes, unit = 0;
+  while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
+  return `${unit === 0 ? value : small.format(value)} ${units[unit]}`;
+}
+
+function duration(seconds) {
+  if (seconds < 1) return `${number.format(seconds * 1000)} ms`;
+  if (seconds < 120) return `${small.format(seconds)} s`;
+  if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} days`;
+}
+
+const clock = (date) => date.toLocaleTimeString("en-GB");
+
+function element(name, text, className) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (className) made.className = className;
+  return made;
+}
+
+// Unchanged text is not written again, or a screen reader would read it out every two seconds.
+function say(id, text) {
+  if (byId(id).textContent !== text) byId(id).textContent = text;
+}
+
+function pairs(id, entries) {
+  byId(id).replaceChildren(...entries.map(([name, value, lost]) => {
+    const row = element("div", undefined, lost ? "lost" : "");
+    row.append(element("dt", name), element("dd", value));
+    return row;
+  }));
+}
+
+function rows(id, lines) {
+  byId(id).tBodies[0].replaceChildren(...lines.map((cells) => {
+    const row = element("tr");
+    cells.forEach(([text, kind], index) => {
+      const cell = element(index === 0 ? "th" : "td", text, kind);
+      if (index === 0) cell.scope = "row";
+      row.append(cell);
+    });
+    return row;
+  }));
+}
+
+function shape(name, attributes) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  return made;
+}
+
+function chart(name, title, values, now, stepSeconds, unknown) {
+  const width = 120, height = 40;
+  const most = Math.max(1, ...values);
+  const x = (index) => width - (values.length - 1 - index);
+  const y = (value) => height - 1 - (height - 3) * value / most;
+  const points = values.map((value, index) => `${x(index)},${y(value).toFixed(2)}`);
+  const minutes = Math.max(1, Math.round(values.length * stepSeconds / 60));
+  const text = unknown ? `${title}: not known in core mode` : values.length < 2
+    ? `${title}: now ${count(now)}; no history yet`
+    : `${title}: now ${count(now)}, at most ${count(Math.max(...values))} and at least `
+      + `${count(Math.min(...values))} in the last ${minutes} min`;
+  const svg = shape("svg", {
+    viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": text,
+  });
+  svg.append(shape("line", {
+    class: "axis", x1: 0, x2: width, y1: height - 1, y2: height - 1,
+  }));
+  if (!unknown && values.length > 1) {
+    svg.append(
+      shape("polygon", {
+        class: "area", points: `${x(0)},${height - 1} ${points.join(" ")} ${width},${height - 1}`,
+      }),
+      shape("polyline", { class: "line", points: points.join(" ") }),
+    );
+  }
+  const scale = element("p", undefined, "scale");
+  scale.append(
+    element("span", "10 min ago"),
+    element("span", unknown || values.length < 2 ? "" : `most: ${count(Math.max(...values))}`),
+    element("span", "now"),
+  );
+  scale.setAttribute("aria-hidden", "true"); // the picture's text says the same
+  const figure = byId(`chart-${name}`);
+  figure.replaceChildren(
+    figure.firstElementChild, element("p", unknown ? "–" : count(now), "now"), svg, scale,
+  );
+}
+
+function about(status) {
+  const parts = [`version ${status.version}`];
+  if (status.mode) parts.push(`${status.mode} mode`);
+  if (status.streams.length) parts.push(`streams ${status.streams.join(", ")}`);
+  parts.push(`store ${status.store}`, `up ${duration(status.uptime_seconds)}`);
+  return parts.join(" · ");
+}
+
+function showState(state, sentence, reasons) {
+  document.body.dataset.state = state;
+  document.title = `${state === "ready" ? "well" : state}: alarmdigest`;
+  say("sentence", sentence);
+  byId("reasons").replaceChildren(...reasons.map((reason) => element("li", reason)));
+}
+
+function show(status) {
+  showState(status.state, SENTENCES[status.state], status.reasons);
+  say("about", about(status));
+
+  const { behind, checkpoint, history, refused } = status;
+  for (const [name, title] of CHARTS) {
+    const now = name === "behind" ? behind.messages ?? 0 : status.rates[name];
+    const unknown = name === "behind" && behind.messages === null;
+    chart(name, title, history[name], now, history.step_seconds, unknown);
+  }
+  say("behind-messages", behind.messages === null ? "not known" : count(behind.messages));
+  say("behind-seconds", behind.seconds === null ? "not known" : duration(behind.seconds));
+  say("behind-backlog", size(behind.backlog_bytes));
+
+  const never = checkpoint === null;
+  say("checkpoint-age", never ? "none yet" : duration(checkpoint.age_seconds));
+  say("checkpoint-seconds", never ? "–" : duration(checkpoint.seconds));
+  say("checkpoint-bytes", never ? "–" : size(checkpoint.bytes));
+  say("checkpoint-counts",
+    never ? "–" : `${count(checkpoint.written)}, ${count(checkpoint.failures)}`);
+
+  const lost = Object.entries(status.losses).filter(([, value]) => value > 0);
+  say("losses-sentence", lost.length ? "Something was lost:" : "Nothing was lost since the start.");
+  pairs("losses", lost.map(([place, value]) => [LOSSES[place] ?? place, count(value), true]));
+
+  pairs("refused", Object.entries(refused.by_reason).map(([reason, value]) =>
+    [reason, count(value)]));
+  byId("refused-last").hidden = refused.last.length === 0;
+  rows("refused-last", refused.last.map((one) =>
+    [[clock(new Date(one.at))], [one.reason], [size(one.bytes), "number"]]));
+
+  rows("workers", status.workers.map((worker) => [
+    [worker.name], [count(worker.queue), "number"], [count(worker.alarms), "number"],
+    [count(worker.users), "number"],
+  ]));
+  say("updated", `As of ${clock(new Date())}`);
+}
+
+let heardAt = null;
+let paused = false;
+
+async function look() {
+  try {
+    const answer = await fetch("status.json", {
+      cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS),
+    });
+    if (!answer.ok) throw new Error(String(answer.status));
+    const status = await answer.json();
+    heardAt = new Date();
+    if (!paused) show(status);
+  } catch {
+    if (!paused) showState("gone", "The service cannot be reached.",
+      [heardAt ? `What is shown below is from ${clock(heardAt)}.`
+        : "It has not answered since this page was opened."]);
+  }
+}
+
+async function keepLooking() {
+  if (!paused) await look();
+  setTimeout(keepLooking, EVERY_MS);
+}
+
+byId("pause").addEventListener("click", () => {
+  paused = !paused;
+  byId("pause").setAttribute("aria-pressed", String(paused));
+  if (paused) say("updated", `Paused at ${clock(new Date())}`);
+});
+
+keepLooking();

@@ -1,0 +1,122 @@
+"""One look at a service, for the page and the command ``status``.
+
+It says what kind and how much, never whose: no ids, no contents, no addresses.
+"""
+
+from __future__ import annotations
+
+import time
+from itertools import pairwise
+from typing import Any
+
+from alarmdigest import __version__
+from alarmdigest._ext import timestamps
+from alarmdigest.monitor.history import RATES, STEP_S, History, Sample, rates_between
+from alarmdigest.monitor.losses import losses
+from alarmdigest.service import Service
+
+
+class Status:
+    """Looks at one service, and remembers its last minutes."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._history = History()
+        self._started = time.monotonic()
+
+    def remember(self) -> None:
+        """Take a sample if it is time for one. Call it at least every second."""
+        if self._history.wants_one(time.monotonic()):
+            self._history.add(self._sample())
+
+    def look(self) -> dict[str, Any]:
+        """Everything that the page shows, as JSON has it. Ages and durations in seconds."""
+        service, settings, now = self._service, self._service.settings, self._sample()
+        illnesses, reasons = service.illnesses(), service.unreadiness()
+        in_stream_mode = service.mode == "stream"
+        return {
+            "state": "ill" if illnesses else "not ready" if reasons else "ready",
+            "reasons": reasons,
+            "version": __version__,
+            "mode": service.mode or None,
+            "store": settings.store,
+            "streams": [settings.events_stream, settings.digests_stream, settings.rejected_stream]
+            if in_stream_mode
+            else [],
+            "uptime_seconds": round(now.at - self._started, 1),
+            "rates": self._history.rates(now),
+            "totals": {name: getattr(now, name) for name in RATES},
+            "behind": self._behind(now),
+            "refused": self._refused(),
+            "workers": [
+                {
+                    "name": worker.name,
+                    "queue": worker.queue.qsize(),
+                    "alarms": worker.book.alarm_count,
+                    "users": worker.book.user_count,
+                }
+                for worker in service.workers
+            ],
+            "checkpoint": self._checkpoint(),
+            "losses": losses(self._service),
+            "history": self._minutes(),
+        }
+
+    def _sample(self) -> Sample:
+        listener, publisher = self._service.listener, self._service.publisher
+        return Sample(
+            at=time.monotonic(),
+            events=listener.router.events if listener is not None else 0,
+            requests=listener.router.requests if listener is not None else 0,
+            digests=publisher.window.digests if publisher is not None else 0,
+            behind=listener.router.pending if listener is not None else 0,
+        )
+
+    def _behind(self, now: Sample) -> dict[str, Any]:
+        """In core mode nobody knows what the server still holds for us: None."""
+        listener = self._service.listener
+        messages: int | None = None
+        seconds: float | None = None
+        if listener is not None and self._service.mode == "stream":
+            messages, seconds = now.behind, 0.0
+            # By two clocks, the server's and ours: not below 0, and no better than they agree.
+            if messages and listener.router.timestamp_ns:
+                seconds = max(0.0, round(time.time() - listener.router.timestamp_ns / 1e9, 1))
+        return {
+            "messages": messages,
+            "seconds": seconds,
+            "backlog_bytes": listener.backlog_bytes if listener is not None else 0,
+        }
+
+    def _refused(self) -> dict[str, Any]:
+        desk = self._service.desk
+        return {
+            "by_reason": dict(desk.by_reason),
+            "last": [
+                {"at": timestamps.to_text(at_ns), "reason": reason, "bytes": size}
+                for at_ns, reason, size in reversed(tuple(desk.last))
+            ],
+        }
+
+    def _checkpoint(self) -> dict[str, Any] | None:
+        checkpointer = self._service.checkpointer
+        if checkpointer is None:
+            return None
+        return {
+            "written": checkpointer.written,
+            "failures": checkpointer.failures,
+            "age_seconds": round(time.monotonic() - checkpointer.completed_at, 1),
+            "seconds": round(checkpointer.write_seconds, 4),
+            "bytes": checkpointer.rows_bytes,
+        }
+
+    def _minutes(self) -> dict[str, Any]:
+        """What lay between two samples each, the oldest first."""
+        samples = self._history.samples()
+        pairs = list(pairwise(samples))
+        rates = [rates_between(before, after) for before, after in pairs]
+        return {
+            "step_seconds": STEP_S,
+            **{name: [rate[name] for rate in rates] for name in RATES},
+            "behind": [after.behind for _before, after in pairs],
+        }

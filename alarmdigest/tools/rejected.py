@@ -1,0 +1,169 @@
+"""The command ``rejected``: what was refused and why, and sending it in once more."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+
+from alarmdigest import exit_codes
+from alarmdigest.nats.answers import StartAt, StreamInfo
+from alarmdigest.nats.connection import Connection, valid_subject
+from alarmdigest.nats.errors import JetStreamError, JetStreamOff
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.settings import Settings
+from alarmdigest.tools.client import connect
+from alarmdigest.tools.refusal import read_refusal, write_refusal
+from alarmdigest.tools.subscription import Subscription
+
+# How often a stream is asked for more while it is followed.
+LOOK_EVERY_S = 0.5
+BATCH = 500
+FETCH_BYTES = 8 * 1024 * 1024
+# What a message may have besides max_payload: subjects and the server's own headers.
+OVERHEAD_BYTES = 8 * 1024
+
+
+def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as_json: bool) -> int:
+    """Show refusals on stdout; the exit code. Raises NatsError."""
+    connection = connect(settings, "alarmdigest-rejected")
+    try:
+        jetstream = JetStream(connection, domain=settings.js_domain)
+        info = _stream(jetstream, settings)
+        if info is not None:
+            tail = _Tail(jetstream, info, connection, with_body=with_body, as_json=as_json)
+            tail.show(last, follow=follow)
+            return exit_codes.CLEAN
+        if settings.mode == "stream":
+            print(f"alarmdigest: there is no stream {settings.rejected_stream}", file=sys.stderr)
+            return exit_codes.INTERNAL_ERROR
+        jetstream.close()
+        _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
+    except KeyboardInterrupt:  # how following ends
+        pass
+    finally:
+        connection.close()
+    return exit_codes.CLEAN
+
+
+def _stream(jetstream: JetStream, settings: Settings) -> StreamInfo | None:
+    """None in core mode: because it is asked for, or because nothing else is there."""
+    if settings.mode == "core":
+        return None
+    try:
+        return jetstream.stream_info(settings.rejected_stream)
+    except JetStreamOff:
+        return None
+
+
+def _listen(connection: Connection, subject: str, *, with_body: bool, as_json: bool) -> None:
+    """Until the user ends it."""
+    subscription = Subscription(connection, subject)
+    print(f"no stream keeps {subject}: showing what comes from now on", file=sys.stderr, flush=True)
+    while True:
+        for headers, body in subscription.messages(time.monotonic() + LOOK_EVERY_S):
+            refusal = read_refusal(
+                headers, body, sequence=None, at_ns=time.time_ns(), with_body=with_body
+            )
+            write_refusal(refusal, as_json=as_json)
+        connection.keep_alive()
+
+
+class _Tail:
+    """The end of the stream of refusals."""
+
+    def __init__(
+        self,
+        jetstream: JetStream,
+        info: StreamInfo,
+        connection: Connection,
+        *,
+        with_body: bool,
+        as_json: bool,
+    ) -> None:
+        self._jetstream = jetstream
+        self._info = info
+        self._fetch_bytes = max(FETCH_BYTES, connection.max_payload + OVERHEAD_BYTES)
+        self._with_body = with_body
+        self._as_json = as_json
+
+    def show(self, last: int, *, follow: bool) -> None:
+        """The last so many (fewer where some were deleted in between), and then what comes."""
+        stream, name = self._info.name, f"alarmdigest-rejected-{secrets.token_hex(8)}"
+        first = max(1, self._info.first_seq, self._info.last_seq - last + 1)
+        self._jetstream.create_consumer(
+            stream,
+            name=name,
+            start=StartAt("sequence", first),
+            headers_only=not self._with_body,
+        )
+        try:
+            # By the number that was the last one at the beginning: more may come all the time.
+            while self._show_some(name) < self._info.last_seq and not follow:
+                pass
+            while follow:
+                self._show_some(name)
+                time.sleep(LOOK_EVERY_S)
+        finally:
+            self._jetstream.delete_consumer(stream, name)
+
+    def _show_some(self, consumer: str) -> int:
+        """Show what is there; the last number, or that of the stream's end if there is no more."""
+        got = self._jetstream.fetch(
+            self._info.name, consumer, batch=BATCH, max_bytes=self._fetch_bytes
+        )
+        for message in got:
+            refusal = read_refusal(
+                message.headers,
+                message.payload,
+                sequence=message.ack.stream_seq,
+                at_ns=message.ack.timestamp_ns,
+                with_body=self._with_body,
+            )
+            write_refusal(refusal, as_json=self._as_json)
+        return got[-1].ack.stream_seq if got else self._info.last_seq
+
+
+def refeed(settings: Settings, sequences: Sequence[int]) -> int:
+    """Publish these refusals' bodies once more where they first came in, each confirmed by the
+    stream; the exit code. Raises NatsError."""
+    connection = connect(settings, "alarmdigest-refeed")
+    try:
+        jetstream = JetStream(connection, domain=settings.js_domain)
+        failed = 0
+        for sequence in sequences:
+            problem = _refeed_one(jetstream, settings, sequence)
+            if problem is not None:
+                failed += 1
+                print(f"{sequence}: not sent: {problem}", file=sys.stderr, flush=True)
+        return exit_codes.INTERNAL_ERROR if failed else exit_codes.CLEAN
+    finally:
+        connection.close()
+
+
+def _refeed_one(jetstream: JetStream, settings: Settings, sequence: int) -> str | None:
+    """Why not; None when the stream has confirmed it."""
+    try:
+        found = jetstream.stored_message(settings.rejected_stream, sequence)
+        if found is None:
+            return f"{settings.rejected_stream} holds no such message"
+        headers, body = found
+        refusal = read_refusal(headers, body, sequence=sequence, at_ns=0, with_body=True)
+        if refusal.cut:
+            return "its body was cut when it was refused"
+        # Whoever may publish refusals must not have us publish anywhere.
+        if not _is_input(refusal.subject, settings):
+            return f"{refusal.subject!a} is none of the service's input subjects"
+        stream, stored = jetstream.publish(refusal.subject, body)
+    except (JetStreamError, JetStreamOff) as error:
+        return str(error)
+    print(f"{sequence}: sent to {refusal.subject}, stored in {stream} as {stored}", flush=True)
+    return None
+
+
+def _is_input(subject: str, settings: Settings) -> bool:
+    inputs = settings.event_subject, settings.request_subject
+    return valid_subject(subject) and any(
+        subject == one or subject.startswith(one + ".") for one in inputs
+    )

@@ -1,0 +1,228 @@
+"""The page in a real browser: what an operator sees, hears and can reach with the keyboard."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+import pytest
+from support.browser import Browser, browser
+from support.bus import Bus
+from support.faults import pairs
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.wait import eventually
+
+
+@pytest.fixture(scope="module")
+def tab() -> Iterator[Browser]:
+    with browser() as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def service(server: NatsServer) -> Iterator[ServiceProcess]:
+    """One that has something to show, in stream mode."""
+    with ServiceProcess(server.url, mode="stream") as service:
+        with Bus(server.url) as bus:
+            bus.publish_all(pairs(range(100), padding="secret-"))
+            bus.publish("AlarmStatusChanged", b'{"AlarmID": "<b>secret</b>"}')
+            bus.publish("SendAlarmDigest", b"secret, and no JSON")
+            bus.wait_for_digests(100)
+            bus.wait_for_rejected(2)
+        yield service
+
+
+def address(service: ServiceProcess) -> str:
+    return service.wait_for_log(r"on=(http://\S+)")[1]
+
+
+def alarms_on(page: Browser) -> int:
+    """The sum over all workers."""
+    rows = page.text("#workers tbody").splitlines()
+    return sum(int(row.split()[2].replace(",", "")) for row in rows)
+
+
+@pytest.fixture
+def page(tab: Browser, service: ServiceProcess) -> Browser:
+    """The page of the service that is well, on a desk, by daylight."""
+    tab.be_wide(1100)
+    tab.prefer(prefers_color_scheme="light")
+    tab.open(address(service) + "/")
+    tab.wait_for_text("#sentence", "The service is well.")
+    return tab
+
+
+def test_it_says_that_the_service_is_well_and_what_it_holds(page: Browser) -> None:
+    assert page.text("#reasons") == ""
+    about = page.text("#about")
+    assert "stream mode" in about
+    assert "ALARMS, ALARM_DIGESTS, ALARM_REJECTED" in about
+    assert len(page.text("#workers tbody").splitlines()) == 12
+    assert alarms_on(page) == 100
+    assert page.text("#behind-messages") == "0"
+    assert page.text("#losses-sentence") == "Nothing was lost since the start."
+    assert "ms" in page.text("#checkpoint-seconds")
+
+
+def test_it_says_what_was_refused_and_why_but_not_what_it_was(page: Browser) -> None:
+    assert {"json\n1", "schema\n1"} <= {
+        page.text(f"#refused div:nth-child({number})") for number in range(1, 6)
+    }
+    last = [line.split()[1:] for line in page.text("#refused-last tbody").splitlines()]
+    assert last == [["json", "19", "B"], ["schema", "28", "B"]]
+    assert "secret" not in page.script("document.documentElement.outerHTML")
+
+
+def test_figures_change_without_a_reload(page: Browser, server: NatsServer) -> None:
+    page.script("window.stays = true")
+    before = alarms_on(page)
+    with Bus(server.url) as bus:
+        bus.publish_all(pairs(range(1000, 1300)))
+        bus.wait_for_digests(300)
+    eventually(lambda: alarms_on(page) == before + 300, what="the new alarms on the page")
+    assert page.script("window.stays") is True
+
+
+def test_it_can_be_paused(page: Browser) -> None:
+    page.press_tab()
+    page.press_enter()
+    page.wait_for_text("#updated", "Paused at")
+    assert page.script("document.querySelector('#pause').ariaPressed") == "true"
+    page.press_enter()
+    page.wait_for_text("#updated", "As of")
+
+
+def test_it_asks_nobody_else_and_the_console_stays_empty(
+    page: Browser, service: ServiceProcess
+) -> None:
+    page.console(), page.requested()
+    page.open(address(service) + "/")
+    seen: list[str] = []
+
+    def polled_twice() -> bool:
+        seen.extend(page.requested())
+        return sum(url.endswith("/status.json") for url in seen) >= 2
+
+    eventually(polled_twice, what="two polls")
+    own = urlsplit(address(service)).netloc
+    assert {urlsplit(url).netloc for url in seen if not url.startswith("data:")} == {own}
+    assert page.console() == []
+
+
+@pytest.mark.parametrize("width", [360, 768, 1400])
+def test_nothing_has_to_be_scrolled_sideways(page: Browser, width: int) -> None:
+    page.be_wide(width)
+    assert page.script("innerWidth") == width
+    assert page.script("document.documentElement.scrollWidth") <= width
+    too_wide = page.script(
+        "[...document.querySelectorAll('body *')].filter(e =>"
+        " e.getBoundingClientRect().right > innerWidth).map(e => e.id || e.localName)"
+    )
+    assert too_wide == []
+
+
+CONTRAST = """(() => {
+  const parse = (text) => text.match(/[\\d.]+/g).slice(0, 3).map(Number);
+  const light = (rgb) => rgb.map(v => v / 255)
+    .map(v => v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4)
+    .reduce((sum, v, i) => sum + v * [.2126, .7152, .0722][i], 0);
+  const behind = (e) => {
+    while (e && getComputedStyle(e).backgroundColor === "rgba(0, 0, 0, 0)") e = e.parentElement;
+    return parse(getComputedStyle(e ?? document.body).backgroundColor);
+  };
+  const found = [];
+  for (const e of document.querySelectorAll("h1, h2, p, dt, dd, th, td, caption, a, button")) {
+    if (!e.textContent.trim()) continue;
+    const [a, b] = [light(parse(getComputedStyle(e).color)), light(behind(e))];
+    const ratio = (Math.max(a, b) + .05) / (Math.min(a, b) + .05);
+    if (ratio < 4.5) found.push(`${e.localName} ${e.textContent}: ${ratio}`);
+  }
+  return found;
+})()"""
+
+
+@pytest.mark.parametrize(("scheme", "dark"), [("light", False), ("dark", True)])
+def test_it_follows_the_colour_scheme_and_can_be_read(
+    page: Browser, scheme: str, dark: bool
+) -> None:
+    page.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+    background = page.script("getComputedStyle(document.body).backgroundColor")
+    red = int(background.split("(")[1].split(",")[0])
+    assert (red < 64) == dark, background
+    assert page.script(CONTRAST) == []
+
+
+def test_without_motion_nothing_moves(page: Browser) -> None:
+    moving = (
+        "[...document.querySelectorAll('*')].filter(e =>"
+        " !['0s', ''].includes(getComputedStyle(e).transitionDuration)).length"
+    )
+    page.prefer(prefers_reduced_motion="reduce")
+    assert page.script(moving) == 0
+    running = "document.getAnimations().filter(a => a.playState === 'running').length"
+    eventually(lambda: page.script(running) == 0, timeout=2, what="what ran before to end")
+
+
+def test_the_keyboard_goes_from_top_to_bottom(page: Browser) -> None:
+    stops = [page.press_tab() for _ in range(6)]
+    assert stops == [
+        "button#pause Pause updates",
+        "div workers-title",
+        "a /readyz",
+        "a /healthz",
+        "a /metrics",
+        "a /status.json",
+    ]
+    assert page.script("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_screen_reader_is_told_what_is_where(page: Browser) -> None:
+    told = page.accessible()
+    roles = [role for role, _name in told]
+    for landmark in ("banner", "main", "contentinfo", "navigation"):
+        assert roles.count(landmark) == 1, landmark
+    headings = [name for role, name in told if role == "heading"]
+    assert sorted(headings) == [
+        *("How far behind", "Last checkpoint", "Losses", "Refused", "The service is well."),
+        *("What flows", "Workers", "alarmdigest"),
+    ]
+    assert roles.count("status") == 1
+    pictures = [name for role, name in told if role in ("image", "img")]
+    assert [name.partition(":")[0] for name in pictures] == [
+        *("Events per second", "Requests per second", "Digests per second", "Messages behind")
+    ]
+    tables = [name for role, name in told if role == "table"]
+    assert tables == ["The last ones", "Batches that wait, and what each holds"]
+    live = page.script("[...document.querySelectorAll('[aria-live=polite]')].map(e => e.innerText)")
+    assert live == ["The service is well."]
+
+
+def test_charts_show_the_last_minutes_also_to_who_cannot_see_them(page: Browser) -> None:
+    lines = "document.querySelectorAll('#chart-events polyline').length"
+    eventually(lambda: page.script(lines) == 1, timeout=20, what="a chart of the first samples")
+    label = page.script("document.querySelector('#chart-events svg').ariaLabel")
+    assert label.startswith("Events per second: now ")
+    assert "at most " in label
+
+
+def test_it_says_when_the_service_is_not_well_and_when_it_is_gone(tab: Browser) -> None:
+    with NatsServer() as server, ServiceProcess(server.url, mode="stream") as service:
+        tab.open(address(service) + "/")
+        tab.wait_for_text("#sentence", "The service is well.")
+        server.kill()
+        tab.wait_for_text("#sentence", "The service does not do its work right now:")
+        tab.wait_for_text("#reasons", "not subscribed to NATS")
+        assert tab.script("document.title") == "not ready: alarmdigest"
+        server.start()
+        tab.wait_for_text("#sentence", "The service is well.", timeout=30)
+        service.kill()
+        tab.wait_for_text("#sentence", "The service cannot be reached.")
+        assert "What is shown below is from" in tab.text("#reasons")
+        tab.console()  # the browser itself complains about the polls that fail

@@ -1,0 +1,197 @@
+"""`rejected` shows what was refused, and sends it in once more."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import pytest
+from support.bus import Bus
+from support.command import run_command
+from support.nats_server import NatsServer
+from support.service import CLEAN_ENVIRONMENT, ServiceProcess
+from support.wait import eventually
+
+GOOD = {"AlarmID": "a", "UserID": "ada", "Status": "WARNING", "ChangedAt": "2026-01-02T03:04:05Z"}
+BAD = [
+    ("AlarmStatusChanged", b"no JSON"),
+    ("AlarmStatusChanged.some.where", b'{"AlarmID": "a"}'),
+    ("SendAlarmDigest", orjson.dumps({"UserID": "u" * 2000})),
+    ("AlarmStatusChanged", orjson.dumps(GOOD | {"Status": "\x1b[31mred"})),
+    ("AlarmStatusChanged", orjson.dumps(GOOD | {"ChangedAt": "yesterday"})),
+]
+REASONS = ["json", "schema", "too_long", "status", "changed_at"]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    """One whose stream of refusals holds BAD, and a service beside it."""
+    with NatsServer() as server, ServiceProcess(server.url, mode="stream"):
+        with Bus(server.url) as bus:
+            bus.publish_all(BAD)
+            bus.wait_for_rejected(len(BAD))
+        yield server
+
+
+def shown(server: NatsServer, *options: str) -> list[dict[str, Any]]:
+    result = run_command("rejected", "--server", server.url, "--json", *options)
+    assert (result.returncode, result.stderr) == (0, "")
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+@contextmanager
+def following(url: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+    """`rejected` as it goes on, and the lines that it has written so far."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alarmdigest", "rejected", "--server", url, *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=CLEAN_ENVIRONMENT,
+    )
+    lines: list[str] = []
+    assert process.stdout is not None
+    thread = threading.Thread(target=lines.extend, args=(process.stdout,), daemon=True)
+    thread.start()
+    try:
+        yield process, lines
+    finally:
+        process.kill()
+        process.wait(10)
+        thread.join(10)
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def test_it_shows_each_refusal_with_its_reason_and_not_its_body(server: NatsServer) -> None:
+    found = shown(server)[: len(BAD)]
+    assert [one["reason"] for one in found] == REASONS
+    assert [one["subject"] for one in found] == [subject for subject, _body in BAD]
+    assert [one["size"] for one in found] == [len(body) for _subject, body in BAD]
+    assert [one["sequence"] for one in found] == [1, 2, 3, 4, 5]
+    assert not any("body" in one or one["cut"] for one in found)
+    assert all(one["detail"] and one["at"].startswith("20") for one in found)
+
+
+def test_with_body_it_shows_what_was_sent_but_never_to_the_terminal(server: NatsServer) -> None:
+    found = shown(server, "--body")[: len(BAD)]
+    assert [one["body"].encode() for one in found] == [body for _subject, body in BAD]
+    assert [one["size"] for one in found] == [len(body) for _subject, body in BAD]
+    text = run_command("rejected", "--server", server.url, "--body").stdout
+    assert "red" in text
+    assert "\x1b" not in text
+
+
+def test_last_shows_only_the_newest(server: NatsServer) -> None:
+    everything = shown(server)
+    assert shown(server, "--last", "2") == everything[-2:]
+    assert shown(server, "--last", "1") == everything[-1:]
+
+
+def test_a_line_for_a_person_says_it_all(server: NatsServer) -> None:
+    result = run_command("rejected", "--server", server.url)
+    first = result.stdout.splitlines()[1].split()
+    assert first[0] == "2"
+    assert first[2:6] == ["schema", "16", "B", "AlarmStatusChanged.some.where"]
+
+
+def test_following_shows_what_comes_until_ctrl_c(server: NatsServer) -> None:
+    before = len(shown(server))
+    with following(server.url, "--follow", "--last", "1", "--json") as (process, lines):
+        eventually(lambda: len(lines) == 1, what="the last one")
+        with Bus(server.url) as bus:
+            bus.publish_all([("SendAlarmDigest", b"one"), ("SendAlarmDigest", b"two")])
+            bus.wait_for_rejected(2)
+        eventually(lambda: len(lines) == 3, what="the two that came")
+        assert [json.loads(line)["sequence"] for line in lines] == [before, before + 1, before + 2]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(10) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
+def test_without_a_stream_it_listens() -> None:
+    with NatsServer(jetstream=False) as server, ServiceProcess(server.url):
+        with following(server.url, "--json", "--body") as (process, lines):
+            assert process.stderr is not None
+            assert "showing what comes from now on" in process.stderr.readline()
+            with Bus(server.url) as bus:
+                bus.publish_all(BAD)
+            eventually(lambda: len(lines) == len(BAD), what="all refusals")
+            found = [json.loads(line) for line in lines]
+            assert [one["reason"] for one in found] == REASONS
+            assert {one["sequence"] for one in found} == {None}
+            assert found[0]["body"] == "no JSON"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) == 0
+        asked = run_command("rejected", "--server", server.url, "--mode", "stream")
+        assert asked.returncode == 1
+        assert "no stream ALARM_REJECTED" in asked.stderr
+
+
+def test_refeeding_sends_the_body_to_where_it_came_in_and_has_it_confirmed() -> None:
+    with (
+        NatsServer() as server,
+        Bus(server.url) as bus,
+        ServiceProcess(server.url, mode="stream"),
+    ):
+        bus.publish_all(BAD)
+        bus.wait_for_rejected(len(BAD))
+        result = run_command("rejected", "--server", server.url, "--refeed", "2,1")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.splitlines() == [
+            "2: sent to AlarmStatusChanged.some.where, stored in ALARMS as 6",
+            "1: sent to AlarmStatusChanged, stored in ALARMS as 7",
+        ]
+        again = bus.wait_for_rejected(len(BAD) + 2)[-2:]
+        assert [one.body for one in again] == [BAD[1][1], BAD[0][1]]
+        assert again[0].headers["Alarmdigest-Subject"] == "AlarmStatusChanged.some.where"
+
+
+def test_what_cannot_be_refed_is_named_and_the_others_are_sent() -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        with ServiceProcess(server.url, mode="stream"):
+            bus.publish_all(BAD[:1])
+            bus.wait_for_rejected(1)
+        forged = {"Alarmdigest-Subject": "someone.else"}
+        cut = {"Alarmdigest-Subject": "SendAlarmDigest", "Alarmdigest-Cut": "true"}
+        bus.publish("AlarmRejected", b"forged", forged)
+        bus.publish("AlarmRejected", b"cut", cut)
+        bus.flush()
+        result = run_command("rejected", "--server", server.url, "--refeed", "2,3,99,1")
+        assert result.returncode == 1
+        assert result.stdout == "1: sent to AlarmStatusChanged, stored in ALARMS as 2\n"
+        problems = result.stderr.splitlines()
+        assert "'someone.else' is none of the service's input subjects" in problems[0]
+        assert "cut" in problems[1]
+        assert problems[2] == "99: not sent: ALARM_REJECTED holds no such message"
+
+
+@pytest.mark.parametrize("numbers", ["", "1,", "one", "0", "-1"])
+def test_numbers_that_are_none_end_with_2(numbers: str) -> None:
+    result = run_command("rejected", f"--refeed={numbers}")
+    assert result.returncode == 2
+    assert "--refeed" in result.stderr
+
+
+def test_a_pipe_that_has_seen_enough_is_no_error(server: NatsServer) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "alarmdigest", "rejected", "--server", server.url],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=CLEAN_ENVIRONMENT,
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(10) == 0

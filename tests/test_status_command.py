@@ -1,0 +1,93 @@
+"""`status` says at a terminal what the page says."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import urlsplit
+
+import pytest
+from support.bus import Bus
+from support.command import run_command
+from support.faults import pairs
+from support.nats_server import HOST, NatsServer, free_port
+from support.service import ServiceProcess
+from support.wait import eventually
+
+
+def http_of(service: ServiceProcess) -> str:
+    return urlsplit(service.wait_for_log(r"on=(http://\S+)")[1]).netloc
+
+
+def lines_of(output: str) -> dict[str, str]:
+    """The lines of names and values."""
+    split = (line.split(None, 1) for line in output.splitlines())
+    return {parts[0]: parts[1] for parts in split if len(parts) == 2}
+
+
+def test_it_says_how_the_service_is_in_stream_mode() -> None:
+    with NatsServer() as server, ServiceProcess(server.url, mode="stream") as service:
+        with Bus(server.url) as bus:
+            bus.publish_all(pairs(range(50), padding="secret-"))
+            bus.publish("SendAlarmDigest", b"secret")
+            bus.wait_for_digests(50)
+            bus.wait_for_rejected(1)
+        # A proxy that the environment names is not for this.
+        result = run_command("status", "--http", http_of(service), http_proxy="http://127.0.0.1:1")
+        assert (result.returncode, result.stderr) == (0, "")
+        assert result.stdout.splitlines()[0] == "The service is well."
+        said = lines_of(result.stdout)
+        assert said["mode"] == "stream"
+        assert said["streams"] == "ALARMS, ALARM_DIGESTS, ALARM_REJECTED"
+        assert said["behind"] == "0 messages, 0 ms"
+        assert said["losses"] == "none"
+        assert said["refused"] == "json 1"
+        alarms = sum(int(said[f"worker-{number}"].split()[1]) for number in range(12))
+        assert alarms == 50
+        assert "secret" not in result.stdout
+
+        as_json = run_command("status", "--http", http_of(service), "--json")
+        found = json.loads(as_json.stdout)
+        assert found["state"] == "ready"
+        assert found["totals"] == {"events": 50, "requests": 51, "digests": 50}
+        assert sum(worker["alarms"] for worker in found["workers"]) == 50
+        assert [one["reason"] for one in found["refused"]["last"]] == ["json"]
+
+
+def test_it_says_when_the_service_is_not_well_and_what_core_mode_cannot_know() -> None:
+    with NatsServer(jetstream=False) as server, ServiceProcess(server.url) as service:
+        server.kill()
+        eventually(lambda: service.http("/readyz")[1].count("\n") == 2, what="both connections")
+        result = run_command("status", "--http", http_of(service))
+        assert result.returncode == 0
+        lines = result.stdout.splitlines()
+        assert lines[0] == "The service does not do its work right now:"
+        assert lines[1].startswith("  - not subscribed to NATS: ")
+        said = lines_of(result.stdout)
+        assert said["behind"] == "not known in core mode"
+        assert said["losses"] == "core_connection 1"
+        assert said["streams"] == "none"
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+def test_where_nobody_answers_it_says_so_and_ends_with_1(option: tuple[str, ...]) -> None:
+    place = f"{HOST}:{free_port()}"
+    result = run_command("status", "--http", place, *option)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert f"no status from http://{place}/status.json: " in result.stderr
+    assert "refused" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_what_is_no_alarmdigest_is_not_taken_for_one() -> None:
+    monitoring = free_port()
+    with NatsServer(extra=f"http: {HOST}:{monitoring}"):
+        result = run_command("status", "--http", f"{HOST}:{monitoring}")
+    assert result.returncode == 1
+    assert "no status from" in result.stderr
+
+
+def test_without_an_address_there_is_nobody_to_ask() -> None:
+    result = run_command("status", "--http", "off")
+    assert result.returncode == 2
+    assert "--http" in result.stderr
