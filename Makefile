@@ -30,7 +30,7 @@ sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a buil
 
 bench: build  ## run the benchmarks: about a quarter of an hour; results in benchmarks/results/
 	$(PIP) --no-build-isolation --editable '.[test,bench]'
-	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -s $(ARGS)
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -q -s $(ARGS)
 
 bench-compare: build  ## the ratios of the last run beside those of the baseline
 	$(BIN)/python benchmarks/compare.py

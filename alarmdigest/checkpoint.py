@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from alarmdigest import failpoints
+from alarmdigest import failpoints, memory
 from alarmdigest.histogram import Histogram
 from alarmdigest.logs import LimitedLog
 from alarmdigest.store.base import Checkpoint, Outputs, Position, Store, StoreError
@@ -28,6 +28,8 @@ from alarmdigest.threads import TICK_S, ServiceThread
 log = logging.getLogger(__name__)
 
 RETRY_PAUSE_S = 1.0
+# What a checkpoint of this size needs is worth returning afterwards.
+LARGE_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,7 @@ class Checkpointer(ServiceThread):
         self.failures = 0
         self.rows_bytes = 0
         self.write_seconds = 0.0
+        self._memory_kept = False
         # How long barriers took to come through, with everything before them confirmed; and writes.
         self.gathering = Histogram()
         self.writing = Histogram()
@@ -155,6 +158,8 @@ class Checkpointer(ServiceThread):
                 ),
             )
         failpoints.reach("checkpointer.done")
+        if self._memory_kept and sum(map(len, pending.rows)) < LARGE_BYTES:
+            self._give_back()
         self.completed_at = time.monotonic()
         self.completed = barrier.number
 
@@ -183,3 +188,13 @@ class Checkpointer(ServiceThread):
         self.writing.observe(self.write_seconds)
         self.rows_bytes = sum(map(len, rows))
         self.written += 1
+        self._memory_kept = self._memory_kept or self.rows_bytes >= LARGE_BYTES
+
+    def _give_back(self) -> None:
+        """After large checkpoints, once there is a small one: until then it is used again."""
+        self._memory_kept = False
+        try:
+            self.store.give_back()
+        except StoreError as error:  # the next commit opens it, or says so again
+            self._trouble("the store cannot be opened again", reason=error)
+        memory.give_back()

@@ -78,9 +78,13 @@ def test_digests_of_sizes(benchmark: Any, report: Report, alarms: int) -> None:
             second = next(seconds_left)
             # WARNING and CRITICAL in turn, so that all are due again.
             load = events(users, alarms, second, status=("WARNING", "CRITICAL")[second % 2])
-            with publisher(server.url, [load, the_end(second=second)]) as go:
+            with (
+                ExitStack() as filling,
+                publisher(server.url, [load, the_end(second=second)]) as go,
+            ):
+                watched = Service(filling, server, running=service.process)
                 go()
-                service.wait()
+                watched.wait()
             subscriber.wait_for(WORKERS)
             return (), {}
 

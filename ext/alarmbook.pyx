@@ -38,6 +38,7 @@ cdef enum:
     # merge() returns once it has made this much, so that nobody waits for a whole batch's digests.
     OUTPUT_BYTES = 256 * 1024
     KEEP_BYTES = 1024 * 1024     # a larger scratch buffer is given back after use
+    KEEP_ROWS_BYTES = 64 * 1024
     ID_LINE_BYTES = 13 + 2 * BLAKE2B_BYTES + 2   # Nats-Msg-Id: <hex>\r\n
 
 ctypedef struct Due:             # what sorting needs, in one place
@@ -179,7 +180,9 @@ cdef class AlarmBook:
         if not enough_memory:
             raise MemoryError("no memory for another row")
         taken = PyBytes_FromStringAndSize(<char*> self.rows.data, self.rows.used)
-        buffer_clear(&self.rows, KEEP_BYTES * 2)
+        # Between checkpoints no worker sits on megabytes.
+        buffer_clear(
+            &self.rows, KEEP_BYTES * 2 if self.state.first_dirty != 0 else KEEP_ROWS_BYTES)
         return taken
 
     def load_rows(self, bytes packed not None) -> None:

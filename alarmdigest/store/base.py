@@ -120,6 +120,9 @@ class Store(ABC):
         ValueError when the chunks do not consist of whole rows.
         """
 
+    def give_back(self) -> None:  # noqa: B027 - not every store keeps something
+        """Return memory that only large commits need; called when there is none for a while."""
+
     def close(self) -> None:  # noqa: B027 - not every store has something to close
         """Give up the store. May be called again, and nothing else after it."""
 
