@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from statistics import median
 from typing import Any
+from xml.sax.saxutils import escape
 
 import matplotlib
 from report import Report
@@ -17,10 +20,11 @@ from matplotlib import pyplot, ticker  # noqa: E402 - after the backend is chose
 def draw(report: Report, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for picture, series in report.series.items():
+        path = folder / (re.sub(r"[^a-z0-9]+", "-", picture.lower()) + ".svg")
         if picture.startswith("latency"):
-            distributions(picture, series, folder / f"{picture}.svg")
+            distributions(picture, series, path)
         else:
-            bars(picture, series, folder / f"{picture}.svg")
+            bars(picture, series, path)
 
 
 def distributions(title: str, series: dict[str, list[float]], path: Path) -> None:
@@ -38,7 +42,7 @@ def distributions(title: str, series: dict[str, list[float]], path: Path) -> Non
     axes.set_title(title)
     axes.grid(alpha=0.3)
     axes.legend()
-    save(figure, path)
+    save(figure, path, title, medians(series, "{:.2f} ms", 1000))
 
 
 def bars(title: str, series: dict[str, list[float]], path: Path) -> None:
@@ -58,10 +62,20 @@ def bars(title: str, series: dict[str, list[float]], path: Path) -> None:
     axes.set_yticks(range(len(series)), list(reversed(series)))
     axes.set_title(title)
     axes.xaxis.set_major_formatter(ticker.EngFormatter())
-    save(figure, path)
+    save(figure, path, title, medians(series, "{:,.0f}", 1))
 
 
-def save(figure: Any, path: Path) -> None:
+def medians(series: dict[str, list[float]], form: str, factor: float) -> str:
+    found = (f"{name}: {form.format(median(values) * factor)}" for name, values in series.items())
+    return "Medians. " + "; ".join(found)
+
+
+def save(figure: Any, path: Path, title: str, told: str) -> None:
+    """Write it, with a title and what it tells for those who have it read to them."""
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
+    text = path.read_text("utf-8")
+    head = text.index(">", text.index("<svg")) + 1
+    words = f"\n <title>{escape(title)}</title>\n <desc>{escape(told)}</desc>"
+    path.write_text(text[:head] + words + text[head:], "utf-8")

@@ -49,7 +49,9 @@ def draw_soak(
         axes.grid(alpha=0.3)
         for fault in faults:
             axes.axvline(fault.at_s / 60, color="#a9a9a9", linewidth=0.8)
-    save(figure, path)
+    minutes = samples[-1].at_s / 60
+    told = f"Memory, lag and latency over {minutes:.0f} minutes with {len(faults)} faults."
+    save(figure, path, "Soak", told)
 
 
 def by_bin(found: Sequence[Timed], share: float) -> tuple[list[float], list[float]]:
