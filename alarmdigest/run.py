@@ -97,10 +97,11 @@ class Runner:
             service.start()
             if self._signals == 0 and service.failure is None:
                 log.info(
-                    "ready mode=%s store=%s workers=%d",
+                    "ready mode=%s store=%s workers=%d %s",
                     service.mode,
                     self._settings.store,
                     self._settings.workers,
+                    service.whereabouts,
                 )
                 self._supervisor.ready()
                 if not self._settings.no_service_api:

@@ -275,6 +275,15 @@ class Service:
     # -- watching --------------------------------------------------------------------------------
 
     @property
+    def whereabouts(self) -> str:
+        """Where it reads and writes, for the log: the streams and how far the input was read, or
+        the subjects."""
+        if self.mode != "stream" or self.listener is None:
+            return f"events={self.settings.event_subject} digests={self.settings.digest_subject}"
+        streams = ",".join(plan.name for plan in plans_of(self.settings))
+        return f"streams={streams} position={self.listener.router.sequence}"
+
+    @property
     def threads(self) -> list[ServiceThread]:
         """In the order of the data."""
         every = [self.listener, *self.workers, self.publisher, self.checkpointer]
