@@ -215,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Shows the end of the stream of refused messages, or, in core mode, those that "
         "come from now on: number, time, reason, size, subject and detail.",
     )
-    _add_settings(rejected, [*SHARED, *SUBJECTS, "rejected_stream", "js_domain"])
+    _add_settings(rejected, [*SHARED, *LOGIN, *TLS, *SUBJECTS, "rejected_stream", "js_domain"])
     _add(rejected, "last", positive, "20", "N", "how many to show")
     rejected.add_argument("--follow", action="store_true", help="and then those that come")
     rejected.add_argument("--body", action="store_true", help="show the messages themselves, too")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import select
 import signal
 import sys
 import time
@@ -213,16 +214,24 @@ class Runner:
         # Nothing here takes a lock: the main thread may hold it at this very moment.
         self._signals += 1
         if self._signals > 1:
-            # Not through logging: the handler may have interrupted a thread that holds its lock.
-            os.write(2, f"second {signal.Signals(number).name}: stopping at once\n".encode())
-            if self._embedded is not None:
-                self._embedded.terminate()
-            os._exit(exit_codes.DRAIN_TIMED_OUT)
+            try:
+                # Not through logging: the handler may have interrupted a thread that holds its
+                # lock. And only where it can be: nobody may read what stderr leads to.
+                if select.select([], [2], [], 0)[1]:
+                    name = signal.Signals(number).name
+                    os.write(2, f"second {name}: stopping at once\n".encode())
+            except OSError:
+                pass
+            finally:
+                if self._embedded is not None:
+                    self._embedded.terminate()
+                os._exit(exit_codes.DRAIN_TIMED_OUT)
 
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         # Somebody's wish, or the news that our terminal was closed: then it is gone by now.
         if self._in_terminal and not os.isatty(sys.stderr.fileno()):
-            self._on_signal(number, frame)
+            if self._signals == 0:  # a shell and the kernel both send it: that is no second wish
+                self._on_signal(number, frame)
         else:
             self._reloader.on_signal(number, frame)
 

@@ -110,7 +110,12 @@ class Service:
 
     def change_login(self, login: Login) -> None:
         """Use it from the next connection on."""
-        for link in (self._setup_link, self._listener_link, self._publisher_link):
+        for link in (
+            self._setup_link,
+            self._listener_link,
+            self._publisher_link,
+            self.service_api_link,
+        ):
             link.login = login
 
     # -- start -----------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ class Supervisor:
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)  # the main thread waits for nobody
-                sock.sendto(message.encode(), self._address)
+                sock.sendto(message.encode("utf-8", "replace"), self._address)
         except OSError as error:
             self._trouble("cannot tell systemd how we are", reason=error)
 

@@ -22,7 +22,7 @@ from support.wait import eventually
 REQUESTS = 3000
 # Bytes a second; about a quarter of what core mode takes of events of 180 bytes on two cores.
 QUARTER_LOAD = {"core": 150_000 * 185.0, "stream": 35_000 * 185.0}
-LOAD_USERS, LOAD_ALARMS, LOAD_SECONDS = 2000, 5, 50
+LOAD_USERS, LOAD_ALARMS, LOAD_SECONDS = 6000, 5, 50
 
 
 def p(values: list[float], hundredth: int) -> float:
@@ -73,7 +73,7 @@ def test_request_to_digest(benchmark: Any, report: Report, mode: str, load: str)
         service = stack.enter_context(ServiceProcess(server.url, mode=mode, options=options))
         measure(server.url, 100)
         if not at_rest:
-            # Every event is news, so that each checkpoint has rows to write.
+            # Ten seconds of events that are all news, so that each checkpoint has rows to write.
             frames = b"".join(
                 events(LOAD_USERS, LOAD_ALARMS, second) for second in range(LOAD_SECONDS)
             )

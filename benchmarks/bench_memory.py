@@ -107,6 +107,8 @@ def test_growth(benchmark: Any, report: Report) -> None:
             {"few alarms": lambda: play(small, few.url)},
             rounds=3,
         )
+        for service in (small, big):
+            assert service.process.metric('alarmdigest_dropped_total{kind="event"}') == 0
     report.row(
         "memory",
         f"events merged, with {large:,} alarms",

@@ -263,7 +263,7 @@ def test_rows(benchmark: Any, report: Report) -> None:
 
 
 def test_commit(benchmark: Any, report: Report, tmp_path: Path) -> None:
-    """12 MB and more in one synced transaction; into a new store each time."""
+    """One synced transaction; into a new store each time."""
     numbers = iter(range(100))
 
     def prepare() -> tuple[LmdbStore, list[bytes], int]:

@@ -63,7 +63,8 @@ def rates(rounds: list[Round], count: int = EVENTS) -> list[float]:
 
 
 def test_core(benchmark: Any, report: Report, load: bytes) -> None:
-    """Published, decoded, checked, merged and checkpointed at the same time."""
+    """Published, decoded, checked and merged; the CPU is what that took, without what the first
+    checkpoint takes afterwards."""
 
     def play() -> Round:
         with ExitStack() as stack:
@@ -101,7 +102,7 @@ def test_core(benchmark: Any, report: Report, load: bytes) -> None:
         cpu(ours) / EVENTS * 1e6,
         "µs",
         ratio=cpu(ours) / scanner,
-        reference=f"bare scanner ({scanner / EVENTS * 1e6:.2f} µs)",
+        reference="bare scanner",
         better="less",
     )
     report.row(
@@ -337,7 +338,6 @@ def test_a_burst_of_500_000(benchmark: Any, report: Report, load: bytes) -> None
             service.wait()
 
         benchmark.pedantic(burst, rounds=1)
-        service.assert_merged(ALL_EVENTS)
         merged = service.process.metric("alarmdigest_book_events_total")
     report.row(
         "throughput",
@@ -347,3 +347,4 @@ def test_a_burst_of_500_000(benchmark: Any, report: Report, load: bytes) -> None
         target="<= 0",
         better="less",
     )
+    assert merged == ALL_EVENTS

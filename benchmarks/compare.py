@@ -31,7 +31,11 @@ def main() -> int:
     print(f"{'':9} {'now':>8} {'baseline':>8}")
     for row in read_rows(last):
         before = baseline.get((row.group, row.what, row.reference))
-        if row.ratio is None or before is None or before.ratio is None:
+        if before is None:
+            print(f"{'new':9} {row.group}: {row.what}")
+            continue
+        del baseline[row.group, row.what, row.reference]
+        if row.ratio is None or before.ratio is None:
             continue
         better = change(row, before)
         word = "WORSE" if better < 1 - SPREAD else "better" if better > 1 + SPREAD else ""
@@ -40,7 +44,10 @@ def main() -> int:
             f"{word:9} {row.ratio:8.3g} {before.ratio:8.3g}  "
             f"{row.group}: {row.what}, to {row.reference}"
         )
-    print(f"{worse} ratios are worse than the baseline by more than {SPREAD:.0%}")
+    for missing in baseline.values():
+        worse += 1
+        print(f"{'MISSING':9} {missing.group}: {missing.what}")
+    print(f"{worse} ratios are missing or worse than the baseline by more than {SPREAD:.0%}")
     return 1 if worse else 0
 
 

@@ -177,6 +177,7 @@ def acked(url: str, count: str, file: str) -> None:
         while skimmer.messages < sent:
             skimmer.read()
 
+    print("loaded", flush=True)
     sys.stdin.readline()
     report(work)
 

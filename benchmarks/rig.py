@@ -160,8 +160,8 @@ class Reference(Contestant):
         )
         stack.callback(self._end)
         self._cpu_seconds = 0.0
-        if name != "acked":
-            self._expect("ready")
+        # One that is told when to begin must have everything at hand by then.
+        self._expect("loaded" if name == "acked" else "ready")
 
     def go(self) -> None:
         """For one that waits to be told."""

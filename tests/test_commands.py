@@ -162,12 +162,19 @@ def test_an_unreachable_server_ends_with_3() -> None:
     assert not re.search(r"\bready\b", result.stderr)
 
 
-@pytest.mark.parametrize("url", ["nats://:4222", "http://127.0.0.1:4222", "nats://h:port"])
-def test_a_server_url_that_can_never_work_ends_with_2(url: str) -> None:
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("nats://:4222", "nats://:4222"),
+        ("http://127.0.0.1:4222", "http://127.0.0.1:4222"),
+        ("nats://h:port", "nats://h:***"),  # it may be half of a password
+    ],
+)
+def test_a_server_url_that_can_never_work_ends_with_2(url: str, shown: str) -> None:
     for command in (("run", "--http", "off"), ("verify",), ("emulate",)):
         result = run(*command, "--server", url)
         assert result.returncode == 2, result.stderr
-        assert url in result.stderr.splitlines()[-1]
+        assert shown in result.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("command", ["run", "verify", "emulate"])

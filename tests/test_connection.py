@@ -10,7 +10,8 @@ from support.proxy import Proxy
 from support.talk import talk
 
 from alarmdigest._ext import frames
-from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost, UrlError
 
 # -- in use ----------------------------------------------------------------------------------------
 
@@ -150,3 +151,11 @@ print("fine")
 def test_pynats2_is_imported_with_and_without_pkg_resources(program: str) -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
+
+
+@pytest.mark.parametrize("url", ["nats://svc:hunter2", "nats://svc:hunter2,x@h:4222x"])
+def test_what_stands_for_a_port_may_be_a_password_and_is_not_repeated(url: str) -> None:
+    with pytest.raises(UrlError) as caught:
+        Connection(url, name="test")
+    assert "hunter2" not in str(caught.value)
+    assert "no number" in str(caught.value)

@@ -19,6 +19,8 @@ from support.nats_server import NatsServer
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.wait import eventually
 
+from alarmdigest.tools.refusal import read_refusal
+
 GOOD = {"AlarmID": "a", "UserID": "ada", "Status": "WARNING", "ChangedAt": "2026-01-02T03:04:05Z"}
 BAD = [
     ("AlarmStatusChanged", b"no JSON"),
@@ -195,3 +197,9 @@ def test_a_pipe_that_has_seen_enough_is_no_error(server: NatsServer) -> None:
     assert process.stderr.read() == b""
     process.stderr.close()
     assert process.wait(10) == 0
+
+
+@pytest.mark.parametrize("size", ["²", "9" * 5000, "-1", ""])
+def test_a_size_that_is_none_is_passed_over(size: str) -> None:
+    headers = f"NATS/1.0\r\nNats-Msg-Size: {size}\r\n\r\n".encode()
+    assert read_refusal(headers, b"body", sequence=1, at_ns=0, with_body=False).size == 4

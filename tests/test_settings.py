@@ -24,6 +24,17 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+# -- servers ---------------------------------------------------------------------------------------
+
+
+def test_a_comma_in_a_password_separates_nothing() -> None:
+    one = "nats://svc:pa,ss@a:4222"
+    assert read(server=one).server == (one,)
+    assert read(server=f"{one}, tls://b:4222").server == (one, "tls://b:4222")
+    assert read(server=f"{one},b:1,{one}").server == (one, "nats://b:1", one)
+    assert read(server="a, b:1").server == ("nats://a", "nats://b:1")
+
+
 # -- values ---------------------------------------------------------------------------------------
 
 

@@ -4,11 +4,17 @@ web page from elsewhere that reads it through its visitor's browser."""
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
+import sys
 import time
 from http.server import ThreadingHTTPServer
 from io import BufferedIOBase
 from typing import Any
+
+from alarmdigest.logs import LimitedLog
+
+log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 32
 CONNECTION_LIFE_S = 10.0
@@ -31,6 +37,7 @@ class BoundedServer(ThreadingHTTPServer):
         """Raises OSError."""
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._open: dict[Any, float] = {}
+        self._trouble = LimitedLog(log, logging.ERROR)
         super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -56,7 +63,9 @@ class BoundedServer(ThreadingHTTPServer):
                     self._open.pop(request, None)  # it has ended meanwhile
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no error of ours."""
+        """A client that goes away in the middle is no error of ours; anything else is."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            self._trouble("a page could not be made", reason=repr(sys.exc_info()[1]))
 
 
 class BoundedLines:

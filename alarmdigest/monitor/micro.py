@@ -157,9 +157,11 @@ class ServiceApi(threading.Thread):
         worked = [listener.routing, *(worker.merging for worker in service.workers)]
         answered = [publisher.window.answering]
         found = []
-        for name, kind, requests, spent in (
-            ("event", events.EVENT, router.events, worked),
-            ("request", events.REQUEST, router.requests, answered),
+        digests = sum(sum(part.counts) for part in answered)
+        for name, kind, requests, spent, timed in (
+            ("event", events.EVENT, router.events, worked, router.events),
+            # Those that had nothing due are not timed.
+            ("request", events.REQUEST, router.requests, answered, digests),
         ):
             spent_ns = round(sum(part.sum_s for part in spent) * 1e9)
             found.append(
@@ -171,7 +173,7 @@ class ServiceApi(threading.Thread):
                     "num_errors": desk.by_kind[kind],
                     "last_error": desk.last_reason[kind],
                     "processing_time": spent_ns,
-                    "average_processing_time": spent_ns // requests if requests else 0,
+                    "average_processing_time": spent_ns // timed if timed else 0,
                 }
             )
         return found

@@ -75,9 +75,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 raise ValueError("it names no host")
             options["port"] = options["port"] or DEFAULT_PORT
         except (ValueError, NATSError) as error:
+            # What stands for a port may be half of a password.
+            why = "its port is no number" if "Port could not" in str(error) else error
             # "from None": what the others raise may hold the URL with its password.
             raise UrlError(
-                f"cannot use server URL {redacted(url)}: {error or 'this is no NATS URL'}; "
+                f"cannot use server URL {redacted(url)}: {why or 'this is no NATS URL'}; "
                 "it should look like nats://host:4222 or tls://host:4222"
             ) from None
         options["username"] = unquote(options["username"] or "")
@@ -316,6 +318,9 @@ def redacted(url: str) -> str:
     """The URL without user, password or token, for logs and messages; also one that is wrong."""
     before, at, place = url.rpartition("@")
     scheme, colon, _credentials = before.partition("://")
+    host, port_colon, port = place.rpartition(":")
+    if port_colon and not port.isdigit() and not port.startswith("//") and not host.count("["):
+        place = f"{host}:***"
     return f"{scheme}://{place}" if at and colon else place
 
 

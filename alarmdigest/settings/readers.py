@@ -127,6 +127,9 @@ def boolean(text: str) -> bool:
 
 
 def servers(text: str) -> tuple[str, ...]:
-    """URLs separated by commas; one without a scheme gets ``nats://``."""
-    urls = [part.strip() for part in text.split(",") if part.strip()]
+    """URLs separated by commas; one without a scheme gets ``nats://``.
+
+    A comma within a password separates nothing: behind it comes an ``@`` before any scheme.
+    """
+    urls = [part.strip() for part in re.split(r",(?!(?:(?!://)[^@])*@)", text) if part.strip()]
     return tuple(url if "://" in url else f"nats://{url}" for url in urls)

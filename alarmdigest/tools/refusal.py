@@ -36,7 +36,7 @@ def read_refusal(
         reason=fields.get("Alarmdigest-Reason", "?"),
         detail=fields.get("Alarmdigest-Detail", "?"),
         subject=fields.get("Alarmdigest-Subject", "?"),
-        size=int(size) if size.isdigit() else len(body),
+        size=int(size) if size.isascii() and size.isdigit() and len(size) < 19 else len(body),
         cut=fields.get("Alarmdigest-Cut") == "true",
         body=body if with_body else None,
     )

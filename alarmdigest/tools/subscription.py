@@ -42,7 +42,10 @@ class Subscription:
             while self._arrived:
                 yield self._arrived.popleft()
             left = until - time.monotonic()
-            if self._read(max(left, 0.0)) == 0 and left <= 0:
+            self._read(max(left, 0.0))
+            if left <= 0:  # whatever came until then; more may come for ever
+                yield from self._arrived
+                self._arrived.clear()
                 return
 
     def _read(self, timeout: float) -> int:
