@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,15 +30,28 @@ def back_up(data_dir: Path, target: Path) -> Checkpoint | None:
     with open_for_reading(data_dir) as reader, explained(folder, "write to"):
         if (folder / DATA).exists():
             raise StoreError(f"there is a store in {folder} already: choose another target")
-        make(folder)
-        reader.copy_to(folder)
-        (folder / DATA).chmod(0o600)
-        with (folder / DATA).open("rb") as file:
-            os.fsync(file.fileno())
-        write_marker(folder)
+        try:
+            make(folder)
+            reader.copy_to(folder)
+            (folder / DATA).chmod(0o600)
+            with (folder / DATA).open("rb") as file:
+                os.fsync(file.fileno())
+            write_marker(folder)
+            return _read_whole(target)
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)  # what it holds is no backup
+            if isinstance(error, StoreError):
+                raise StoreError(
+                    f"no backup of {data_dir}, its copy cannot be read and is removed: {error}"
+                ) from error
+            raise
+
+
+def _read_whole(target: Path) -> Checkpoint | None:
+    """Raises StoreError where a row is not as it was written, or not there."""
     with open_for_reading(target) as copy:
         for _chunk in copy.rows():
-            pass  # raises where a row is not as it was written, or not there
+            pass
         return copy.last
 
 
