@@ -199,7 +199,7 @@ class StreamWindow(Window):
 
     def _refused(self, number: int, kind: int, error: dict[str, object]) -> None:
         # Anybody can answer a reply subject: it must not write lines into our log.
-        description = ascii(str(error.get("description", error))[:200])
+        description = ascii(str(error.get("description", error))[:200])[1:-1]
         reason = f"{self._streams[kind]} refused a message: {description}"
         err_code = error.get("err_code")
         passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
