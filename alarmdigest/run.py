@@ -230,7 +230,10 @@ class Runner:
     def _on_hangup(self, number: int, frame: FrameType | None) -> None:
         # Somebody's wish, or the news that our terminal was closed: then it is gone by now.
         if self._in_terminal and not os.isatty(sys.stderr.fileno()):
-            if self._signals == 0:  # a shell and the kernel both send it: that is no second wish
+            # A shell and the kernel both send it: the next one is no second wish, and must not find
+            # the default handler either, which the interpreter puts back at its end.
+            signal.signal(number, signal.SIG_IGN)
+            if self._signals == 0:
                 self._on_signal(number, frame)
         else:
             self._reloader.on_signal(number, frame)

@@ -166,6 +166,18 @@ def test_reads_what_nats_py_reads_wherever_it_is_cut(parts: list[bytes], places:
     assert in_words_of_nats_py(found) == nats_py(chunks)
 
 
+@settings(max_examples=cases(100, 10_000), deadline=None)
+@given(st.lists(valid_frames, max_size=6), st.integers(0, 10**6))
+def test_skimming_counts_what_scanning_finds(parts: list[bytes], cut_at: int) -> None:
+    """What the benchmarks compare with must not get away with less."""
+    stream = b"".join(parts)
+    stream = stream[: cut_at % (len(stream) + 1)]
+    found, position = frames.scan(stream, 0, len(stream))
+    plain = [frame for frame in found if frame[0] == frames.MSG]
+    others = [frame for frame in found if frame[0] != frames.MSG]
+    assert frames.skim(stream, 0, len(stream)) == (len(plain), others, position)
+
+
 def test_reads_what_nats_py_reads_byte_by_byte() -> None:
     message = hmsg(b" ", b"s", b"1", b"r", b"NATS/1.0\r\nA: b\r\n\r\n", b"x\r\n")
     stream = b"".join([msg(b"\t", b"a.b", b"12", b"", b""), message, *control_lines])

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler
 from urllib.parse import urlsplit
 
 import pytest
+from support.faults import patched
 from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
@@ -158,3 +159,22 @@ def test_the_status_is_there_before_the_service_is_connected() -> None:
         assert set(status["losses"].values()) == {0}
     finally:
         service.kill()
+
+
+BROKEN_COLLECTOR = """
+from alarmdigest.monitor.metrics import ServiceCollector
+def fail(self):
+    raise RuntimeError("on purpose")
+ServiceCollector._books = fail
+"""
+
+
+def test_what_goes_wrong_in_making_a_page_is_logged() -> None:
+    with (
+        NatsServer(jetstream=False) as server,
+        ServiceProcess(server.url, program=patched(BROKEN_COLLECTOR)) as service,
+    ):
+        with pytest.raises((http.client.HTTPException, OSError)):
+            get(service, "/metrics")
+        service.wait_for_log("ERROR .*a page could not be made.*on purpose")
+        assert get(service, "/healthz")[0].status == 200

@@ -16,6 +16,8 @@ from support.nats_server import HOST, NatsServer, free_port
 from support.service import ServiceProcess
 from support.wait import eventually
 
+from alarmdigest.systemd import Supervisor
+
 
 class Systemd:
     """The other end of NOTIFY_SOCKET: keeps every line that comes."""
@@ -143,3 +145,9 @@ def test_it_works_on_when_systemd_does_not_listen() -> None:
         service.wait_for_log("cannot tell systemd")
         assert service.http("/readyz") == (200, "ok\n")
         assert service.stop() == 0
+
+
+def test_what_no_text_can_hold_ends_nobody(systemd: Systemd) -> None:
+    """The reasons may name a folder, and a folder may be named by any bytes."""
+    Supervisor({"NOTIFY_SOCKET": systemd.address})._tell("STATUS=no room in \udcff")
+    systemd.wait_for("STATUS=no room in ?")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import orjson
 import pytest
 from nats.aio.msg import Msg
 from support.bus import Bus
+from support.jetstream import connected
 from support.nats_server import HOST, NatsServer, free_port
+from support.raw import frames_of, publish_raw
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.wait import eventually
+
+from alarmdigest.tools.subscription import Subscription
 
 QUICK = ("--shots", "1", "--bursts", "2")
 
@@ -191,3 +197,28 @@ def test_tools_take_a_server_url_that_cannot_work_for_a_mistake_in_usage(tool: s
     result = run_tool(tool, "--server", "nats://:4222")
     assert result.returncode == 2
     assert "cannot use server URL" in result.stderr
+
+
+def test_waiting_for_silence_ends_in_time_where_there_is_none() -> None:
+    """Other users' digests may come faster than anybody reads them."""
+    noise = frames_of([("AlarmDigest", b"x" * 100)] * 5000)
+    stop = threading.Event()
+    with NatsServer(jetstream=False) as server:
+
+        def make_noise() -> None:
+            while not stop.is_set():
+                publish_raw(server.url, noise)
+
+        with connected(server.url) as connection:
+            subscription = Subscription(connection, "AlarmDigest")
+            threads = [threading.Thread(target=make_noise) for _ in range(2)]
+            for thread in threads:
+                thread.start()
+            try:
+                started = time.monotonic()
+                for _message in subscription.messages(started + 0.3):
+                    assert time.monotonic() < started + 5, "it goes on for as long as they come"
+            finally:
+                stop.set()
+                for thread in threads:
+                    thread.join()
