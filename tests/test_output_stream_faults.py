@@ -32,8 +32,11 @@ from support.streams import (
 )
 from support.wait import eventually
 
+from alarmdigest._ext.acks import DIGEST
 from alarmdigest.confirmations.pubacks import StreamWindow
+from alarmdigest.confirmations.window import Held
 from alarmdigest.nats.streams import plans
+from alarmdigest.store.base import Outputs
 
 USERS = 7
 
@@ -294,15 +297,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
         with asking(server.url) as asked:
             outputs = {name: (info_of(asked, name).created, 3) for name in (DIGESTS, REJECTED)}
-        window = StreamWindow(
-            "AlarmDigest",
-            "AlarmRejected",
-            (plans().digests, plans().rejected),
-            create=False,
-            domain="",
-            outputs=outputs,
-            replays=True,
-        )
+        window = stream_window(outputs)
         with connected(server.url) as connection:
             window.opened(connection)
         known = window._known
@@ -313,3 +308,22 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         with connected(server.url) as connection:
             window.opened(connection)
         assert known[0] == {ids[3]: 4, ids[4]: 5}
+
+
+def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
+    window = stream_window({})
+    with pytest.raises(Held) as held:
+        window._refused(0, DIGEST, {"description": "full\nall is well"})
+    assert str(held.value).splitlines() == [r"ALARM_DIGESTS refused a message: full\nall is well"]
+
+
+def stream_window(outputs: Outputs) -> StreamWindow:
+    return StreamWindow(
+        "AlarmDigest",
+        "AlarmRejected",
+        (plans().digests, plans().rejected),
+        create=False,
+        domain="",
+        outputs=outputs,
+        replays=True,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from support.bus import Bus
@@ -9,7 +10,7 @@ from support.faults import ChangingServer, event, gated, numbers, pairs, patched
 from support.nats_server import NatsServer
 from support.raw import frames_of, publish_raw
 from support.service import ServiceProcess
-from support.streams import ALARMS, last_of, store_all, stream_service, wait_until_read
+from support.streams import ALARMS, QUICK, last_of, store_all, stream_service, wait_until_read
 from support.wait import eventually
 
 
@@ -38,12 +39,25 @@ StreamFeed._pull = lambda self, connection: pull(
         eventually(lambda: {0, 1, 2} <= set(numbers(bus.digests)), what="the digests")
 
 
+TELLS_ITS_BOUND = """
+import logging
+from alarmdigest.feeds.stream import StreamFeed
+status = StreamFeed.status
+def tell(self, headers, router):
+    status(self, headers, router)
+    logging.getLogger("test").info("a pull may have %d bytes", self._pull_bytes)
+StreamFeed.status = tell
+"""
+
+
 def test_a_message_larger_than_a_whole_pull_is_read_too() -> None:
     """The server took it when its limit was higher; all behind it would wait for ever."""
     large = "max_payload: 32MB\nmax_pending: 128MB"
     with (
         ChangingServer(extra=large) as server,
-        stream_service(server.url) as service,
+        ServiceProcess(
+            server.url, mode="stream", program=patched(TELLS_ITS_BOUND), options=QUICK
+        ) as service,
         Bus(server.url) as bus,
     ):
         assert service.stop() == 0
@@ -58,8 +72,10 @@ def test_a_message_larger_than_a_whole_pull_is_read_too() -> None:
         service.start()
         wait_until_read(service, 3)
         eventually(lambda: 1 in numbers(bus.digests), what="the digest behind it")
-        # The bound is raised once, and for all pulls that waited: nobody cuts us off.
-        assert service.metric("alarmdigest_subscriber_connections_lost_total") == 0
+        # The bound is raised once for all pulls that waited, from 8 MiB: they must not ask together
+        # for more than the server lets anybody owe.
+        bounds = re.findall(r"a pull may have (\d+) bytes", service.log)
+        assert max(map(int, bounds)) == 32 * 1024 * 1024
 
 
 def test_workers_that_lag_are_not_fed_beyond_a_bound(tmp_path: Path) -> None:
