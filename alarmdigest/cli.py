@@ -42,7 +42,7 @@ COMMANDS = ("run", "verify", "emulate", "status", "show", "rejected", "check-con
 # Options that every command has; the others belong to the service.
 # (The tools take some only so that one set of options suits all commands.)
 SHARED = ("server", "data_dir", "mode", "store", "http", "log_level", "log_format")
-LOGIN = ("user", "password_file", "token_file", "creds", "nkey")
+LOGIN = ("user", "password_file", "token_file", "creds", "nkey", "inbox_prefix")
 TLS = ("tls_ca", "tls_cert", "tls_key", "tls_first")
 SUBJECTS = ("event_subject", "request_subject", "digest_subject", "rejected_subject")
 

@@ -15,13 +15,15 @@ from support.service import ServiceProcess
 from support.streams import ALARMS, js, store_all
 from support.talk import talk
 
+from alarmdigest import exit_codes
+
 DEPLOY = Path(__file__).parent.parent / "deploy"
 LOGIN = {"ALARMDIGEST_USER": "service", "ALARMDIGEST_PASSWORD": "p"}
 
 
-def config(file: str) -> str:
+def config(permissions: Path) -> str:
     # A server resolves what it includes against its own folder.
-    include = os.path.relpath(DEPLOY / file, tempfile.gettempdir())
+    include = os.path.relpath(permissions, tempfile.gettempdir())
     return f"""
 authorization {{
   users: [
@@ -38,13 +40,13 @@ def url_of(server: NatsServer, user: str) -> str:
 
 @pytest.fixture
 def stream_server() -> Iterator[NatsServer]:
-    with NatsServer(extra=config("nats-permissions.conf")) as server:
+    with NatsServer(extra=config(DEPLOY / "nats-permissions.conf")) as server:
         yield server
 
 
 @pytest.fixture
 def core_server() -> Iterator[NatsServer]:
-    with NatsServer(extra=config("nats-permissions-core.conf")) as server:
+    with NatsServer(extra=config(DEPLOY / "nats-permissions-core.conf")) as server:
         yield server
 
 
@@ -97,6 +99,27 @@ def test_core_mode_lacks_nothing(core_server: NatsServer) -> None:
         assert_nothing_was_denied(core_server, service.log)
 
 
+def test_inboxes_are_where_the_server_allows_them(tmp_path: Path) -> None:
+    allowed = (DEPLOY / "nats-permissions.conf").read_text("utf-8")
+    there = tmp_path / "nats-permissions.conf"
+    there.write_text(allowed.replace("_INBOX.alarmdigest.", "_MINE."), "utf-8")
+
+    def service(server: NatsServer, *options: str) -> ServiceProcess:
+        options = ("--connect-timeout", "2s", *options)
+        return ServiceProcess(server.url, mode="stream", environment=LOGIN, options=options)
+
+    with NatsServer(extra=config(there)) as server:
+        with service(server, "--inbox-prefix", "_MINE") as fits:
+            with Bus(url_of(server, "owner")) as bus:
+                store_all(bus, pairs(range(5)))
+                bus.wait_for_digests(5)
+            assert fits.stop() == 0
+            assert_nothing_was_denied(server, fits.log)
+        other = service(server).start(ready=False)
+        assert other.wait() == exit_codes.NATS_NOT_REACHABLE
+        assert 'Permissions Violation for Subscription to "_INBOX.alarmdigest.' in other.log
+
+
 FORBIDDEN = [
     b"PUB AlarmStatusChanged 0\r\n\r\n",
     b"PUB SendAlarmDigest 0\r\n\r\n",
@@ -111,6 +134,10 @@ FORBIDDEN = [
     b"SUB > 1\r\n",
     b"SUB elsewhere 1\r\n",
     b"SUB AlarmDigest 1\r\n",
+    b"SUB _INBOX.> 1\r\n",
+    b"SUB _INBOX.of.another 1\r\n",
+    b"SUB $SRV.> 1\r\n",
+    b"SUB $SRV.INFO.other 1\r\n",
 ]
 
 

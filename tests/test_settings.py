@@ -288,7 +288,7 @@ OTHER_VALUES = {
     **{"connect_timeout": "1s", "ping_interval": "2s", "drain_timeout": "3s", "nats_server": "x"},
     **{"user": "u", "password": "p", "password_file": "x", "token": "t", "token_file": "x"},
     **{"creds": "x", "nkey": "x", "tls_ca": "x", "tls_cert": "x", "tls_key": "x"},
-    **{"tls_first": "true"},
+    **{"tls_first": "true", "inbox_prefix": "_MINE"},
 }
 # What some of them need beside them.
 COMPANIONS = {

@@ -160,7 +160,17 @@ def test_without_xdg_a_context_is_below_the_home_directory(
     assert (settings.server, settings.js_domain) == (("nats://a:1",), "hub")
 
 
-@pytest.mark.parametrize("key", ["socks_proxy", "inbox_prefix", "nsc", "user_jwt", "never_heard"])
+def test_a_context_says_where_answers_may_come_in(tmp_path: Path) -> None:
+    found = context(tmp_path, url="nats://a:1", inbox_prefix="_OPS")
+    assert read_settings({"context": "ops"}, found).settings.login.inbox_prefix == "_OPS"
+    found = context(tmp_path, url="nats://a:1", inbox_prefix="_OPS.>")
+    with pytest.raises(
+        SettingsError, match=r"ops\.json, inbox_prefix: '_OPS.>' is no NATS subject"
+    ):
+        read_settings({"context": "ops"}, found)
+
+
+@pytest.mark.parametrize("key", ["socks_proxy", "nsc", "user_jwt", "never_heard"])
 def test_what_a_context_asks_for_and_we_cannot_do_is_refused(tmp_path: Path, key: str) -> None:
     found = context(tmp_path, url="nats://a:1", **{key: "s3cret"})
     with pytest.raises(SettingsError, match=rf"ops\.json: {key} is set") as caught:

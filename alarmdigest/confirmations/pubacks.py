@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import secrets
 import time
 
 import orjson
@@ -102,7 +101,7 @@ class StreamWindow(Window):
             for ids in stored:
                 for entry in self._sent():
                     self._acks.recognise(entry.batch, entry.first, ids, True)
-        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        inbox = connection.new_inbox()
         self._acks.set_inbox(inbox.encode())
         connection.send(f"SUB {inbox}.*  {acks.ACK_SID}\r\n".encode())
 

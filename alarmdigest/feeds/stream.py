@@ -121,7 +121,7 @@ class StreamFeed(Feed):
         self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}".encode()
         self._forget_consumer(connection)
         self._delete = f"{prefix}.CONSUMER.DELETE.{self._plan.name}.{name}".encode()
-        self._inbox = f"_INBOX.{secrets.token_hex(11)}".encode()
+        self._inbox = connection.new_inbox().encode()
         connection.send(b"SUB %b  %d\r\n" % (self._inbox, events.STREAM_SID))
         self._asked = self._returned = self._smaller_pulls = 0
         self._delivered_before = self._delivered = router.delivered

@@ -101,7 +101,7 @@ class ServiceApi(threading.Thread):
             for whom in ("", f".{NAME}", f".{NAME}.{self._id}")
         ]
         lines = [f"SUB {subject} {sid}\r\n" for sid, subject in enumerate(subjects)]
-        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        inbox = connection.new_inbox()
         lines += [f"SUB {inbox} {ANSWERS_SID}\r\n", f"PUB $SRV.PING.{NAME} {inbox} 0\r\n\r\n"]
         connection.send("".join(lines).encode())
 

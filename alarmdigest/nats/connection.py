@@ -11,6 +11,7 @@ its owner opens the next one (``link.py``).
 from __future__ import annotations
 
 import json
+import secrets
 import select
 import socket
 import ssl
@@ -125,6 +126,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         sock = getattr(self, "_socket", None)
         if sock is not None:
             sock.close()
+
+    def new_inbox(self) -> str:
+        """A subject for answers that nobody else has."""
+        return f"{self._login.inbox_prefix}.{secrets.token_hex(11)}"
 
     @property
     def max_payload(self) -> int:

@@ -8,7 +8,6 @@ whoever streams begins with a whole frame, and no answer of ours comes any more.
 from __future__ import annotations
 
 import json
-import secrets
 import time
 from base64 import b64decode
 from typing import Any
@@ -60,7 +59,7 @@ class JetStream:
         self._connection = connection
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
         self._timeout_s = timeout_s
-        self._inbox = f"_INBOX.{secrets.token_hex(11)}"
+        self._inbox = connection.new_inbox()
         self._requests = 0
         self._buffer = bytearray(1 << 18)
         self._filled = 0

@@ -20,12 +20,17 @@ from alarmdigest.nats.errors import LoginError
 BLOCK = re.compile(r"-{3,}BEGIN (?P<what>[A-Z ]+)-{3,}\s+(?P<text>\S+)\s+-{3,}END ")
 # Credentials are small: whoever names a disk by mistake is told so, and nothing fills the memory.
 MAX_FILE_BYTES = 64 * 1024
+# Not just _INBOX: with this one our user can be kept from reading answers to others.
+INBOX_PREFIX = "_INBOX.alarmdigest"
 NO_NKEYS = "needs the package nkeys: pip install 'alarmdigest[nkeys]'"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """Who we are, and whom we trust. At most one of user, token, creds and nkey is set."""
+    """Who we are, whom we trust, and where we may be answered.
+
+    At most one of user, token, creds and nkey is set.
+    """
 
     user: str = ""
     password: str = field(default="", repr=False)
@@ -38,6 +43,7 @@ class Login:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_first: bool = False
+    inbox_prefix: str = INBOX_PREFIX
 
     @property
     def wants_tls(self) -> bool:

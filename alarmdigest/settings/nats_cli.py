@@ -32,6 +32,7 @@ CONTEXT_KEYS = {
     "key": "tls_key",
     "ca": "tls_ca",
     "tls_first": "tls_first",
+    "inbox_prefix": "inbox_prefix",
     "jetstream_domain": "js_domain",
 }
 # They change nothing about a connection.

@@ -11,7 +11,7 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from alarmdigest.nats.login import Login
+from alarmdigest.nats.login import INBOX_PREFIX, Login
 from alarmdigest.settings.readers import (
     SPLIT_AUTO,
     HttpAddress,
@@ -209,6 +209,9 @@ class Settings:
     tls_cert: Path | None = option(path, "", "FILE", "our certificate, for a server that asks")
     tls_key: Path | None = option(path, "", "FILE", "the key of our certificate, not encrypted")
     tls_first: bool = flag("start TLS before the server says anything (its handshake_first)")
+    inbox_prefix: str = option(
+        subject, INBOX_PREFIX, "SUBJECT", "answers to our own requests come in below it"
+    )
 
     @property
     def login(self) -> Login:
@@ -225,6 +228,7 @@ class Settings:
             tls_cert=self.tls_cert,
             tls_key=self.tls_key,
             tls_first=self.tls_first,
+            inbox_prefix=self.inbox_prefix,
         )
 
 
@@ -256,6 +260,7 @@ def check(settings: Settings) -> None:
     outputs = {
         "--digest-subject": settings.digest_subject,
         "--rejected-subject": settings.rejected_subject,
+        "--inbox-prefix": settings.inbox_prefix,
     }
     if _inside(settings.event_subject, settings.request_subject) or _inside(
         settings.request_subject, settings.event_subject

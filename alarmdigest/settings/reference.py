@@ -72,8 +72,8 @@ the next connection uses it.
 A context is named by `--context NAME`, `ALARMDIGEST_CONTEXT`, `NATS_CONTEXT`, or `context` in the
 settings file, and read from `~/.config/nats/context/NAME.json` (`XDG_CONFIG_HOME` is honoured). The
 one that `nats context select` has selected does not count: a service should not change with it. A
-user without a password is a token there. A key that the service cannot honour, like `socks_proxy`
-or `inbox_prefix`, is an error unless it is empty.
+user without a password is a token there. A key that the service cannot honour, like `socks_proxy`,
+is an error unless it is empty.
 
 | setting | variable | key of a context |
 |---|---|---|
