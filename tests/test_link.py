@@ -4,15 +4,18 @@ import itertools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
+from support.credentials import certificates
 from support.nats_server import HOST, NatsServer, free_port
 from support.proxy import Proxy
 
 from alarmdigest.nats import link as link_module
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import UrlError
+from alarmdigest.nats.errors import ConnectFailed, UrlError
 from alarmdigest.nats.link import FIRST_PAUSE_S, Link
+from alarmdigest.nats.login import Login
 
 
 def opened(link: Link) -> Connection:
@@ -163,6 +166,23 @@ def test_a_server_that_was_only_announced_takes_over_with_the_same_login() -> No
         replacement = opened(link)
         assert replacement.url == second.url
         replacement.close()
+
+
+def test_a_server_announced_by_its_address_shows_a_certificate_for_our_name(tmp_path: Path) -> None:
+    """The servers announce 127.0.0.1; their certificate is for "localhost" only."""
+    named = certificates(tmp_path, host="localhost")
+    with cluster(named.server_config()) as (first, second):
+        link = Link([f"tls://localhost:{first.port}"], name="test", login=Login(tls_ca=named.ca))
+        connection = open_when_learned(link, second.port)
+        first.kill()
+        for _ in range(2):  # the second time it is the one that we were led to that leads us
+            connection.close()
+            connection = opened(link)
+            assert connection.url == f"tls://{HOST}:{second.port}"
+        connection.close()
+        by_address = Connection(f"tls://{HOST}:{second.port}", name="t", login=link.login)
+        with pytest.raises(ConnectFailed, match="not valid for '127"):
+            by_address.connect()
 
 
 def test_what_an_announcement_has_wrong_is_passed_over() -> None:

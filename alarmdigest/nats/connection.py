@@ -56,8 +56,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         login: Login = NO_LOGIN,
         timeout: float = 2.0,
         ping_interval: float = 20.0,
+        tls_name: str | None = None,
     ) -> None:
         """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds.
+
+        Under TLS the server must show a certificate for ``tls_name``, else for the URL's host.
 
         A user or token in the URL goes before that of ``login``.
         """
@@ -88,6 +91,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         options["version"] = __version__
         options["tls"] = options["tls"] or login.wants_tls
         self._login = login
+        self._tls_name = tls_name or options["hostname"]
         self.url = redacted(url)
         self.info: dict[str, Any] = {}
         self.pings = 0
@@ -153,9 +157,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
 
     def _connect_tls(self) -> None:
         context = self._login.tls_context()
-        self._socket = context.wrap_socket(
-            self._socket, server_hostname=self._conn_options["hostname"]
-        )
+        self._socket = context.wrap_socket(self._socket, server_hostname=self._tls_name)
 
     def _send_connect_command(self) -> None:
         if not self.info.get("headers"):

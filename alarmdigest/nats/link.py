@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from alarmdigest.logs import LimitedLog
@@ -44,7 +45,9 @@ class Link:
         self._ping_interval = ping_interval
         self._configured = list(urls)
         self._learned: list[str] = []
+        self._tls_names: dict[str, str] = {}
         self._current: str | None = None
+        self._current_name: str | None = None
         self._pause_s = 0.0
         self._opened_at = -math.inf
         self._failures = LimitedLog(log, logging.WARNING)
@@ -68,7 +71,11 @@ class Link:
                 if not go_on():
                     return None
                 connection = Connection(
-                    url, name=self._name, login=self.login, ping_interval=self._ping_interval
+                    url,
+                    name=self._name,
+                    login=self.login,
+                    ping_interval=self._ping_interval,
+                    tls_name=self._tls_names.get(url),
                 )
                 try:
                     connection.connect()
@@ -77,6 +84,7 @@ class Link:
                     self._failures("cannot connect", name=self._name, reason=error)
                     continue
                 self._current = url
+                self._current_name = self._tls_names.get(url) or urlsplit(url).hostname
                 self._opened_at = time.monotonic()
                 self.connections += 1
                 self.learn(connection)
@@ -103,11 +111,17 @@ class Link:
         known = urlsplit(self._current)
         credentials = known.netloc.rpartition("@")[0]
         prefix = f"{known.scheme}://{credentials}@" if credentials else f"{known.scheme}://"
-        self._learned = []
+        # Servers announce each other by address, and certificates hold names: then it is the name
+        # under which we were led there that must be in it, as the NATS clients have it.
+        name = self._current_name
+        self._learned, self._tls_names = [], {}
         for place in connection.info.get("connect_urls") or ():
+            url = prefix + str(place)
             with suppress(UrlError):  # some server's mistake must not end this thread
-                Connection(prefix + str(place), name=self._name)
-                self._learned.append(prefix + str(place))
+                Connection(url, name=self._name)
+                self._learned.append(url)
+                if name and _is_address(urlsplit(url).hostname) and not _is_address(name):
+                    self._tls_names[url] = name
 
     def has_alternative(self) -> bool:
         """Whether there is a server besides the one in use."""
@@ -122,6 +136,14 @@ class Link:
     def _candidates(self) -> list[str]:
         """All servers, the configured ones first and the one just lost last."""
         return sorted(self._all(), key=lambda url: url == self._current)
+
+
+def _is_address(host: str | None) -> bool:
+    try:
+        ip_address(host or "")
+    except ValueError:
+        return False
+    return True
 
 
 def _place(url: str) -> tuple[str | None, int]:

@@ -62,7 +62,8 @@ everybody may write to it refuses.
 
 A server's certificate is always verified. `tls://` in the URL makes TLS a must, and so do
 `--tls-ca`, `--tls-cert` and `--tls-first`; with `nats://` alone the server decides. `--tls-first`
-is for a server with `handshake_first`.
+is for a server with `handshake_first`. A server that its cluster announces by its address must show
+a certificate for the name of the one that announced it.
 
 Files of credentials and certificates are read again for each new connection: replace the file, and
 the next connection uses it.

@@ -39,13 +39,15 @@ class Certificates:
         return f"tls {{ {', '.join([files, *more])} }}"
 
 
-def certificates(folder: Path, *, not_after: datetime | None = None) -> Certificates:
+def certificates(
+    folder: Path, *, host: str = HOST, not_after: datetime | None = None
+) -> Certificates:
     """A new authority that no other knows of, and certificates that are good until then."""
     folder.mkdir(parents=True, exist_ok=True)
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     for name, issued in (
-        ("server", authority.issue_cert(HOST, not_after=not_after)),
+        ("server", authority.issue_cert(host, not_after=not_after)),
         ("client", authority.issue_cert("alarmdigest@example.com", not_after=not_after)),
     ):
         issued.cert_chain_pems[0].write_to_path(str(folder / f"{name}.pem"))
