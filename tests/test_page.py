@@ -214,6 +214,13 @@ def test_charts_show_the_last_minutes_also_to_who_cannot_see_them(page: Browser)
     label = page.script("document.querySelector('#chart-events svg').ariaLabel")
     assert label.startswith("Events per second: now ")
     assert "at most " in label
+    wrapped = (
+        "[...document.querySelectorAll('.scale')].filter(scale =>"
+        " new Set([...scale.children].map(part => part.offsetTop)).size > 1).length"
+    )
+    for width in (360, 412, 768, 1400):
+        page.be_wide(width)
+        assert page.script(wrapped) == 0, f"what stands below a chart breaks at {width}"
 
 
 def test_it_says_in_words_what_was_lost_and_what_happened_to_the_streams(tab: Browser) -> None:

@@ -37,17 +37,19 @@ function size(bytes) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let value = bytes, unit = 0;
   while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
-  return `${unit === 0 ? value : small.format(value)} ${units[unit]}`;
+  return withUnit(unit === 0 ? value : small.format(value), units[unit]);
 }
 
 function duration(seconds) {
-  if (seconds < 1) return `${number.format(seconds * 1000)} ms`;
-  if (seconds < 120) return `${small.format(seconds)} s`;
-  if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
-  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
-  return `${Math.floor(seconds / 86400)} days`;
+  if (seconds < 1) return withUnit(number.format(seconds * 1000), "ms");
+  if (seconds < 120) return withUnit(small.format(seconds), "s");
+  if (seconds < 7200) return withUnit(Math.floor(seconds / 60), "min");
+  if (seconds < 172800) return withUnit(Math.floor(seconds / 3600), "h");
+  return withUnit(Math.floor(seconds / 86400), "days");
 }
 
+// A number and its unit stay on one line.
+const withUnit = (value, unit) => `${value}\u00a0${unit}`;
 const clock = (date) => date.toLocaleTimeString("en-GB");
 
 function element(name, text, className) {
