@@ -218,7 +218,7 @@ def test_charts_show_the_last_minutes_also_to_who_cannot_see_them(page: Browser)
         "[...document.querySelectorAll('.scale')].filter(scale =>"
         " new Set([...scale.children].map(part => part.offsetTop)).size > 1).length"
     )
-    for width in (360, 412, 768, 1400):
+    for width in (360, 545, 768, 1025, 1400):
         page.be_wide(width)
         assert page.script(wrapped) == 0, f"what stands below a chart breaks at {width}"
 
