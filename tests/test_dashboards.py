@@ -52,6 +52,18 @@ def test_every_metric_of_the_rules_is_there() -> None:
         assert named_in(expression) <= known_series(), expression
 
 
+def test_the_operating_page_tells_of_every_rule_and_its_metrics() -> None:
+    rules = re.findall(
+        r"- alert: (\w+)\n +expr:(.*?)^ +(?:for|labels):", RULES.read_text(), re.M | re.S
+    )
+    operating = (ROOT / "docs/operating.md").read_text("utf-8")
+    told = dict(re.findall(r"^\| `(Alarmdigest\w+)` \| (.*?) \|", operating, re.MULTILINE))
+    assert {
+        name: {metric.removesuffix("_bucket") for metric in named_in(query)}
+        for name, query in rules
+    } == {name: named_in(metrics) for name, metrics in told.items()}
+
+
 def test_every_panel_has_a_place_of_its_own_a_title_and_a_unit(dashboard: Any) -> None:
     taken: set[tuple[int, int]] = set()
     for panel in dashboard["panels"]:

@@ -241,7 +241,7 @@ def seen_as() -> list[str]:
 
 @pytest.mark.parametrize("part", sorted(set(seen_as())))
 def test_the_program_says_what_the_faq_quotes(part: str) -> None:
-    sources = (ROOT / "alarmdigest").rglob("*.py")
+    sources = [*(ROOT / "alarmdigest").rglob("*.py"), *(ROOT / "alarmdigest").rglob("*.js")]
     assert any(part in said(source.read_text("utf-8")) for source in sources)
 
 

@@ -11,6 +11,7 @@ from support.bus import Bus
 from support.faults import pairs
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
+from support.streams import ALARMS, delete, js, store_all, stream_service
 from support.wait import eventually
 
 
@@ -68,6 +69,9 @@ def test_it_says_that_the_service_is_well_and_what_it_holds(page: Browser) -> No
     assert alarms_on(page) == 100
     assert page.text("#behind-messages") == "0"
     assert page.text("#losses-sentence") == "Nothing was lost since the start."
+    assert page.text("#changes-sentence") == (
+        "No stream was changed under the service since the start."
+    )
     assert "ms" in page.text("#checkpoint-seconds")
 
 
@@ -190,8 +194,8 @@ def test_a_screen_reader_is_told_what_is_where(page: Browser) -> None:
         assert roles.count(landmark) == 1, landmark
     headings = [name for role, name in told if role == "heading"]
     assert sorted(headings) == [
-        *("How far behind", "Last checkpoint", "Losses", "Refused", "The service is well."),
-        *("What flows", "Workers", "alarmdigest"),
+        *("How far behind", "Last checkpoint", "Losses", "Refused", "Streams"),
+        *("The service is well.", "What flows", "Workers", "alarmdigest"),
     ]
     assert roles.count("status") == 1
     pictures = [name for role, name in told if role in ("image", "img")]
@@ -210,6 +214,43 @@ def test_charts_show_the_last_minutes_also_to_who_cannot_see_them(page: Browser)
     label = page.script("document.querySelector('#chart-events svg').ariaLabel")
     assert label.startswith("Events per second: now ")
     assert "at most " in label
+    wrapped = (
+        "[...document.querySelectorAll('.scale')].filter(scale =>"
+        " new Set([...scale.children].map(part => part.offsetTop)).size > 1).length"
+    )
+    for width in (360, 545, 768, 1025, 1400):
+        page.be_wide(width)
+        assert page.script(wrapped) == 0, f"what stands below a chart breaks at {width}"
+
+
+def test_it_says_in_words_what_was_lost_and_what_happened_to_the_streams(tab: Browser) -> None:
+    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
+        assert service.stop() == 0
+        store_all(bus, pairs(range(10)))
+        bus.run(js(bus).purge_stream(ALARMS))
+        service.start()
+        delete(bus, ALARMS)
+        tab.prefer(prefers_color_scheme="light")
+        tab.open(address(service) + "/")
+        tab.wait_for_text("#changes", "Input stream made anew\n1", timeout=20)
+        assert tab.text("#changes-sentence") == (
+            "A stream was changed under the service; the log says which:"
+        )
+        assert tab.text("#losses-sentence") == "Something was lost:"
+        assert tab.text("#losses") == "Gone from the stream\n20"
+        for scheme, width in (("light", 360), ("dark", 1100)):
+            tab.be_wide(width)
+            tab.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+            assert tab.script("document.documentElement.scrollWidth") <= width
+            assert tab.script(CONTRAST) == []
+        told = [name for role, name in tab.accessible() if role in ("term", "StaticText")]
+        assert "Input stream made anew" in told
+
+
+def test_in_core_mode_there_are_no_streams_that_could_change(tab: Browser) -> None:
+    with NatsServer(jetstream=False) as server, ServiceProcess(server.url) as service:
+        tab.open(address(service) + "/")
+        tab.wait_for_text("#changes-sentence", "Core mode uses no streams.")
 
 
 def test_it_says_when_the_service_is_not_well_and_when_it_is_gone(tab: Browser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from urllib.parse import urlsplit
 
 import pytest
@@ -20,7 +21,7 @@ def http_of(service: ServiceProcess) -> str:
 
 def lines_of(output: str) -> dict[str, str]:
     """The lines of names and values."""
-    split = (line.split(None, 1) for line in output.splitlines())
+    split = (re.split(" {2,}", line, maxsplit=1) for line in output.splitlines())
     return {parts[0]: parts[1] for parts in split if len(parts) == 2}
 
 
@@ -41,6 +42,11 @@ def test_it_says_how_the_service_is_in_stream_mode() -> None:
         assert said["behind"] == "0 messages, 0 ms"
         assert said["losses"] == "none"
         assert said["refused"] == "json 1"
+        assert said["stream changes"] == "none"
+        assert re.fullmatch(r"[\d,]+ written, 0 failed", said["checkpoints"])
+        since = result.stdout.splitlines().index("Since the start of the process:")
+        counted = [line.partition("  ")[0] for line in result.stdout.splitlines()[since + 1 :]]
+        assert counted[:4] == ["checkpoints", "refused", "losses", "stream changes"]
         alarms = sum(int(said[f"worker-{number}"].split()[1]) for number in range(12))
         assert alarms == 50
         assert "secret" not in result.stdout

@@ -13,6 +13,7 @@ from alarmdigest import __version__
 from alarmdigest._ext import timestamps
 from alarmdigest.monitor.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.monitor.losses import losses
+from alarmdigest.monitor.stream_changes import stream_changes
 from alarmdigest.service import Service
 
 
@@ -58,7 +59,8 @@ class Status:
                 for worker in service.workers
             ],
             "checkpoint": self._checkpoint(),
-            "losses": losses(self._service),
+            "losses": losses(service),
+            "stream_changes": stream_changes(service),
             "history": self._minutes(),
         }
 

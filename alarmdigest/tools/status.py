@@ -75,11 +75,18 @@ def _write(found: dict[str, Any]) -> None:
         ("behind", _behind(behind)),
         ("backlog", size_text(behind["backlog_bytes"])),
         ("checkpoint", _checkpoint(checkpoint) if checkpoint else "none yet"),
-        ("refused", _counts(found["refused"]["by_reason"])),
-        ("losses", _counts(found["losses"])),
     ]
-    for name, text in lines:
-        write_line(f"{name:<12}{text}")
+    _write_pairs(lines)
+    write_line("")
+    write_line("Since the start of the process:")
+    _write_pairs(
+        [
+            ("checkpoints", _checkpoints(checkpoint) if checkpoint else "none"),
+            ("refused", _counts(found["refused"]["by_reason"])),
+            ("losses", _counts(found["losses"])),
+            ("stream changes", _counts(found["stream_changes"])),
+        ]
+    )
     if found["refused"]["last"]:
         write_line("")
         write_table(
@@ -97,6 +104,11 @@ def _write(found: dict[str, Any]) -> None:
         )
 
 
+def _write_pairs(lines: list[tuple[str, str]]) -> None:
+    for name, text in lines:
+        write_line(f"{name:<16}{text}")
+
+
 def _behind(behind: dict[str, Any]) -> str:
     if behind["messages"] is None:
         return "not known in core mode"
@@ -106,9 +118,12 @@ def _behind(behind: dict[str, Any]) -> str:
 def _checkpoint(checkpoint: dict[str, Any]) -> str:
     return (
         f"{duration_text(checkpoint['age_seconds'])} ago, took "
-        f"{duration_text(checkpoint['seconds'])}, {size_text(checkpoint['bytes'])}; "
-        f"{checkpoint['written']:,} written, {checkpoint['failures']:,} failed"
+        f"{duration_text(checkpoint['seconds'])}, {size_text(checkpoint['bytes'])}"
     )
+
+
+def _checkpoints(checkpoint: dict[str, Any]) -> str:
+    return f"{checkpoint['written']:,} written, {checkpoint['failures']:,} failed"
 
 
 def _counts(counts: dict[str, int]) -> str:

@@ -21,6 +21,12 @@ const LOSSES = {
   refusal_desk: "Refusals not published, the publisher being behind",
   refusal_publisher: "Refusals that the server did not take",
 };
+const CHANGES = {
+  input_made_anew: "Input stream made anew",
+  input_rolled_back: "Input stream rolled back",
+  output_made_anew: "Output stream made anew",
+  output_rolled_back: "Output stream rolled back",
+};
 
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
@@ -31,17 +37,19 @@ function size(bytes) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   let value = bytes, unit = 0;
   while (value >= 1024 && unit < units.length - 1) { value /= 1024; unit += 1; }
-  return `${unit === 0 ? value : small.format(value)} ${units[unit]}`;
+  return withUnit(unit === 0 ? value : small.format(value), units[unit]);
 }
 
 function duration(seconds) {
-  if (seconds < 1) return `${number.format(seconds * 1000)} ms`;
-  if (seconds < 120) return `${small.format(seconds)} s`;
-  if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
-  if (seconds < 172800) return `${Math.floor(seconds / 3600)} h`;
-  return `${Math.floor(seconds / 86400)} days`;
+  if (seconds < 1) return withUnit(number.format(seconds * 1000), "ms");
+  if (seconds < 120) return withUnit(small.format(seconds), "s");
+  if (seconds < 7200) return withUnit(Math.floor(seconds / 60), "min");
+  if (seconds < 172800) return withUnit(Math.floor(seconds / 3600), "h");
+  return withUnit(Math.floor(seconds / 86400), "days");
 }
 
+// A number and its unit stay on one line.
+const withUnit = (value, unit) => `${value}\u00a0${unit}`;
 const clock = (date) => date.toLocaleTimeString("en-GB");
 
 function element(name, text, className) {
@@ -57,11 +65,18 @@ function say(id, text) {
 }
 
 function pairs(id, entries) {
-  byId(id).replaceChildren(...entries.map(([name, value, lost]) => {
-    const row = element("div", undefined, lost ? "lost" : "");
+  byId(id).replaceChildren(...entries.map(([name, value, bad]) => {
+    const row = element("div", undefined, bad ? "bad" : "");
     row.append(element("dt", name), element("dd", value));
     return row;
   }));
+}
+
+// Those that are not 0, by their names for people; whether there are any.
+function showBad(id, counts, names) {
+  const bad = Object.entries(counts).filter(([, value]) => value > 0);
+  pairs(id, bad.map(([key, value]) => [names[key] ?? key, count(value), true]));
+  return bad.length > 0;
 }
 
 function rows(id, lines) {
@@ -156,9 +171,12 @@ function show(status) {
   say("checkpoint-counts",
     never ? "–" : `${count(checkpoint.written)}, ${count(checkpoint.failures)}`);
 
-  const lost = Object.entries(status.losses).filter(([, value]) => value > 0);
-  say("losses-sentence", lost.length ? "Something was lost:" : "Nothing was lost since the start.");
-  pairs("losses", lost.map(([place, value]) => [LOSSES[place] ?? place, count(value), true]));
+  const lost = showBad("losses", status.losses, LOSSES);
+  say("losses-sentence", lost ? "Something was lost:" : "Nothing was lost since the start.");
+  const changed = showBad("changes", status.stream_changes, CHANGES);
+  say("changes-sentence", changed ? "A stream was changed under the service; the log says which:"
+    : status.mode === "core" ? "Core mode uses no streams."
+    : "No stream was changed under the service since the start.");
 
   pairs("refused", Object.entries(refused.by_reason).map(([reason, value]) =>
     [reason, count(value)]));
