@@ -225,7 +225,7 @@ def test_of_each_setting_the_highest_level_that_has_it_wins(
         for name in PLAIN
         if any(name in names for names in there.values())
     }
-    found = winners(layers)
+    found = winners(layers, [])
     assert {name: one.level for name, one in found.items()} == expected
     assert all(one.text == f"{name} of {one.level.name}" for name, one in found.items())
 
