@@ -15,7 +15,7 @@ import orjson
 import pytest
 from support.bus import Bus
 from support.command import run_command
-from support.nats_server import HOST, NatsServer
+from support.nats_server import NatsServer
 from support.raw import publish_raw
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.streams import add, last_of
@@ -169,10 +169,12 @@ def test_an_account_without_jetstream_is_listened_to() -> None:
 accounts { A: { jetstream: enabled, users: [{user: a, password: p}] }
            B: { users: [{user: b, password: p}] } }
 """
-    with NatsServer(extra=accounts) as server:
-        with following(f"nats://{HOST}:{server.port}", user="b", password="p") as (process, _):
-            assert process.stderr is not None
-            assert "showing what comes from now on" in process.stderr.readline()
+    with (
+        NatsServer(extra=accounts) as server,
+        following(server.url, user="b", password="p") as (process, _lines),
+    ):
+        assert process.stderr is not None
+        assert "showing what comes from now on" in process.stderr.readline()
 
 
 def test_core_mode_listens_also_where_there_is_a_stream(server: NatsServer) -> None:

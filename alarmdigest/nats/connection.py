@@ -76,7 +76,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             options["port"] = options["port"] or DEFAULT_PORT
         except (ValueError, NATSError) as error:
             # What stands for a port may be half of a password.
-            why = "its port is no number" if "Port could not" in str(error) else error
+            why = "its port is no number" if "Port could not" in str(error) else str(error)
             # "from None": what the others raise may hold the URL with its password.
             raise UrlError(
                 f"cannot use server URL {redacted(url)}: {why or 'this is no NATS URL'}; "
