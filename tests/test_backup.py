@@ -3,6 +3,7 @@ output streams hold each digest once, judged by the model."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -12,21 +13,23 @@ from pathlib import Path
 import pytest
 from support.feeder import Feeder
 from support.nats_server import NatsServer
-from support.service import ServiceProcess
+from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.stored import stored_alarms, stored_rows
 from support.stream_service import StreamService, assert_worth_judging, settle
 from support.wait import eventually
 
+from alarmdigest._ext import timestamps
 from alarmdigest.store import StoreError
 from alarmdigest.store.backup import back_up
 from alarmdigest.store.lmdb import LmdbReader
 
 
-def run_backup(data_dir: Path, target: Path) -> subprocess.CompletedProcess[str]:
+def run_backup(data_dir: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "alarmdigest.store.backup", data_dir, target],
+        [sys.executable, "-m", "alarmdigest", "backup", target, "--data-dir", data_dir, *options],
         capture_output=True,
         text=True,
+        env=CLEAN_ENVIRONMENT,
     )
 
 
@@ -89,6 +92,53 @@ def test_a_backup_is_for_its_owner_only_and_holds_all_that_the_store_does(tmp_pa
         assert os.stat(file).st_mode & 0o077 == 0, file
 
 
+def test_a_backup_tells_programs_what_it_holds(tmp_path: Path) -> None:
+    with NatsServer() as server, StreamService(server.url) as service:
+        with Feeder(server.url, seed=75) as feeder:
+            feeder.wait_for(500)
+            feeder.finish()
+        assert service.stop() == 0
+        done = run_backup(service.data_dir, tmp_path, "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        told = json.loads(done.stdout)
+        with LmdbReader(service.data_dir) as reader:
+            last = reader.last
+        assert last is not None
+        assert last.position is not None
+        assert told == {
+            "state": str(tmp_path / "state"),
+            "checkpoint": last.number,
+            "written_at": timestamps.to_text(last.written_at_ns),
+            "rows": last.blocks,
+            "position": last.position.sequence,
+        }
+
+
+def test_there_is_nothing_to_back_up_of_a_store_in_memory(tmp_path: Path) -> None:
+    done = run_backup(tmp_path, tmp_path / "target", "--store", "memory")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--store memory: backup copies the store on disk" in done.stderr
+    assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read for another user")
+def test_root_reads_a_store_without_taking_anything_from_its_owner(tmp_path: Path) -> None:
+    """As with systemd's DynamicUser: a link to the folder of a user who is nobody else's."""
+    with NatsServer() as server, StreamService(server.url) as service:
+        assert service.stop() == 0
+        theirs = tmp_path / "private" / "alarmdigest"
+        shutil.copytree(service.data_dir, theirs)
+    (theirs / "state" / "lock.mdb").unlink()  # as in a copy that was put back
+    for path in (theirs, *theirs.rglob("*")):
+        os.chown(path, 61184, 61184)
+    (tmp_path / "alarmdigest").symlink_to(theirs)
+    done = run_backup(tmp_path / "alarmdigest", tmp_path / "backup")
+    assert done.returncode == 0, done.stderr
+    assert {path.stat().st_uid for path in theirs.rglob("*")} == {61184}
+    assert (theirs / "state" / "lock.mdb").exists()
+    assert (tmp_path / "backup" / "state").stat().st_uid == 0
+
+
 def test_a_copy_that_is_not_as_it_was_written_is_no_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,6 +170,7 @@ def test_a_backup_does_not_write_over_another_and_needs_a_store(tmp_path: Path) 
         again = run_backup(service.data_dir, tmp_path)
     assert again.returncode == 4
     assert "already: choose another target" in again.stderr
+    assert again.stdout == ""
     nothing = run_backup(tmp_path / "elsewhere", tmp_path / "target")
     assert nothing.returncode == 4
     assert "there is no store in" in nothing.stderr

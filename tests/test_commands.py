@@ -10,12 +10,16 @@ import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from support.nats_server import HOST, NatsServer, free_port
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 
 from alarmdigest import __version__
+from alarmdigest.arguments import COMMANDS, EVERYTHING, GROUPS
+from alarmdigest.settings import SECRETS, Settings
 
 
 @pytest.fixture(scope="module")
@@ -46,30 +50,59 @@ def test_help_names_the_commands_and_the_exit_codes() -> None:
     for flag in ("--help", "-h"):
         result = run(flag)
         assert (result.returncode, result.stderr) == (0, "")
-        commands = ("run", "verify", "emulate", "status", "show", "rejected")
-        for word in (*commands, "exit codes", "NATS_URL"):
+        for word in (*COMMANDS, "exit codes", "NATS_URL"):
             assert word in result.stdout
 
 
-@pytest.mark.parametrize(
-    ("command", "option"),
-    [
-        ("run", "--retention TIME"),
-        ("verify", "--timeout TIME"),
-        ("emulate", "--shots N"),
-        ("emulate", "--bursts N"),
-        ("emulate", "--wait TIME"),
-        ("status", "--json"),
-        ("show", "--due"),
-        ("rejected", "--refeed SEQ[,SEQ]"),
-    ],
-)
-def test_every_command_explains_its_options(command: str, option: str) -> None:
-    result = run(command, "--help")
+LOGIN = {"--server", "--context", "--creds", "--tls-ca"}
+# Of each command, options that its help must show, and others that mean nothing to it.
+USED = {
+    "run": (LOGIN | {"--retention", "--http", "--data-dir", "--rejected-stream"}, {"--json"}),
+    "verify": (
+        LOGIN | {"--timeout", "--digest-subject"},
+        {"--data-dir", "--store", "--http", "--mode", "--rejected-subject", "--workers"},
+    ),
+    "emulate": (
+        LOGIN | {"--shots", "--bursts", "--wait", "--event-subject"},
+        {"--data-dir", "--store", "--http", "--mode", "--rejected-subject"},
+    ),
+    "status": ({"--json", "--http"}, LOGIN | {"--data-dir", "--store", "--mode"}),
+    "show": ({"--json", "--due", "--data-dir"}, LOGIN | {"--http", "--mode", "--store"}),
+    "rejected": (
+        LOGIN | {"--last", "--follow", "--body", "--json", "--refeed", "--rejected-stream"},
+        {"--data-dir", "--store", "--http", "--digest-subject"},
+    ),
+    "backup": ({"--json", "--data-dir"}, LOGIN | {"--http", "--mode", "--store"}),
+    "check-config": (LOGIN | {"--json", "--retention"}, set[str]()),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_the_options_that_it_uses_and_no_others(command: str) -> None:
+    result = run(command, "--help", environment={"COLUMNS": "80"})
     assert (result.returncode, result.stderr) == (0, "")
-    assert option in result.stdout
-    assert "--server URL" in result.stdout
+    shown = set(re.findall(r"^ +(--[a-z-]+)", result.stdout, re.MULTILINE))
+    used, unused = USED[command]
+    assert used | {"--config", "--log-level"} <= shown
+    assert not unused & shown
     assert "(default: " in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert result.stdout.startswith(f"usage: alarmdigest {command} ")
+
+
+def test_every_setting_is_in_one_group_of_the_help() -> None:
+    known = {item.name for item in fields(Settings)} - SECRETS | {"config", "context"}
+    assert sorted(EVERYTHING) == sorted(known)
+    assert next(iter(GROUPS)) == "settings"
+
+
+@pytest.mark.parametrize("command", ["verify", "emulate", "status", "show ada", "backup DIR"])
+def test_one_set_of_options_suits_all_commands(command: str) -> None:
+    """What a command has no use for, it takes nevertheless; the last of these stops it."""
+    shared = ("--data-dir", "x", "--mode", "core", "--http", "off", "--creds", "/no/such")
+    result = run(*command.split(), *shared, "--server", nobody(), "--store", "paper")
+    assert result.returncode == 2
+    assert "--store: 'paper' is none of lmdb, memory" in result.stderr
 
 
 def test_version() -> None:
@@ -85,6 +118,7 @@ def test_version() -> None:
         (["run", "walk"], "walk"),
         (["verify", "--workers", "3"], "--workers"),
         (["--shots", "3"], "--shots"),
+        (["--worker", "3"], "--worker"),  # what is short for one option now may be for two later
         (["--workers"], "--workers"),
         (["--workers", "0"], "--workers"),
         (["--workers", "1025"], "--workers"),
@@ -144,6 +178,59 @@ def test_subjects_that_overlap_end_with_2(subjects: dict[str, str]) -> None:
         result = run(command, "--server", nobody(), *options)
         assert result.returncode == 2
         assert all(f"--{name}-subject" in result.stderr for name in subjects)
+
+
+def test_all_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text("wokers = 3\nretention = 7\nmode = 'core'\nstart = [1]\n")
+    environment = {
+        "ALARMDIGEST_WORKERS": "2000",
+        "ALARMDIGEST_LOG_FORMAT": "xml",
+        "ALARMDIGEST_CREDS": "/no/such",
+        "NATS_URL": "http://me:s3cret@a",
+        "ALARMDIGEST_RETENSION": "7d",
+    }
+    options = ("--config", str(tmp_path / "a.toml"), "--http", "9595", "--event-subject", "a b")
+    for command in ("run", "check-config"):
+        result = run(command, *options, environment=environment)
+        assert (result.returncode, result.stdout) == (2, "")
+        warning, *lines = result.stderr.splitlines()
+        assert "ALARMDIGEST_RETENSION" in warning
+        said = [
+            f"{tmp_path}/a.toml:1: there is no setting 'wokers'; did you mean 'workers'?",
+            f"{tmp_path}/a.toml:4: start: write the value as text, in quotes",
+            "--http: '9595' is no HOST:PORT and not off",
+            "--event-subject: 'a b' is no NATS subject without wildcards",
+            "ALARMDIGEST_LOG_FORMAT: 'xml' is none of text, json",
+            f"{tmp_path}/a.toml:2: retention: '7' is no duration; "
+            "write it like 15ms, 30s, 10m, 1h or 7d",
+            "--workers must be at most 1024 (ALARMDIGEST_WORKERS)",
+            "cannot use server URL http://a: this is no NATS URL; "
+            "it should look like nats://host:4222 or tls://host:4222 (NATS_URL)",
+            "cannot read /no/such: No such file or directory",
+        ]
+        assert sorted(lines) == sorted(f"alarmdigest: {one}" for one in said)
+
+
+def test_files_of_a_login_matter_to_those_who_log_in_only(tmp_path: Path) -> None:
+    environment = {"NATS_CREDS": "/no/such", "NATS_URL": nobody()}
+    for command, code in (("verify", 2), ("rejected", 2), ("status", 1), ("show ada", 4)):
+        words = [*command.split(), "--data-dir", str(tmp_path), "--http", f"{HOST}:{free_port()}"]
+        result = run(*words, environment=environment)
+        assert result.returncode == code
+        assert ("cannot read /no/such" in result.stderr) == (code == 2)
+
+
+@pytest.mark.parametrize("command", ["run", "verify", "status", "show ada", "rejected", "backup x"])
+def test_a_variable_that_nothing_reads_is_warned_of(command: str, tmp_path: Path) -> None:
+    environment = {"NATS_URL": nobody(), "ALARMDIGEST_LOGLEVEL": "debug"}
+    options = ("--data-dir", str(tmp_path), "--http", f"{HOST}:{free_port()}")
+    result = run(
+        *command.split(), *options, environment=environment | {"ALARMDIGEST_CONNECT_TIMEOUT": "1ms"}
+    )
+    first = result.stderr.splitlines()[0]
+    assert re.search(r"Z WARNING MainThread the variable ALARMDIGEST_LOGLEVEL is set, and", first)
+    assert first.endswith("there is no such setting; did you mean 'ALARMDIGEST_LOG_LEVEL'?")
+    assert result.returncode != 2
 
 
 def test_subjects_that_only_begin_alike_do_not_overlap() -> None:

@@ -16,6 +16,7 @@ import pytest
 from test_model import replay
 
 from alarmdigest import __version__, exit_codes
+from alarmdigest.arguments import CONFIG, CONTEXT
 from alarmdigest.cli import main
 from alarmdigest.messages import EVENT_FIELDS, REASONS, read_event, read_request
 from alarmdigest.settings import FLAGS, Settings, read_settings
@@ -34,7 +35,7 @@ MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 # Other people's commands: whether they work is not for a test of ours to say.
 FOREIGN = {
     *("cd", "cp", "curl", "docker", "git", "helm", "kubectl", "mv", "nats", "pip", "python3"),
-    *("ssh", "systemctl"),
+    *("ssh", "systemctl", "systemd-run"),
 }
 
 
@@ -62,11 +63,14 @@ def cells(first: str, text: str = README) -> list[list[str]]:
 
 def options() -> set[str]:
     """Those of all our commands and tools, as argparse is told them."""
-    tools = (ROOT / "alarmdigest/cli.py", ROOT / "benchmarks/soak.py")
+    tools = (ROOT / "alarmdigest/arguments.py", ROOT / "benchmarks/soak.py")
     given = "".join(path.read_text("utf-8") for path in tools)
     of_tools = {f"--{name}" for name in re.findall(r'_add\(\w+, "(\w+)"', given)}
     literal = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', given))
-    return literal | of_tools | {"--" + item.name.replace("_", "-") for item in fields(Settings)}
+    settings = {
+        flag_of(name) for name in (CONFIG, CONTEXT, *(item.name for item in fields(Settings)))
+    }
+    return literal | of_tools | settings
 
 
 OPTIONS = options()

@@ -225,8 +225,30 @@ def test_a_server_that_waits_for_tls_is_guessed(ours: Certificates) -> None:
     extra = ours.server_config("handshake_first: true")
     with NatsServer(jetstream=False, extra=extra, speaks_first=False) as server:
         connection = Connection(server.url, name="test", login=Login(tls_ca=ours.ca), timeout=0.3)
-        with pytest.raises(ConnectFailed, match="needs tls_first"):
+        with pytest.raises(
+            ConnectFailed, match=r"within 0\.3 s: it hangs, or .* needs --tls-first"
+        ):
             connection.connect()
+
+
+def test_a_server_that_hangs_is_not_taken_for_one_that_waits_for_tls(ours: Certificates) -> None:
+    """Without --tls-first it may be either; with it, only one of them is left."""
+    with NatsServer(jetstream=False) as server:
+        server.pause()
+        for first, said in (
+            (False, r"said nothing within 0\.3 s: it hangs, or waits for TLS"),
+            (True, r"no TLS handshake within 0\.3 s: the server hangs$"),
+        ):
+            login = Login(tls_ca=ours.ca, tls_first=first)
+            connection = Connection(server.url, name="test", login=login, timeout=0.3)
+            with pytest.raises(ConnectFailed, match=said):
+                connection.connect()
+
+
+def test_a_server_that_does_not_begin_with_tls_is_told(ours: Certificates) -> None:
+    with NatsServer(jetstream=False, extra=ours.server_config("handshake_first: false")) as server:
+        said = refusal(server.url, Login(tls_ca=ours.ca, tls_first=True))
+    assert "does not begin with TLS: leave out --tls-first" in said
 
 
 def test_an_own_authority_means_tls_also_with_a_plain_url(ours: Certificates) -> None:
@@ -299,7 +321,8 @@ def test_service_and_tools_log_in_with_a_credentials_file_and_show_nothing_of_it
             text=True,
             timeout=30,
         )
-        assert (done.returncode, done.stderr) == (0, "")
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("\n") == 1  # which server it tests
         assert seed not in service.log
         assert service.stop() == 0
 

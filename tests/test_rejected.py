@@ -16,7 +16,9 @@ import pytest
 from support.bus import Bus
 from support.command import run_command
 from support.nats_server import NatsServer
+from support.raw import publish_raw
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
+from support.streams import add, last_of
 from support.wait import eventually
 
 from alarmdigest.tools.refusal import read_refusal
@@ -49,14 +51,16 @@ def shown(server: NatsServer, *options: str) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def following(url: str, *options: str) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
+def following(
+    url: str, *options: str, **login: str
+) -> Iterator[tuple[subprocess.Popen[str], list[str]]]:
     """`rejected` as it goes on, and the lines that it has written so far."""
     process = subprocess.Popen(
         [sys.executable, "-m", "alarmdigest", "rejected", "--server", url, *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=CLEAN_ENVIRONMENT,
+        env=CLEAN_ENVIRONMENT | {f"ALARMDIGEST_{name.upper()}": of for name, of in login.items()},
     )
     lines: list[str] = []
     assert process.stdout is not None
@@ -136,7 +140,47 @@ def test_without_a_stream_it_listens() -> None:
             assert process.wait(10) == 0
         asked = run_command("rejected", "--server", server.url, "--mode", "stream")
         assert asked.returncode == 1
-        assert "no stream ALARM_REJECTED" in asked.stderr
+        assert f"no stream ALARM_REJECTED on {server.url}: it has no JetStream" in asked.stderr
+
+
+@pytest.mark.parametrize("more", [(), ("--follow",), ("--mode", "stream"), ("--refeed", "1")])
+def test_a_stream_that_is_not_there_is_said_and_nobody_listens(
+    server: NatsServer, more: tuple[str, ...]
+) -> None:
+    options = ("--server", server.url, "--rejected-stream", "NOPE", *more)
+    result = run_command("rejected", *options)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr.endswith(
+        f": no stream NOPE on {server.url}: check --rejected-stream; "
+        "the service makes it at its first start in stream mode\n"
+    )
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_domain_that_nobody_answers_for_is_said(server: NatsServer) -> None:
+    result = run_command("rejected", "--server", server.url, "--js-domain", "hub")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert f"no stream ALARM_REJECTED on {server.url}: nobody answers" in result.stderr
+    assert "JetStream domain hub, check --js-domain" in result.stderr
+
+
+def test_an_account_without_jetstream_is_listened_to() -> None:
+    accounts = """
+accounts { A: { jetstream: enabled, users: [{user: a, password: p}] }
+           B: { users: [{user: b, password: p}] } }
+"""
+    with (
+        NatsServer(extra=accounts) as server,
+        following(server.url, user="b", password="p") as (process, _lines),
+    ):
+        assert process.stderr is not None
+        assert "showing what comes from now on" in process.stderr.readline()
+
+
+def test_core_mode_listens_also_where_there_is_a_stream(server: NatsServer) -> None:
+    with following(server.url, "--mode", "core") as (process, _lines):
+        assert process.stderr is not None
+        assert "showing what comes from now on" in process.stderr.readline()
 
 
 def test_refeeding_sends_the_body_to_where_it_came_in_and_has_it_confirmed() -> None:
@@ -175,6 +219,35 @@ def test_what_cannot_be_refed_is_named_and_the_others_are_sent() -> None:
         assert "'someone.else' is none of the service's input subjects" in problems[0]
         assert "cut" in problems[1]
         assert problems[2] == "99: not sent: ALARM_REJECTED holds no such message"
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        *(b"AlarmStatusChanged\x1b[31m", b"AlarmStatusChanged.\x07", b"AlarmStatusChanged\x1f"),
+        *(
+            b"AlarmStatusChanged.a\nPUB b 0\n\n",
+            b"AlarmStatusChanged.a\tb",
+            b"AlarmStatusChanged a",
+        ),
+        *(b"AlarmStatusChanged.>", b"AlarmStatusChanged.*", b"AlarmStatusChanged.", b""),
+        *(b"AlarmStatusChanged.\xff", "AlarmStatusChanged.\u202e".encode()),
+    ],
+)
+def test_what_claims_to_come_from_no_subject_is_not_sent(subject: bytes) -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, "ALARM_REJECTED", ["AlarmRejected"])
+        add(bus, "EVERYTHING", ["AlarmStatusChanged", "AlarmStatusChanged.>"])
+        headers = b"NATS/1.0\r\nAlarmdigest-Subject: " + subject + b"\r\n\r\n"
+        size = len(headers), len(headers) + 4
+        publish_raw(server.url, b"HPUB AlarmRejected %d %d\r\n%bbody\r\n" % (*size, headers))
+        eventually(lambda: last_of(bus, "ALARM_REJECTED") == 1, what="the refusal in its stream")
+        result = run_command("rejected", "--server", server.url, "--refeed", "1")
+        assert (result.returncode, result.stdout) == (1, "")
+        assert "is no subject to publish to" in result.stderr
+        assert result.stderr.isascii()
+        assert result.stderr.rstrip("\n").isprintable()
+        assert last_of(bus, "EVERYTHING") == 0
 
 
 @pytest.mark.parametrize("numbers", ["", "1,", "one", "0", "-1"])

@@ -204,7 +204,7 @@ def test_a_subject_is_read(name: str, text: str) -> None:
     assert getattr(read(**{name: text}), name) == text
 
 
-@pytest.mark.parametrize("output", ["digest_subject", "rejected_subject"])
+@pytest.mark.parametrize("output", ["digest_subject", "rejected_subject", "inbox_prefix"])
 @pytest.mark.parametrize("given", ["event_subject", "request_subject"])
 @pytest.mark.parametrize("below", ["", ".x", ".x.y"])
 def test_an_output_within_an_input_is_refused(output: str, given: str, below: str) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.credentials import private
 
 from alarmdigest import cli
-from alarmdigest.settings import Effective, SettingsError, read_settings
+from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
 from alarmdigest.settings.layers import Given, Level
 from alarmdigest.settings.sources import winners
 
@@ -235,7 +235,7 @@ def test_of_each_setting_the_highest_level_that_has_it_wins(
         for name in PLAIN
         if any(name in names for names in there.values())
     }
-    found = winners(layers)
+    found = winners(layers, [])
     assert {name: one.level for name, one in found.items()} == expected
     assert all(one.text == f"{name} of {one.level.name}" for name, one in found.items())
 
@@ -300,6 +300,73 @@ def test_a_settings_file_or_context_with_a_secret_is_better_not_readable_by_othe
     assert read_settings(texts, environment).warnings == ()
 
 
+# -- several mistakes ------------------------------------------------------------------------------
+
+
+def test_what_is_usable_beside_the_mistakes_is_used(tmp_path: Path) -> None:
+    file = private(tmp_path / "settings.toml", "mode = 'core'\nworker = 3\nretention = 'long'")
+    found = survey({"config": str(file), "split_size": "1"}, {"NATS_URL": "a"})
+    assert (found.settings.mode, found.settings.server) == ("core", ("nats://a",))
+    assert found.settings.retention == Settings().retention
+    assert [one.partition(" ")[0] for one in found.problems] == [
+        *(f"{file}:2:", f"{file}:3:", "--split-size")
+    ]
+
+
+def test_a_value_that_is_wrong_is_not_compared_with_others() -> None:
+    """Its default contradicts what is beside it, which says nothing about what was meant."""
+    found = survey({"event_subject": "a b", "digest_subject": "AlarmStatusChanged.x"}, {})
+    assert [one.partition(":")[0] for one in found.problems] == ["--event-subject"]
+
+
+def test_of_two_secrets_one_complaint_is_enough() -> None:
+    both = {"ALARMDIGEST_PASSWORD": "p", "ALARMDIGEST_PASSWORD_FILE": "f", "ALARMDIGEST_USER": "u"}
+    found = survey({}, both)
+    assert len(found.problems) == 1
+    assert "exclude each other" in found.problems[0]
+
+
+# -- variables that nothing reads ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "hint"),
+    [
+        ("ALARMDIGEST_WORKER", "3", "; did you mean 'ALARMDIGEST_WORKERS'?"),
+        ("ALARMDIGEST_DATADIR", "x", "; did you mean 'ALARMDIGEST_DATA_DIR'?"),
+        ("ALARMDIGEST_CONFIG_FILE", "x", "; did you mean 'ALARMDIGEST_CONFIG'?"),
+        ("ALARMDIGEST_ZZZ", "", ""),
+        # Beginning or ending as those of Kubernetes do.
+        ("ALARMDIGEST_HTTP_PORT", "9595", "; did you mean 'ALARMDIGEST_HTTP'?"),
+        ("ALARMDIGEST_PORT", "9595", ""),
+        ("ALARMDIGEST_SERVICE_API", "no", "; did you mean 'ALARMDIGEST_NO_SERVICE_API'?"),
+    ],
+)
+def test_a_variable_that_is_mistyped_is_named_with_the_nearest_one(
+    name: str, text: str, hint: str
+) -> None:
+    [warning] = read_settings({}, {name: text, "ALARMDIGEST_HTTP": "off"}).warnings
+    assert warning == f"the variable {name} is set, and there is no such setting{hint}"
+
+
+def test_variables_of_kubernetes_of_tests_and_of_the_build_are_no_mistakes() -> None:
+    """What a container is told of the Services alarmdigest and alarmdigest-x of its namespace."""
+    tcp = "tcp://10.0.0.1:9595"
+    injected = {
+        f"ALARMDIGEST{name}_{rest}": text
+        for name in ("", "_X")
+        for rest, text in {
+            **{"SERVICE_HOST": "10.0.0.1", "SERVICE_PORT": "9595", "SERVICE_PORT_HTTP": "9595"},
+            **{"PORT": tcp, "PORT_9595_TCP": tcp, "PORT_9595_TCP_PROTO": "tcp"},
+            **{"PORT_9595_TCP_PORT": "9595", "PORT_9595_TCP_ADDR": "10.0.0.1"},
+        }.items()
+    }
+    ours = ("TEST_LONG", "TEST_ANY", "BENCH_ROUNDS", "FAILPOINT", "DEBUG", "SANITIZE")
+    others = {"ALARMDIGEST": "x", "ALARMDIGESTS_X": "x", "NATS_WORKERS": "x"}
+    environment = injected | others | {f"ALARMDIGEST_{name}": "1" for name in ours}
+    assert read_settings({}, environment).warnings == ()
+
+
 # -- check-config ----------------------------------------------------------------------------------
 
 
@@ -319,6 +386,8 @@ def test_check_config_tells_values_and_origins_and_masks_secrets(
         "server": ("nats://a:1,nats://b:2", "NATS_URL"),
         "retention": ("2d", f"{file}:1"),
         "token": ("********", f"{file}:2"),
+        "user": ("u", "NATS_URL"),
+        "password": ("********", "NATS_URL"),
         "mode": ("auto", "default"),
         "publish_empty": ("false", "default"),
     }
@@ -333,6 +402,51 @@ def test_check_config_tells_values_and_origins_and_masks_secrets(
     ]
     assert f"chmod 600 {file}" in lines
     assert "s3cret" not in printed + lines
+
+
+@pytest.mark.parametrize(
+    ("url", "more", "shown"),
+    [
+        ("nats://me:s3%2Fcret@a", {}, {"user": "me", "password": "********", "token": ""}),
+        ("nats://s3cret@a", {}, {"user": "", "password": "", "token": "********"}),
+        ("nats://a", {}, {"user": "", "password": "", "token": ""}),
+        # For b it is the other one.
+        (
+            "nats://me:s3cret@a,b",
+            {"ALARMDIGEST_USER": "you", "ALARMDIGEST_PASSWORD": "s3cret"},
+            {"user": "me,you", "password": "********", "token": ""},
+        ),
+    ],
+)
+def test_check_config_shows_the_login_that_hides_in_a_url(
+    url: str,
+    more: dict[str, str],
+    shown: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, text in {"NATS_URL": url, **more}.items():
+        monkeypatch.setenv(name, text)
+    assert cli.main(["check-config", "--json"]) == 0
+    printed = capsys.readouterr().out
+    told = json.loads(printed)["settings"]
+    assert {name: told[name]["value"] for name in shown} == shown
+    for name, value in shown.items():
+        of_more = f", ALARMDIGEST_{name.upper()}" if more and value else ""
+        assert told[name]["origin"] == (f"NATS_URL{of_more}" if value else "default")
+    assert "cret" not in printed
+
+
+def test_check_config_lists_a_variable_that_nothing_reads(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ALARMDIGEST_WORKER", "3")
+    assert cli.main(["check-config"]) == 0
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .startswith("warning: the variable ALARMDIGEST_WORKER is set")
+    )
 
 
 @pytest.mark.parametrize(

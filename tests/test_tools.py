@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import re
 import time
 from collections.abc import Iterator
 
@@ -11,10 +10,11 @@ import orjson
 import pytest
 from nats.aio.msg import Msg
 from support.bus import Bus
+from support.command import run_command
 from support.jetstream import connected
 from support.nats_server import HOST, NatsServer, free_port
 from support.raw import frames_of, publish_raw
-from support.service import CLEAN_ENVIRONMENT, ServiceProcess
+from support.service import ServiceProcess
 from support.wait import eventually
 
 from alarmdigest.tools.subscription import Subscription
@@ -28,20 +28,15 @@ def server() -> Iterator[NatsServer]:
         yield server
 
 
-def run_tool(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "alarmdigest", *arguments],
-        capture_output=True,
-        text=True,
-        env=CLEAN_ENVIRONMENT,
-        timeout=60,
-    )
-
-
 def test_verify_passes_with_a_running_service(server: NatsServer) -> None:
     with ServiceProcess(server.url) as service:
-        result = run_tool("verify", "--server", server.url)
-        assert (result.returncode, result.stderr) == (0, "")
+        service.wait_for_log("name=alarmdigest-micro")
+        result = run_command("verify", "--server", server.url)
+        assert result.returncode == 0
+        assert re.fullmatch(
+            rf"testing on {server.url} \(nats-server [\d.]+\): a service in core mode\n",
+            result.stderr,
+        )
         assert result.stdout.splitlines() == [
             'waiting to consume "AlarmDigest" messages',
             "Smoke test passed",
@@ -49,16 +44,46 @@ def test_verify_passes_with_a_running_service(server: NatsServer) -> None:
         assert service.metric("alarmdigest_book_alarms_sent_total") == 2
 
 
+@pytest.mark.parametrize("tool", [("verify", "--timeout", "200ms"), ("emulate", *QUICK)])
+def test_tools_name_the_server_first_and_never_a_secret(tool: tuple[str, ...]) -> None:
+    login = 'authorization { user: me, password: "s3cret" }'
+    with NatsServer(extra=login) as server:
+        url = f"nats://me:s3cret@{HOST}:{server.port}"
+        result = run_command(*tool, NATS_URL=url)
+        assert result.returncode == 1
+        assert result.stderr.startswith(f"testing on {server.url} (nats-server ")
+        assert result.stderr.endswith(": no service there tells its mode\n")
+        assert "s3cret" not in result.stderr + result.stdout
+        with ServiceProcess(mode="stream", environment={"NATS_URL": url}) as service:
+            service.wait_for_log("name=alarmdigest-micro")
+            result = run_command(*tool, NATS_URL=url)
+            assert ": a service in stream mode\n" in result.stderr
+            # Whoever has other subjects is not tested.
+            others = run_command(*tool, "--request-subject", "R", NATS_URL=url)
+            assert ": no service there tells its mode\n" in others.stderr
+
+
+def test_who_may_not_ask_for_the_mode_may_test_all_the_same() -> None:
+    may = 'publish: { deny: ["$SRV.>"] }'
+    users = f"users: [{{ user: tool, password: p, permissions: {{ {may} }} }}]"
+    with NatsServer(extra=f"authorization {{ {users} }}") as server:
+        url = f"nats://tool:p@{HOST}:{server.port}"
+        with ServiceProcess(environment={"NATS_URL": url}):
+            result = run_command("verify", NATS_URL=url)
+    assert result.returncode == 0, result.stdout
+    assert "no service there tells its mode" in result.stderr
+
+
 def test_verify_takes_the_subjects_of_the_service(server: NatsServer) -> None:
     subjects = ("--event-subject", "E.v", "--request-subject", "R.q", "--digest-subject", "D.g")
     with ServiceProcess(server.url, options=subjects):
-        result = run_tool("verify", "--server", server.url, *subjects)
+        result = run_command("verify", "--server", server.url, *subjects)
         assert result.returncode == 0, result.stdout
         assert 'waiting to consume "D.g" messages' in result.stdout
 
 
 def test_verify_without_a_service_says_what_it_missed(server: NatsServer) -> None:
-    result = run_tool("verify", "--server", server.url, "--timeout", "200ms")
+    result = run_command("verify", "--server", server.url, "--timeout", "200ms")
     assert result.returncode == 1
     first, last = result.stdout.splitlines()
     assert first == 'waiting to consume "AlarmDigest" messages'
@@ -69,8 +94,9 @@ def test_verify_without_a_service_says_what_it_missed(server: NatsServer) -> Non
 
 def test_emulate_accounts_for_every_digest_of_a_running_service(server: NatsServer) -> None:
     with ServiceProcess(server.url) as service, Bus(server.url) as bus:
-        result = run_tool("emulate", "--server", server.url, "--shots", "20", "--bursts", "60")
-        assert (result.returncode, result.stderr) == (0, "")
+        result = run_command("emulate", "--server", server.url, "--shots", "20", "--bursts", "60")
+        assert result.returncode == 0, result.stderr
+        assert result.stderr.startswith(f"testing on {server.url} ")
         assert result.stdout.startswith(
             "1200 digests expected, 1200 received, 0 missing, 0 doubled, 0 wrong, in "
         )
@@ -100,7 +126,7 @@ def test_tools_leave_no_active_alarm_behind(
         for subject in ("AlarmStatusChanged", "AlarmStatusChanged.>"):
             bus.run(bus.client.subscribe(subject, cb=note))
         bus.flush()
-        assert run_tool(*tool, "--server", server.url).returncode == 0
+        assert run_command(*tool, "--server", server.url).returncode == 0
         bus.flush()
         eventually(
             lambda: [status for _time, status in latest.values()] == ["CLEARED"] * alarms,
@@ -111,7 +137,7 @@ def test_tools_leave_no_active_alarm_behind(
 def test_tools_pass_with_a_service_that_publishes_empty_digests(server: NatsServer) -> None:
     with ServiceProcess(server.url, options=["--publish-empty"]) as service:
         for tool in (("verify",), ("emulate", *QUICK)):
-            result = run_tool(*tool, "--server", server.url)
+            result = run_command(*tool, "--server", server.url)
             assert result.returncode == 0, result.stdout
         # One that verify asks for, and the second request of each of the two users.
         assert service.metric("alarmdigest_book_empty_requests_total") == 3
@@ -127,10 +153,10 @@ def test_tools_report_a_service_that_answers_wrongly(server: NatsServer) -> None
 
         bus.run(bus.client.subscribe("SendAlarmDigest", cb=lie))
         bus.flush()
-        result = run_tool("verify", "--server", server.url)
+        result = run_command("verify", "--server", server.url)
         assert result.returncode == 1
         assert "Smoke test failed: expected the digest" in result.stdout
-        result = run_tool("emulate", "--server", server.url, *QUICK)
+        result = run_command("emulate", "--server", server.url, *QUICK)
         assert result.returncode == 1
         assert "2 digests expected, 2 received, 0 missing, 0 doubled, 2 wrong" in result.stdout
 
@@ -144,9 +170,9 @@ def test_tools_notice_a_digest_that_comes_twice(server: NatsServer) -> None:
 
         bus.run(bus.client.subscribe("AlarmDigest", cb=repeat))
         bus.flush()
-        result = run_tool("verify", "--server", server.url)
+        result = run_command("verify", "--server", server.url)
         assert result.returncode == 1
-        result = run_tool("emulate", "--server", server.url, *QUICK)
+        result = run_command("emulate", "--server", server.url, *QUICK)
         assert result.returncode == 1
         assert "2 digests expected, 2 received, 0 missing, 2 doubled, 0 wrong" in result.stdout
 
@@ -162,7 +188,7 @@ def test_verify_notices_a_digest_when_nothing_was_due(server: NatsServer) -> Non
 
         bus.run(bus.client.subscribe("SendAlarmDigest", cb=answer_again))
         bus.flush()
-        result = run_tool("verify", "--server", server.url)
+        result = run_command("verify", "--server", server.url)
         assert result.returncode == 1
         assert "Smoke test failed: nothing was due, but a digest came" in result.stdout
 
@@ -178,14 +204,14 @@ def test_tools_pass_over_what_is_no_digest(server: NatsServer) -> None:
         bus.run(bus.client.subscribe("AlarmStatusChanged", cb=disturb))
         bus.flush()
         for tool in (("verify",), ("emulate", *QUICK)):
-            result = run_tool(*tool, "--server", server.url)
-            assert (result.returncode, result.stderr) == (0, "")
+            result = run_command(*tool, "--server", server.url)
+            assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.parametrize("tool", ["verify", "emulate"])
 def test_tools_without_a_server_end_with_3(tool: str) -> None:
     url = f"nats://{HOST}:{free_port()}"
-    result = run_tool(tool, "--server", url)
+    result = run_command(tool, "--server", url)
     assert result.returncode == 3
     assert result.stderr.startswith(f"alarmdigest: {url}: ")
     assert len(result.stderr.splitlines()) == 1
@@ -193,7 +219,7 @@ def test_tools_without_a_server_end_with_3(tool: str) -> None:
 
 @pytest.mark.parametrize("tool", ["verify", "emulate"])
 def test_tools_take_a_server_url_that_cannot_work_for_a_mistake_in_usage(tool: str) -> None:
-    result = run_tool(tool, "--server", "nats://:4222")
+    result = run_command(tool, "--server", "nats://:4222")
     assert result.returncode == 2
     assert "cannot use server URL" in result.stderr
 

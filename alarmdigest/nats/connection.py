@@ -80,14 +80,13 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             options["port"] = options["port"] or DEFAULT_PORT
         except (ValueError, NATSError) as error:
             # What stands for a port may be half of a password.
-            why = "its port is no number" if "Port could not" in str(error) else error
+            why = "its port is no number" if "Port could not" in str(error) else str(error)
             # "from None": what the others raise may hold the URL with its password.
             raise UrlError(
                 f"cannot use server URL {redacted(url)}: {why or 'this is no NATS URL'}; "
                 "it should look like nats://host:4222 or tls://host:4222"
             ) from None
-        options["username"] = unquote(options["username"] or "")
-        options["password"] = unquote(options["password"] or "")
+        options["username"], options["password"] = login_in(url)
         options["version"] = __version__
         options["tls"] = options["tls"] or login.wants_tls
         self._login = login
@@ -157,7 +156,18 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
 
     def _connect_tls(self) -> None:
         context = self._login.tls_context()
-        self._socket = context.wrap_socket(self._socket, server_hostname=self._tls_name)
+        try:
+            self._socket = context.wrap_socket(self._socket, server_hostname=self._tls_name)
+        except TimeoutError:
+            raise ConnectFailed(
+                f"no TLS handshake within {self._socket_options['timeout']:g} s: the server hangs"
+            ) from None
+        except ssl.SSLError as error:
+            if self._login.tls_first and error.reason == "WRONG_VERSION_NUMBER":
+                raise ConnectFailed(
+                    "the server does not begin with TLS: leave out --tls-first (tls:// is enough)"
+                ) from error
+            raise
 
     def _send_connect_command(self) -> None:
         if not self.info.get("headers"):
@@ -191,8 +201,12 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             try:
                 received += self._receive_some(deadline)
             except TimeoutError:
-                hint = "" if self._login.tls_first else "; one with handshake_first needs tls_first"
-                raise ConnectFailed(f"the server said nothing, no answer in time{hint}") from None
+                # Nothing tells the two apart.
+                waits = ", or waits for TLS (one with handshake_first needs --tls-first)"
+                raise ConnectFailed(
+                    f"the server said nothing within {self._socket_options['timeout']:g} s: "
+                    f"it hangs{'' if self._login.tls_first else waits}"
+                ) from None
             if len(received) > 1024 * 1024:
                 raise ConnectFailed("what answers there does not speak NATS")
         end = received.index(b"\r\n") + 2
@@ -226,7 +240,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def _receive_some(self, deadline: float) -> bytes:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise ConnectFailed("no answer in time")
+            raise TimeoutError("no answer in time")
         self._socket.settimeout(left)
         data: bytes = self._socket.recv(65536)
         if not data:
@@ -329,6 +343,12 @@ def redacted(url: str) -> str:
     if port_colon and not port.isdigit() and not port.startswith("//") and not host.count("["):
         place = f"{host}:***"
     return f"{scheme}://{place}" if at and colon else place
+
+
+def login_in(url: str) -> tuple[str, str]:
+    """User and password of a URL, empty for none; a token is a user without a password."""
+    parts = urlsplit(url)
+    return unquote(parts.username or ""), unquote(parts.password or "")
 
 
 def _check_credentials(url: str) -> None:

@@ -50,4 +50,8 @@ class StreamConflict(NatsError):
 
 
 class LoginError(NatsError):
-    """A file of credentials or certificates that cannot be used; names the file, never its text."""
+    """Files of credentials or certificates that cannot be used: one line for each, which names the
+    file and never its text."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))

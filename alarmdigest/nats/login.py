@@ -10,6 +10,8 @@ import base64
 import re
 import ssl
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,13 +95,31 @@ class Login:
     def check(self) -> list[str]:
         """Try all files once, before anything is started; what is unwise about them, one line each.
 
-        Raises LoginError for a file that cannot be used or that anybody may overwrite, and where a
-        package is missing.
+        Raises LoginError for all files that cannot be used or that anybody may overwrite, and where
+        a package is missing.
         """
-        self.connect_fields(nonce="a try")
-        self.tls_context()
-        secret_files = self.password_file, self.token_file, self.creds, self.nkey, self.tls_key
-        return [line for file in secret_files if file is not None for line in exposure(file)]
+        warnings: list[str] = []
+        problems: list[str] = []
+        with noting(problems):
+            self.connect_fields(nonce="a try")
+        with noting(problems):
+            self.tls_context()
+        for file in (self.password_file, self.token_file, self.creds, self.nkey, self.tls_key):
+            if file is not None:
+                with noting(problems):
+                    warnings += exposure(file)
+        if problems:
+            raise LoginError(*dict.fromkeys(problems))  # one that is missing fails twice
+        return warnings
+
+
+@contextmanager
+def noting(problems: list[str]) -> Iterator[None]:
+    """Have a LoginError end this block only, with what it says among the problems."""
+    try:
+        yield
+    except LoginError as error:
+        problems += error.args
 
 
 def exposure(file: Path) -> list[str]:

@@ -10,7 +10,7 @@ from alarmdigest.settings.options import (
     SettingsError,
 )
 from alarmdigest.settings.readers import SPLIT_AUTO, HttpAddress, duration, positive, size
-from alarmdigest.settings.sources import Effective, from_texts, read_settings
+from alarmdigest.settings.sources import Effective, from_texts, read_settings, survey
 
 __all__ = [
     "DEFAULT_HTTP",
@@ -28,4 +28,5 @@ __all__ = [
     "positive",
     "read_settings",
     "size",
+    "survey",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 import sys
 from collections.abc import Collection
@@ -10,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from alarmdigest.settings.layers import Given, Layer, Level
-from alarmdigest.settings.options import SettingsError
+from alarmdigest.settings.strays import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -18,30 +17,36 @@ else:
     import tomli as tomllib
 
 
-def read_file(file: Path, known: Collection[str]) -> Layer:
-    """What the file sets, of the ``known`` fields. Raises SettingsError."""
+def read_file(file: Path, known: Collection[str], problems: list[str]) -> Layer:
+    """What the file sets, of the ``known`` fields; what is wrong is added to ``problems``."""
+    layer: Layer = {}
     try:
         text = file.read_text("utf-8")
         table = tomllib.loads(text)
     except OSError as error:
-        raise SettingsError(f"cannot read the settings file {file}: {error.strerror}") from None
+        problems.append(f"cannot read the settings file {file}: {error.strerror}")
+        return layer
     except UnicodeDecodeError:
-        raise SettingsError(f"{file} is not text in UTF-8") from None
+        problems.append(f"{file} is not text in UTF-8")
+        return layer
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{file} is no TOML: {error}") from None
-    layer: Layer = {}
+        problems.append(f"{file} is no TOML: {error}")
+        return layer
     for key, value in table.items():
         name, place = key.replace("-", "_"), f"{file}:{_line_of(key, text)}"
         if name not in known:
-            raise SettingsError(f"{place}: there is no setting {key!r}{_nearest(name, known)}")
-        if name in layer:
-            raise SettingsError(f"{place}: {key!r} was set before, at {layer[name].origin}")
-        layer[name] = Given(_text_of(value, name, place), Level.FILE, place)
+            problems.append(f"{place}: there is no setting {key!r}{nearest(name, known)}")
+        elif name in layer:
+            problems.append(f"{place}: {key!r} was set before, at {layer[name].origin}")
+        elif (written := _text_of(value, name)) is None:
+            problems.append(f"{place}: {name}: write the value as text, in quotes")
+        else:
+            layer[name] = Given(written, Level.FILE, place)
     return layer
 
 
-def _text_of(value: object, name: str, place: str) -> str:
-    """The value as an option would have it."""
+def _text_of(value: object, name: str) -> str | None:
+    """The value as an option would have it; None where an option has no such thing."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (str, int)):
@@ -50,7 +55,7 @@ def _text_of(value: object, name: str, place: str) -> str:
         return value.isoformat()
     if isinstance(value, list) and name == "server" and all(isinstance(one, str) for one in value):
         return ",".join(value)
-    raise SettingsError(f"{place}: {name}: write the value as text, in quotes")
+    return None
 
 
 def _line_of(key: str, text: str) -> int:
@@ -58,8 +63,3 @@ def _line_of(key: str, text: str) -> int:
     pattern = re.compile(rf"""\s*\[*\s*["']?{re.escape(key)}["']?\s*[=.\]]""")
     lines = enumerate(text.splitlines(), start=1)
     return next((number for number, line in lines if pattern.match(line)), 1)
-
-
-def _nearest(name: str, known: Collection[str]) -> str:
-    found = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {found[0]!r}?" if found else ""

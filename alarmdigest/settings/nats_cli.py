@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from alarmdigest.settings.layers import Given, Layer, Level
-from alarmdigest.settings.options import SettingsError
 
 VARIABLES = {
     "NATS_URL": "server",
@@ -48,32 +47,37 @@ def read_variables(environment: Mapping[str, str]) -> Layer:
     }
 
 
-def context_file(name: str, environment: Mapping[str, str]) -> Path:
-    """Where the tool keeps the context of that name. Raises SettingsError."""
+def context_file(name: str, environment: Mapping[str, str]) -> Path | None:
+    """Where the tool keeps the context of that name; None if none can have it."""
     if not name or "/" in name or name.startswith("."):
-        raise SettingsError(f"{name!r} is no name of a context")
+        return None
     base = environment.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
     return Path(base, "nats", "context", f"{name}.json")
 
 
-def read_context(file: Path) -> Layer:
-    """What a context sets. Raises SettingsError also for a key that we could not honour."""
+def read_context(file: Path, problems: list[str]) -> Layer:
+    """What a context sets; what is wrong is added to ``problems``, also a key that we could not
+    honour."""
+    layer: Layer = {}
     try:
         context = json.loads(file.read_text("utf-8"))
     except OSError as error:
-        raise SettingsError(f"cannot read the context {file}: {error.strerror}") from None
+        problems.append(f"cannot read the context {file}: {error.strerror}")
+        return layer
     except ValueError:
-        raise SettingsError(f"the context {file} is no JSON") from None
+        problems.append(f"the context {file} is no JSON")
+        return layer
     if not isinstance(context, dict):
-        raise SettingsError(f"the context {file} is no object of keys")
-    layer: Layer = {}
+        problems.append(f"the context {file} is no object of keys")
+        return layer
     for key, value in context.items():
         if not value or key in IDLE_KEYS:
             continue
         if key not in CONTEXT_KEYS:
-            raise SettingsError(f"{file}: {key} is set, which alarmdigest cannot honour")
-        if not isinstance(value, (str, bool)):
-            raise SettingsError(f"{file}: {key} is neither text nor true")
-        text = value if isinstance(value, str) else "true"
-        layer[CONTEXT_KEYS[key]] = Given(text, Level.CONTEXT, f"{file}, {key}")
+            problems.append(f"{file}: {key} is set, which alarmdigest cannot honour")
+        elif not isinstance(value, (str, bool)):
+            problems.append(f"{file}: {key} is neither text nor true")
+        else:
+            text = value if isinstance(value, str) else "true"
+            layer[CONTEXT_KEYS[key]] = Given(text, Level.CONTEXT, f"{file}, {key}")
     return layer

@@ -6,11 +6,13 @@ and the key ``digest_subject`` of a settings file. Which of them wins is told in
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import UrlError
 from alarmdigest.nats.login import INBOX_PREFIX, Login
 from alarmdigest.settings.readers import (
     SPLIT_AUTO,
@@ -41,7 +43,11 @@ DURATIONS_FROM_ZERO = ("checkpoint_interval", "connect_timeout", "ping_interval"
 
 
 class SettingsError(ValueError):
-    """A setting that cannot be used: says which, where it comes from, and what would do."""
+    """Settings that cannot be used: one line for each, which says which, where it comes from, and
+    what would do."""
+
+    def __str__(self) -> str:
+        return "; ".join(map(str, self.args))
 
 
 DEFAULT_HTTP = HttpAddress("127.0.0.1", 9595, may_move=True)
@@ -74,7 +80,7 @@ class Settings:
         "",
         "URL",
         "nats://host:port or tls://host:port; repeat it for more servers of a cluster "
-        "(default: NATS_URL, else 127.0.0.1:4222)",
+        "(default: NATS_URL, else the one on 127.0.0.1:4222, else an embedded one there)",
     )
     data_dir: Path = option(
         Path, "alarmdigest-data", "DIR", "where the state and the embedded server's files are kept"
@@ -117,9 +123,14 @@ class Settings:
         },
     )
     log_level: str = option(
-        one_of("debug", "info", "warning", "error"), "info", "LEVEL", "least level to log"
+        one_of("debug", "info", "warning", "error"),
+        "info",
+        "LEVEL",
+        "least level to log: debug, info, warning or error",
     )
-    log_format: str = option(one_of("text", "json"), "text", "FORMAT", "text or json")
+    log_format: str = option(
+        one_of("text", "json"), "text", "FORMAT", "text or json; always on stderr"
+    )
 
     event_subject: str = option(
         subject, "AlarmStatusChanged", "SUBJECT", "events come in here and below it (SUBJECT.>)"
@@ -171,7 +182,8 @@ class Settings:
         size,
         "512MiB",
         "SIZE",
-        "how much may wait for workers that lag; beyond it arriving messages are dropped, counted",
+        "how much may wait for workers that lag; beyond it, core mode drops and counts what "
+        "arrives, and stream mode leaves it in the stream",
     )
     connect_timeout: int = option(
         duration, "30s", "TIME", "how long to try for a first connection before exit code 3"
@@ -251,53 +263,54 @@ def flag_of(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def check(settings: Settings) -> None:
-    """What no option can tell by itself. Raises SettingsError."""
-    inputs = {
-        "--event-subject": settings.event_subject,
-        "--request-subject": settings.request_subject,
-    }
-    outputs = {
-        "--digest-subject": settings.digest_subject,
-        "--rejected-subject": settings.rejected_subject,
-        "--inbox-prefix": settings.inbox_prefix,
-    }
+def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What no option can tell by itself: the fields that it is about, and what is wrong."""
+    inputs, outputs = ("event_subject", "request_subject"), ("digest_subject", "rejected_subject")
     if _inside(settings.event_subject, settings.request_subject) or _inside(
         settings.request_subject, settings.event_subject
     ):
-        raise SettingsError(
+        yield (
+            inputs,
             f"--event-subject {settings.event_subject} and --request-subject "
-            f"{settings.request_subject} overlap; neither may lie below the other"
+            f"{settings.request_subject} overlap; neither may lie below the other",
         )
-    for out_name, out in outputs.items():
-        for in_name, inside in inputs.items():
+    for out_name in (*outputs, "inbox_prefix"):
+        for in_name in inputs:
+            out, inside = getattr(settings, out_name), getattr(settings, in_name)
             if _inside(out, inside):
-                raise SettingsError(
-                    f"{out_name} {out} lies inside {in_name} {inside}: "
-                    "the service would read what it writes"
+                yield (
+                    (out_name, in_name),
+                    f"{flag_of(out_name)} {out} lies inside {flag_of(in_name)} {inside}: "
+                    "the service would read what it writes",
                 )
     if settings.digest_subject == settings.rejected_subject:
-        raise SettingsError("--digest-subject and --rejected-subject must differ")
+        yield outputs, "--digest-subject and --rejected-subject must differ"
     if settings.split_size != SPLIT_AUTO and not (
         MIN_SPLIT_BYTES <= settings.split_size <= MAX_SPLIT_BYTES
     ):
-        raise SettingsError("--split-size must be auto or from 16KiB to 64MiB")
-    names = {settings.events_stream, settings.digests_stream, settings.rejected_stream}
-    if len(names) < 3:
-        raise SettingsError("--events-stream, --digests-stream and --rejected-stream must differ")
+        yield ("split_size",), "--split-size must be auto or from 16KiB to 64MiB"
+    streams = "events_stream", "digests_stream", "rejected_stream"
+    if len({getattr(settings, name) for name in streams}) < len(streams):
+        yield streams, "--events-stream, --digests-stream and --rejected-stream must differ"
     for name in ("clock_skew", "retention", *DURATIONS_FROM_ZERO):
         if getattr(settings, name) > HUNDRED_YEARS_NS:
-            raise SettingsError(f"--{name.replace('_', '-')} must be at most 100 years")
+            yield (name,), f"{flag_of(name)} must be at most 100 years"
     if settings.workers > 1024:
-        raise SettingsError("--workers must be at most 1024")
+        yield ("workers",), "--workers must be at most 1024"
     for name in DURATIONS_FROM_ZERO:
         if getattr(settings, name) == 0:
-            raise SettingsError(f"--{name.replace('_', '-')} must be more than 0")
+            yield (name,), f"{flag_of(name)} must be more than 0"
+    for url in settings.server:
+        try:
+            Connection(url, name="")
+        except UrlError as error:
+            yield ("server",), str(error)
     if (settings.tls_cert is None) != (settings.tls_key is None):
-        raise SettingsError("--tls-cert and --tls-key belong together")
+        yield ("tls_cert", "tls_key"), "--tls-cert and --tls-key belong together"
     if settings.login.wants_tls and not settings.server:
-        raise SettingsError(
-            "--tls-ca, --tls-cert and --tls-first need a --server: the embedded one has no TLS"
+        yield (
+            ("tls_ca", "tls_cert", "tls_first"),
+            "--tls-ca, --tls-cert and --tls-first need a --server: the embedded one has no TLS",
         )
 
 

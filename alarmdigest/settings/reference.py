@@ -22,8 +22,9 @@ from the strongest to the weakest:
 5. the context of the `nats` tool;
 6. the default.
 
-This shows what counts and where it comes from, secrets masked. It connects to nobody; the exit code
-is 2 if anything cannot be used:
+This shows what counts and where it comes from, secrets masked, also a login in a server's URL. It
+connects to nobody. If anything cannot be used, it says all that is wrong, and the exit code is 2;
+so does the service:
 
 ```console
 $ alarmdigest check-config
@@ -33,6 +34,10 @@ $ alarmdigest check-config --json
 Times are written like `15ms`, `30s`, `10m`, `1h` or `7d`, sizes like `64KiB` or `512MiB`. Paths
 that are not absolute begin where the service starts; `~` is the home directory in those of
 credentials and certificates.
+
+A variable `ALARMDIGEST_…` that is none of them is most likely mistyped: each command warns of it
+and names the nearest one. (Those that Kubernetes sets for a Service called `alarmdigest` are no
+mistake.)
 
 ## The settings file
 

@@ -7,20 +7,27 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-from alarmdigest.nats.errors import LoginError
-from alarmdigest.nats.login import exposure
+from alarmdigest.nats.login import exposure, noting
 from alarmdigest.settings.files import read_file
 from alarmdigest.settings.layers import Given, Layer, Level
 from alarmdigest.settings.nats_cli import context_file, read_context, read_variables
-from alarmdigest.settings.options import SECRETS, Settings, SettingsError, check, flag_of, variable
+from alarmdigest.settings.options import (
+    SECRETS,
+    Settings,
+    SettingsError,
+    contradictions,
+    flag_of,
+    variable,
+)
+from alarmdigest.settings.strays import stray_variables
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
 NAMES = tuple(READERS)
 # Settings of the settings: where else to look. Both are options, too.
 CONFIG_VARIABLE = "ALARMDIGEST_CONFIG"
 CONTEXT_VARIABLE = "ALARMDIGEST_CONTEXT"
+VARIABLES = (*map(variable, NAMES), CONFIG_VARIABLE, CONTEXT_VARIABLE)
 # A password or a token may be given, or the file that holds it.
 SECRET_OR_FILE = (("password", "password_file"), ("token", "token_file"))
 # Each line is one way to log in.
@@ -29,11 +36,15 @@ WAYS_IN = (("user", "password", "password_file"), ("token", "token_file"), ("cre
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """The settings that count. ``given`` has an entry for each that is not left to its default."""
+    """The settings that count. ``given`` has an entry for each that is not left to its default.
+
+    Where there are ``problems``, one line for each, the settings concerned are as by default.
+    """
 
     settings: Settings
     given: Mapping[str, Given]
     warnings: tuple[str, ...]
+    problems: tuple[str, ...] = ()
 
 
 def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
@@ -42,10 +53,19 @@ def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Sett
 
 
 def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effective:
-    """Read all sources. Raises SettingsError.
+    """Read all sources. Raises SettingsError, with every problem that there is.
 
     ``texts`` are the options: field name -> text, and ``config`` and ``context``.
     """
+    found = survey(texts, environment)
+    if found.problems:
+        raise SettingsError(*found.problems)
+    return found
+
+
+def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effective:
+    """As read_settings, for those who want to see also what is usable beside the problems."""
+    problems: list[str] = []
     flags = {name: Given(texts[name], Level.FLAG, flag_of(name)) for name in NAMES if name in texts}
     variables = {
         name: Given(environment[variable(name)], Level.VARIABLE, variable(name))
@@ -57,23 +77,47 @@ def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> E
     context = context or environment.get("NATS_CONTEXT")
     if config := texts.get("config") or environment.get(CONFIG_VARIABLE):
         file = Path(config).expanduser()
-        layer = read_file(file, (*NAMES, "context"))
+        layer = read_file(file, (*NAMES, "context"), problems)
         if named := layer.pop("context", None):
             context = context or named.text
         layers.append(layer)
         files.append((file, layer))
     if context:
-        file = context_file(context, environment)
-        layer = read_context(file)
-        layers.append(layer)
-        files.append((file, layer))
-    given = winners(layers)
-    settings = Settings(**{name: _value(name, one) for name, one in given.items()})
-    check(settings)
-    return Effective(settings, given, tuple(_exposed(files)))
+        where = context_file(context, environment)
+        if where is None:
+            problems.append(f"{context!r} is no name of a context")
+        else:
+            layer = read_context(where, problems)
+            layers.append(layer)
+            files.append((where, layer))
+    given = winners(layers, problems)
+    settings = _usable(given, problems)
+    warnings = [*stray_variables(environment, VARIABLES), *_exposed(files, problems)]
+    return Effective(settings, given, tuple(warnings), tuple(problems))
 
 
-def winners(layers: Iterable[Layer]) -> Layer:
+def _usable(given: Layer, problems: list[str]) -> Settings:
+    """The settings as given, but for those that are wrong by themselves or beside others."""
+    values, wrong = {}, set()
+    for name, one in given.items():
+        try:
+            values[name] = READERS[name](one.text)
+        except ValueError as error:
+            wrong.add(name)
+            suffix = f": {name}" if one.level == Level.FILE else ""
+            problems.append(f"{one.origin}{suffix}: {error}")
+    for names, text in contradictions(Settings(**values)):
+        # What contradicts a value that is wrong anyway says nothing about the right one.
+        if wrong.isdisjoint(names):
+            places = [given[name].origin for name in names if name in given]
+            unsaid = [place for place in places if not place.startswith("--")]
+            problems.append(f"{text} ({', '.join(unsaid)})" if unsaid else text)
+            for name in names:
+                values.pop(name, None)
+    return Settings(**values)
+
+
+def winners(layers: Iterable[Layer], problems: list[str]) -> Layer:
     """Of each setting what the highest source says, and of the ways to log in the highest one."""
     given: Layer = {}
     for layer in layers:
@@ -84,13 +128,13 @@ def winners(layers: Iterable[Layer]) -> Layer:
         if name in given and not given[name].text:
             del given[name]
     for alternatives in SECRET_OR_FILE:
-        _keep_one(given, [(name,) for name in alternatives])
+        _keep_one(given, [(name,) for name in alternatives], problems)
     _take_user_for_token(given)
-    _keep_one(given, WAYS_IN)
+    _keep_one(given, WAYS_IN, problems)
     if given.keys() & {"password", "password_file"} and "user" not in given:
-        raise SettingsError("there is a password, but no user: --user is missing")
+        problems.append("there is a password, but no user: --user is missing")
     if "user" in given and not given.keys() & {"password", "password_file"}:
-        raise SettingsError(
+        problems.append(
             f"{given['user'].origin}: there is a user, but no password: "
             f"--password-file or {variable('password')} is missing"
         )
@@ -108,8 +152,8 @@ def _take_user_for_token(given: Layer) -> None:
         given["token"] = given.pop("user")
 
 
-def _keep_one(given: Layer, ways: Iterable[tuple[str, ...]]) -> None:
-    """Take out all ways but the one that a higher source names. Raises SettingsError on a tie."""
+def _keep_one(given: Layer, ways: Iterable[tuple[str, ...]], problems: list[str]) -> None:
+    """Take out all ways but the one that a higher source names; of a tie the first one stays."""
     there = {
         way: max(given[name].level for name in way if name in given)
         for way in ways
@@ -118,27 +162,19 @@ def _keep_one(given: Layer, ways: Iterable[tuple[str, ...]]) -> None:
     best = [way for way, level in there.items() if level == max(there.values())]
     if len(best) > 1:
         named = [next(given[name].origin for name in way if name in given) for way in best]
-        raise SettingsError(f"{' and '.join(named)} exclude each other: leave one of them")
+        problems.append(f"{' and '.join(named)} exclude each other: leave one of them")
     for way in there:
-        if way not in best:
+        if way not in best[:1]:
             for name in way:
                 given.pop(name, None)
 
 
-def _value(name: str, given: Given) -> Any:
-    try:
-        return READERS[name](given.text)
-    except ValueError as error:
-        suffix = f": {name}" if given.level == Level.FILE else ""
-        raise SettingsError(f"{given.origin}{suffix}: {error}") from None
-
-
-def _exposed(files: Iterable[tuple[Path, Layer]]) -> Iterable[str]:
+def _exposed(files: Iterable[tuple[Path, Layer]], problems: list[str]) -> list[str]:
     """Warnings about files that hold secrets which others can read."""
+    warnings: list[str] = []
     for file, layer in files:
         holds_login = "@" in layer["server"].text if "server" in layer else False
         if holds_login or layer.keys() & SECRETS:
-            try:
-                yield from exposure(file)
-            except LoginError as error:
-                raise SettingsError(str(error)) from None
+            with noting(problems):
+                warnings += exposure(file)
+    return warnings

@@ -1,20 +1,14 @@
-"""A copy of the store, also while a service writes to it; see docs/operating.md.
+"""A copy of the store, also while a service writes to it.
 
-``python -m alarmdigest.store.backup DATA_DIR TARGET`` makes ``TARGET/state``, which is a data
-directory's state as of the last checkpoint. Copying the file of a running service by other means
-is not safe: its pages change meanwhile.
+Copying the file of a running service by other means is not safe: its pages change meanwhile.
 """
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-from alarmdigest import exit_codes
 from alarmdigest.store.base import Checkpoint, StoreError
 from alarmdigest.store.folder import make, write_marker
 from alarmdigest.store.lmdb import open_for_reading
@@ -22,7 +16,9 @@ from alarmdigest.store.lmdb_file import DATA, explained
 
 
 def back_up(data_dir: Path, target: Path) -> Checkpoint | None:
-    """Copy, sync, and read every row of the copy once; the checkpoint that it holds.
+    """Make ``target/state``, which is what ``data_dir/state`` was at the last checkpoint.
+
+    Copy, sync, and read every row of the copy once; the checkpoint that it holds.
 
     Raises StoreError, also when there is a store in ``target`` already.
     """
@@ -53,28 +49,3 @@ def _read_whole(target: Path) -> Checkpoint | None:
         for _chunk in copy.rows():
             pass
         return copy.last
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m alarmdigest.store.backup",
-        description="Copies the store of a data directory, while its service runs or not.",
-    )
-    parser.add_argument("data_dir", type=Path, metavar="DATA_DIR", help="what --data-dir names")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="a directory for the copy")
-    given = parser.parse_args(arguments)
-    try:
-        last = back_up(given.data_dir, given.target)
-    except StoreError as error:
-        print(f"backup: {error}", file=sys.stderr)
-        return exit_codes.STORE_UNUSABLE
-    if last is None:
-        print("copied and read: no checkpoint yet")
-    else:
-        position = last.position.sequence if last.position is not None else "none"
-        print(f"copied and read: checkpoint={last.number} rows={last.blocks} position={position}")
-    return exit_codes.CLEAN
-
-
-if __name__ == "__main__":
-    sys.exit(main())

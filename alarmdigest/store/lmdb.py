@@ -36,6 +36,7 @@ from alarmdigest.store.lmdb_file import (
     explained,
     grow,
     last_checkpoint,
+    leave_to_owner,
     lengthen,
     open_env,
     scan,
@@ -209,6 +210,7 @@ class LmdbReader:
                 )
             self._env = open_env(self._folder, readonly=True, map_size=MAP_SIZE)
             try:
+                leave_to_owner(self._folder)
                 while True:
                     self._txn = begin(self._env)
                     # From here on its pages stay as they are, also those of later checkpoints.

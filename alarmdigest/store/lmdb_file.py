@@ -17,6 +17,7 @@ from alarmdigest.store.folder import cannot, damaged
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"  # at run time it is not generic
 
 DATA = "data.mdb"
+LOCK = "lock.mdb"
 
 # Behind every row's key, which begins with a bucket below 4096.
 FIRST_RECORD = b"\xff\xff"
@@ -39,6 +40,17 @@ def open_env(folder: Path, *, readonly: bool, map_size: int) -> lmdb.Environment
         create=not readonly,
         lib_version=0,  # of the two it brings along: the format is the one that ext/pages.pyx knows
     )
+
+
+def leave_to_owner(folder: Path) -> None:
+    """Give the lock file to the owner of the data, after root has read there.
+
+    Where there was none, as in a backup put back, it is the reader's by now, and the service could
+    not open it. Raises OSError.
+    """
+    data, lock = (folder / DATA).stat(), folder / LOCK
+    if os.geteuid() == 0 and lock.exists() and lock.stat().st_uid != data.st_uid:
+        os.chown(lock, data.st_uid, data.st_gid)
 
 
 def check_pages(folder: Path) -> tuple[int, int]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
 from alarmdigest import exit_codes
-from alarmdigest.nats.connection import redacted
-from alarmdigest.nats.link import Link
+from alarmdigest.nats.connection import login_in, redacted
+from alarmdigest.nats.login import noting
 from alarmdigest.settings import SECRETS, Effective, Settings
 from alarmdigest.settings.options import default_of
 
@@ -16,10 +18,14 @@ MASK = "********"
 
 
 def check_config(effective: Effective, *, as_json: bool) -> int:
-    """Report on stdout; the exit code. Raises UrlError and LoginError for what cannot be used."""
-    settings = effective.settings
-    Link(list(settings.server), name="alarmdigest")
-    warnings = [*effective.warnings, *settings.login.check()]
+    """Report on stdout, or all that is wrong on stderr; the exit code."""
+    warnings, problems = list(effective.warnings), list(effective.problems)
+    with noting(problems):
+        warnings += effective.settings.login.check()
+    if problems:
+        for line in (*(f"warning: {one}" for one in warnings), *problems):
+            print(f"alarmdigest: {line}", file=sys.stderr)
+        return exit_codes.USAGE
     rows = [(item.name, *_shown(item, effective)) for item in fields(Settings)]
     if as_json:
         found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
@@ -36,11 +42,34 @@ def check_config(effective: Effective, *, as_json: bool) -> int:
 
 def _shown(item: Field[Any], effective: Effective) -> tuple[str, str]:
     """Value and origin: as it was written, so that it can be written so again, but no secret."""
+    found = [*_in_urls(item.name, effective), *_given(item, effective)]
+    if not found:
+        return default_of(item), "default"
+    # More than one where some of the servers have their own login.
+    values, origins = (tuple(dict.fromkeys(column)) for column in zip(*found, strict=True))
+    return ",".join(values), ", ".join(origins)
+
+
+def _given(item: Field[Any], effective: Effective) -> Iterator[tuple[str, str]]:
     given = effective.given.get(item.name)
     if given is None:
-        return default_of(item), "default"
+        return
     if item.name in SECRETS:
-        return MASK if given.text else "", given.origin
-    if item.name == "server":
-        return ",".join(redacted(url) for url in effective.settings.server), given.origin
-    return given.text, given.origin
+        yield MASK, given.origin
+    elif item.name == "server":
+        yield ",".join(redacted(url) for url in effective.settings.server), given.origin
+    else:
+        yield given.text, given.origin
+
+
+def _in_urls(name: str, effective: Effective) -> Iterator[tuple[str, str]]:
+    """What the servers' URLs say about the login, which goes before everything else there."""
+    for url in effective.settings.server:
+        user, password = login_in(url)
+        in_url = {
+            "user": user if password else "",
+            "password": MASK if password else "",
+            "token": MASK if user and not password else "",
+        }
+        if found := in_url.get(name):
+            yield found, effective.given["server"].origin

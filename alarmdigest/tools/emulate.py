@@ -13,6 +13,7 @@ from tqdm import tqdm
 from alarmdigest import exit_codes
 from alarmdigest.settings import Settings
 from alarmdigest.tools.client import Client, event_body, expected_digest, request_body
+from alarmdigest.tools.tested import say_what_is_tested
 
 # After the last request, for as long as digests keep coming at least this often.
 PATIENCE_S = 5.0
@@ -59,6 +60,7 @@ class Account:
 def emulate(settings: Settings, *, shots: int, bursts: int, wait_s: float) -> int:
     """Publish, collect, report on stdout; the exit code. Raises NatsError."""
     client = Client(settings, "alarmdigest-emulate")
+    say_what_is_tested(settings, client.connection)
     account = Account()
     events: list[tuple[str, str, int]] = []
     try:

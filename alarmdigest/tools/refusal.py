@@ -8,6 +8,9 @@ from typing import Any
 from alarmdigest._ext import timestamps
 from alarmdigest.tools.terminal import printable, size_text, write_json, write_line
 
+# Stands for bytes of a header that are not UTF-8.
+UNREADABLE = "\ufffd"
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
@@ -45,7 +48,8 @@ def read_refusal(
 def _fields(headers: bytes) -> dict[str, str]:
     lines = headers.decode("utf-8", "replace").split("\r\n")[1:]
     pairs = (line.partition(":") for line in lines if ":" in line)
-    return {name.strip(): value.strip() for name, _colon, value in pairs}
+    # Blanks only: a control character at the end belongs to the value, and must be seen.
+    return {name.strip(" "): value.strip(" ") for name, _colon, value in pairs}
 
 
 def write_refusal(refusal: Refusal, *, as_json: bool) -> None:

@@ -11,11 +11,12 @@ from alarmdigest import exit_codes
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.connection import Connection, valid_subject
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff
-from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
 from alarmdigest.settings import Settings
 from alarmdigest.tools.client import connect
-from alarmdigest.tools.refusal import read_refusal, write_refusal
+from alarmdigest.tools.refusal import UNREADABLE, read_refusal, write_refusal
 from alarmdigest.tools.subscription import Subscription
+from alarmdigest.tools.terminal import write_line
 
 # How often a stream is asked for more while it is followed.
 LOOK_EVERY_S = 0.5
@@ -30,16 +31,15 @@ def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as
     connection = connect(settings, "alarmdigest-rejected")
     try:
         jetstream = JetStream(connection, domain=settings.js_domain)
-        info = _stream(jetstream, settings)
-        if info is not None:
-            tail = _Tail(jetstream, info, connection, with_body=with_body, as_json=as_json)
+        if settings.mode == "core" or not (there := _stream(jetstream, settings, connection.url)):
+            jetstream.close()
+            _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
+        else:
+            tail = _Tail(jetstream, there, connection, with_body=with_body, as_json=as_json)
             tail.show(last, follow=follow)
-            return exit_codes.CLEAN
-        if settings.mode == "stream":
-            print(f"alarmdigest: there is no stream {settings.rejected_stream}", file=sys.stderr)
-            return exit_codes.INTERNAL_ERROR
-        jetstream.close()
-        _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
+    except NoStream as error:
+        print(f"alarmdigest: {error}", file=sys.stderr)
+        return exit_codes.INTERNAL_ERROR
     except KeyboardInterrupt:  # how following ends
         pass
     finally:
@@ -47,14 +47,38 @@ def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as
     return exit_codes.CLEAN
 
 
-def _stream(jetstream: JetStream, settings: Settings) -> StreamInfo | None:
-    """None in core mode: because it is asked for, or because nothing else is there."""
-    if settings.mode == "core":
-        return None
+class NoStream(Exception):
+    """The stream of refusals is not there, and should be."""
+
+
+def _stream(jetstream: JetStream, settings: Settings, server: str) -> StreamInfo | None:
+    """None where there is no JetStream, and so no stream. Raises NoStream."""
+    name = settings.rejected_stream
     try:
-        return jetstream.stream_info(settings.rejected_stream)
+        info = jetstream.stream_info(name)
     except JetStreamOff:
-        return None
+        if settings.js_domain:
+            raise NoStream(
+                f"no stream {name} on {server}: nobody answers for the JetStream domain "
+                f"{settings.js_domain}, check --js-domain"
+            ) from None
+    except JetStreamError as error:
+        if error.err_code not in (OFF, OFF_FOR_ACCOUNT):
+            raise
+    else:
+        if info is None:
+            raise NoStream(_missing(name, server))
+        return info
+    if settings.mode == "stream":
+        raise NoStream(f"no stream {name} on {server}: it has no JetStream (for this account)")
+    return None
+
+
+def _missing(stream: str, server: str) -> str:
+    return (
+        f"no stream {stream} on {server}: check --rejected-stream; "
+        "the service makes it at its first start in stream mode"
+    )
 
 
 def _listen(connection: Connection, subject: str, *, with_body: bool, as_json: bool) -> None:
@@ -133,7 +157,7 @@ def refeed(settings: Settings, sequences: Sequence[int]) -> int:
         jetstream = JetStream(connection, domain=settings.js_domain)
         failed = 0
         for sequence in sequences:
-            problem = _refeed_one(jetstream, settings, sequence)
+            problem = _refeed_one(jetstream, settings, sequence, connection.url)
             if problem is not None:
                 failed += 1
                 print(f"{sequence}: not sent: {problem}", file=sys.stderr, flush=True)
@@ -142,7 +166,7 @@ def refeed(settings: Settings, sequences: Sequence[int]) -> int:
         connection.close()
 
 
-def _refeed_one(jetstream: JetStream, settings: Settings, sequence: int) -> str | None:
+def _refeed_one(jetstream: JetStream, settings: Settings, sequence: int, server: str) -> str | None:
     """Why not; None when the stream has confirmed it."""
     try:
         found = jetstream.stored_message(settings.rejected_stream, sequence)
@@ -153,17 +177,21 @@ def _refeed_one(jetstream: JetStream, settings: Settings, sequence: int) -> str 
         if refusal.cut:
             return "its body was cut when it was refused"
         # Whoever may publish refusals must not have us publish anywhere.
+        if not valid_subject(refusal.subject) or UNREADABLE in refusal.subject:
+            return f"{refusal.subject!a}, where it says it came in, is no subject to publish to"
         if not _is_input(refusal.subject, settings):
             return f"{refusal.subject!a} is none of the service's input subjects"
         stream, stored = jetstream.publish(refusal.subject, body)
-    except (JetStreamError, JetStreamOff) as error:
+    except JetStreamError as error:
+        if error.err_code == NO_STREAM:
+            return _missing(settings.rejected_stream, server)
         return str(error)
-    print(f"{sequence}: sent to {refusal.subject}, stored in {stream} as {stored}", flush=True)
+    except JetStreamOff as error:
+        return str(error)
+    write_line(f"{sequence}: sent to {refusal.subject}, stored in {stream} as {stored}")
     return None
 
 
 def _is_input(subject: str, settings: Settings) -> bool:
     inputs = settings.event_subject, settings.request_subject
-    return valid_subject(subject) and any(
-        subject == one or subject.startswith(one + ".") for one in inputs
-    )
+    return any(subject == one or subject.startswith(one + ".") for one in inputs)

@@ -9,6 +9,7 @@ from typing import Any
 from alarmdigest import exit_codes
 from alarmdigest.settings import Settings
 from alarmdigest.tools.client import Client, event_body, expected_digest, request_body
+from alarmdigest.tools.tested import say_what_is_tested
 
 # How long a digest that must not come is waited for.
 SILENCE_S = 0.3
@@ -17,6 +18,7 @@ SILENCE_S = 0.3
 def verify(settings: Settings, *, timeout_s: float) -> int:
     """Run the smoke test, report on stdout; the exit code. Raises NatsError."""
     client = Client(settings, "alarmdigest-verify")
+    say_what_is_tested(settings, client.connection)
     print(f'waiting to consume "{settings.digest_subject}" messages', flush=True)
     missed = _first_miss(client, settings, timeout_s)
     if missed is not None:

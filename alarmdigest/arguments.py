@@ -1,0 +1,326 @@
+"""What can be written on the command line: the commands, their options, and what --help says."""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+
+from alarmdigest import __version__
+from alarmdigest.settings import FLAGS, SECRETS, Settings, duration, positive
+
+DESCRIPTION = """\
+Takes alarm changes from NATS, keeps the latest state of every alarm of every
+user, and answers a digest request with one message: that user's active alarms
+that are new or changed since the last.
+"""
+
+EPILOG = """\
+Every option of run is also an environment variable, --log-level is
+ALARMDIGEST_LOG_LEVEL, and a key of a settings file; the other commands read
+these as well, so that they find the service where it is. NATS_URL names
+servers, too; the variables and contexts of the nats tool are known. Without a
+server, the one on 127.0.0.1:4222 is used; if there is none, run starts an
+embedded one there.
+
+exit codes: 0 clean, 1 internal error or failed check, 2 usage or
+configuration, 3 NATS not reachable in time, 4 store unusable, 5 drain timed out
+"""
+
+COMMANDS = ("run", "verify", "emulate", "status", "show", "rejected", "backup", "check-config")
+
+# Every setting in the order of the help, and the two that say where else settings are.
+CONFIG = "config"
+CONTEXT = "context"
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "settings": (
+        *("server", CONTEXT, "data_dir", "mode", "store", "workers", "http"),
+        *("log_level", "log_format", CONFIG),
+    ),
+    "logging in": ("user", "password_file", "token_file", "creds", "nkey", "inbox_prefix"),
+    "TLS": ("tls_ca", "tls_cert", "tls_key", "tls_first"),
+    "subjects": ("event_subject", "request_subject", "digest_subject", "rejected_subject"),
+    "streams": (
+        *("events_stream", "digests_stream", "rejected_stream", "start"),
+        *("no_create_streams", "stream_replicas", "js_domain"),
+    ),
+    "digests": ("retention", "clock_skew", "publish_empty", "split_size"),
+    "times and limits": (
+        *("checkpoint_interval", "connect_timeout", "ping_interval", "drain_timeout"),
+        "backlog_limit",
+    ),
+    "parts": ("nats_server", "no_service_api"),
+}
+# One set of options suits all commands: every command takes these, and shows those that it uses.
+SHARED = (
+    *("server", "data_dir", "mode", "store", "http", "log_level", "log_format", CONFIG, CONTEXT),
+    *GROUPS["logging in"],
+    *GROUPS["TLS"],
+    *GROUPS["subjects"],
+)
+EVERYWHERE = ("log_level", "log_format", CONFIG)
+TO_CONNECT = ("server", CONTEXT, *GROUPS["logging in"], *GROUPS["TLS"], *EVERYWHERE)
+EVERYTHING = tuple(name for names in GROUPS.values() for name in names)
+TO_TRY = (*TO_CONNECT, "event_subject", "request_subject", "digest_subject")
+ITS_SERVER = (
+    "the service's server, nats://host:port or tls://host:port; repeat it for the others of a "
+    "cluster (default: NATS_URL, else 127.0.0.1:4222)"
+)
+ITS_DATA_DIR = "the service's data directory"
+
+
+def parser() -> argparse.ArgumentParser:
+    """That of all commands. ``command`` says which it was."""
+    whole = argparse.ArgumentParser(
+        prog="alarmdigest",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [run | COMMAND] [options]    (COMMAND --help for its options)",
+    )
+    whole.add_argument("--version", action="version", version=f"alarmdigest {__version__}")
+    commands = whole.add_subparsers(
+        dest="command",
+        metavar="COMMAND [options]",
+        required=True,
+        prog="alarmdigest",
+        title="commands",
+    )
+
+    run = commands.add_parser(
+        "run",
+        help="the service (what you get when you name no command)",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+        description=DESCRIPTION,
+    )
+    _add_settings(run, EVERYTHING)
+
+    verify = commands.add_parser(
+        "verify",
+        help="a smoke test against a running service",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+        description="Sends alarms and requests for a user nobody else has, and checks the\n"
+        "digests.",
+    )
+    _add(verify, "timeout", duration, "10s", "TIME", "how long to wait for each digest")
+    _add_settings(verify, TO_TRY, {"server": ITS_SERVER})
+
+    emulate = commands.add_parser(
+        "emulate",
+        help="traffic for a running service, and a check of what it answers",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+        description="Publishes shots of bursts: each item one alarm and one digest request for a\n"
+        "fresh user, on the numbered subject and on the plain one; then accounts for\n"
+        "every digest.",
+    )
+    _add(emulate, "shots", positive, "200", "N", "how many shots")
+    _add(emulate, "bursts", positive, "60", "N", "how many users in a shot")
+    _add(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
+    _add_settings(emulate, TO_TRY, {"server": ITS_SERVER})
+
+    status = commands.add_parser(
+        "status",
+        help="how a running service is, as its page shows it",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+        description="Asks the service at --http and shows what its page shows.",
+    )
+    _add_json(status)
+    _add_settings(
+        status, ("http", *EVERYWHERE), {"http": "where the service serves HTTP, as its log says"}
+    )
+
+    show = commands.add_parser(
+        "show",
+        help="one user's alarms, from the store on disk",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s USER [options]",
+        description="Reads the last checkpoint in --data-dir, also while the service runs. A user\n"
+        "whose id begins with - is named behind --.",
+    )
+    # Not "user": that is the setting of the login.
+    show.add_argument("whose", metavar="USER", help="the UserID")
+    show.add_argument("--due", action="store_true", help="only what the next digest would hold")
+    _add_json(show)
+    _add_settings(show, ("data_dir", *EVERYWHERE), {"data_dir": ITS_DATA_DIR})
+
+    rejected = commands.add_parser(
+        "rejected",
+        help="the messages that were refused last, and why",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+        description="Shows the end of the stream of refused messages: number, time, reason, size,\n"
+        "subject and detail. Without JetStream, or with --mode core, those that come\n"
+        "from now on.",
+    )
+    _add(rejected, "last", positive, "20", "N", "how many to show")
+    rejected.add_argument("--follow", action="store_true", help="and then those that come")
+    rejected.add_argument("--body", action="store_true", help="show the messages themselves, too")
+    _add_json(rejected)
+    rejected.add_argument(
+        "--refeed",
+        type=_sequences,
+        metavar="SEQ[,SEQ]",
+        help="show nothing; publish the messages of these numbers once more where they came in",
+    )
+    _add_settings(
+        rejected,
+        (
+            *("mode", "rejected_stream", "js_domain", *TO_CONNECT),
+            *("event_subject", "request_subject", "rejected_subject"),
+        ),
+        {
+            "server": ITS_SERVER,
+            "mode": "core = look for no stream and show what comes from now on; stream = end if "
+            "there is none; auto = from the stream where the server has JetStream",
+            "event_subject": "messages are fed again here and below it",
+            "request_subject": "and here",
+            "rejected_subject": "where refusals are listened to without a stream",
+        },
+    )
+
+    backup = commands.add_parser(
+        "backup",
+        help="a checked copy of the store, also while the service runs",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s TARGET [options]",
+        description="Copies the last checkpoint in --data-dir to TARGET/state, reads every row of\n"
+        "the copy once, and holds up nobody.",
+    )
+    backup.add_argument(
+        "target", metavar="TARGET", help="a directory without a backup in it; made if need be"
+    )
+    _add_json(backup)
+    _add_settings(backup, ("data_dir", *EVERYWHERE), {"data_dir": ITS_DATA_DIR})
+
+    check = commands.add_parser(
+        "check-config",
+        help="the settings that count, where each comes from, and whether they can be used",
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage="%(prog)s [options]",
+        description="Prints every setting and its origin; secrets are masked. Connects to nobody.",
+    )
+    check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
+    _add_settings(check, EVERYTHING)
+    return whole
+
+
+def _add_json(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--json", action="store_true", help="for programs: JSON, one value a line")
+
+
+def _sequences(text: str) -> list[int]:
+    try:
+        return [positive(part.strip()) for part in text.split(",")]
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _add_settings(
+    to: argparse.ArgumentParser, shown: Sequence[str], texts: Mapping[str, str] | None = None
+) -> None:
+    """Options for settings, in groups; what is written is read later, with all other sources.
+
+    ``texts`` replace the help of settings that mean something else to this command.
+    """
+    for name in sorted(SECRETS):
+        # Named all the same: whoever tries them is told what to do, and the secret is not repeated,
+        # as it would be among the unknown ones.
+        to.add_argument(f"--{name}", action=_Refuse, help=argparse.SUPPRESS)
+    helps = {
+        CONFIG: "a settings file in TOML (default: ALARMDIGEST_CONFIG)",
+        CONTEXT: "a context of the nats tool with server and login (default: "
+        "ALARMDIGEST_CONTEXT, else NATS_CONTEXT)",
+    }
+    metas = {CONFIG: "FILE", CONTEXT: "NAME"}
+    for item in fields(Settings):
+        default = item.metadata.get("default")
+        text = (texts or {}).get(item.name, item.metadata["help"])
+        helps[item.name] = f"{text} (default: {default})" if default else text
+        metas[item.name] = item.metadata.get("meta", "")
+    for title, names in GROUPS.items():
+        group = to.add_argument_group(title)
+        for name in names:
+            if name not in shown and name not in SHARED:
+                continue
+            flag = "--" + name.replace("_", "-")
+            text = helps[name] if name in shown else argparse.SUPPRESS
+            if name in FLAGS:
+                group.add_argument(flag, action="store_const", const="true", help=text)
+            elif name == "server":
+                group.add_argument(flag, action=_Join, metavar=metas[name], help=text)
+            else:
+                group.add_argument(flag, metavar=metas[name], help=text)
+
+
+def _add(
+    to: argparse.ArgumentParser, name: str, read: object, default: str, meta: str, text: str
+) -> None:
+    def convert(value: str) -> object:
+        try:
+            return read(value)  # type: ignore[operator]
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    to.add_argument(
+        f"--{name}",
+        type=convert,
+        default=default,
+        metavar=meta,
+        help=f"{text} (default: {default})",
+    )
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Descriptions as they are; no line ends within a name that has a hyphen."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
+class _Join(argparse.Action):
+    """Collects a repeated option into one text, joined by commas, as the variable has it."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        if "@" in str(values):
+            parser.error(
+                f"argument {option_string}: a user or password here could be read in the list of "
+                "processes; put the URL into NATS_URL instead"
+            )
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, f"{before},{values}" if before else str(values))
+
+
+class _Refuse(argparse.Action):
+    """An option that a secret would be the value of."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: object,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(
+            f"argument {option_string}: a secret here could be read in the list of processes; "
+            f"use {option_string}-file or ALARMDIGEST_{self.dest.upper()} instead"
+        )

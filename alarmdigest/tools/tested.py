@@ -1,0 +1,60 @@
+"""Which server and service a tool is about to test, so that nobody tests another by mistake."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import time
+
+import orjson
+
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.settings import Settings
+from alarmdigest.tools.client import connect
+from alarmdigest.tools.subscription import Subscription
+from alarmdigest.tools.terminal import printable
+
+# A service answers at once, and a server without one says so.
+ASK_S = 1.0
+
+
+def say_what_is_tested(settings: Settings, connection: Connection) -> None:
+    """One line on stderr; stdout is for the result. Raises NatsError."""
+    version, mode = connection.info.get("version"), _mode_of_service(settings)
+    found = f"a service in {mode} mode" if mode else "no service there tells its mode"
+    line = f"testing on {connection.url} (nats-server {version}): {found}"
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _mode_of_service(settings: Settings) -> str | None:
+    """What the first service on these subjects says by the NATS service API, if any does.
+
+    On a connection of its own: a server that does not allow the question spoils no test.
+    """
+    connection = connect(settings, "alarmdigest-who-is-there")
+    try:
+        inbox = f"_INBOX.{secrets.token_hex(11)}"
+        answers = Subscription(connection, inbox)
+        connection.send(f"PUB $SRV.PING.alarmdigest {inbox} 0\r\n\r\n".encode())
+        for headers, body in answers.messages(time.monotonic() + ASK_S):
+            if headers:  # nobody is there
+                return None
+            if (mode := _mode_in(body, settings)) is not None:
+                return mode
+    except ConnectionLost:
+        pass  # not allowed to ask
+    finally:
+        connection.close()
+    return None
+
+
+def _mode_in(answer: bytes, settings: Settings) -> str | None:
+    try:
+        about = orjson.loads(answer)["metadata"]
+        theirs = about["requests"], about["digests"]
+        mode = about["mode"]
+    except (ValueError, KeyError, TypeError):
+        return None  # anybody may answer
+    same = theirs == (settings.request_subject, settings.digest_subject)
+    return mode if same and mode in ("stream", "core") else None
