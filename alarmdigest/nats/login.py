@@ -7,10 +7,11 @@ connection on. What they hold is never part of a message or a representation.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import ssl
 import stat
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,12 @@ class Login:
         secret_files = self.password_file, self.token_file, self.creds, self.nkey, self.tls_key
         return [line for file in secret_files if file is not None for line in exposure(file)]
 
+    def contents(self) -> dict[str, bytes]:
+        """For each setting that names a file a digest of what it holds, to see whether that has
+        changed; empty for one that cannot be read."""
+        files = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return {name: _digest(file) for name, file in files if isinstance(file, Path)}
+
 
 def exposure(file: Path) -> list[str]:
     """A line of warning if others than the owner may read this file of secrets.
@@ -124,6 +131,13 @@ def _read(file: Path) -> str:
         return text.decode()
     except UnicodeDecodeError:
         raise LoginError(f"{file} is not text in UTF-8") from None
+
+
+def _digest(file: Path) -> bytes:
+    try:
+        return hashlib.blake2b(file.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _read_line(file: Path) -> str:
