@@ -1,4 +1,8 @@
-"""Logging: one line per event on stderr, UTC, as text or JSON; and repetition at a limited rate."""
+"""Logging: one line per event on stderr, UTC, as text or JSON; and repetition at a limited rate.
+
+What belongs to an event is given as ``Fields``: ``key=value`` in text, members of the object in
+JSON.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +16,31 @@ from typing import Any
 
 def _utc(record: logging.LogRecord) -> str:
     moment = datetime.fromtimestamp(record.created, timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Foreign(str):
+    """A text that somebody else has chosen: quoted and escaped, so that it stays on its line."""
+
+
+class Fields:
+    """Named values of one event, as an argument for a ``%s`` that stands right behind a word:
+    ``log.info("connected%s", Fields(name=name))``. Floats are shown with two digits in text.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        self.values = values
+
+    def __str__(self) -> str:
+        return "".join(f" {name}={_shown(value)}" for name, value in self.values.items())
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Foreign):
+        return ascii(str(value))
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "none" if value is None else str(value)
 
 
 class TextFormatter(logging.Formatter):
@@ -26,19 +54,43 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One object a line: time, level, thread, logger, message, and the traceback if any."""
+    """One object a line: ts, level, thread, logger, msg, the fields, and the traceback if any.
+
+    A field that is called like one of ours is written with ``_`` behind its name.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = {
-            "time": _utc(record),
+        message, fields = _apart(record)
+        members: dict[str, str | int | float | None] = {
+            "ts": _utc(record),
             "level": record.levelname.lower(),
             "thread": record.threadName,
             "logger": record.name,
-            "message": record.getMessage(),
+            "msg": message,
         }
         if record.exc_info:
-            fields["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(fields, ensure_ascii=False)
+            members["traceback"] = self.formatException(record.exc_info)
+        for name, value in fields.items():
+            members[f"{name}_" if name in _OWN_MEMBERS else name] = _plain(value)
+        return json.dumps(members)
+
+
+_OWN_MEMBERS = frozenset({"ts", "level", "thread", "logger", "msg", "traceback"})
+
+
+def _apart(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
+    """The message without its fields, and these."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    given = [one for one in arguments if isinstance(one, Fields)]
+    if not given:
+        return record.getMessage(), {}
+    words = tuple("" if isinstance(one, Fields) else one for one in arguments)
+    fields = {name: value for one in given for name, value in one.values.items()}
+    return (str(record.msg) % words).rstrip(" :;"), fields
+
+
+def _plain(value: Any) -> str | int | float | None:
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
 def configure(level: str, form: str) -> None:
@@ -48,10 +100,19 @@ def configure(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def last_words(logger: str, message: str, form: str) -> bytes:
+    """A line for a signal handler, which must not log: the thread that it interrupts may hold
+    logging's lock. Nothing here takes one."""
+    if form == "json":
+        record = logging.LogRecord(logger, logging.WARNING, "", 0, message, None, None)
+        message = JsonFormatter().format(record)
+    return f"{message}\n".encode()
+
+
 class LimitedLog:
     """Logs a message that may repeat quickly, at most once per interval, with the number left out.
 
-    Used by one thread. Fields are written as ``key=value`` behind the message.
+    Used by one thread.
     """
 
     def __init__(self, log: logging.Logger, level: int, *, interval_s: float = 5.0) -> None:
@@ -70,8 +131,7 @@ class LimitedLog:
         left_out = self._left_out.pop(message, 0)
         if left_out:
             fields["and_more_since_last"] = left_out
-        text = "".join(f" {key}={value}" for key, value in fields.items())
-        self._log.log(self._level, "%s%s", message, text)
+        self._log.log(self._level, "%s%s", message, Fields(**fields))
 
     def catch_up(self, *, at_once: bool = False) -> None:
         """Say how many were left out of what has not come again since; call it now and then."""
@@ -81,4 +141,4 @@ class LimitedLog:
         for message in [one for one in self._left_out if at_once or now >= self._next[one]]:
             left_out = self._left_out.pop(message)
             self._next[message] = now + self._interval_s
-            self._log.log(self._level, "%s and_more_since_last=%d", message, left_out)
+            self._log.log(self._level, "%s%s", message, Fields(and_more_since_last=left_out))

@@ -18,7 +18,7 @@ from alarmdigest._ext import frames
 from alarmdigest.batches import Outgoing
 from alarmdigest.checkpoint import Barrier
 from alarmdigest.confirmations.window import Held, Window
-from alarmdigest.logs import LimitedLog
+from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.link import Link
@@ -148,9 +148,8 @@ class Publisher(ServiceThread):
         return self.window.unsent
 
     def _keep(self, batches: list[Outgoing]) -> None:
-        if joined := b"".join([batch.records for batch in batches]):
-            answers = [(batch.read_at, batch.answered) for batch in batches if batch.answered]
-            self.window.keep(joined, answers)
+        if any(batch.records for batch in batches):
+            self.window.keep(batches)
         batches.clear()
 
     def _meet(self, barrier: Barrier) -> None:
@@ -263,9 +262,12 @@ class Publisher(ServiceThread):
     def _forget_connection(self, lost: ConnectionLost) -> None:
         self.link.last_error = str(lost)
         log.warning(
-            "connection lost name=alarmdigest-publisher unconfirmed_bytes=%d reason=%s",
-            self.window.unconfirmed_bytes,
-            lost,
+            "connection lost%s",
+            Fields(
+                name="alarmdigest-publisher",
+                unconfirmed_bytes=self.window.unconfirmed_bytes,
+                reason=lost,
+            ),
         )
         self.window.forget_sent()
         self._drop_connection()

@@ -9,7 +9,7 @@ import time
 from collections import deque
 
 from alarmdigest._ext import events, outgoing
-from alarmdigest.logs import LimitedLog
+from alarmdigest.logs import Foreign, LimitedLog
 from alarmdigest.messages import REASONS, Refused, read_odd
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class RefusalDesk:
         self._refused(
             f"refused a message ({refusal.reason})",
             detail=refusal.detail,
-            subject=ascii(subject.decode("utf-8", "replace")),
+            subject=Foreign(subject.decode("utf-8", "replace")),
             bytes=len(payload),
         )
         headers = headers_of(refusal, subject)

@@ -23,6 +23,7 @@ class Reloader:
 
     def __init__(self, settings: Settings, read: Callable[[], Effective]) -> None:
         self._started_with = self._now = settings
+        self._contents = settings.login.contents()
         self._read = read
         self._asked = False
 
@@ -47,20 +48,26 @@ class Reloader:
 
     def _take(self, new: Settings, service: Service) -> None:
         changed = _differing(self._now, new)
+        contents = new.login.contents()
+        replaced = {name for name in contents if self._contents.get(name) != contents[name]}
         for_restart = _differing(self._started_with, new) - AT_ONCE - AT_THE_NEXT_CONNECTION
         # Said as long as the more talkative of the two levels holds, so that it is seen.
         before, after = (_number(one.log_level) for one in (self._now, new))
         logging.getLogger().setLevel(min(before, after))
-        self._now = new
+        self._now, self._contents = new, contents
         service.change_login(new.login)
         # Names only: some of the values are secrets.
-        log.warning(
-            "SIGHUP: settings read again; changed: %s; at the next connection: certificates and "
-            "credentials%s; only after a restart: %s",
-            _listed(changed & AT_ONCE),
-            "".join(f", {name}" for name in sorted(changed & AT_THE_NEXT_CONNECTION)),
-            _listed(for_restart),
-        )
+        told = {
+            "changed": changed & AT_ONCE,
+            "from the next connection on": changed & AT_THE_NEXT_CONNECTION,
+            "from the next connection on, what these files hold": replaced - changed,
+            "as at the start again": changed - AT_ONCE - AT_THE_NEXT_CONNECTION - for_restart,
+        }
+        news = [f"{when}: {', '.join(sorted(names))}" for when, names in told.items() if names]
+        if news or not changed:
+            log.info("SIGHUP: settings read again; %s", "; ".join(news) or "nothing has changed")
+        if for_restart:
+            log.warning("SIGHUP: only after a restart: %s", ", ".join(sorted(for_restart)))
         logging.getLogger().setLevel(after)
 
 
@@ -71,7 +78,3 @@ def _number(level: str) -> int:
 def _differing(one: Settings, other: Settings) -> set[str]:
     names = (item.name for item in fields(Settings))
     return {name for name in names if getattr(one, name) != getattr(other, name)}
-
-
-def _listed(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "nothing"

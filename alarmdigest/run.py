@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import logging
 import os
 import select
@@ -11,7 +10,8 @@ import sys
 import time
 from types import FrameType, TracebackType
 
-from alarmdigest import __version__, exit_codes
+from alarmdigest import __version__, exit_codes, stacks
+from alarmdigest.logs import Fields, last_words
 from alarmdigest.monitor.http import MonitorServer
 from alarmdigest.monitor.micro import ServiceApi
 from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
@@ -54,12 +54,13 @@ class Runner:
         """The exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        # Written by the signal handler itself: also when every thread waits for another.
-        faulthandler.register(signal.SIGUSR1)
+        stacks.write_when_asked()
         signal.signal(signal.SIGHUP, self._on_hangup)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
-            "alarmdigest %s pid=%d workers=%d", __version__, os.getpid(), self._settings.workers
+            "alarmdigest %s%s",
+            __version__,
+            Fields(pid=os.getpid(), workers=self._settings.workers),
         )
         try:
             return self._run()
@@ -98,10 +99,12 @@ class Runner:
             service.start()
             if self._signals == 0 and service.failure is None:
                 log.info(
-                    "ready mode=%s store=%s workers=%d %s",
-                    service.mode,
-                    self._settings.store,
-                    self._settings.workers,
+                    "ready%s%s",
+                    Fields(
+                        mode=service.mode,
+                        store=self._settings.store,
+                        workers=self._settings.workers,
+                    ),
                     service.whereabouts,
                 )
                 self._supervisor.ready()
@@ -129,7 +132,7 @@ class Runner:
             self._settings.data_dir, port=LOCAL_PORT, binary=self._settings.nats_server or None
         )
         if name is not None and name != embedded.server_name:
-            log.info("no server given: using the one found at %s name=%s", url, name)
+            log.info("no server given: using the one found at %s%s", url, Fields(name=name))
             if name.startswith(NAME_PREFIX):
                 log.warning(
                     "that server belongs to the alarmdigest of another data directory: "
@@ -139,10 +142,10 @@ class Runner:
         self._embedded = embedded  # before it starts: whatever ends us now must end it
         embedded.start()
         log.info(
-            "no server given: %s at %s data_dir=%s",
+            "no server given: %s at %s%s",
             "going on with our own embedded one" if embedded.adopted else "started an embedded one",
             url,
-            self._settings.data_dir,
+            Fields(data_dir=self._settings.data_dir),
         )
         return [url]
 
@@ -178,10 +181,14 @@ class Runner:
     @staticmethod
     def _tell_what_is_left(service: Service) -> None:
         log.error(
-            "the drain timed out: backlog_bytes=%d unconfirmed_bytes=%d %s; reasons: %s",
-            service.listener.backlog_bytes if service.listener else 0,
-            service.publisher.window.unconfirmed_bytes if service.publisher else 0,
-            "are read again by the next start" if service.mode == "stream" else "are lost",
+            "the drain timed out%s; what is left is %s; reasons: %s",
+            Fields(
+                backlog_bytes=service.listener.backlog_bytes if service.listener else 0,
+                unconfirmed_bytes=(
+                    service.publisher.window.unconfirmed_bytes if service.publisher else 0
+                ),
+            ),
+            "read again by the next start" if service.mode == "stream" else "lost",
             "; ".join(service.troubles()) or "none, it only took too long",
         )
 
@@ -219,7 +226,8 @@ class Runner:
                 # lock. And only where it can be: nobody may read what stderr leads to.
                 if select.select([], [2], [], 0)[1]:
                     name = signal.Signals(number).name
-                    os.write(2, f"second {name}: stopping at once\n".encode())
+                    words = f"second {name}: stopping at once"
+                    os.write(2, last_words(__name__, words, self._settings.log_format))
             except OSError:
                 pass
             finally:

@@ -52,6 +52,7 @@ from alarmdigest.feeds.core import CoreFeed
 from alarmdigest.feeds.feed import Feed
 from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import Listener
+from alarmdigest.logs import Fields
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.login import Login
 from alarmdigest.publisher import Publisher
@@ -216,12 +217,14 @@ class Service:
         started = time.monotonic()
         load_books(self.store, [worker.book for worker in self.workers])
         log.info(
-            "went on from checkpoint=%d alarms=%d users=%d position=%s seconds=%.2f",
-            last.number,
-            sum(worker.book.alarm_count for worker in self.workers),
-            sum(worker.book.user_count for worker in self.workers),
-            last.position.sequence if last.position is not None else "none",
-            time.monotonic() - started,
+            "went on from%s",
+            Fields(
+                checkpoint=last.number,
+                alarms=sum(worker.book.alarm_count for worker in self.workers),
+                users=sum(worker.book.user_count for worker in self.workers),
+                position=last.position.sequence if last.position is not None else None,
+                seconds=time.monotonic() - started,
+            ),
         )
 
     def _make_listener(self, found: Found) -> Listener:
@@ -280,13 +283,13 @@ class Service:
     # -- watching --------------------------------------------------------------------------------
 
     @property
-    def whereabouts(self) -> str:
+    def whereabouts(self) -> Fields:
         """Where it reads and writes, for the log: the streams and how far the input was read, or
         the subjects."""
         if self.mode != "stream" or self.listener is None:
-            return f"events={self.settings.event_subject} digests={self.settings.digest_subject}"
+            return Fields(events=self.settings.event_subject, digests=self.settings.digest_subject)
         streams = ",".join(plan.name for plan in plans_of(self.settings))
-        return f"streams={streams} position={self.listener.router.sequence}"
+        return Fields(streams=streams, position=self.listener.router.sequence)
 
     @property
     def threads(self) -> list[ServiceThread]:

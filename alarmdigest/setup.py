@@ -88,7 +88,7 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
     # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
     if settings.mode != "core":
         jetstream = JetStream(connection, domain=settings.js_domain)
-        mode = _mode(jetstream, settings, last)
+        mode = _mode(jetstream, settings, last, connection.url)
         if mode == "stream":
             events, digests, _rejected = [
                 ensure_stream(jetstream, plan, create=not settings.no_create_streams)
@@ -125,13 +125,18 @@ def _check_store(settings: Settings, last: Checkpoint | None) -> None:
         )
 
 
-def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None) -> str:
+def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url: str) -> str:
     if jetstream.available():
         return "stream"
     position = last.position if last is not None else None
     if settings.mode == "stream" or position is not None:
         wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
         raise NotReachable(f"this NATS server (or account) has no JetStream, which {wanted} needs")
+    log.warning(
+        "no JetStream on %s: core mode; what is published while this service is away is lost to "
+        "it; --mode core says that this is wanted",
+        url,
+    )
     return "core"
 
 

@@ -7,7 +7,6 @@ import re
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -308,6 +307,19 @@ def test_a_taken_default_http_port_gives_a_free_one_and_says_so(server: NatsServ
             assert service.stop() == 0
 
 
+def test_an_ipv6_address_is_shown_as_a_url_has_it(server: NatsServer) -> None:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with ServiceProcess(server.url, http="[::1]:0") as service:
+        port = service.wait_for_log(r"http listening on=http://\[::1\]:(\d+)\n")[1]
+        assert service.http("/readyz") == (200, "ok\n")
+        result = run("--server", server.url, "--http", f"[::1]:{port}")
+        assert result.returncode == 2
+        assert f"--http [::1]:{port}: " in result.stderr
+
+
 def test_without_http_nothing_listens(server: NatsServer) -> None:
     with ServiceProcess(server.url, options=["--http", "off"]) as service:
         assert "http listening" not in service.log
@@ -339,13 +351,16 @@ def test_ready_is_said_once_when_the_service_consumes_and_not_before(server: Nat
 def test_logs_in_json_are_one_object_a_line(server: NatsServer) -> None:
     options = ["--log-format", "json", "--log-level", "debug"]
     with ServiceProcess(server.url, options=options) as service:
-        with urllib.request.urlopen(service.wait_for_log(r"on=(http://[^\s\"]+)")[1] + "/metrics"):
-            pass
+        assert service.http("/metrics")[0] == 200
         assert service.stop() == 0
         lines = [json.loads(line) for line in service.log.splitlines()]
-    assert all({"time", "level", "thread", "logger", "message"} <= line.keys() for line in lines)
-    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", line["time"]) for line in lines)
-    assert sum("ready" in line["message"].split() for line in lines) == 1
+    assert all({"ts", "level", "thread", "logger", "msg"} <= line.keys() for line in lines)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", line["ts"]) for line in lines)
+    [ready] = [line for line in lines if "ready" in line["msg"].split()]
+    assert (ready["msg"], ready["mode"], ready["workers"]) == ("ready", "core", 12)
+    connected = [line["server"] for line in lines if line["msg"] == "connected"]
+    assert set(connected) == {server.url}
+    assert not any("=" in line["msg"] for line in lines if line["level"] != "debug")
     assert {line["thread"] for line in lines} >= {"MainThread", "nats-client", "publisher"}
 
 

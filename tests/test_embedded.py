@@ -64,6 +64,23 @@ def port() -> int:
     return free_port()
 
 
+def test_its_folder_is_for_its_owner_only(
+    data_dir: Path, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = data_dir / "nats"
+    server = EmbeddedServer(data_dir, port=port)
+    with caplog.at_level("INFO"):
+        server.start()
+        server.stop()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert "open to others" not in caplog.text
+        folder.chmod(0o755)  # as earlier versions made it
+        server.start()
+        server.stop()
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert f"{folder} was open to others than its owner (mode 755), now it is not" in caplog.text
+
+
 @contextmanager
 def listener(says: bytes) -> Iterator[int]:
     """Someone who is not NATS on a port: says this to everyone and keeps the connection."""

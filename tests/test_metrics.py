@@ -15,6 +15,7 @@ from support.faults import gated, pairs, request
 from support.nats_server import NatsServer
 from support.proxy import Proxy
 from support.service import ServiceProcess
+from support.streams import store_all
 from support.wait import eventually
 
 from alarmdigest.histogram import BOUNDS_S, Histogram
@@ -138,6 +139,25 @@ def test_a_digest_that_is_sent_again_is_no_second_answer(tmp_path: Path) -> None
         eventually(lambda: service.metric("alarmdigest_unconfirmed_bytes") == 0, what="the end")
         assert service.metric("alarmdigest_resent_total") == 10
         assert service.metric(answered) == 10
+
+
+def test_what_a_replay_finds_published_is_no_second_answer() -> None:
+    options = ("--checkpoint-interval", "1h")
+    published = 'alarmdigest_published_total{kind="digest"}'
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, mode="stream", options=options) as service,
+        Bus(server.url) as bus,
+    ):
+        store_all(bus, pairs(range(20)))
+        eventually(lambda: service.metric(published) == 20, what="all digests in their stream")
+        service.kill()
+        store_all(bus, pairs(range(20, 23)))
+        service.start()
+        eventually(lambda: service.metric(published) == 3, what="the three that were missing")
+        bus.wait_for_digests(23)
+        assert service.metric("alarmdigest_found_again_total") == 20
+        assert service.metric("alarmdigest_request_seconds_count") == 3
 
 
 def test_the_stream_tells_how_far_behind_in_messages_and_seconds(tmp_path: Path) -> None:

@@ -155,10 +155,29 @@ def test_the_second_service_on_the_same_subjects_warns_and_names_the_first(
         with ServiceProcess(server.url, options=apart) as other:
             eventually(lambda: len(ask(bus, "$SRV.PING")) == 2, what="both")
             with ServiceProcess(server.url) as second:
-                second.wait_for_log(f"another alarmdigest answers the same.*its id='{name}'")
+                second.wait_for_log(f"another alarmdigest answers the same.*its_id='{name}'")
                 eventually(lambda: len(ask(bus, "$SRV.PING")) == 3, what="all three")
             assert "another alarmdigest" not in other.log
         assert "another alarmdigest" not in first.log
+
+
+def test_many_others_are_warned_of_once_a_minute(server: NatsServer, bus: Bus) -> None:
+    """Anybody may answer as another service, and as often as they like."""
+    answers = 50
+    theirs = {"mode": "core", "requests": "SendAlarmDigest", "digests": "AlarmDigest"}
+
+    async def answer(message: Msg) -> None:
+        for number in range(answers):
+            other = {"id": f"another-{number}", "metadata": theirs}
+            await bus.client.publish(message.reply, orjson.dumps(other))
+
+    others = bus.run(bus.client.subscribe("$SRV.PING.alarmdigest", cb=answer))
+    bus.flush()
+    with ServiceProcess(server.url) as service:
+        service.wait_for_log("another alarmdigest answers the same .*; its_id='another-")
+        bus.run(others.unsubscribe())
+        the_one(bus, "$SRV.PING")  # it has read all answers before this question
+        assert service.log.count("another alarmdigest") == 1
 
 
 BROKEN = """

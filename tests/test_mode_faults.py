@@ -24,6 +24,7 @@ from support.streams import (
 )
 from support.wait import eventually
 
+WITHOUT = 'accounts { APP { users: [{user: service, password: "s3cret"}] } }'
 WITH_JETSTREAM = 'jetstream { store_dir: "." }'
 
 
@@ -53,6 +54,21 @@ def assert_refused(service: ServiceProcess, code: int, why: str, within: float =
     assert time.monotonic() - started < within
     assert re.search(why, service.log), service.log
     assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize("whose", ["server", "account"])
+def test_a_fall_to_core_mode_is_warned_of_unless_it_was_asked_for(whose: str) -> None:
+    with NatsServer(jetstream=whose == "account", extra=WITHOUT) as server:
+        url = server.url.replace("//", "//service:s3cret@")
+        with ServiceProcess(environment={"NATS_URL": url}, mode="auto") as service:
+            service.wait_for_log(
+                rf"WARNING MainThread no JetStream on {server.url}: core mode; what is published "
+                r"while this service is away is lost to it; --mode core says that this is wanted\n"
+            )
+            assert "ready mode=core" in service.log
+            assert "s3cret" not in service.log
+        with ServiceProcess(environment={"NATS_URL": url}, mode="core") as service:
+            assert " WARNING " not in service.log
 
 
 def with_mode(service: ServiceProcess, mode: str) -> ServiceProcess:

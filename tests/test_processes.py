@@ -1,5 +1,7 @@
 """The service as a process: how it ends, in good order or not, and what its exit code says."""
 
+import json
+import re
 import signal
 import time
 from pathlib import Path
@@ -89,11 +91,16 @@ def test_a_drain_that_cannot_finish_ends_after_its_time_with_exit_code_5() -> No
         assert "unconfirmed_bytes=" in service.log, "how much is lost is not said"
 
 
+@pytest.mark.parametrize("form", ["text", "json"])
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
-def test_a_second_signal_ends_a_drain_at_once_with_exit_code_5(second: signal.Signals) -> None:
+def test_a_second_signal_ends_a_drain_at_once_with_exit_code_5(
+    second: signal.Signals, form: str
+) -> None:
     with (
         ChangingServer(extra=HELD) as server,
-        ServiceProcess(environment={"NATS_URL": server.url_of("service")}) as service,
+        ServiceProcess(
+            environment={"NATS_URL": server.url_of("service")}, options=["--log-format", form]
+        ) as service,
         Bus(server.url_of("bus")) as bus,
     ):
         bus.publish_all(pairs(range(10)))
@@ -104,7 +111,13 @@ def test_a_second_signal_ends_a_drain_at_once_with_exit_code_5(second: signal.Si
         service.process.send_signal(second)
         assert service.wait() == 5
         assert time.monotonic() - start < 3
-        assert f"second {second.name}" in service.log
+        if form == "text":
+            assert service.log.endswith(f"\nsecond {second.name}: stopping at once\n")
+        else:
+            last = [json.loads(line) for line in service.log.splitlines()][-1]
+            assert last["msg"] == f"second {second.name}: stopping at once"
+            assert (last["level"], last["thread"]) == ("warning", "MainThread")
+            assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", last["ts"])
 
 
 def test_it_drains_without_a_server_too() -> None:

@@ -31,7 +31,8 @@ def test_the_log_level_changes_at_once_and_the_rest_is_told(tmp_path: Path) -> N
     ):
         private(file, "log-level = 'error'\nretention = '1d'\nworkers = 9")
         hang_up(service)
-        service.wait_for_log(r"SIGHUP: .* changed: log_level; .* only after a restart: retention\n")
+        service.wait_for_log(r"INFO +MainThread SIGHUP: settings read again; changed: log_level\n")
+        service.wait_for_log(r"WARNING MainThread SIGHUP: only after a restart: retention\n")
         bus.publish_all([("AlarmStatusChanged", b"nonsense")])
         bus.wait_for_rejected(1)
         assert "refused a message" not in service.log  # it is a warning
@@ -42,7 +43,8 @@ def test_the_log_level_changes_at_once_and_the_rest_is_told(tmp_path: Path) -> N
         )
         private(file, "log-level = 'info'\nretention = '7d'")
         hang_up(service)
-        service.wait_for_log(r"changed: log_level; .* only after a restart: nothing\n")
+        service.wait_for_log(r"; changed: log_level; as at the start again: retention\n")
+        assert service.log.count("only after a restart") == 1
         bus.publish_all(pairs(range(3)))
         bus.wait_for_digests(3)
         assert service.stop() == 0
@@ -67,7 +69,7 @@ def test_a_new_password_counts_from_the_next_connection_on(tmp_path: Path) -> No
         service.wait_for_log("Authorization Violation")
         private(file, "user = 'alarm'\npassword = 's3cond'")
         hang_up(service)
-        service.wait_for_log("certificates and credentials, password;")
+        service.wait_for_log(r"INFO .* SIGHUP: .*; from the next connection on: password\n")
         service.wait_for_log(r"(?s)SIGHUP.* connected name=alarmdigest ")
         service.wait_for_log(r"(?s)SIGHUP.* connected name=alarmdigest-publisher ")
         service.wait_for_log(r"(?s)SIGHUP.* connected name=alarmdigest-micro ")
@@ -77,6 +79,32 @@ def test_a_new_password_counts_from_the_next_connection_on(tmp_path: Path) -> No
             bus.wait_for_digests(3)
         assert service.stop() == 0
         assert "s3cond" not in service.log
+
+
+def test_what_the_files_of_a_login_hold_is_looked_at(tmp_path: Path) -> None:
+    made = certificates(tmp_path / "made")
+    password = private(tmp_path / "password", "s3cret")
+    options = ("--user", "service", "--password-file", str(password), "--tls-ca", str(made.ca))
+    login = 'authorization { user: service, password: "s3cret" }'
+    with (
+        NatsServer(jetstream=False, extra=made.server_config() + "\n" + login) as server,
+        ServiceProcess(server.url, options=options) as service,
+    ):
+        hang_up(service)
+        service.wait_for_log(r"INFO +MainThread SIGHUP: settings read again; nothing has changed\n")
+        password.touch()  # written again, with the same in it
+        hang_up(service)
+        eventually(lambda: service.log.count("nothing has changed") == 2, what="no news")
+        private(password, "another")
+        hang_up(service)
+        service.wait_for_log(
+            r"INFO .* again; from the next connection on, what these files hold: password_file\n"
+        )
+        hang_up(service)
+        eventually(lambda: service.log.count("nothing has changed") == 3, what="no news again")
+        assert " WARNING " not in service.log
+        assert "another" not in service.log
+        assert service.stop() == 0
 
 
 def test_a_renewed_certificate_counts_without_a_signal(tmp_path: Path) -> None:

@@ -131,8 +131,8 @@ def test_a_drain_on_a_full_disk_ends_with_code_5_and_the_next_start_goes_on(
         digests_go_on(service, feeder)
         assert service.stop() == 5
         service.wait_for_log(
-            "ERROR +MainThread the drain timed out: .* are read again by the next start; "
-            "reasons: no checkpoint can be written: "
+            "ERROR +MainThread the drain timed out .*; what is left is read again by the "
+            "next start; reasons: no checkpoint can be written: "
         )
         disk.make_room()
         service.start()

@@ -123,7 +123,7 @@ def test_the_watchdog_is_no_longer_fed_when_a_thread_is_stuck(tmp_path: Path) ->
         )
         assert systemd.count("WATCHDOG=1") == fed
         service.process.send_signal(signal.SIGUSR1)
-        service.wait_for_log(r'File "<string>", line 6 in <lambda>')
+        service.wait_for_log(r'File "<string>", line 6, in <lambda>')
         assert service.process.poll() is None
     systemd.close()
 

@@ -1,6 +1,7 @@
 """What the service's threads say of themselves, and their queues."""
 
 import queue
+import signal
 import threading
 from pathlib import Path
 
@@ -74,6 +75,57 @@ LmdbStore.commit = slowly
         assert service.http("/healthz") == (200, "ok\n")
         gate.touch()
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready")
+
+
+MUTE = """
+import ctypes
+from alarmdigest.run import Runner
+def hang(self, service):
+    mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)
+    while True:
+        libc.pthread_mutex_lock(mutex)  # nobody unlocks it, and no signal ends the waiting
+Runner._watch = hang
+"""
+
+
+def test_the_stacks_have_the_names_of_their_threads() -> None:
+    with NatsServer() as server, ServiceProcess(server.url, options=["--workers", "4"]) as service:
+        service.process.send_signal(signal.SIGUSR1)
+        for name in ("MainThread", "nats-client", "publisher", "checkpointer", "worker-3"):
+            stack = service.wait_for_log(rf"Thread {name} \(most recent call last\):\n(  .*\n)+\n")[
+                0
+            ]
+            assert name != "worker-3" or "worker.py" in stack
+        service.process.send_signal(signal.SIGUSR1)
+        eventually(lambda: service.log.count("Thread worker-3 ") == 2, what="them once more")
+        assert service.http("/healthz") == (200, "ok\n")
+        assert service.stop() == 0
+
+
+def test_no_number_of_stacks_harms_threads_that_run() -> None:
+    with NatsServer() as server, ServiceProcess(server.url) as service:
+        server.kill()  # now they have something to do: they connect
+        written = 0
+
+        def another() -> bool:
+            return service.log.count("Thread MainThread ") > written
+
+        for _ in range(300):
+            written = service.log.count("Thread MainThread ")
+            service.process.send_signal(signal.SIGUSR1)
+            eventually(another, interval=0.001, what="stacks")
+        assert service.stop() == 0
+
+
+def test_the_stacks_are_written_also_when_the_main_thread_hangs() -> None:
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, program=patched(MUTE), options=["--workers", "1"]) as service,
+    ):
+        service.process.send_signal(signal.SIGUSR1)
+        service.wait_for_log(r'File "<string>", line \d+, in hang')
+        service.wait_for_log(r"worker\.py")
+        assert service.http("/healthz") == (200, "ok\n")
 
 
 def test_an_empty_item_is_an_item() -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 from alarmdigest._ext import frames, outgoing
-from alarmdigest.confirmations.window import Held, Sent, Window
+from alarmdigest.batches import Outgoing
+from alarmdigest.confirmations.window import Held, Sent, Window, answers_in, joined
 from alarmdigest.nats.connection import Connection
 from alarmdigest.store.base import Outputs
 
@@ -48,9 +50,10 @@ class PongWindow(Window):
     def outputs(self) -> Outputs:
         return {}
 
-    def _numbered(self, batch: bytes) -> Sent:
+    def _numbered(self, batches: Sequence[Outgoing]) -> Sent:
         self._batches += 1
-        return Sent(batch, id_prefix=f"{self._process_id}-{self._batches}-".encode())
+        prefix = f"{self._process_id}-{self._batches}-".encode()
+        return Sent(joined(batches), id_prefix=prefix, answers=answers_in(batches))
 
     def _write(self, connection: Connection, entry: Sent) -> None:
         wire, entry.digests, entry.refusals, entry.given_up, largest = outgoing.to_wire(

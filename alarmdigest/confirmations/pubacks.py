@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 
 import orjson
 
 from alarmdigest._ext import acks, frames
-from alarmdigest.confirmations.window import Held, Sent, Window
+from alarmdigest.batches import Outgoing
+from alarmdigest.confirmations.window import Held, Sent, Window, answers_in, joined
+from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.jetstream import JetStream
@@ -94,8 +97,8 @@ class StreamWindow(Window):
             if any(stored):
                 log.info(
                     "the output streams hold messages behind the checkpoint, which a replay does "
-                    "not publish again: digests=%d refusals=%d",
-                    *(len(ids) for ids in stored),
+                    "not publish again:%s",
+                    Fields(digests=len(stored[0]), refusals=len(stored[1])),
                 )
         else:
             for ids in stored:
@@ -144,7 +147,7 @@ class StreamWindow(Window):
         if left:
             # Most often of requests before the checkpoint: the place that it noted is a cautious
             # one, see outputs(). After a change of settings, what was made with the old ones.
-            log.debug("in the output streams and not of this replay: count=%d", left)
+            log.debug("in the output streams and not of this replay:%s", Fields(count=left))
         for kind, last in enumerate(self._known_last):
             self._acks.set_last_seq(kind, max(last, self._acks.get_last_seq(kind)))
         self._known = [{}, {}]
@@ -246,13 +249,29 @@ class StreamWindow(Window):
             found[name] = (self._created[kind], place)
         return found
 
-    def _numbered(self, batch: bytes) -> Sent:
-        first, count = self._acks.enter(batch)
-        if self._known is not None:
-            for kind, ids in enumerate(self._known):
-                if ids:
-                    self._found_again[kind] += self._acks.recognise(batch, first, ids, False)
-        return Sent(batch, first=first, count=count)
+    def _numbered(self, batches: Sequence[Outgoing]) -> Sent:
+        records = joined(batches)
+        if self._known is None or not any(self._known):
+            first, count = self._acks.enter(records)
+            return Sent(records, first=first, count=count, answers=answers_in(batches))
+        first, answers = self._acks.next, []
+        for batch in batches:
+            number, count = self._acks.enter(batch.records)
+            to_send = count - self._recognised(batch.records, number)
+            # Of a digest in several parts some may be there: then these are no more than so many.
+            if answered := min(batch.answered, to_send):
+                answers.append((batch.read_at, answered))
+        return Sent(records, first=first, count=self._acks.next - first, answers=answers)
+
+    def _recognised(self, records: bytes, first: int) -> int:
+        """How many of these the output streams hold already; they need not be sent."""
+        found = 0
+        for kind, ids in enumerate(self._known or ()):
+            if ids:
+                again = self._acks.recognise(records, first, ids, False)
+                self._found_again[kind] += again
+                found += again
+        return found
 
     def _write(self, connection: Connection, entry: Sent) -> None:
         wire, messages, largest, left_out = self._acks.to_wire(

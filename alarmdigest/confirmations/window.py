@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from alarmdigest.batches import Outgoing
 from alarmdigest.histogram import Histogram
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
@@ -37,12 +38,21 @@ class Sent:
     count: int = 0
     sent: bool = False
     sent_at: float = 0.0
-    # When requests were read, and how many, whose digests have not been sent before.
+    # When requests were read, and how many, whose digests have not been sent before, also not by
+    # an earlier run.
     answers: Sequence[tuple[float, int]] = ()
     ping: int = 0
     digests: int = 0
     refusals: int = 0
     given_up: int = 0  # refusals that the server did not take, or that were not sent to it
+
+
+def joined(batches: Sequence[Outgoing]) -> bytes:
+    return b"".join([batch.records for batch in batches])
+
+
+def answers_in(batches: Sequence[Outgoing]) -> list[tuple[float, int]]:
+    return [(batch.read_at, batch.answered) for batch in batches if batch.answered]
 
 
 class Window(ABC):
@@ -81,17 +91,12 @@ class Window(ABC):
         """Whether something is kept that this connection has not been given."""
         return bool(self._unsent)
 
-    def keep(self, batch: bytes, answers: Sequence[tuple[float, int]] = ()) -> None:
-        """Take a batch of outgoing records, to be sent by the next ``send``.
-
-        ``answers``: when the requests were read that it answers (``time.monotonic()``), and how
-        many then.
-        """
-        entry = self._numbered(batch)
-        entry.answers = answers
+    def keep(self, batches: Sequence[Outgoing]) -> None:
+        """Take these as one batch, to be sent by the next ``send``."""
+        entry = self._numbered(batches)
         self._entries.append(entry)
         self._unsent.append(entry)
-        self.unconfirmed_bytes += len(batch)
+        self.unconfirmed_bytes += len(entry.batch)
 
     def mark(self, done: Callable[[], None]) -> None:
         """Have ``done`` called as soon as all that has been kept so far is confirmed."""
@@ -176,7 +181,7 @@ class Window(ABC):
         of it has been kept."""
 
     @abstractmethod
-    def _numbered(self, batch: bytes) -> Sent: ...
+    def _numbered(self, batches: Sequence[Outgoing]) -> Sent: ...
 
     @abstractmethod
     def _write(self, connection: Connection, entry: Sent) -> None: ...

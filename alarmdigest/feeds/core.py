@@ -8,6 +8,7 @@ import time
 from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.logs import Fields
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.store.base import Position
@@ -66,7 +67,6 @@ class CoreFeed(Feed):
 
     def lost(self, reason: NatsError) -> None:
         log.error(
-            "connection lost name=alarmdigest reason=%s; "
-            "what is published until it is back does not reach us (core mode)",
-            reason,
+            "connection lost%s; what is published until it is back does not reach us (core mode)",
+            Fields(name="alarmdigest", reason=reason),
         )

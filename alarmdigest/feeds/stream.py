@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
@@ -235,6 +236,6 @@ class StreamFeed(Feed):
             log.error("nothing keeps what is published now: %s", reason)
         else:
             log.warning(
-                "connection lost name=alarmdigest reason=%s; the stream keeps what is published",
-                reason,
+                "connection lost%s; the stream keeps what is published",
+                Fields(name="alarmdigest", reason=reason),
             )

@@ -11,6 +11,7 @@ import orjson
 from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
+from alarmdigest.logs import Fields
 from alarmdigest.monitor import page
 from alarmdigest.monitor.guard import CONNECTION_LIFE_S, BoundedLines, BoundedServer, may_ask_as
 from alarmdigest.monitor.metrics import registry_of
@@ -48,12 +49,13 @@ class MonitorServer:
             self._server = _Server((host, port), handler, status)
         except OSError as error:
             if not may_move:
+                place = address.url.removeprefix("http://")
                 raise SettingsError(
-                    f"--http {host}:{port}: {error.strerror}; choose another port, or --http off"
+                    f"--http {place}: {error.strerror}; choose another port, or --http off"
                 ) from error
             self._server = _Server((host, 0), handler, status)
             log.warning("port %d is taken, HTTP moves to another one", port)
-        self.host, self.port = host, self._server.server_address[1]
+        self.url = HttpAddress(host, self._server.server_address[1]).url
         self._thread = Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.2},
@@ -64,7 +66,7 @@ class MonitorServer:
     def start(self) -> None:
         self._thread.start()
         # Without its paths: scripts wait for the word "ready", and /readyz would be it too early.
-        log.info("http listening on=http://%s:%d", self.host, self.port)
+        log.info("http listening%s", Fields(on=self.url))
 
     def stop(self) -> None:
         self._server.shutdown()

@@ -17,7 +17,7 @@ import orjson
 
 from alarmdigest import __version__
 from alarmdigest._ext import events, frames
-from alarmdigest.logs import LimitedLog
+from alarmdigest.logs import Foreign, LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.link import Link
@@ -36,6 +36,9 @@ ANSWERS_SID = len(VERBS) * ADDRESSES
 # Questions have no body. A message larger than this costs whoever sends it nothing and us only a
 # new connection.
 BUFFER_BYTES = 64 * 1024
+# What is wrong here is about the surroundings and lasts; an answer to our PING can come from
+# anybody, as often as they like.
+WARN_INTERVAL_S = 60.0
 
 
 class ServiceApi(threading.Thread):
@@ -52,7 +55,7 @@ class ServiceApi(threading.Thread):
         self._id = secrets.token_hex(11)
         self._since = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         self._stopping = threading.Event()
-        self._trouble = LimitedLog(log, logging.WARNING)
+        self._trouble = LimitedLog(log, logging.WARNING, interval_s=WARN_INTERVAL_S)
 
     def stop(self) -> None:
         """Does not wait: a drain must not depend on it."""
@@ -190,10 +193,10 @@ class ServiceApi(threading.Thread):
         mine = self._metadata()
         same = all(theirs.get(name) == mine[name] for name in ("requests", "digests"))
         if other != self._id and same:
-            log.warning(
+            self._trouble(
                 "another alarmdigest answers the same requests, so every digest is sent twice: "
-                "stop one of us, or give it other subjects; its id=%s mode=%s, our id=%s",
-                ascii(other[:64]),
-                ascii(str(theirs.get("mode"))[:64]),
-                self._id,
+                "stop one of us, or give it other subjects;",
+                its_id=Foreign(other[:64]),
+                its_mode=Foreign(str(theirs.get("mode"))[:64]),
+                our_id=self._id,
             )

@@ -18,12 +18,14 @@ import logging
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
 
 from alarmdigest.locks import FolderInUse, own
+from alarmdigest.logs import Fields
 from alarmdigest.nats.discovery import (
     GREETING_TIMEOUT,
     POLL,
@@ -172,7 +174,9 @@ class EmbeddedServer:
     # -- whose folder
 
     def _own(self) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._close_to_others()
         try:
             self._owner = own(self._folder)
         except FolderInUse as error:
@@ -180,6 +184,24 @@ class EmbeddedServer:
                 f"{self._folder} is in use by another alarmdigest (pid {error.pid}): stop it, "
                 "or choose another data directory"
             ) from None
+
+    def _close_to_others(self) -> None:
+        """What it holds are users' alarms; the server makes its files readable for everybody."""
+        mode = stat.S_IMODE(self._folder.stat().st_mode)
+        if not mode & (stat.S_IRWXG | stat.S_IRWXO):
+            return
+        try:
+            self._folder.chmod(stat.S_IRWXU)
+            log.info(
+                "%s was open to others than its owner (mode %o), now it is not", self._folder, mode
+            )
+        except OSError as error:
+            log.warning(
+                "%s is open to others than its owner (mode %o): %s",
+                self._folder,
+                mode,
+                error.strerror,
+            )
 
     def _disown(self) -> None:
         if self._owner is not None:
@@ -195,7 +217,9 @@ class EmbeddedServer:
             if pid is not None:
                 self._pid = pid
                 if (self._folder / "server.conf").read_text("utf-8") != self._config:
-                    log.info("stopping a nats-server left behind with other settings: pid=%d", pid)
+                    log.info(
+                        "stopping a nats-server left behind with other settings:%s", Fields(pid=pid)
+                    )
                     self._end(max(deadline - time.monotonic(), 1.0) / 2)
                     return False
                 if self._answers():
@@ -327,7 +351,7 @@ class EmbeddedServer:
     def _end(self, timeout: float) -> None:
         self._signal(signal.SIGTERM)
         if not self._ended(timeout):
-            log.warning("nats-server does not stop, killing it: pid=%d", self._pid)
+            log.warning("nats-server does not stop, killing it:%s", Fields(pid=self._pid))
             self._signal(signal.SIGKILL)
             if not self._ended(5.0):
                 raise EmbeddedServerError(f"nats-server (pid {self._pid}) cannot be killed")

@@ -15,7 +15,7 @@ from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-from alarmdigest.logs import LimitedLog
+from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.connection import NO_LOGIN, Connection
 from alarmdigest.nats.errors import ConnectFailed, UrlError
 from alarmdigest.nats.login import Login
@@ -89,10 +89,12 @@ class Link:
                 self.connections += 1
                 self.learn(connection)
                 log.info(
-                    "connected name=%s server=%s version=%s",
-                    self._name,
-                    connection.url,
-                    connection.info.get("version"),
+                    "connected%s",
+                    Fields(
+                        name=self._name,
+                        server=connection.url,
+                        version=connection.info.get("version"),
+                    ),
                 )
                 return connection
         return None

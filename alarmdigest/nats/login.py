@@ -7,12 +7,13 @@ connection on. What they hold is never part of a message or a representation.
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import ssl
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,12 @@ class Login:
             raise LoginError(*dict.fromkeys(problems))  # one that is missing fails twice
         return warnings
 
+    def contents(self) -> dict[str, bytes]:
+        """For each setting that names a file a digest of what it holds, to see whether that has
+        changed; empty for one that cannot be read."""
+        files = ((item.name, getattr(self, item.name)) for item in fields(self))
+        return {name: _digest(file) for name, file in files if isinstance(file, Path)}
+
 
 @contextmanager
 def noting(problems: list[str]) -> Iterator[None]:
@@ -150,6 +157,13 @@ def _read(file: Path) -> str:
         return text.decode()
     except UnicodeDecodeError:
         raise LoginError(f"{file} is not text in UTF-8") from None
+
+
+def _digest(file: Path) -> bytes:
+    try:
+        return hashlib.blake2b(file.read_bytes()).digest()
+    except OSError:
+        return b""
 
 
 def _read_line(file: Path) -> str:

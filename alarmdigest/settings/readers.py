@@ -103,6 +103,11 @@ class HttpAddress(NamedTuple):
     port: int
     may_move: bool = False
 
+    @property
+    def url(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}"
+
 
 def http_address(text: str) -> HttpAddress | None:
     """``HOST:PORT`` (``[::1]:9595`` for IPv6), or ``off``."""

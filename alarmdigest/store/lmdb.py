@@ -21,6 +21,7 @@ import lmdb
 from alarmdigest import failpoints
 from alarmdigest._ext.rows import Batch, pack
 from alarmdigest.locks import FolderInUse, own
+from alarmdigest.logs import Fields
 from alarmdigest.store import folder as folders
 from alarmdigest.store.base import Checkpoint, Store, StoreError, StoreInUse, wrong_count
 from alarmdigest.store.folder import damaged
@@ -169,7 +170,9 @@ class LmdbStore(Store):
         env = open_env(folder, readonly=False, map_size=self._map_size)
         try:
             if dead := env.reader_check():
-                log.info("released the snapshots of dead readers of the store: readers=%d", dead)
+                log.info(
+                    "released the snapshots of dead readers of the store:%s", Fields(readers=dead)
+                )
             with begin(env) as txn:
                 version = txn.get(FORMAT_KEY)
                 empty = txn.stat()["entries"] == 0

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 
 from alarmdigest import exit_codes
-from alarmdigest.settings import HttpAddress, Settings, SettingsError
+from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.tools.terminal import duration_text, size_text, write_json, write_line, write_table
 
 TIMEOUT_S = 5.0
@@ -26,7 +26,7 @@ def status(settings: Settings, *, as_json: bool) -> int:
     """Report on stdout; the exit code. Raises SettingsError."""
     if settings.http is None:
         raise SettingsError("--http off: status asks a service over HTTP, name its HOST:PORT")
-    url = _url(settings.http)
+    url = f"{settings.http.url}/status.json"
     try:
         found = _ask(url)
     except (OSError, http.client.HTTPException, ValueError) as error:
@@ -42,11 +42,6 @@ def status(settings: Settings, *, as_json: bool) -> int:
     else:
         _write(found)
     return exit_codes.CLEAN
-
-
-def _url(address: HttpAddress) -> str:
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    return f"http://{host}:{address.port}/status.json"
 
 
 def _ask(url: str) -> dict[str, Any]:

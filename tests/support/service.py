@@ -107,7 +107,7 @@ class ServiceProcess:
 
     def http(self, path: str) -> tuple[int, str]:
         """Status and body of a GET."""
-        match = self.wait_for_log(r"on=(http://\S+)")
+        match = self.wait_for_log(r'on(?:=|": ")(http://[^\s"]+)')
         try:
             with urllib.request.urlopen(match[1] + path, timeout=10) as answer:
                 return answer.status, answer.read().decode()
