@@ -46,6 +46,7 @@ class Subscriber:
 
     def __init__(self, url: str, subject: str = "AlarmDigest") -> None:
         place = urlsplit(url)
+        assert place.port
         self._socket = socket.create_connection((place.hostname, place.port), TIMEOUT_S)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._buffer = bytearray(1 << 21)

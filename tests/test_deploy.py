@@ -197,6 +197,7 @@ def test_the_unit_gives_it_a_state_a_user_of_its_own_and_time_to_drain() -> None
         "DynamicUser": "yes",
         "StateDirectory": "alarmdigest",
         "KillMode": "mixed",
+        "StartLimitIntervalSec": "0",
         "NoNewPrivileges": "yes",
         "ProtectSystem": "strict",
         "CapabilityBoundingSet": "",

@@ -17,6 +17,7 @@ def frames_of(messages: Iterable[tuple[str, bytes]]) -> bytes:
 def publish_raw(url: str, frames: bytes, timeout: float = 60.0) -> None:
     """Write PUB frames on a connection of their own; wait until the server has taken them all."""
     place = urlsplit(url)
+    assert place.port
     with socket.create_connection((place.hostname, place.port), timeout) as sock:
         sock.sendall(b'CONNECT {"verbose":false,"headers":true}\r\n' + frames + b"PING\r\n")
         said = b""
