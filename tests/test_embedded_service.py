@@ -26,6 +26,7 @@ def test_it_starts_a_server_says_so_and_stops_it_with_itself() -> None:
         bus.publish_all(pairs([1]))
         assert numbers(bus.wait_for_digests(1)) == [1]
         assert service.stop() == 0
+        assert " WARNING " not in service.log
         assert service.server_is_gone()
 
 

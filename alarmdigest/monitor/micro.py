@@ -70,7 +70,8 @@ class ServiceApi(threading.Thread):
                 try:
                     self._serve(connection)
                 except (NatsError, frames.ProtocolError) as lost:
-                    self._trouble("the service API has lost its connection", reason=lost)
+                    if not self._stopping.is_set():  # else an embedded server has ended before us
+                        self._trouble("the service API has lost its connection", reason=lost)
                 finally:
                     connection.close()
         except Exception:
