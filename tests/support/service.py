@@ -77,8 +77,9 @@ class ServiceProcess:
 
     def _read(self, process: subprocess.Popen[str], lines: list[str]) -> None:
         assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line)
+        with process.stderr:
+            for line in process.stderr:
+                lines.append(line)
 
     @property
     def log(self) -> str:
