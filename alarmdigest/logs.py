@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 import time
 from datetime import datetime, timezone
 from typing import Any
+
+from alarmdigest.text import printable
 
 
 def _utc(record: logging.LogRecord) -> str:
@@ -20,7 +23,7 @@ def _utc(record: logging.LogRecord) -> str:
 
 
 class Foreign(str):
-    """A text that somebody else has chosen: quoted and escaped, so that it stays on its line."""
+    """A text that somebody else has chosen: quoted, so that it cannot look like another field."""
 
 
 class Fields:
@@ -44,10 +47,14 @@ def _shown(value: Any) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.000Z INFO  nats-client connected server=nats://…``"""
+    """``2026-01-31T12:00:00.000Z INFO  nats-client connected server=nats://…``
+
+    A message is one line, whatever a server or a file has put into it.
+    """
 
     def format(self, record: logging.LogRecord) -> str:
-        line = f"{_utc(record)} {record.levelname:<7} {record.threadName} {record.getMessage()}"
+        message = printable(record.getMessage())
+        line = f"{_utc(record)} {record.levelname:<7} {record.threadName} {message}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
@@ -90,7 +97,10 @@ def _apart(record: logging.LogRecord) -> tuple[str, dict[str, Any]]:
 
 
 def _plain(value: Any) -> str | int | float | None:
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+    if value is None or isinstance(value, (str, int)):
+        return value
+    # JSON knows neither NaN nor infinity.
+    return value if isinstance(value, float) and math.isfinite(value) else str(value)
 
 
 def configure(level: str, form: str) -> None:
@@ -103,32 +113,32 @@ def configure(level: str, form: str) -> None:
 def last_words(logger: str, message: str, form: str) -> bytes:
     """A line for a signal handler, which must not log: the thread that it interrupts may hold
     logging's lock. Nothing here takes one."""
-    if form == "json":
-        record = logging.LogRecord(logger, logging.WARNING, "", 0, message, None, None)
-        message = JsonFormatter().format(record)
-    return f"{message}\n".encode()
+    record = logging.LogRecord(logger, logging.WARNING, "", 0, message, None, None)
+    formatter = JsonFormatter() if form == "json" else TextFormatter()
+    return f"{formatter.format(record)}\n".encode()
 
 
 class LimitedLog:
     """Logs a message that may repeat quickly, at most once per interval, with the number left out.
 
-    Used by one thread.
+    ``about`` tells apart what the same message is about, and each is limited by itself. Used by
+    one thread.
     """
 
     def __init__(self, log: logging.Logger, level: int, *, interval_s: float = 5.0) -> None:
         self._log = log
         self._level = level
         self._interval_s = interval_s
-        self._next: dict[str, float] = {}
-        self._left_out: dict[str, int] = {}
+        self._next: dict[tuple[str, str], float] = {}
+        self._left_out: dict[tuple[str, str], int] = {}
 
-    def __call__(self, message: str, **fields: Any) -> None:
-        now = time.monotonic()
-        if now < self._next.get(message, 0.0):
-            self._left_out[message] = self._left_out.get(message, 0) + 1
+    def __call__(self, message: str, about: str = "", /, **fields: Any) -> None:
+        now, key = time.monotonic(), (message, about)
+        if now < self._next.get(key, 0.0):
+            self._left_out[key] = self._left_out.get(key, 0) + 1
             return
-        self._next[message] = now + self._interval_s
-        left_out = self._left_out.pop(message, 0)
+        self._next[key] = now + self._interval_s
+        left_out = self._left_out.pop(key, 0)
         if left_out:
             fields["and_more_since_last"] = left_out
         self._log.log(self._level, "%s%s", message, Fields(**fields))
@@ -138,7 +148,7 @@ class LimitedLog:
         if not self._left_out:
             return
         now = time.monotonic()
-        for message in [one for one in self._left_out if at_once or now >= self._next[one]]:
-            left_out = self._left_out.pop(message)
-            self._next[message] = now + self._interval_s
-            self._log.log(self._level, "%s%s", message, Fields(and_more_since_last=left_out))
+        for key in [one for one in self._left_out if at_once or now >= self._next[one]]:
+            left_out = self._left_out.pop(key)
+            self._next[key] = now + self._interval_s
+            self._log.log(self._level, "%s%s", key[0], Fields(and_more_since_last=left_out))

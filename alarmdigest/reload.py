@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from types import FrameType
 
 from alarmdigest.nats.errors import LoginError
@@ -14,7 +14,8 @@ from alarmdigest.settings import Effective, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
-AT_THE_NEXT_CONNECTION = frozenset(item.name for item in fields(Login))
+# Not the inbox prefix: it was checked against subjects that only a restart brings.
+AT_THE_NEXT_CONNECTION = frozenset(item.name for item in fields(Login)) - {"inbox_prefix"}
 AT_ONCE = frozenset({"log_level"})
 
 
@@ -55,7 +56,8 @@ class Reloader:
         before, after = (_number(one.log_level) for one in (self._now, new))
         logging.getLogger().setLevel(min(before, after))
         self._now, self._contents = new, contents
-        service.change_login(new.login)
+        inboxes = self._started_with.inbox_prefix
+        service.change_login(replace(new.login, inbox_prefix=inboxes))
         # Names only: some of the values are secrets.
         told = {
             "changed": changed & AT_ONCE,

@@ -19,7 +19,8 @@ def write_when_asked() -> None:
     """Call it once, from the main thread."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    # A byte for every signal, from the handler in C; the one in Python is there to have that one.
+    # The handler in C writes a byte for every signal, and Python installs it only for a signal that
+    # has a handler in Python.
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     signal.signal(signal.SIGUSR1, lambda *_: None)
     threading.Thread(target=_serve, args=(reading,), name="stacks", daemon=True).start()

@@ -185,6 +185,23 @@ def test_a_server_announced_by_its_address_shows_a_certificate_for_our_name(tmp_
             by_address.connect()
 
 
+def test_a_server_of_our_own_list_is_verified_as_it_is_written_there(tmp_path: Path) -> None:
+    """Also when it is announced by the same address, by one that has another name."""
+    by_address = certificates(tmp_path, host=HOST)
+    with NatsServer(jetstream=False, extra=by_address.server_config()) as server:
+        ours = f"tls://{HOST}:{server.port}"
+        link = Link(
+            [f"tls://localhost:{server.port}", ours], name="test", login=Login(tls_ca=by_address.ca)
+        )
+        connection = opened(link)
+        assert connection.url == ours
+        connection.info["connect_urls"] = [f"{HOST}:{server.port}"]
+        link._current_name = "localhost"
+        link.learn(connection)
+        connection.close()
+        opened(link).close()
+
+
 def test_what_an_announcement_has_wrong_is_passed_over() -> None:
     with NatsServer(jetstream=False) as server:
         link = Link([server.url], name="test")

@@ -112,7 +112,8 @@ def test_a_second_signal_ends_a_drain_at_once_with_exit_code_5(
         assert service.wait() == 5
         assert time.monotonic() - start < 3
         if form == "text":
-            assert service.log.endswith(f"\nsecond {second.name}: stopping at once\n")
+            last_words = f" WARNING MainThread second {second.name}: stopping at once\n"
+            assert service.log.endswith(last_words)
         else:
             last = [json.loads(line) for line in service.log.splitlines()][-1]
             assert last["msg"] == f"second {second.name}: stopping at once"

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import orjson
 from support.bus import Bus
 from support.credentials import certificates, private
 from support.faults import pairs
@@ -47,6 +48,29 @@ def test_the_log_level_changes_at_once_and_the_rest_is_told(tmp_path: Path) -> N
         assert service.log.count("only after a restart") == 1
         bus.publish_all(pairs(range(3)))
         bus.wait_for_digests(3)
+        assert service.stop() == 0
+
+
+def test_inboxes_stay_where_the_subjects_of_the_start_allow_them(tmp_path: Path) -> None:
+    """The new ones fit the new subjects, and those come with a restart only."""
+    file = private(tmp_path / "settings.toml", "event-subject = 'a'")
+    options = ("--config", str(file))
+    with (
+        NatsServer() as server,
+        Proxy(server.port) as proxy,
+        ServiceProcess(proxy.url, options=options, mode="stream") as service,
+        Bus(server.url) as bus,
+    ):
+        private(file, "event-subject = 'b'\ninbox-prefix = 'a.inbox'")
+        hang_up(service)
+        service.wait_for_log(r"only after a restart: event_subject, inbox_prefix\n")
+        proxy.cut()
+        service.wait_for_log(r"(?s)only after a restart.* connected name=alarmdigest ")
+        user, alarm = {"UserID": "u"}, {"AlarmID": "x", "Status": "WARNING"}
+        event = {**user, **alarm, "ChangedAt": "2026-01-31T12:00:00Z"}
+        bus.publish_all([("a", orjson.dumps(event)), ("SendAlarmDigest", orjson.dumps(user))])
+        bus.wait_for_digests(1)
+        assert service.metric('alarmdigest_received_total{kind="event"}') == 1
         assert service.stop() == 0
 
 

@@ -1,6 +1,7 @@
 """What the service's threads say of themselves, and their queues."""
 
 import queue
+import re
 import signal
 import threading
 from pathlib import Path
@@ -126,6 +127,14 @@ def test_the_stacks_are_written_also_when_the_main_thread_hangs() -> None:
         service.wait_for_log(r'File "<string>", line \d+, in hang')
         service.wait_for_log(r"worker\.py")
         assert service.http("/healthz") == (200, "ok\n")
+
+
+def test_an_abort_leaves_the_stacks_behind() -> None:
+    with NatsServer() as server, ServiceProcess(server.url) as service:
+        service.process.send_signal(signal.SIGABRT)
+        assert service.wait() == -signal.SIGABRT
+        assert "Fatal Python error: Aborted" in service.log
+        assert re.search(r"(?s)Thread 0x\w+ .*/worker\.py", service.log)
 
 
 def test_an_empty_item_is_an_item() -> None:

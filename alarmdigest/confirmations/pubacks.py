@@ -258,7 +258,7 @@ class StreamWindow(Window):
         for batch in batches:
             number, count = self._acks.enter(batch.records)
             to_send = count - self._recognised(batch.records, number)
-            # Of a digest in several parts some may be there: then these are no more than so many.
+            # At most so many are answered now: of a digest in several parts some may be there.
             if answered := min(batch.answered, to_send):
                 answers.append((batch.read_at, answered))
         return Sent(records, first=first, count=self._acks.next - first, answers=answers)

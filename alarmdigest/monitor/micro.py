@@ -97,6 +97,7 @@ class ServiceApi(threading.Thread):
                     answer = orjson.dumps(self._answer(VERBS[sid // ADDRESSES]))
                     connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(answer), answer))
             connection.keep_alive()
+            self._trouble.catch_up()
 
     def _subscribe(self, connection: Connection) -> None:
         subjects = [

@@ -81,7 +81,7 @@ class Link:
                     connection.connect()
                 except ConnectFailed as error:
                     self.last_error = str(error)
-                    self._failures("cannot connect", name=self._name, reason=error)
+                    self._failures("cannot connect", url, name=self._name, reason=error)
                     continue
                 self._current = url
                 self._current_name = self._tls_names.get(url) or urlsplit(url).hostname
@@ -117,9 +117,12 @@ class Link:
         # under which we were led there that must be in it, as the NATS clients have it.
         name = self._current_name
         self._learned, self._tls_names = [], {}
+        configured = {_place(url) for url in self._configured}
         for place in connection.info.get("connect_urls") or ():
             url = prefix + str(place)
-            with suppress(UrlError):  # some server's mistake must not end this thread
+            with suppress(UrlError, ValueError):  # some server's mistake must not end this thread
+                if _place(url) in configured:
+                    continue
                 Connection(url, name=self._name)
                 self._learned.append(url)
                 if name and _is_address(urlsplit(url).hostname) and not _is_address(name):

@@ -96,11 +96,11 @@ TAIL = """
 ## Changing settings while it runs
 
 SIGHUP reads all sources again (of the environment only what the process was started with). The log
-level changes at once. A password, a token, or other files of credentials and certificates count
-from the next connection on; connections that are open stay. Everything else needs a restart, and a
-warning says what that would be. A log line says what has changed, also when it is only what a file
-of a login holds, or that nothing has. If something is wrong with the new settings, the old ones
-stay.
+level changes at once. How it logs in (user, password, token, other files of credentials and
+certificates, `--tls-first`) counts from the next connection on; connections that are open stay.
+Everything else needs a restart, and a warning says what that would be. A log line says what has
+changed, also when it is only what a file of a login holds, or that nothing has. If something is
+wrong with the new settings, the old ones stay.
 """
 
 

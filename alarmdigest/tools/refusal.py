@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from alarmdigest._ext import timestamps
-from alarmdigest.tools.terminal import printable, size_text, write_json, write_line
+from alarmdigest.text import printable
+from alarmdigest.tools.terminal import size_text, write_json, write_line
 
 # Stands for bytes of a header that are not UTF-8.
 UNREADABLE = "\ufffd"

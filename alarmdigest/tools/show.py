@@ -12,7 +12,8 @@ from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store import Checkpoint, StoreDamaged
 from alarmdigest.store.lmdb import open_for_reading
 from alarmdigest.store.one_user import StoredAlarm, alarms_of
-from alarmdigest.tools.terminal import duration_text, printable, write_json, write_line, write_table
+from alarmdigest.text import printable
+from alarmdigest.tools.terminal import duration_text, write_json, write_line, write_table
 
 
 def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:

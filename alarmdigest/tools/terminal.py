@@ -8,11 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 
-def printable(text: str) -> str:
-    """Other people's text without what a terminal would obey: written as escapes instead."""
-    return text if text.isprintable() else text.encode("unicode_escape").decode("ascii")
-
-
 def write_line(text: str) -> None:
     """One line on stdout, at once; what its encoding does not know is escaped."""
     encoding = sys.stdout.encoding or "utf-8"

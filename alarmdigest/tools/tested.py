@@ -11,9 +11,9 @@ import orjson
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost
 from alarmdigest.settings import Settings
+from alarmdigest.text import printable
 from alarmdigest.tools.client import connect
 from alarmdigest.tools.subscription import Subscription
-from alarmdigest.tools.terminal import printable
 
 # A service answers at once, and a server without one says so.
 ASK_S = 1.0
