@@ -111,11 +111,12 @@ class Publisher(ServiceThread):
             or window.full
             or (window.unsent and time.monotonic() < self._retry_at)
         )
-        self._read(connection, TICK_S if must_wait else 0.0)
+        more = self._read(connection, TICK_S if must_wait else 0.0)
         if window.unsent:
             if time.monotonic() >= self._retry_at:
                 self._send(connection)
-        elif not must_wait and self._gather(TICK_S):
+        # Where some confirmations were, more may wait, and they must not wait for the next digest.
+        elif not must_wait and self._gather(0.0 if more else TICK_S):
             self._send(connection)
         connection.keep_alive()
         if connection.lame_duck and window.empty and self.link.has_alternative():
@@ -193,7 +194,8 @@ class Publisher(ServiceThread):
 
     # -- confirmations ---------------------------------------------------------------------------
 
-    def _read(self, connection: Connection, timeout: float) -> None:
+    def _read(self, connection: Connection, timeout: float) -> bool:
+        """Take what is there, waiting so long for it. Whether there was anything."""
         count = connection.receive_into(self._buffer, self._received, timeout)
         if count:
             try:
@@ -208,9 +210,10 @@ class Publisher(ServiceThread):
             for kind, text in control:
                 self._answer(connection, kind, text)
                 if self._connection is None:  # given up because of what the server said
-                    return
+                    return True
         self._release()
         self.window.check()
+        return count > 0
 
     def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
         refused = connection.handle(kind, text)

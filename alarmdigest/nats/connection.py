@@ -276,13 +276,15 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
 
         Returns the number of bytes, 0 when nothing came. Raises ConnectionLost.
         """
+        tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         try:
-            pending = isinstance(self._socket, ssl.SSLSocket) and self._socket.pending()
+            pending = tls is not None and tls.pending()
             if not pending and not self._poller.poll(min(timeout, LONGEST_WAIT_S) * 1000):
                 return 0
             with memoryview(buffer) as whole, whole[start:] as room:
-                count: int = self._socket.recv_into(room)
-        except (ssl.SSLWantReadError, TimeoutError):  # half a TLS record
+                count: int
+                count = self._socket.recv_into(room) if tls is None else _records_into(tls, room)
+        except ssl.SSLWantReadError:  # half a TLS record
             return 0
         except OSError as error:
             raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
@@ -328,6 +330,27 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         if not isinstance(info, dict) or not isinstance(info.get("max_payload", 0), int):
             raise ConnectionLost(f"{self.url}: unreadable INFO: not as a NATS server writes it")
         self.info.update(info)
+
+
+def _records_into(tls: ssl.SSLSocket, room: memoryview) -> int:
+    """All that is there: a read gives one record, and a server may put each message into its own.
+
+    Never waits for the rest of a record. Raises SSLWantReadError when there is nothing, or OSError.
+    """
+    tls.settimeout(0.0)
+    count = 0
+    try:
+        while count < len(room):
+            received = tls.recv_into(room[count:])
+            if received == 0:
+                break
+            count += received
+    except OSError:  # half a record; or the end, which the next read will find again
+        if count == 0:
+            raise
+    finally:
+        tls.settimeout(SEND_TIMEOUT_S)
+    return count
 
 
 def error_text(text: bytes) -> str:
