@@ -324,10 +324,11 @@ class Service:
             found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
         elif self.listener.dropping:
             found.append("workers lag behind: messages are dropped")
-        if self.publisher is None or not self.publisher.connected.is_set():
-            found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
+        # Held, it connects anew for each try: that it is doing so is nothing to look after.
         if self.publisher is not None and self.publisher.held_because is not None:
             found.append(f"digests cannot be published: {self.publisher.held_because}")
+        elif self.publisher is None or not self.publisher.connected.is_set():
+            found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
         found += [
@@ -375,7 +376,7 @@ class Service:
 def not_reachable(link: Link) -> NotReachable:
     if link.connections:
         return NotReachable(f"NATS is there, but does not do what is needed: {link.last_error}")
-    return NotReachable(f"NATS is not reachable: {link.last_error}")
+    return NotReachable(f"cannot connect to NATS: {link.last_error}")
 
 
 def load_books(store: Store, books: list[AlarmBook]) -> None:

@@ -243,7 +243,7 @@ def test_an_unreachable_server_ends_with_3() -> None:
     result = run("--server", url, "--connect-timeout", "1s", "--http", "off")
     assert result.returncode == 3
     last = result.stderr.splitlines()[-1]
-    assert "NATS is not reachable" in last
+    assert "cannot connect to NATS" in last
     assert url in last
     assert not re.search(r"\bready\b", result.stderr)
 

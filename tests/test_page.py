@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -79,9 +80,22 @@ def test_it_says_what_was_refused_and_why_but_not_what_it_was(page: Browser) -> 
     assert {"json\n1", "schema\n1"} <= {
         page.text(f"#refused div:nth-child({number})") for number in range(1, 6)
     }
-    last = [line.split()[1:] for line in page.text("#refused-last tbody").splitlines()]
+    last = [line.split()[2:] for line in page.text("#refused-last tbody").splitlines()]
     assert last == [["json", "19", "B"], ["schema", "28", "B"]]
     assert "secret" not in page.script("document.documentElement.outerHTML")
+
+
+def test_times_are_those_of_the_log_wherever_the_browser_is(
+    page: Browser, service: ServiceProcess
+) -> None:
+    match = service.wait_for_log(r"T(\d\d:\d\d:\d\d)\.\d+Z WARNING .* refused a message")
+    page.be_in("Asia/Kolkata")
+    page.open(address(service) + "/")
+    page.wait_for_text("#refused-last tbody", "UTC")
+    [*_, first] = page.text("#refused-last tbody").splitlines()
+    hour, minute = match[1].split(":")[:2]
+    assert re.match(rf"{hour}:({minute}|{(int(minute) - 1) % 60:02}):\d\d UTC", first)
+    assert re.fullmatch(r"As of \d\d:\d\d:\d\d UTC", page.text("#updated"))
 
 
 def test_figures_change_without_a_reload(page: Browser, server: NatsServer) -> None:

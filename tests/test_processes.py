@@ -141,7 +141,7 @@ def test_no_server_in_time_is_exit_code_3() -> None:
     url = f"nats://{HOST}:{free_port()}"
     service = ServiceProcess(url, options=["--connect-timeout", "300ms"]).start(ready=False)
     assert service.wait() == 3
-    assert f"NATS is not reachable: {url}" in service.log
+    assert f"cannot connect to NATS: {url}" in service.log
 
 
 # -- a thread that dies ----------------------------------------------------------------------------

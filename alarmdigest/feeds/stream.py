@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias
 from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
-from alarmdigest.logs import Fields
+from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
@@ -90,6 +90,7 @@ class StreamFeed(Feed):
         self._heard_at = 0.0
         self._delivered_at = 0.0
         self.counters = FeedCounters()
+        self._missing = LimitedLog(log, logging.ERROR)
 
     def open(self, connection: Connection, router: Router) -> None:
         self._kept = self.position(router)
@@ -233,9 +234,6 @@ class StreamFeed(Feed):
 
     def lost(self, reason: NatsError) -> None:
         if isinstance(reason, StreamMissing):
-            log.error("nothing keeps what is published now: %s", reason)
+            self._missing("nothing keeps what is published now", reason=reason)
         else:
-            log.warning(
-                "connection lost%s; the stream keeps what is published",
-                Fields(name="alarmdigest", reason=reason),
-            )
+            log.warning("connection lost%s", Fields(name="alarmdigest", reason=reason))

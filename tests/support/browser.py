@@ -66,6 +66,10 @@ class Browser:
         ]
         self._driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": listed})
 
+    def be_in(self, timezone: str) -> None:
+        """Another time zone than the machine's, e.g. ``America/New_York``."""
+        self._driver.execute_cdp_cmd("Emulation.setTimezoneOverride", {"timezoneId": timezone})
+
     def be_wide(self, width: int, height: int = 800) -> None:
         """A screen of so many CSS pixels; a window cannot be as narrow as a phone."""
         self._driver.execute_cdp_cmd(

@@ -50,7 +50,12 @@ function duration(seconds) {
 
 // A number and its unit stay on one line.
 const withUnit = (value, unit) => `${value}\u00a0${unit}`;
-const clock = (date) => date.toLocaleTimeString("en-GB");
+// In UTC, as the log has it; a day is named unless it is today.
+const clock = (date) => {
+  const [day, time] = date.toISOString().split("T");
+  const today = new Date().toISOString().startsWith(day);
+  return `${today ? "" : `${day} `}${time.slice(0, 8)} UTC`;
+};
 
 function element(name, text, className) {
   const made = document.createElement(name);
