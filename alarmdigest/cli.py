@@ -11,7 +11,7 @@ from pathlib import Path
 
 from alarmdigest import exit_codes, logs
 from alarmdigest.arguments import COMMANDS, EVERYTHING, parser
-from alarmdigest.nats.errors import LoginError, NatsError, UrlError
+from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
 from alarmdigest.store import StoreError
@@ -57,7 +57,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.CLEAN
     except NatsError as error:
-        print(f"alarmdigest: {error}; is the service's NATS server there?", file=sys.stderr)
+        # After a refusal in the middle of the work it is there.
+        hint = "; is the service's NATS server there?" if isinstance(error, ConnectFailed) else ""
+        print(f"alarmdigest: {error}{hint}", file=sys.stderr)
         return exit_codes.NATS_NOT_REACHABLE
     except StoreError as error:
         print(f"alarmdigest: {error}", file=sys.stderr)

@@ -15,7 +15,7 @@ import orjson
 import pytest
 from support.bus import Bus
 from support.command import run_command
-from support.nats_server import NatsServer
+from support.nats_server import HOST, NatsServer
 from support.raw import publish_raw
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.streams import add, last_of
@@ -175,6 +175,33 @@ accounts { A: { jetstream: enabled, users: [{user: a, password: p}] }
     ):
         assert process.stderr is not None
         assert "showing what comes from now on" in process.stderr.readline()
+
+
+@pytest.mark.parametrize(
+    "may",
+    [
+        'subscribe: { allow: ["AlarmRejected"] }',
+        'publish: { deny: ["$JS.>"] }',
+        'publish: { deny: ["$JS.API.CONSUMER.>"] }',
+    ],
+    ids=["no answers", "no requests", "no consumers"],
+)
+def test_who_may_not_ask_jetstream_is_told_of_core_mode_and_may_use_it(may: str) -> None:
+    user = f"{{ user: reader, password: p, permissions: {{ {may} }} }}"
+    users = f"authorization {{ users: [{user}, {{ user: owner, password: p }}] }}"
+    login = {"user": "reader", "password": "p"}
+    with NatsServer(extra=users) as server:
+        with Bus(f"nats://owner:p@{HOST}:{server.port}") as bus:
+            add(bus, "ALARM_REJECTED", ["AlarmRejected"])
+        variables = {f"ALARMDIGEST_{name.upper()}": text for name, text in login.items()}
+        result = run_command("rejected", "--server", server.url, **variables)
+        assert (result.returncode, result.stdout) == (3, "")
+        assert "Permissions Violation for " in result.stderr
+        assert result.stderr.endswith("; --mode core needs no JetStream\n")
+        assert result.stderr.count("\n") == 1
+        with following(server.url, "--mode", "core", **login) as (process, _lines):
+            assert process.stderr is not None
+            assert "showing what comes from now on" in process.stderr.readline()
 
 
 def test_core_mode_listens_also_where_there_is_a_stream(server: NatsServer) -> None:

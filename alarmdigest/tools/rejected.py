@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from alarmdigest import exit_codes
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.connection import Connection, valid_subject
-from alarmdigest.nats.errors import JetStreamError, JetStreamOff
+from alarmdigest.nats.errors import JetStreamDenied, JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
 from alarmdigest.settings import Settings
 from alarmdigest.tools.client import connect
@@ -30,13 +30,17 @@ def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as
     """Show refusals on stdout; the exit code. Raises NatsError."""
     connection = connect(settings, "alarmdigest-rejected")
     try:
-        jetstream = JetStream(connection, domain=settings.js_domain)
-        if settings.mode == "core" or not (there := _stream(jetstream, settings, connection.url)):
+        # In core mode JetStream is not even asked: our user may not be allowed to.
+        if settings.mode != "core":
+            jetstream = JetStream(connection, domain=settings.js_domain)
+            if there := _stream(jetstream, settings, connection.url):
+                tail = _Tail(jetstream, there, connection, with_body=with_body, as_json=as_json)
+                tail.show(last, follow=follow)
+                return exit_codes.CLEAN
             jetstream.close()
-            _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
-        else:
-            tail = _Tail(jetstream, there, connection, with_body=with_body, as_json=as_json)
-            tail.show(last, follow=follow)
+        _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
+    except JetStreamDenied as error:
+        raise JetStreamDenied(f"{error}; --mode core needs no JetStream") from error
     except NoStream as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.INTERNAL_ERROR
