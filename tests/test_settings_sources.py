@@ -300,6 +300,22 @@ def test_a_settings_file_or_context_with_a_secret_is_better_not_readable_by_othe
     assert read_settings(texts, environment).warnings == ()
 
 
+def test_a_user_of_a_context_without_a_password_is_a_secret(tmp_path: Path) -> None:
+    """To the nats tool it is a token; beside a password from elsewhere it is a user's name."""
+    file = tmp_path / "nats/context/ops.json"
+    environment = context(tmp_path, url="nats://a", user="t0ken")
+    file.chmod(0o644)
+    for texts in ({}, {"creds": "/creds"}):
+        [warning] = read_settings({"context": "ops", **texts}, environment).warnings
+        assert f"chmod 600 {file}" in warning
+    named = read_settings({"context": "ops", "password_file": "/password"}, environment)
+    assert (named.settings.user, named.warnings) == ("t0ken", ())
+    settings = private(tmp_path / "settings.toml", "user = 'u'\npassword_file = '/password'")
+    settings.chmod(0o644)
+    for texts in ({}, {"creds": "/creds"}):
+        assert read_settings({"config": str(settings), **texts}, {}).warnings == ()
+
+
 # -- several mistakes ------------------------------------------------------------------------------
 
 
@@ -454,6 +470,8 @@ def test_check_config_lists_a_variable_that_nothing_reads(
     [
         (["--mode", "fast"], "--mode: 'fast' is none of"),
         (["--config", "/no/such"], "/no/such"),
+        (["--config", "~nosuchuser/x"], "--config: '~nosuchuser/x'"),
+        (["--nkey", "~nosuchuser/x"], "--nkey: '~nosuchuser/x'"),
         (["--creds", "/no/such"], "cannot read /no/such"),
         (["--server", "http://a"], "cannot use server URL http://a"),
     ],

@@ -20,6 +20,7 @@ from alarmdigest.settings.options import (
     flag_of,
     variable,
 )
+from alarmdigest.settings.readers import path
 from alarmdigest.settings.strays import stray_variables
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
@@ -47,11 +48,6 @@ class Effective:
     problems: tuple[str, ...] = ()
 
 
-def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
-    """Settings from options (field name -> text) and environment. Raises SettingsError."""
-    return read_settings(texts, environment).settings
-
-
 def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effective:
     """Read all sources. Raises SettingsError, with every problem that there is.
 
@@ -75,8 +71,7 @@ def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effectiv
     layers, files = [flags, variables, read_variables(environment)], []
     context = texts.get("context") or environment.get(CONTEXT_VARIABLE)
     context = context or environment.get("NATS_CONTEXT")
-    if config := texts.get("config") or environment.get(CONFIG_VARIABLE):
-        file = Path(config).expanduser()
+    if (file := _settings_file(texts, environment, problems)) is not None:
         layer = read_file(file, (*NAMES, "context"), problems)
         if named := layer.pop("context", None):
             context = context or named.text
@@ -92,8 +87,19 @@ def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effectiv
             files.append((where, layer))
     given = winners(layers, problems)
     settings = _usable(given, problems)
-    warnings = [*stray_variables(environment, VARIABLES), *_exposed(files, problems)]
+    warnings = [*stray_variables(environment, VARIABLES), *_exposed(files, given, problems)]
     return Effective(settings, given, tuple(warnings), tuple(problems))
+
+
+def _settings_file(
+    texts: Mapping[str, str], environment: Mapping[str, str], problems: list[str]
+) -> Path | None:
+    origin = flag_of("config") if texts.get("config") else CONFIG_VARIABLE
+    try:
+        return path(texts.get("config") or environment.get(CONFIG_VARIABLE, ""))
+    except ValueError as error:
+        problems.append(f"{origin}: {error}")
+        return None
 
 
 def _usable(given: Layer, problems: list[str]) -> Settings:
@@ -169,12 +175,19 @@ def _keep_one(given: Layer, ways: Iterable[tuple[str, ...]], problems: list[str]
                 given.pop(name, None)
 
 
-def _exposed(files: Iterable[tuple[Path, Layer]], problems: list[str]) -> list[str]:
+def _exposed(files: Iterable[tuple[Path, Layer]], given: Layer, problems: list[str]) -> list[str]:
     """Warnings about files that hold secrets which others can read."""
     warnings: list[str] = []
     for file, layer in files:
         holds_login = "@" in layer["server"].text if "server" in layer else False
-        if holds_login or layer.keys() & SECRETS:
+        if holds_login or layer.keys() & SECRETS or _holds_user_for_token(layer, given):
             with noting(problems):
                 warnings += exposure(file)
     return warnings
+
+
+def _holds_user_for_token(layer: Layer, given: Layer) -> bool:
+    """Whether its user is a token (see above), be it in use or not."""
+    user = layer.get("user")
+    # One that is still a user in the end has its password from elsewhere.
+    return user is not None and user.level == Level.CONTEXT and user != given.get("user")
