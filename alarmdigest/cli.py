@@ -15,6 +15,7 @@ from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlErr
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
 from alarmdigest.store import StoreError
+from alarmdigest.tools.terminal import printable
 
 CONNECTING = ("run", "verify", "emulate", "rejected")
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _TOOLS[parsed.command](settings, parsed)
     except (SettingsError, UrlError, LoginError) as error:
         for problem in error.args:
-            print(f"alarmdigest: {problem}", file=sys.stderr)
+            print(f"alarmdigest: {printable(str(problem))}", file=sys.stderr)
         return exit_codes.USAGE
     except KeyboardInterrupt:
         return exit_codes.INTERNAL_ERROR

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.command import run_command
 from support.credentials import private
 
 from alarmdigest import cli
@@ -463,6 +466,49 @@ def test_check_config_lists_a_variable_that_nothing_reads(
         .out.splitlines()[-1]
         .startswith("warning: the variable ALARMDIGEST_WORKER is set")
     )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written", "shown"),
+    [
+        ("ascii", "café", r"caf\xe9"),
+        ("utf-8", "café", "café"),
+        ("ascii", "\udcff", r"\udcff"),  # a byte that is no UTF-8
+        ("utf-8", "\udcff", r"\udcff"),
+        ("utf-8", "x\nworkers  99\x1b[2J", r"x\nworkers  99\x1b[2J"),
+    ],
+)
+def test_check_config_writes_what_no_terminal_obeys_and_every_encoding_has(
+    encoding: str, written: str, shown: str, tmp_path: Path
+) -> None:
+    file = private(tmp_path / f"{written}.toml", f"token = {json.dumps('t')}\nworkers = 3")
+    file.chmod(0o644)
+    variables = {
+        "ALARMDIGEST_DATA_DIR": written,
+        "ALARMDIGEST_CONFIG": str(file),
+        "PYTHONIOENCODING": encoding,
+    }
+    result = run_command("check-config", **variables)
+    assert (result.returncode, result.stderr) == (0, "")
+    rows = [re.split(" {2,}", line, maxsplit=2) for line in result.stdout.splitlines()]
+    assert ["workers", "3", f"{tmp_path}/{shown}.toml:2"] in rows
+    [data_dir] = [line for line in result.stdout.splitlines() if line.startswith("data_dir ")]
+    assert data_dir.split(maxsplit=1)[1].startswith(f"{shown} ")
+    warning = result.stdout.splitlines()[-1]
+    assert warning.startswith("warning: ")
+    assert warning.endswith(f"chmod 600 {tmp_path}/{shown}.toml")
+    assert len(rows) == len(fields(Settings)) + 1
+
+
+def test_problems_are_a_line_each_whatever_is_in_them(tmp_path: Path) -> None:
+    missing = str(tmp_path / "x\nalarmdigest: forged\x1b[2J")
+    for command in ("check-config", "verify"):
+        result = run_command(command, "--creds", missing, NATS_URL="nats://127.0.0.1:1")
+        assert result.returncode == 2
+        assert result.stderr == (
+            f"alarmdigest: cannot read {tmp_path}/x\\nalarmdigest: forged\\x1b[2J: "
+            "No such file or directory\n"
+        )
 
 
 @pytest.mark.parametrize(
