@@ -12,7 +12,7 @@ from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store import Checkpoint, StoreDamaged
 from alarmdigest.store.lmdb import open_for_reading
 from alarmdigest.store.one_user import StoredAlarm, alarms_of
-from alarmdigest.tools.terminal import duration_text, printable, write_json, write_line, write_table
+from alarmdigest.tools.terminal import duration_text, printable, table, write_json, write_line
 
 
 def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:
@@ -74,7 +74,7 @@ def _write(user_id: str, last: Checkpoint, alarms: list[StoredAlarm], *, held: i
     write_line(f"user {printable(user_id)}, as of checkpoint {last.number}, written {age} ago")
     due = sum(alarm.due for alarm in alarms)
     write_line(f"{held} {'alarm' if held == 1 else 'alarms'}, {len(alarms)} shown, {due} due")
-    write_table(
+    lines = table(
         ("ALARM", "STATUS", "CHANGED AT", "SENT", "DUE"),
         [
             (
@@ -89,3 +89,5 @@ def _write(user_id: str, last: Checkpoint, alarms: list[StoredAlarm], *, held: i
             for alarm in alarms
         ],
     )
+    for line in lines:
+        write_line(line)
