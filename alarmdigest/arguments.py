@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 
 from alarmdigest import __version__
@@ -89,34 +89,28 @@ def parser() -> argparse.ArgumentParser:
         title="commands",
     )
 
-    run = commands.add_parser(
+    run = _command(
+        commands,
         "run",
-        help="the service (what you get when you name no command)",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
+        "the service (what you get when you name no command)",
         description=DESCRIPTION,
     )
     _add_settings(run, EVERYTHING)
 
-    verify = commands.add_parser(
+    verify = _command(
+        commands,
         "verify",
-        help="a smoke test against a running service",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
+        "a smoke test against a running service",
         description="Sends alarms and requests for a user nobody else has, and checks the\n"
         "digests.",
     )
     _add(verify, "timeout", duration, "10s", "TIME", "how long to wait for each digest")
     _add_settings(verify, TO_TRY, {"server": ITS_SERVER})
 
-    emulate = commands.add_parser(
+    emulate = _command(
+        commands,
         "emulate",
-        help="traffic for a running service, and a check of what it answers",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
+        "traffic for a running service, and a check of what it answers",
         description="Publishes shots of bursts: each item one alarm and one digest request for a\n"
         "fresh user, on the numbered subject and on the plain one; then accounts for\n"
         "every digest.",
@@ -126,12 +120,10 @@ def parser() -> argparse.ArgumentParser:
     _add(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
     _add_settings(emulate, TO_TRY, {"server": ITS_SERVER})
 
-    status = commands.add_parser(
+    status = _command(
+        commands,
         "status",
-        help="how a running service is, as its page shows it",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
+        "how a running service is, as its page shows it",
         description="Asks the service at --http and shows what its page shows.",
     )
     _add_json(status)
@@ -139,12 +131,11 @@ def parser() -> argparse.ArgumentParser:
         status, ("http", *EVERYWHERE), {"http": "where the service serves HTTP, as its log says"}
     )
 
-    show = commands.add_parser(
+    show = _command(
+        commands,
         "show",
-        help="one user's alarms, from the store on disk",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s USER [options]",
+        "one user's alarms, from the store on disk",
+        takes="USER",
         description="Reads the last checkpoint in --data-dir, also while the service runs. A user\n"
         "whose id begins with - is named behind --.",
     )
@@ -154,12 +145,10 @@ def parser() -> argparse.ArgumentParser:
     _add_json(show)
     _add_settings(show, ("data_dir", *EVERYWHERE), {"data_dir": ITS_DATA_DIR})
 
-    rejected = commands.add_parser(
+    rejected = _command(
+        commands,
         "rejected",
-        help="the messages that were refused last, and why",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
+        "the messages that were refused last, and why",
         description="Shows the end of the stream of refused messages: number, time, reason, size,\n"
         "subject and detail. Without JetStream, or with --mode core, those that come\n"
         "from now on.",
@@ -190,12 +179,11 @@ def parser() -> argparse.ArgumentParser:
         },
     )
 
-    backup = commands.add_parser(
+    backup = _command(
+        commands,
         "backup",
-        help="a checked copy of the store, also while the service runs",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s TARGET [options]",
+        "a checked copy of the store, also while the service runs",
+        takes="TARGET",
         description="Copies the last checkpoint in --data-dir to TARGET/state, reads every row of\n"
         "the copy once, and holds up nobody.",
     )
@@ -205,17 +193,34 @@ def parser() -> argparse.ArgumentParser:
     _add_json(backup)
     _add_settings(backup, ("data_dir", *EVERYWHERE), {"data_dir": ITS_DATA_DIR})
 
-    check = commands.add_parser(
+    check = _command(
+        commands,
         "check-config",
-        help="the settings that count, where each comes from, and whether they can be used",
-        formatter_class=_Help,
-        allow_abbrev=False,
-        usage="%(prog)s [options]",
+        "the settings that count, where each comes from, and whether they can be used",
         description="Prints every setting and its origin; secrets are masked. Connects to nobody.",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     _add_settings(check, EVERYTHING)
     return whole
+
+
+def _command(
+    to: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    text: str,
+    *,
+    description: str,
+    takes: str = "",
+) -> argparse.ArgumentParser:
+    """``takes`` is what stands behind the command before its options."""
+    return to.add_parser(
+        name,
+        help=text,
+        formatter_class=_Help,
+        allow_abbrev=False,
+        usage=f"%(prog)s {takes} [options]" if takes else "%(prog)s [options]",
+        description=description,
+    )
 
 
 def _add_json(to: argparse.ArgumentParser) -> None:
@@ -267,11 +272,16 @@ def _add_settings(
 
 
 def _add(
-    to: argparse.ArgumentParser, name: str, read: object, default: str, meta: str, text: str
+    to: argparse.ArgumentParser,
+    name: str,
+    read: Callable[[str], object],
+    default: str,
+    meta: str,
+    text: str,
 ) -> None:
     def convert(value: str) -> object:
         try:
-            return read(value)  # type: ignore[operator]
+            return read(value)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 

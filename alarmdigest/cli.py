@@ -11,10 +11,11 @@ from pathlib import Path
 
 from alarmdigest import exit_codes, logs
 from alarmdigest.arguments import COMMANDS, EVERYTHING, parser
-from alarmdigest.nats.errors import LoginError, NatsError, UrlError
+from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
 from alarmdigest.store import StoreError
+from alarmdigest.text import printable
 
 CONNECTING = ("run", "verify", "emulate", "rejected")
 
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _TOOLS[parsed.command](settings, parsed)
     except (SettingsError, UrlError, LoginError) as error:
         for problem in error.args:
-            print(f"alarmdigest: {problem}", file=sys.stderr)
+            print(f"alarmdigest: {printable(str(problem))}", file=sys.stderr)
         return exit_codes.USAGE
     except KeyboardInterrupt:
         return exit_codes.INTERNAL_ERROR
@@ -57,7 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return exit_codes.CLEAN
     except NatsError as error:
-        print(f"alarmdigest: {error}; is the service's NATS server there?", file=sys.stderr)
+        # After a refusal in the middle of the work it is there.
+        hint = "; is the service's NATS server there?" if isinstance(error, ConnectFailed) else ""
+        print(f"alarmdigest: {error}{hint}", file=sys.stderr)
         return exit_codes.NATS_NOT_REACHABLE
     except StoreError as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
@@ -115,7 +118,7 @@ def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.tools.rejected import refeed, rejected
 
     if parsed.refeed is not None:
-        return refeed(settings, parsed.refeed)
+        return refeed(settings, parsed.refeed, as_json=parsed.json)
     return rejected(
         settings,
         last=parsed.last,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import serialization
+from support.command import run_command
 from support.credentials import Certificates, certificates, private, realm, user
 from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
@@ -129,6 +130,21 @@ def test_a_missing_file_is_named() -> None:
     for login in (Login(creds=Path("/no/such")), Login(tls_ca=Path("/no/such"))):
         with pytest.raises(LoginError, match=r"/no/such: .*No such file"):
             login.check()
+
+
+@pytest.mark.parametrize("command", ["run", "check-config"])
+@pytest.mark.parametrize("variable", ["NATS_NKEY", "NATS_CREDS", "ALARMDIGEST_NKEY"])
+@pytest.mark.parametrize("decorated", [False, True])
+def test_a_seed_where_its_file_belongs_is_not_shown(
+    command: str, variable: str, decorated: bool
+) -> None:
+    seed = realm().creds if decorated else user().seed
+    result = run_command(command, NATS_URL="nats://127.0.0.1:1", **{variable: seed})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        "alarmdigest: that is a seed, not a file: put it into a file that only you may read, "
+        "and name that\n"
+    )
 
 
 WITHOUT_NKEYS = """

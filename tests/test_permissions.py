@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.bus import Bus
+from support.command import run_command
 from support.faults import pairs
 from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
@@ -97,6 +98,31 @@ def test_core_mode_lacks_nothing(core_server: NatsServer) -> None:
         bus.wait_for_rejected(1)
         assert service.stop() == 0
         assert_nothing_was_denied(core_server, service.log)
+
+
+def test_the_tools_need_a_user_of_their_own() -> None:
+    """What operating.md says that they need; the service's own user is not allowed it."""
+    inputs = "AlarmStatusChanged", "AlarmStatusChanged.>", "SendAlarmDigest", "SendAlarmDigest.>"
+    publish = ", ".join(f'"{subject}"' for subject in inputs)
+    may = f'publish: {{ allow: [{publish}] }}, subscribe: {{ allow: ["AlarmDigest"] }}'
+    tester = f"{{ user: tester, password: p, permissions: {{ {may} }} }}"
+    extra = config(DEPLOY / "nats-permissions.conf").replace("users: [", f"users: [ {tester}")
+    with (
+        NatsServer(extra=extra) as server,
+        ServiceProcess(server.url, mode="stream", environment=LOGIN),
+    ):
+        for tool in (("verify",), ("emulate", "--shots", "1", "--bursts", "2")):
+            passed = run_command(*tool, NATS_URL=url_of(server, "tester"))
+            assert passed.returncode == 0, passed.stdout + passed.stderr
+            refused = run_command(*tool, NATS_URL=url_of(server, "service"))
+            assert refused.returncode == exit_codes.NATS_NOT_REACHABLE
+            # The server is there: nobody shall look for it.
+            assert refused.stderr == (
+                f"alarmdigest: {server.url}: the server said: "
+                'Permissions Violation for Subscription to "AlarmDigest"\n'
+            )
+        shown = run_command("rejected", NATS_URL=url_of(server, "service"))
+        assert (shown.returncode, shown.stderr) == (0, "")
 
 
 def test_inboxes_are_where_the_server_allows_them(tmp_path: Path) -> None:

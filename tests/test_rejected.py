@@ -15,7 +15,7 @@ import orjson
 import pytest
 from support.bus import Bus
 from support.command import run_command
-from support.nats_server import NatsServer
+from support.nats_server import HOST, NatsServer
 from support.raw import publish_raw
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.streams import add, last_of
@@ -177,6 +177,33 @@ accounts { A: { jetstream: enabled, users: [{user: a, password: p}] }
         assert "showing what comes from now on" in process.stderr.readline()
 
 
+@pytest.mark.parametrize(
+    "may",
+    [
+        'subscribe: { allow: ["AlarmRejected"] }',
+        'publish: { deny: ["$JS.>"] }',
+        'publish: { deny: ["$JS.API.CONSUMER.>"] }',
+    ],
+    ids=["no answers", "no requests", "no consumers"],
+)
+def test_who_may_not_ask_jetstream_is_told_of_core_mode_and_may_use_it(may: str) -> None:
+    user = f"{{ user: reader, password: p, permissions: {{ {may} }} }}"
+    users = f"authorization {{ users: [{user}, {{ user: owner, password: p }}] }}"
+    login = {"user": "reader", "password": "p"}
+    with NatsServer(extra=users) as server:
+        with Bus(f"nats://owner:p@{HOST}:{server.port}") as bus:
+            add(bus, "ALARM_REJECTED", ["AlarmRejected"])
+        variables = {f"ALARMDIGEST_{name.upper()}": text for name, text in login.items()}
+        result = run_command("rejected", "--server", server.url, **variables)
+        assert (result.returncode, result.stdout) == (3, "")
+        assert "Permissions Violation for " in result.stderr
+        assert result.stderr.endswith("; --mode core needs no JetStream\n")
+        assert result.stderr.count("\n") == 1
+        with following(server.url, "--mode", "core", **login) as (process, _lines):
+            assert process.stderr is not None
+            assert "showing what comes from now on" in process.stderr.readline()
+
+
 def test_core_mode_listens_also_where_there_is_a_stream(server: NatsServer) -> None:
     with following(server.url, "--mode", "core") as (process, _lines):
         assert process.stderr is not None
@@ -219,6 +246,13 @@ def test_what_cannot_be_refed_is_named_and_the_others_are_sent() -> None:
         assert "'someone.else' is none of the service's input subjects" in problems[0]
         assert "cut" in problems[1]
         assert problems[2] == "99: not sent: ALARM_REJECTED holds no such message"
+        result = run_command("rejected", "--server", server.url, "--refeed", "99,1", "--json")
+        assert (result.returncode, result.stderr) == (1, "")
+        stored = {"subject": "AlarmStatusChanged", "stream": "ALARMS", "stored_as": 3}
+        assert [json.loads(line) for line in result.stdout.splitlines()] == [
+            {"sequence": 99, "not_sent": "ALARM_REJECTED holds no such message"},
+            {"sequence": 1, **stored},
+        ]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 
 from alarmdigest import cli, exit_codes
 from alarmdigest import settings as module
-from alarmdigest.settings import HttpAddress, Settings, SettingsError, from_texts
+from alarmdigest.settings import HttpAddress, Settings, SettingsError, read_settings
 
 MS = 10**6
 S = 10**9
@@ -17,7 +17,7 @@ MIB = 2**20
 
 
 def read(**texts: str) -> Settings:
-    return from_texts(texts, {})
+    return read_settings(texts, {}).settings
 
 
 def flag(name: str) -> str:
@@ -171,7 +171,7 @@ def test_a_flag_is_true_or_false(text: str) -> None:
 
 def test_what_is_neither_true_nor_false_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"^ALARMDIGEST_PUBLISH_EMPTY: 'maybe' is neither"):
-        from_texts({}, {"ALARMDIGEST_PUBLISH_EMPTY": "maybe"})
+        read_settings({}, {"ALARMDIGEST_PUBLISH_EMPTY": "maybe"})
 
 
 @pytest.mark.parametrize("name", ["mode", "store", "log_level", "log_format"])
@@ -260,7 +260,7 @@ def test_what_is_waited_for_needs_time(name: str) -> None:
 
 
 def test_every_default_is_the_contracts() -> None:
-    made = from_texts({}, {"HOME": "/root", "ALARMDIGEST": "x"})
+    made = read_settings({}, {"HOME": "/root", "ALARMDIGEST": "x"}).settings
     assert made == Settings()
     assert (made.workers, made.server, made.data_dir) == (12, (), Path("alarmdigest-data"))
     assert [getattr(made, name) for name in SUBJECTS] == [
@@ -310,23 +310,26 @@ def test_a_flag_wins_over_the_environment_and_that_over_the_default(name: str) -
     given = getattr(read(**{name: value}, **others), name)
     assert given != default, "the test needs another value"
     variable = {f"ALARMDIGEST_{name.upper()}": value}
-    assert getattr(from_texts(others, variable), name) == given
+    assert getattr(read_settings(others, variable).settings, name) == given
     wrong = {f"ALARMDIGEST_{name.upper()}": "\0"}
-    assert getattr(from_texts({name: value, **others}, wrong), name) == given
+    assert getattr(read_settings({name: value, **others}, wrong).settings, name) == given
 
 
 @pytest.mark.parametrize("name", ["workers", "clock_skew", "split_size", "mode", "http"])
 def test_a_wrong_variable_is_named_as_such(name: str) -> None:
     with pytest.raises(SettingsError, match=f"^ALARMDIGEST_{name.upper()}: '?x"):
-        from_texts({}, {f"ALARMDIGEST_{name.upper()}": "x"})
+        read_settings({}, {f"ALARMDIGEST_{name.upper()}": "x"})
 
 
 def test_servers_are_listed_with_commas_and_get_a_scheme() -> None:
     environment = {"NATS_URL": "a:1, tls://b:2,,"}
-    assert from_texts({}, environment).server == ("nats://a:1", "tls://b:2")
+    assert read_settings({}, environment).settings.server == ("nats://a:1", "tls://b:2")
     environment["ALARMDIGEST_SERVER"] = "nats://c:3"
-    assert from_texts({}, environment).server == ("nats://c:3",)
-    assert from_texts({"server": "d:4,e"}, environment).server == ("nats://d:4", "nats://e")
+    assert read_settings({}, environment).settings.server == ("nats://c:3",)
+    assert read_settings({"server": "d:4,e"}, environment).settings.server == (
+        "nats://d:4",
+        "nats://e",
+    )
 
 
 # -- the command line -----------------------------------------------------------------------------

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.command import run_command
 from support.credentials import private
 
 from alarmdigest import cli
@@ -300,6 +303,22 @@ def test_a_settings_file_or_context_with_a_secret_is_better_not_readable_by_othe
     assert read_settings(texts, environment).warnings == ()
 
 
+def test_a_user_of_a_context_without_a_password_is_a_secret(tmp_path: Path) -> None:
+    """To the nats tool it is a token; beside a password from elsewhere it is a user's name."""
+    file = tmp_path / "nats/context/ops.json"
+    environment = context(tmp_path, url="nats://a", user="t0ken")
+    file.chmod(0o644)
+    for texts in ({}, {"creds": "/creds"}):
+        [warning] = read_settings({"context": "ops", **texts}, environment).warnings
+        assert f"chmod 600 {file}" in warning
+    named = read_settings({"context": "ops", "password_file": "/password"}, environment)
+    assert (named.settings.user, named.warnings) == ("t0ken", ())
+    settings = private(tmp_path / "settings.toml", "user = 'u'\npassword_file = '/password'")
+    settings.chmod(0o644)
+    for texts in ({}, {"creds": "/creds"}):
+        assert read_settings({"config": str(settings), **texts}, {}).warnings == ()
+
+
 # -- several mistakes ------------------------------------------------------------------------------
 
 
@@ -396,12 +415,20 @@ def test_check_config_tells_values_and_origins_and_masks_secrets(
     assert told["warnings"] == []
     file.chmod(0o644)
     assert cli.main(arguments) == 0
-    lines = capsys.readouterr().out
+    lines, warnings = capsys.readouterr()
     assert [line.split() for line in lines.splitlines() if line.startswith("retention")] == [
         ["retention", "2d", f"{file}:1"]
     ]
-    assert f"chmod 600 {file}" in lines
-    assert "s3cret" not in printed + lines
+    assert f"chmod 600 {file}" in warnings
+    assert "s3cret" not in printed + lines + warnings
+
+
+def test_an_empty_variable_counts_as_not_set_but_hides_a_weaker_login() -> None:
+    below = {"NATS_URL": "nats://a:1", "NATS_TOKEN": "t"}
+    empty = dict.fromkeys(("ALARMDIGEST_SERVER", "ALARMDIGEST_WORKERS", "ALARMDIGEST_HTTP"), "")
+    read = read_settings({}, {**below, **empty, "ALARMDIGEST_TOKEN": ""}).settings
+    assert read == replace(Settings(), server=("nats://a:1",))
+    assert read_settings({}, {**below, **empty}).settings.token == "t"
 
 
 @pytest.mark.parametrize(
@@ -442,11 +469,51 @@ def test_check_config_lists_a_variable_that_nothing_reads(
 ) -> None:
     monkeypatch.setenv("ALARMDIGEST_WORKER", "3")
     assert cli.main(["check-config"]) == 0
-    assert (
-        capsys.readouterr()
-        .out.splitlines()[-1]
-        .startswith("warning: the variable ALARMDIGEST_WORKER is set")
-    )
+    warning = "alarmdigest: warning: the variable ALARMDIGEST_WORKER is set"
+    assert capsys.readouterr().err.startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "written", "shown"),
+    [
+        ("ascii", "café", r"caf\xe9"),
+        ("utf-8", "café", "café"),
+        ("ascii", "\udcff", r"\udcff"),  # a byte that is no UTF-8
+        ("utf-8", "\udcff", r"\udcff"),
+        ("utf-8", "x\nworkers  99\x1b[2J", r"x\nworkers  99\x1b[2J"),
+    ],
+)
+def test_check_config_writes_what_no_terminal_obeys_and_every_encoding_has(
+    encoding: str, written: str, shown: str, tmp_path: Path
+) -> None:
+    file = private(tmp_path / f"{written}.toml", f"token = {json.dumps('t')}\nworkers = 3")
+    file.chmod(0o644)
+    variables = {
+        "ALARMDIGEST_DATA_DIR": written,
+        "ALARMDIGEST_CONFIG": str(file),
+        "PYTHONIOENCODING": encoding,
+    }
+    result = run_command("check-config", **variables)
+    assert result.returncode == 0
+    rows = [re.split(" {2,}", line, maxsplit=2) for line in result.stdout.splitlines()]
+    assert ["workers", "3", f"{tmp_path}/{shown}.toml:2"] in rows
+    [data_dir] = [line for line in result.stdout.splitlines() if line.startswith("data_dir ")]
+    assert data_dir.split(maxsplit=1)[1].startswith(f"{shown} ")
+    [warning] = result.stderr.splitlines()
+    assert warning.startswith("alarmdigest: warning: ")
+    assert warning.endswith(f"chmod 600 {tmp_path}/{shown}.toml")
+    assert len(rows) == len(fields(Settings))
+
+
+def test_problems_are_a_line_each_whatever_is_in_them(tmp_path: Path) -> None:
+    missing = str(tmp_path / "x\nalarmdigest: forged\x1b[2J")
+    for command in ("check-config", "verify"):
+        result = run_command(command, "--creds", missing, NATS_URL="nats://127.0.0.1:1")
+        assert result.returncode == 2
+        assert result.stderr == (
+            f"alarmdigest: cannot read {tmp_path}/x\\nalarmdigest: forged\\x1b[2J: "
+            "No such file or directory\n"
+        )
 
 
 @pytest.mark.parametrize(
@@ -454,6 +521,8 @@ def test_check_config_lists_a_variable_that_nothing_reads(
     [
         (["--mode", "fast"], "--mode: 'fast' is none of"),
         (["--config", "/no/such"], "/no/such"),
+        (["--config", "~nosuchuser/x"], "--config: '~nosuchuser/x'"),
+        (["--nkey", "~nosuchuser/x"], "--nkey: '~nosuchuser/x'"),
         (["--creds", "/no/such"], "cannot read /no/such"),
         (["--server", "http://a"], "cannot use server URL http://a"),
     ],

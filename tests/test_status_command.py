@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from urllib.parse import urlsplit
 
 import pytest
@@ -91,6 +95,72 @@ def test_what_is_no_alarmdigest_is_not_taken_for_one() -> None:
         result = run_command("status", "--http", f"{HOST}:{monitoring}")
     assert result.returncode == 1
     assert "no status from" in result.stderr
+
+
+@contextmanager
+def answering(body: bytes) -> Iterator[str]:
+    """HOST:PORT of somebody who says this to whoever asks."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer((HOST, 0), Handler) as other:
+        thread = threading.Thread(target=other.serve_forever)
+        thread.start()
+        try:
+            yield f"{HOST}:{other.server_port}"
+        finally:
+            other.shutdown()
+            thread.join(10)
+
+
+@pytest.mark.parametrize("option", [(), ("--json",)])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"\xff",
+        b"[]",
+        b"{}",
+        b'{"state": []}',
+        b'{"state": "ready"}',
+        b'{"state": "ready", "reasons": 1}',
+        b'{"state": "ready", "reasons": [], "behind": [], "checkpoint": null}',
+    ],
+)
+def test_half_a_status_is_none_and_nothing_of_it_is_shown(
+    body: bytes, option: tuple[str, ...]
+) -> None:
+    with answering(body) as place:
+        result = run_command("status", "--http", place, *option)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        f"alarmdigest: no status from http://{place}/status.json: what answers there is no "
+        "alarmdigest (or one of another version); is the service running, and is this the "
+        "address that it logs as listening?\n"
+    )
+
+
+def test_the_terminal_obeys_nothing_that_a_status_says() -> None:
+    with NatsServer(jetstream=False) as server, ServiceProcess(server.url) as service:
+        found = json.loads(service.http("/status.json")[1])
+    evil = "\x1b[2J\nThe service is well."
+    found |= {"state": "ill", "reasons": [evil], "version": evil, "streams": [evil]}
+    found["losses"] = {evil: 1}
+    found["refused"]["last"] = [{"at": evil, "reason": evil, "bytes": 7}]
+    found["workers"][0]["name"] = evil
+    with answering(json.dumps(found).encode()) as place:
+        result = run_command("status", "--http", place)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.count(r"\x1b[2J\nThe service is well.") == 7
+    assert result.stdout.replace("\n", "").isprintable()
+    assert "The service is well." not in result.stdout.splitlines()
 
 
 def test_without_an_address_there_is_nobody_to_ask() -> None:

@@ -74,6 +74,54 @@ def test_who_may_not_ask_for_the_mode_may_test_all_the_same() -> None:
     assert "no service there tells its mode" in result.stderr
 
 
+def test_the_mode_is_asked_for_within_the_inbox_that_the_server_allows() -> None:
+    """A user who may do no more than the tools need, and be answered below one prefix."""
+    may = """
+        publish: { allow: ["AlarmStatusChanged", "AlarmStatusChanged.>", "SendAlarmDigest",
+                           "SendAlarmDigest.>", "$SRV.PING.alarmdigest"] }
+        subscribe: { allow: ["AlarmDigest", "_MINE.>"] }
+    """
+    tool = f"{{ user: tool, password: p, permissions: {{ {may} }} }}"
+    users = f"users: [{tool}, {{ user: service, password: p }}]"
+    with NatsServer(jetstream=False, extra=f"authorization {{ {users} }}") as server:
+        urls = {name: f"nats://{name}:p@{HOST}:{server.port}" for name in ("tool", "service")}
+        with ServiceProcess(environment={"NATS_URL": urls["service"]}) as service:
+            service.wait_for_log("name=alarmdigest-micro")
+            for command in (("verify",), ("emulate", *QUICK)):
+                result = run_command(*command, "--inbox-prefix", "_MINE", NATS_URL=urls["tool"])
+                assert result.returncode == 0, result.stdout
+                assert ": a service in core mode\n" in result.stderr
+        assert "iolation" not in server.log
+
+
+def test_a_server_without_room_for_a_second_connection_spoils_no_test() -> None:
+    """The service takes three, and the tool itself the fourth."""
+    few = "max_connections: 4"
+    with (
+        NatsServer(jetstream=False, extra=few) as server,
+        ServiceProcess(server.url) as service,
+    ):
+        service.wait_for_log("name=alarmdigest-micro")
+        result = run_command("verify", "--server", server.url)
+        assert "maximum connections exceeded" in server.log
+    assert result.returncode == 0, result.stderr
+    assert "no service there tells its mode" in result.stderr
+
+
+def test_an_answer_with_headers_is_one(server: NatsServer) -> None:
+    about = {"mode": "stream", "requests": "SendAlarmDigest", "digests": "AlarmDigest"}
+    with Bus(server.url) as bus:
+
+        async def answer(ping: Msg) -> None:
+            for body in (b"no JSON", orjson.dumps({"metadata": about})):
+                await bus.client.publish(ping.reply, body, headers={"Trace": "1"})
+
+        bus.run(bus.client.subscribe("$SRV.PING.alarmdigest", cb=answer))
+        bus.flush()
+        result = run_command("verify", "--server", server.url, "--timeout", "200ms")
+        assert ": a service in stream mode\n" in result.stderr
+
+
 def test_verify_takes_the_subjects_of_the_service(server: NatsServer) -> None:
     subjects = ("--event-subject", "E.v", "--request-subject", "R.q", "--digest-subject", "D.g")
     with ServiceProcess(server.url, options=subjects):
@@ -214,6 +262,7 @@ def test_tools_without_a_server_end_with_3(tool: str) -> None:
     result = run_command(tool, "--server", url)
     assert result.returncode == 3
     assert result.stderr.startswith(f"alarmdigest: {url}: ")
+    assert result.stderr.endswith("; is the service's NATS server there?\n")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -21,6 +21,8 @@ from alarmdigest.nats.errors import LoginError
 
 # A decorated block, as nsc and nk write it; what stands between its lines is the group.
 BLOCK = re.compile(r"-{3,}BEGIN (?P<what>[A-Z ]+)-{3,}\s+(?P<text>\S+)\s+-{3,}END ")
+# What nobody means to be a file's name: a seed, also among the lines of a whole credentials file.
+SEED = re.compile(r"\bS[UAO][A-Z2-7]{50,}\b")
 # Credentials are small: whoever names a disk by mistake is told so, and nothing fills the memory.
 MAX_FILE_BYTES = 64 * 1024
 # Not just _INBOX: with this one our user can be kept from reading answers to others.
@@ -137,7 +139,7 @@ def exposure(file: Path) -> list[str]:
     try:
         mode = file.stat().st_mode
     except OSError as error:
-        raise LoginError(f"cannot read {file}: {error.strerror}") from None
+        raise _unreadable(file, error) from None
     if mode & stat.S_IWOTH:
         raise LoginError(f"everybody may write to {file}: chmod 600 {file}")
     if mode & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH):
@@ -150,13 +152,21 @@ def _read(file: Path) -> str:
         with file.open("rb") as opened:
             text = opened.read(MAX_FILE_BYTES + 1)
     except OSError as error:
-        raise LoginError(f"cannot read {file}: {error.strerror}") from None
+        raise _unreadable(file, error) from None
     if len(text) > MAX_FILE_BYTES:
         raise LoginError(f"{file} is too large for a file of credentials")
     try:
         return text.decode()
     except UnicodeDecodeError:
         raise LoginError(f"{file} is not text in UTF-8") from None
+
+
+def _unreadable(file: Path, error: OSError) -> LoginError:
+    if SEED.search(str(file)):
+        return LoginError(
+            "that is a seed, not a file: put it into a file that only you may read, and name that"
+        )
+    return LoginError(f"cannot read {file}: {error.strerror}")
 
 
 def _digest(file: Path) -> bytes:

@@ -10,7 +10,7 @@ from alarmdigest.settings.options import (
     SettingsError,
 )
 from alarmdigest.settings.readers import SPLIT_AUTO, HttpAddress, duration, positive, size
-from alarmdigest.settings.sources import Effective, from_texts, read_settings, survey
+from alarmdigest.settings.sources import Effective, read_settings, survey
 
 __all__ = [
     "DEFAULT_HTTP",
@@ -24,7 +24,6 @@ __all__ = [
     "Settings",
     "SettingsError",
     "duration",
-    "from_texts",
     "positive",
     "read_settings",
     "size",

@@ -121,7 +121,11 @@ def http_address(text: str) -> HttpAddress | None:
 
 def path(text: str) -> Path | None:
     """Empty for none, or a file's path; ``~`` is the home directory."""
-    return Path(text).expanduser() if text else None
+    try:
+        return Path(text).expanduser() if text else None
+    except RuntimeError:
+        user = text.partition("/")[0]
+        raise ValueError(f"{text!r}: nobody knows the home directory {user}") from None
 
 
 def boolean(text: str) -> bool:

@@ -22,6 +22,8 @@ from the strongest to the weakest:
 5. the context of the `nats` tool;
 6. the default.
 
+A variable that is empty counts as not set; for a login it also hides what weaker sources say.
+
 This shows what counts and where it comes from, secrets masked, also a login in a server's URL. It
 connects to nobody. If anything cannot be used, it says all that is wrong, and the exit code is 2;
 so does the service:

@@ -20,6 +20,7 @@ from alarmdigest.settings.options import (
     flag_of,
     variable,
 )
+from alarmdigest.settings.readers import path
 from alarmdigest.settings.strays import stray_variables
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
@@ -34,6 +35,9 @@ SECRET_OR_FILE = (("password", "password_file"), ("token", "token_file"))
 WAYS_IN = (("user", "password", "password_file"), ("token", "token_file"), ("creds",), ("nkey",))
 
 
+OF_LOGINS = frozenset(name for way in WAYS_IN for name in way)
+
+
 @dataclass(frozen=True, slots=True)
 class Effective:
     """The settings that count. ``given`` has an entry for each that is not left to its default.
@@ -45,11 +49,6 @@ class Effective:
     given: Mapping[str, Given]
     warnings: tuple[str, ...]
     problems: tuple[str, ...] = ()
-
-
-def from_texts(texts: Mapping[str, str], environment: Mapping[str, str]) -> Settings:
-    """Settings from options (field name -> text) and environment. Raises SettingsError."""
-    return read_settings(texts, environment).settings
 
 
 def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effective:
@@ -68,15 +67,15 @@ def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effectiv
     problems: list[str] = []
     flags = {name: Given(texts[name], Level.FLAG, flag_of(name)) for name in NAMES if name in texts}
     variables = {
-        name: Given(environment[variable(name)], Level.VARIABLE, variable(name))
+        name: Given(text, Level.VARIABLE, variable(name))
         for name in NAMES
-        if variable(name) in environment
+        # An empty one counts as not set; but a login that is weaker can be turned off by it.
+        if (text := environment.get(variable(name))) or (text == "" and name in OF_LOGINS)
     }
     layers, files = [flags, variables, read_variables(environment)], []
     context = texts.get("context") or environment.get(CONTEXT_VARIABLE)
     context = context or environment.get("NATS_CONTEXT")
-    if config := texts.get("config") or environment.get(CONFIG_VARIABLE):
-        file = Path(config).expanduser()
+    if (file := _settings_file(texts, environment, problems)) is not None:
         layer = read_file(file, (*NAMES, "context"), problems)
         if named := layer.pop("context", None):
             context = context or named.text
@@ -92,8 +91,19 @@ def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effectiv
             files.append((where, layer))
     given = winners(layers, problems)
     settings = _usable(given, problems)
-    warnings = [*stray_variables(environment, VARIABLES), *_exposed(files, problems)]
+    warnings = [*stray_variables(environment, VARIABLES), *_exposed(files, given, problems)]
     return Effective(settings, given, tuple(warnings), tuple(problems))
+
+
+def _settings_file(
+    texts: Mapping[str, str], environment: Mapping[str, str], problems: list[str]
+) -> Path | None:
+    origin = flag_of("config") if texts.get("config") else CONFIG_VARIABLE
+    try:
+        return path(texts.get("config") or environment.get(CONFIG_VARIABLE, ""))
+    except ValueError as error:
+        problems.append(f"{origin}: {error}")
+        return None
 
 
 def _usable(given: Layer, problems: list[str]) -> Settings:
@@ -124,7 +134,7 @@ def winners(layers: Iterable[Layer], problems: list[str]) -> Layer:
         for name, one in layer.items():
             given.setdefault(name, one)
     # One that is empty has hidden those below it, which is all that it is good for.
-    for name in {name for way in WAYS_IN for name in way}:
+    for name in OF_LOGINS:
         if name in given and not given[name].text:
             del given[name]
     for alternatives in SECRET_OR_FILE:
@@ -169,12 +179,19 @@ def _keep_one(given: Layer, ways: Iterable[tuple[str, ...]], problems: list[str]
                 given.pop(name, None)
 
 
-def _exposed(files: Iterable[tuple[Path, Layer]], problems: list[str]) -> list[str]:
+def _exposed(files: Iterable[tuple[Path, Layer]], given: Layer, problems: list[str]) -> list[str]:
     """Warnings about files that hold secrets which others can read."""
     warnings: list[str] = []
     for file, layer in files:
         holds_login = "@" in layer["server"].text if "server" in layer else False
-        if holds_login or layer.keys() & SECRETS:
+        if holds_login or layer.keys() & SECRETS or _holds_user_for_token(layer, given):
             with noting(problems):
                 warnings += exposure(file)
     return warnings
+
+
+def _holds_user_for_token(layer: Layer, given: Layer) -> bool:
+    """Whether its user is a token (see above), be it in use or not."""
+    user = layer.get("user")
+    # One that is still a user in the end has its password from elsewhere.
+    return user is not None and user.level == Level.CONTEXT and user != given.get("user")

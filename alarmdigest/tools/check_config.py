@@ -13,30 +13,31 @@ from alarmdigest.nats.connection import login_in, redacted
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import SECRETS, Effective, Settings
 from alarmdigest.settings.options import default_of
+from alarmdigest.text import printable
+from alarmdigest.tools.terminal import write_line
 
 MASK = "********"
 
 
 def check_config(effective: Effective, *, as_json: bool) -> int:
-    """Report on stdout, or all that is wrong on stderr; the exit code."""
+    """Report on stdout, and what is wrong or unwise on stderr; the exit code."""
     warnings, problems = list(effective.warnings), list(effective.problems)
     with noting(problems):
         warnings += effective.settings.login.check()
+    for line in (*(f"warning: {one}" for one in warnings), *problems):
+        print(f"alarmdigest: {printable(line)}", file=sys.stderr)
     if problems:
-        for line in (*(f"warning: {one}" for one in warnings), *problems):
-            print(f"alarmdigest: {line}", file=sys.stderr)
         return exit_codes.USAGE
     rows = [(item.name, *_shown(item, effective)) for item in fields(Settings)]
     if as_json:
         found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
         print(json.dumps({"settings": found, "warnings": warnings}, indent=2))
         return exit_codes.CLEAN
+    rows = [(name, printable(value), printable(origin)) for name, value, origin in rows]
     name_width = max(len(name) for name, _, _ in rows)
     value_width = min(max(len(value) for _, value, _ in rows), 40)
     for name, value, origin in rows:
-        print(f"{name:<{name_width}}  {value:<{value_width}}  {origin}")
-    for warning in warnings:
-        print(f"warning: {warning}")
+        write_line(f"{name:<{name_width}}  {value:<{value_width}}  {origin}")
     return exit_codes.CLEAN
 
 

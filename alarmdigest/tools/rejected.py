@@ -6,17 +6,18 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 
 from alarmdigest import exit_codes
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.connection import Connection, valid_subject
-from alarmdigest.nats.errors import JetStreamError, JetStreamOff
+from alarmdigest.nats.errors import JetStreamDenied, JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
 from alarmdigest.settings import Settings
 from alarmdigest.tools.client import connect
 from alarmdigest.tools.refusal import UNREADABLE, read_refusal, write_refusal
 from alarmdigest.tools.subscription import Subscription
-from alarmdigest.tools.terminal import write_line
+from alarmdigest.tools.terminal import write_json, write_line
 
 # How often a stream is asked for more while it is followed.
 LOOK_EVERY_S = 0.5
@@ -30,13 +31,17 @@ def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as
     """Show refusals on stdout; the exit code. Raises NatsError."""
     connection = connect(settings, "alarmdigest-rejected")
     try:
-        jetstream = JetStream(connection, domain=settings.js_domain)
-        if settings.mode == "core" or not (there := _stream(jetstream, settings, connection.url)):
+        # In core mode JetStream is not even asked: our user may not be allowed to.
+        if settings.mode != "core":
+            jetstream = JetStream(connection, domain=settings.js_domain)
+            if there := _stream(jetstream, settings, connection.url):
+                tail = _Tail(jetstream, there, connection, with_body=with_body, as_json=as_json)
+                tail.show(last, follow=follow)
+                return exit_codes.CLEAN
             jetstream.close()
-            _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
-        else:
-            tail = _Tail(jetstream, there, connection, with_body=with_body, as_json=as_json)
-            tail.show(last, follow=follow)
+        _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
+    except JetStreamDenied as error:
+        raise JetStreamDenied(f"{error}; --mode core needs no JetStream") from error
     except NoStream as error:
         print(f"alarmdigest: {error}", file=sys.stderr)
         return exit_codes.INTERNAL_ERROR
@@ -149,7 +154,7 @@ class _Tail:
         return got[-1].ack.stream_seq if got else self._info.last_seq
 
 
-def refeed(settings: Settings, sequences: Sequence[int]) -> int:
+def refeed(settings: Settings, sequences: Sequence[int], *, as_json: bool) -> int:
     """Publish these refusals' bodies once more where they first came in, each confirmed by the
     stream; the exit code. Raises NatsError."""
     connection = connect(settings, "alarmdigest-refeed")
@@ -157,17 +162,36 @@ def refeed(settings: Settings, sequences: Sequence[int]) -> int:
         jetstream = JetStream(connection, domain=settings.js_domain)
         failed = 0
         for sequence in sequences:
-            problem = _refeed_one(jetstream, settings, sequence, connection.url)
-            if problem is not None:
-                failed += 1
-                print(f"{sequence}: not sent: {problem}", file=sys.stderr, flush=True)
+            done = _refeed_one(jetstream, settings, sequence, connection.url)
+            failed += isinstance(done, str)
+            _tell(sequence, done, as_json)
         return exit_codes.INTERNAL_ERROR if failed else exit_codes.CLEAN
     finally:
         connection.close()
 
 
-def _refeed_one(jetstream: JetStream, settings: Settings, sequence: int, server: str) -> str | None:
-    """Why not; None when the stream has confirmed it."""
+@dataclass(frozen=True, slots=True)
+class _Refed:
+    subject: str
+    stream: str
+    stored_as: int
+
+
+def _tell(sequence: int, done: _Refed | str, as_json: bool) -> None:
+    if as_json:
+        told = {"not_sent": done} if isinstance(done, str) else asdict(done)
+        write_json({"sequence": sequence, **told})
+    elif isinstance(done, str):
+        print(f"{sequence}: not sent: {done}", file=sys.stderr, flush=True)
+    else:
+        stored = f"stored in {done.stream} as {done.stored_as}"
+        write_line(f"{sequence}: sent to {done.subject}, {stored}")
+
+
+def _refeed_one(
+    jetstream: JetStream, settings: Settings, sequence: int, server: str
+) -> _Refed | str:
+    """Where the stream has stored it, or why it was not sent."""
     try:
         found = jetstream.stored_message(settings.rejected_stream, sequence)
         if found is None:
@@ -188,8 +212,7 @@ def _refeed_one(jetstream: JetStream, settings: Settings, sequence: int, server:
         return str(error)
     except JetStreamOff as error:
         return str(error)
-    write_line(f"{sequence}: sent to {refusal.subject}, stored in {stream} as {stored}")
-    return None
+    return _Refed(refusal.subject, stream, stored)
 
 
 def _is_input(subject: str, settings: Settings) -> bool:

@@ -13,7 +13,7 @@ from alarmdigest.store import Checkpoint, StoreDamaged
 from alarmdigest.store.lmdb import open_for_reading
 from alarmdigest.store.one_user import StoredAlarm, alarms_of
 from alarmdigest.text import printable
-from alarmdigest.tools.terminal import duration_text, write_json, write_line, write_table
+from alarmdigest.tools.terminal import duration_text, table, write_json, write_line
 
 
 def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:
@@ -75,7 +75,7 @@ def _write(user_id: str, last: Checkpoint, alarms: list[StoredAlarm], *, held: i
     write_line(f"user {printable(user_id)}, as of checkpoint {last.number}, written {age} ago")
     due = sum(alarm.due for alarm in alarms)
     write_line(f"{held} {'alarm' if held == 1 else 'alarms'}, {len(alarms)} shown, {due} due")
-    write_table(
+    lines = table(
         ("ALARM", "STATUS", "CHANGED AT", "SENT", "DUE"),
         [
             (
@@ -90,3 +90,5 @@ def _write(user_id: str, last: Checkpoint, alarms: list[StoredAlarm], *, held: i
             for alarm in alarms
         ],
     )
+    for line in lines:
+        write_line(line)

@@ -12,7 +12,14 @@ import orjson
 
 from alarmdigest import exit_codes
 from alarmdigest.settings import Settings, SettingsError
-from alarmdigest.tools.terminal import duration_text, size_text, write_json, write_line, write_table
+from alarmdigest.text import printable
+from alarmdigest.tools.terminal import (
+    duration_text,
+    size_text,
+    table,
+    write_json,
+    write_line,
+)
 
 TIMEOUT_S = 5.0
 SENTENCES = {
@@ -28,85 +35,87 @@ def status(settings: Settings, *, as_json: bool) -> int:
         raise SettingsError("--http off: status asks a service over HTTP, name its HOST:PORT")
     url = f"{settings.http.url}/status.json"
     try:
-        found = _ask(url)
+        answer = _ask(url)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        reason = getattr(error, "reason", None) or error
-        print(
-            f"alarmdigest: no status from {url}: {reason}; is the service running, and is this "
-            "the address that it logs as listening?",
-            file=sys.stderr,
-        )
-        return exit_codes.INTERNAL_ERROR
+        return _no_status(url, str(getattr(error, "reason", None) or error))
+    try:
+        found = orjson.loads(answer)
+        lines = _lines(found)
+    except (AttributeError, KeyError, TypeError, ValueError):
+        why = "what answers there is no alarmdigest (or one of another version)"
+        return _no_status(url, why)
     if as_json:
         write_json(found)
     else:
-        _write(found)
+        for line in lines:
+            write_line(printable(line))
     return exit_codes.CLEAN
 
 
-def _ask(url: str) -> dict[str, Any]:
-    """Raises OSError, HTTPException, and ValueError for what is no status of ours."""
+def _ask(url: str) -> bytes:
+    """Raises OSError, HTTPException, and ValueError for a name that no host can have."""
     # No proxy: the service is here, or on a network of ours.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(url, timeout=TIMEOUT_S) as answer:
-        found = orjson.loads(answer.read())
-    if not isinstance(found, dict) or found.get("state") not in SENTENCES:
-        raise ValueError("what answers there is no alarmdigest")
-    return found
+        body: bytes = answer.read()
+    return body
 
 
-def _write(found: dict[str, Any]) -> None:
-    write_line(SENTENCES[found["state"]])
-    for reason in found["reasons"]:
-        write_line(f"  - {reason}")
-    write_line("")
-    behind, checkpoint = found["behind"], found["checkpoint"]
+def _no_status(url: str, why: str) -> int:
+    print(
+        f"alarmdigest: no status from {url}: {printable(why)}; is the service running, and is "
+        "this the address that it logs as listening?",
+        file=sys.stderr,
+    )
+    return exit_codes.INTERNAL_ERROR
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    """What is shown. Anybody may answer: what is no status of ours fails at something that is not
+    there or of another kind (AttributeError, KeyError, TypeError, ValueError)."""
+    behind, checkpoint, refused = found["behind"], found["checkpoint"], found["refused"]
     lines = [
-        ("version", f"{found['version']}, up {duration_text(found['uptime_seconds'])}"),
-        ("mode", found["mode"] or "not known yet"),
-        ("streams", ", ".join(found["streams"]) or "none"),
-        ("store", found["store"]),
-        *((f"{name}/s", f"{rate:,.1f}") for name, rate in found["rates"].items()),
-        ("behind", _behind(behind)),
-        ("backlog", size_text(behind["backlog_bytes"])),
-        ("checkpoint", _checkpoint(checkpoint) if checkpoint else "none yet"),
-    ]
-    _write_pairs(lines)
-    write_line("")
-    write_line("Since the start of the process:")
-    _write_pairs(
-        [
+        SENTENCES[found["state"]],
+        *(f"  - {reason}" for reason in found["reasons"]),
+        "",
+        *_pairs(
+            ("version", f"{found['version']}, up {duration_text(found['uptime_seconds'])}"),
+            ("mode", found["mode"] or "not known yet"),
+            ("streams", ", ".join(found["streams"]) or "none"),
+            ("store", found["store"]),
+            *((f"{name}/s", f"{rate:,.1f}") for name, rate in found["rates"].items()),
+            ("behind", _behind(behind, found["mode"])),
+            ("backlog", size_text(behind["backlog_bytes"])),
+            ("checkpoint", _checkpoint(checkpoint) if checkpoint else "none yet"),
+        ),
+        "",
+        "Since the start of the process:",
+        *_pairs(
             ("checkpoints", _checkpoints(checkpoint) if checkpoint else "none"),
-            ("refused", _counts(found["refused"]["by_reason"])),
+            ("refused", _counts(refused["by_reason"])),
             ("losses", _counts(found["losses"])),
             ("stream changes", _counts(found["stream_changes"])),
-        ]
-    )
-    if found["refused"]["last"]:
-        write_line("")
-        write_table(
-            ("REFUSED AT", "REASON", "BYTES"),
-            [(one["at"], one["reason"], str(one["bytes"])) for one in found["refused"]["last"]],
-        )
+        ),
+    ]
+    if refused["last"]:
+        last = [(one["at"], one["reason"], str(one["bytes"])) for one in refused["last"]]
+        lines += ["", *table(("REFUSED AT", "REASON", "BYTES"), last)]
     if found["workers"]:
-        write_line("")
-        write_table(
-            ("WORKER", "QUEUE", "ALARMS", "USERS"),
-            [
-                (one["name"], str(one["queue"]), f"{one['alarms']:,}", f"{one['users']:,}")
-                for one in found["workers"]
-            ],
-        )
+        workers = [
+            (one["name"], str(one["queue"]), f"{one['alarms']:,}", f"{one['users']:,}")
+            for one in found["workers"]
+        ]
+        lines += ["", *table(("WORKER", "QUEUE", "ALARMS", "USERS"), workers)]
+    return lines
 
 
-def _write_pairs(lines: list[tuple[str, str]]) -> None:
-    for name, text in lines:
-        write_line(f"{name:<16}{text}")
+def _pairs(*named: tuple[str, str]) -> list[str]:
+    return [f"{name:<16}{text}" for name, text in named]
 
 
-def _behind(behind: dict[str, Any]) -> str:
+def _behind(behind: dict[str, Any], mode: str) -> str:
     if behind["messages"] is None:
-        return "not known in core mode"
+        return "not known in core mode" if mode == "core" else "not known yet"
     return f"{behind['messages']:,} messages, {duration_text(behind['seconds'])}"
 
 

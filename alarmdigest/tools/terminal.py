@@ -20,20 +20,21 @@ def write_json(value: Any) -> None:
     print(json.dumps(value), flush=True)
 
 
-def write_table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Columns as wide as they need; numbers to the right."""
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines with columns as wide as they need; numbers to the right."""
     lines = [list(heads), *map(list, rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(heads))]
     numeric = [
         bool(rows) and all(row[column].replace(",", "").isdigit() for row in rows)
         for column in range(len(heads))
     ]
-    for line in lines:
-        cells = (
+    return [
+        "  ".join(
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(line, widths, numeric, strict=True)
-        )
-        write_line("  ".join(cells).rstrip())
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def size_text(count: int) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
 import sys
 import time
 
 import orjson
 
+from alarmdigest.nats.answers import status_of
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost
 from alarmdigest.settings import Settings
@@ -30,22 +30,28 @@ def say_what_is_tested(settings: Settings, connection: Connection) -> None:
 def _mode_of_service(settings: Settings) -> str | None:
     """What the first service on these subjects says by the NATS service API, if any does.
 
-    On a connection of its own: a server that does not allow the question spoils no test.
+    On a connection of its own: a server that does not allow the question, or not one more
+    connection, spoils no test.
     """
-    connection = connect(settings, "alarmdigest-who-is-there")
     try:
-        inbox = f"_INBOX.{secrets.token_hex(11)}"
-        answers = Subscription(connection, inbox)
-        connection.send(f"PUB $SRV.PING.alarmdigest {inbox} 0\r\n\r\n".encode())
-        for headers, body in answers.messages(time.monotonic() + ASK_S):
-            if headers:  # nobody is there
-                return None
-            if (mode := _mode_in(body, settings)) is not None:
-                return mode
+        connection = connect(settings, "alarmdigest-who-is-there")
+        try:
+            return _first_mode(connection, settings)
+        finally:
+            connection.close()
     except ConnectionLost:
-        pass  # not allowed to ask
-    finally:
-        connection.close()
+        return None
+
+
+def _first_mode(connection: Connection, settings: Settings) -> str | None:
+    inbox = connection.new_inbox()
+    answers = Subscription(connection, inbox)
+    connection.send(f"PUB $SRV.PING.alarmdigest {inbox} 0\r\n\r\n".encode())
+    for headers, body in answers.messages(time.monotonic() + ASK_S):
+        if status_of(headers) == 503:  # nobody is there
+            return None
+        if (mode := _mode_in(body, settings)) is not None:
+            return mode
     return None
 
 
