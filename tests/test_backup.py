@@ -11,8 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.faults import patched
 from support.feeder import Feeder
 from support.nats_server import NatsServer
+from support.rows import checkpoint, packed, some_rows
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.stored import stored_alarms, stored_rows
 from support.stream_service import StreamService, assert_worth_judging, settle
@@ -21,7 +23,12 @@ from support.wait import eventually
 from alarmdigest._ext import timestamps
 from alarmdigest.store import StoreError
 from alarmdigest.store.backup import back_up
-from alarmdigest.store.lmdb import LmdbReader
+from alarmdigest.store.lmdb import LmdbReader, LmdbStore
+
+NO_ROOM = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
+"""
 
 
 def run_backup(data_dir: Path, target: Path, *options: str) -> subprocess.CompletedProcess[str]:
@@ -161,6 +168,49 @@ def test_a_copy_that_is_not_as_it_was_written_is_no_backup(
         with pytest.raises(StoreError, match="its copy cannot be read and is removed"):
             back_up(service.data_dir, tmp_path)
         assert not (tmp_path / "state").exists()
+
+
+def entries(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {path: (seen.st_ino, seen.st_mode, seen.st_mtime_ns) for path, seen in found.items()}
+
+
+@pytest.mark.parametrize("kind", ["folder", "empty folder", "file", "dangling link"])
+def test_what_is_there_already_is_left_alone(tmp_path: Path, kind: str) -> None:
+    LmdbStore(tmp_path / "data").close()
+    there = tmp_path / "target" / "state"
+    there.parent.mkdir()
+    if kind == "file":
+        there.write_text("precious")
+    elif kind == "dangling link":
+        there.symlink_to(tmp_path / "nowhere")
+    else:
+        there.mkdir(mode=0o755)
+    if kind == "folder":
+        (there / "precious.txt").write_text("precious")
+    before = entries(there.parent)
+    done = run_backup(tmp_path / "data", there.parent)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"{there} is there already: choose another target" in done.stderr
+    assert entries(there.parent) == before
+
+
+def test_a_backup_that_finds_no_room_takes_away_only_what_it_has_made(tmp_path: Path) -> None:
+    rows = some_rows(1000, 3000)
+    with LmdbStore(tmp_path / "data") as store:
+        store.commit([packed(rows)], checkpoint(1000))
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "precious.txt").write_text("precious")
+    done = subprocess.run(
+        [sys.executable, *patched(NO_ROOM), "backup", target, "--data-dir", tmp_path / "data"],
+        capture_output=True,
+        text=True,
+        env=CLEAN_ENVIRONMENT,
+    )
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"cannot write to the store in {target / 'state'}: " in done.stderr
+    assert [path.name for path in target.iterdir()] == ["precious.txt"]
 
 
 def test_a_backup_does_not_write_over_another_and_needs_a_store(tmp_path: Path) -> None:

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
+from alarmdigest.monitor.stream_changes import CHANGES
+
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy/prometheus-alerts.yml"
+HISTORIES = ROOT / "tests/alerts_test.yml"
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
 # Another test holds this list to what the service shows.
 LISTED = (ROOT / "docs/metrics.md").read_text("utf-8")
@@ -95,7 +98,12 @@ def test_prometheus_accepts_the_rules() -> None:
 
 
 def test_alerts_fire_when_they_should_and_only_then() -> None:
-    promtool("test", "rules", ROOT / "tests/alerts_test.yml")
+    promtool("test", "rules", HISTORIES)
+
+
+def test_the_histories_know_every_change_of_a_stream() -> None:
+    """A rule picks them by their names, and would be silent about one of another name."""
+    assert set(re.findall(r'change="(\w+)"', HISTORIES.read_text("utf-8"))) == set(CHANGES)
 
 
 def test_prometheus_reads_the_queries_of_the_dashboard(dashboard: Any, tmp_path: Path) -> None:

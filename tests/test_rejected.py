@@ -81,7 +81,7 @@ def test_it_shows_each_refusal_with_its_reason_and_not_its_body(server: NatsServ
     found = shown(server)[: len(BAD)]
     assert [one["reason"] for one in found] == REASONS
     assert [one["subject"] for one in found] == [subject for subject, _body in BAD]
-    assert [one["size"] for one in found] == [len(body) for _subject, body in BAD]
+    assert [one["bytes"] for one in found] == [len(body) for _subject, body in BAD]
     assert [one["sequence"] for one in found] == [1, 2, 3, 4, 5]
     assert not any("body" in one or one["cut"] for one in found)
     assert all(one["detail"] and one["at"].startswith("20") for one in found)
@@ -90,7 +90,7 @@ def test_it_shows_each_refusal_with_its_reason_and_not_its_body(server: NatsServ
 def test_with_body_it_shows_what_was_sent_but_never_to_the_terminal(server: NatsServer) -> None:
     found = shown(server, "--body")[: len(BAD)]
     assert [one["body"].encode() for one in found] == [body for _subject, body in BAD]
-    assert [one["size"] for one in found] == [len(body) for _subject, body in BAD]
+    assert [one["bytes"] for one in found] == [len(body) for _subject, body in BAD]
     text = run_command("rejected", "--server", server.url, "--body").stdout
     assert "red" in text
     assert "\x1b" not in text

@@ -8,11 +8,13 @@ import signal
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import lmdb
 import pytest
+from support.command import run_command
 from support.rows import checkpoint, key_of, packed, some_rows, unpacked
 
 from alarmdigest.store import StoreDamaged, StoreError, StoreInUse, StoreTooNew
@@ -220,6 +222,7 @@ def test_a_file_that_ends_within_its_unused_pages_is_whole(tmp_path: Path) -> No
     lengths: list[bool] = []
     program = """
 import sys; from pathlib import Path; from alarmdigest.store.lmdb import *
+from support.command import run_command
 from support.rows import checkpoint
 blocks, number, data_dir = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 with LmdbStore(data_dir) as store:
@@ -308,6 +311,72 @@ def test_reading_makes_no_store_where_there_is_none(data_dir: Path) -> None:
     with pytest.raises(StoreError, match="no store in"):
         open_for_reading(data_dir)
     assert not data_dir.exists()
+
+
+# -- root looks on
+
+SERVICE = 61184  # a uid that is nobody's
+only_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can read for another user")
+
+
+def give_away(data_dir: Path) -> None:
+    for path in (data_dir, *data_dir.rglob("*")):
+        os.chown(path, SERVICE, SERVICE, follow_symlinks=False)
+
+
+@only_root
+@pytest.mark.parametrize(
+    ("name", "trap"),
+    [("lock.mdb", os.symlink), ("lock.mdb", os.link), ("data.mdb", os.symlink)],
+    ids=["lock, symlink", "lock, hard link", "data, symlink"],
+)
+@pytest.mark.parametrize("command", ["show", "backup"])
+def test_root_is_not_led_to_files_of_its_own(
+    data_dir: Path, tmp_path: Path, command: str, name: str, trap: Callable[[Path, Path], None]
+) -> None:
+    """Whoever has the service's rights can put anything into its folder."""
+    fill(data_dir)
+    give_away(data_dir)
+    theirs, ours = data_dir / "state" / name, tmp_path / "ours"
+    theirs.rename(ours)
+    if name == "lock.mdb":
+        ours.write_text("of root")
+    os.chown(ours, 0, 0)
+    before = ours.read_bytes()
+    trap(ours, theirs)
+    result = run_command(command, str(tmp_path / "target"), "--data-dir", str(data_dir))
+    assert (result.returncode, result.stdout) == (4, "")
+    assert f"{theirs} is no plain file of the store" in result.stderr
+    assert (ours.read_bytes(), ours.stat().st_uid) == (before, 0)
+
+
+@only_root
+@pytest.mark.parametrize("left", [True, False], ids=["of root", "gone"])
+def test_a_lock_that_root_reads_with_belongs_to_the_service(data_dir: Path, left: bool) -> None:
+    fill(data_dir)
+    give_away(data_dir)
+    lock = data_dir / "state" / "lock.mdb"
+    os.chown(lock, 0, 0) if left else lock.unlink()
+    with open_for_reading(data_dir):
+        assert (lock.stat().st_uid, lock.stat().st_gid) == (SERVICE, SERVICE)
+        assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+
+
+@only_root
+@pytest.mark.parametrize("locked", [True, False], ids=["with a lock", "without one"])
+def test_root_reads_a_copy_that_cannot_be_written_to(data_dir: Path, locked: bool) -> None:
+    rows = fill(data_dir)
+    if not locked:
+        (data_dir / "state" / "lock.mdb").unlink()
+    give_away(data_dir)
+    bind = ["mount", "--bind", "-o", "ro", str(data_dir), str(data_dir)]
+    if subprocess.run(bind, capture_output=True).returncode != 0:
+        pytest.skip("we may not mount here")
+    try:
+        with open_for_reading(data_dir) as reader:
+            assert dict(unpacked(reader.rows())) == rows
+    finally:
+        subprocess.run(["umount", str(data_dir)], check=True)
 
 
 # -- errors while running

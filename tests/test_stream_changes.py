@@ -20,6 +20,7 @@ from support.streams import (
     Saved,
     delete,
     js,
+    metric_of,
     numbers_in,
     store_all,
     stream_service,
@@ -29,12 +30,6 @@ from support.wait import eventually
 from alarmdigest.monitor.stream_changes import CHANGES
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/operating-commands.md").read_text("utf-8")
-METRICS = {
-    "input_made_anew": "alarmdigest_stream_made_anew_total",
-    "input_rolled_back": "alarmdigest_stream_rolled_back_total",
-    "output_made_anew": 'alarmdigest_output_stream_changed_total{how="made_anew"}',
-    "output_rolled_back": 'alarmdigest_output_stream_changed_total{how="rolled_back"}',
-}
 
 
 def status_of(service: ServiceProcess) -> dict[str, Any]:
@@ -50,7 +45,12 @@ def wait_for_changes(service: ServiceProcess, *wanted: str) -> None:
         timeout=20,
         what=f"{wanted} in {status_of(service)['stream_changes']}",
     )
-    assert {change: service.metric(name) for change, name in METRICS.items()} == goal
+    assert counted(service) == goal
+
+
+def counted(service: ServiceProcess) -> dict[str, float]:
+    """The same as the metrics have it."""
+    return {change: service.metric(metric_of(change)) for change in CHANGES}
 
 
 def line_of_status(service: ServiceProcess) -> str:
@@ -71,6 +71,7 @@ def test_every_change_is_documented() -> None:
 def test_all_are_there_with_0_and_the_command_says_none(mode: str) -> None:
     with NatsServer() as server, ServiceProcess(server.url, mode=mode) as service:
         assert status_of(service)["stream_changes"] == dict.fromkeys(CHANGES, 0)
+        assert counted(service) == dict.fromkeys(CHANGES, 0)
         assert line_of_status(service) == "none"
 
 

@@ -23,6 +23,8 @@ from support.streams import (
     ALARMS,
     DIGESTS,
     INPUTS,
+    MADE_ANEW,
+    ROLLED_BACK,
     Saved,
     Traffic,
     add,
@@ -92,7 +94,7 @@ def test_a_server_that_went_back_under_a_running_service_is_read_on_from_there(
         store_all(bus, messages[on_top:])
         wait_for_numbers(bus, set(range(100, 140)), service)
         assert_in_order_for_each_user(once_each(bus.digests))
-        assert service.metric("alarmdigest_stream_rolled_back_total") == 1
+        assert service.metric(ROLLED_BACK) == 1
         assert service.metric("alarmdigest_stream_position") == 20 + len(messages)
 
 
@@ -112,14 +114,14 @@ def test_a_server_that_went_back_while_the_service_was_down_is_read_on_from_ther
         store_all(bus, messages[:on_top])
         service.start()
         service.wait_for_log("ERROR .*ALARMS has lost its newest messages")
-        assert service.metric("alarmdigest_stream_rolled_back_total") == 1
+        assert service.metric(ROLLED_BACK) == 1
         store_all(bus, messages[on_top:])
         wait_for_numbers(bus, set(range(100, 140)), service)
         wait_until_read(service, 20 + len(messages))
         # And the new place is the one that counts from then on.
         assert service.stop() == 0
         service.start()
-        assert service.metric("alarmdigest_stream_rolled_back_total") == 0
+        assert service.metric(ROLLED_BACK) == 0
         store_all(bus, pairs([200]))
         wait_for_numbers(bus, {200}, service)
         assert_in_order_for_each_user(once_each(bus.digests))
@@ -139,7 +141,7 @@ def test_a_roll_back_is_counted_once_however_often_the_connection_breaks() -> No
             server.start()
             wait_for_metric(service, "alarmdigest_subscriber_connections_lost_total", goal)
             eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
-        assert service.metric("alarmdigest_stream_rolled_back_total") == 1
+        assert service.metric(ROLLED_BACK) == 1
         store_all(bus, pairs([100]))
         wait_for_numbers(bus, {100}, service)
 
@@ -153,7 +155,7 @@ def test_a_stream_that_is_deleted_is_made_anew_and_read_from_its_first_message()
         bus.wait_for_digests(10)
         for time in range(1, 4):
             delete(bus, ALARMS)
-            wait_for_metric(service, "alarmdigest_stream_made_anew_total", time)
+            wait_for_metric(service, MADE_ANEW, time)
             store_all(bus, pairs(range(time * 100, time * 100 + 10)))
             wait_for_numbers(bus, set(numbers_asked_for(bus)), service)
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
@@ -172,7 +174,7 @@ def test_a_stream_that_is_made_anew_under_traffic_skips_nothing_that_it_holds() 
         assert len(there) >= 50
         # The last one may have been stored without its request.
         wait_for_numbers(bus, set(there[:-1]), service)
-        assert service.metric("alarmdigest_stream_made_anew_total") >= 3
+        assert service.metric(MADE_ANEW) >= 3
         assert_in_order_for_each_user(once_each(bus.digests))
 
 
@@ -183,13 +185,13 @@ def test_a_stream_made_anew_is_counted_once_also_if_nothing_comes_until_the_next
         store_all(bus, pairs(range(10)))
         bus.wait_for_digests(10)
         delete(bus, ALARMS)
-        wait_for_metric(service, "alarmdigest_stream_made_anew_total", 1)
+        wait_for_metric(service, MADE_ANEW, 1)
         lost = service.metric("alarmdigest_subscriber_connections_lost_total")
         server.kill()
         server.start()
         wait_for_metric(service, "alarmdigest_subscriber_connections_lost_total", lost + 1)
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
-        assert service.metric("alarmdigest_stream_made_anew_total") == 1
+        assert service.metric(MADE_ANEW) == 1
         store_all(bus, pairs(range(100, 110)))
         wait_for_numbers(bus, set(range(100, 110)), service)
 
@@ -204,7 +206,7 @@ def test_a_stream_made_anew_while_the_service_was_down_is_read_from_its_first_me
         store_all(bus, pairs(range(100, 120)))
         service.start()
         wait_for_numbers(bus, set(range(100, 120)), service)
-        assert service.metric("alarmdigest_stream_made_anew_total") == 1
+        assert service.metric(MADE_ANEW) == 1
         assert "ERROR" in service.log
         assert "ALARMS was made anew" in service.log
 
@@ -247,7 +249,7 @@ def test_a_stream_that_we_may_not_make_is_waited_for() -> None:
             store_all(bus, pairs(range(100, 110)))
             wait_for_numbers(bus, set(range(100, 110)), service)
             assert service.http("/readyz") == (200, "ok\n")
-            assert service.metric("alarmdigest_stream_made_anew_total") == 1
+            assert service.metric(MADE_ANEW) == 1
 
 
 # -- purged, shortened, with holes -----------------------------------------------------------------
@@ -266,7 +268,7 @@ def test_what_was_purged_while_the_service_was_down_is_counted_and_the_rest_is_r
         assert "20 messages were deleted before we read them" in service.log
         assert service.metric("alarmdigest_stream_gone_total") == 20
         assert service.metric("alarmdigest_stream_deleted_total") == 0
-        assert service.metric("alarmdigest_stream_rolled_back_total") == 0
+        assert service.metric(ROLLED_BACK) == 0
         assert sorted(numbers(bus.digests)) == [*range(10), *range(20, 30)]
 
 
@@ -312,7 +314,7 @@ def test_single_messages_that_were_deleted_are_counted() -> None:
         wait_for_numbers(bus, set(range(10, 20)) - gone, service)
         assert service.metric("alarmdigest_stream_deleted_total") == 3
         assert service.metric("alarmdigest_stream_gone_total") == 0
-        assert service.metric("alarmdigest_stream_rolled_back_total") == 0
+        assert service.metric(ROLLED_BACK) == 0
 
 
 def test_a_purge_under_a_service_that_lags_does_not_leave_it_catching_up_for_ever(
@@ -351,7 +353,7 @@ def test_idle_starts_and_stops_leave_the_position_where_it_is() -> None:
         for _ in range(3):
             assert service.stop() == 0
             service.start()
-            assert service.metric("alarmdigest_stream_rolled_back_total") == 0
+            assert service.metric(ROLLED_BACK) == 0
             assert service.metric("alarmdigest_stream_position") == 20
         store_all(bus, pairs([20]))
         wait_for_numbers(bus, {20}, service)

@@ -18,6 +18,7 @@ from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.listener import Listener
 from alarmdigest.monitor.durations import durations, oldest_s
 from alarmdigest.monitor.losses import losses
+from alarmdigest.monitor.stream_changes import stream_changes
 from alarmdigest.service import Service
 
 
@@ -51,6 +52,14 @@ class ServiceCollector:
         for place, count in losses(service).items():
             lost.add_metric([place], count)
         yield lost
+        changes = CounterMetricFamily(
+            "alarmdigest_stream_changes",
+            "Times that a stream was another one than before, or had lost its newest messages.",
+            labels=["change"],
+        )
+        for change, count in stream_changes(service).items():
+            changes.add_metric([change], count)
+        yield changes
         reconnects = CounterMetricFamily(
             "alarmdigest_reconnects", "Connections after the first.", labels=["connection"]
         )
@@ -126,8 +135,6 @@ class ServiceCollector:
         texts = {
             "deleted": "Messages that were deleted in the stream before we read them.",
             "gone": "Messages that were gone from the stream when we came back to it.",
-            "rolled_back": "Times that the stream had fallen back behind what we had read.",
-            "made_anew": "Times that the stream was another one than before.",
             "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
             "known_again": "Deliveries of messages that had been routed already; passed over.",
             "foreign": "Messages in the stream on subjects that are not ours; passed over.",
@@ -135,8 +142,6 @@ class ServiceCollector:
         values = {
             "deleted": router.deleted,
             "gone": feed.counters.gone,
-            "rolled_back": feed.counters.rolled_back,
-            "made_anew": feed.counters.made_anew,
             "delivery_gaps": listener.delivery_gaps,
             "known_again": router.redelivered,
             "foreign": router.foreign,
@@ -232,14 +237,6 @@ class ServiceCollector:
                 "Messages that JetStream knew already: the output stream holds each once.",
                 value=window.duplicates,
             )
-            changed = CounterMetricFamily(
-                "alarmdigest_output_stream_changed",
-                "Times that an output stream was another one than before, or had lost its tail.",
-                labels=["how"],
-            )
-            changed.add_metric(["made_anew"], window.made_anew)
-            changed.add_metric(["rolled_back"], window.rolled_back)
-            yield changed
             yield CounterMetricFamily(
                 "alarmdigest_found_again",
                 "Messages of a replay that the output streams held already; not published again.",

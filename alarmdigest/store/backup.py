@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from alarmdigest.store.base import Checkpoint, StoreError
-from alarmdigest.store.folder import make, write_marker
+from alarmdigest.store.folder import sync, write_marker
 from alarmdigest.store.lmdb import open_for_reading
 from alarmdigest.store.lmdb_file import DATA, explained
 
@@ -20,14 +20,17 @@ def back_up(data_dir: Path, target: Path) -> Checkpoint | None:
 
     Copy, sync, and read every row of the copy once; the checkpoint that it holds.
 
-    Raises StoreError, also when there is a store in ``target`` already.
+    Raises StoreError, also when there is a ``state`` in ``target`` already, whatever it is.
     """
     folder = target.resolve() / "state"
     with open_for_reading(data_dir) as reader, explained(folder, "write to"):
-        if (folder / DATA).exists():
-            raise StoreError(f"there is a store in {folder} already: choose another target")
+        folder.parent.mkdir(parents=True, exist_ok=True)
         try:
-            make(folder)
+            folder.mkdir(mode=0o700)  # ours alone: to be read by nobody else, and to be removed
+        except FileExistsError:
+            raise StoreError(f"{folder} is there already: choose another target") from None
+        try:
+            sync(folder.parent)
             reader.copy_to(folder)
             (folder / DATA).chmod(0o600)
             with (folder / DATA).open("rb") as file:

@@ -211,9 +211,9 @@ class LmdbReader:
                 raise StoreError(
                     f"there is no store in {self._folder}: is the data directory right?"
                 )
+            leave_to_owner(self._folder)
             self._env = open_env(self._folder, readonly=True, map_size=MAP_SIZE)
             try:
-                leave_to_owner(self._folder)
                 while True:
                     self._txn = begin(self._env)
                     # From here on its pages stay as they are, also those of later checkpoints.

@@ -1,7 +1,9 @@
 """What the embedded store's owner and its readers do alike with the LMDB file: open it without
 trusting it, read a snapshot of it, and say what went wrong."""
 
+import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,14 +45,40 @@ def open_env(folder: Path, *, readonly: bool, map_size: int) -> lmdb.Environment
 
 
 def leave_to_owner(folder: Path) -> None:
-    """Give the lock file to the owner of the data, after root has read there.
+    """Before root reads there: have a lock file that is plain, and the data's owner's.
 
-    Where there was none, as in a backup put back, it is the reader's by now, and the service could
-    not open it. Raises OSError.
+    LMDB writes to it, and makes it where there is none, as in a backup put back. Were it a link,
+    root would write to a file of the choice of whoever owns the folder; and one of root's would
+    keep the service out. Raises StoreError where a file is not plain, and OSError.
     """
-    data, lock = (folder / DATA).stat(), folder / LOCK
-    if os.geteuid() == 0 and lock.exists() and lock.stat().st_uid != data.st_uid:
-        os.chown(lock, data.st_uid, data.st_gid)
+    if os.geteuid() != 0:
+        return
+    data = (folder / DATA).lstat()
+    if not stat.S_ISREG(data.st_mode):
+        raise _not_plain(folder / DATA)
+    try:
+        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            return  # LMDB cannot write to it either, and reads without it
+        if error.errno == errno.ELOOP:
+            raise _not_plain(folder / LOCK) from None
+        raise
+    try:
+        lock = os.fstat(fd)
+        if not stat.S_ISREG(lock.st_mode) or lock.st_nlink != 1:
+            raise _not_plain(folder / LOCK)
+        if lock.st_uid != data.st_uid:
+            os.fchown(fd, data.st_uid, data.st_gid)
+    finally:
+        os.close(fd)  # before LMDB locks it: this would take away the locks of the whole process
+
+
+def _not_plain(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} is no plain file of the store, and root follows no links there: find out who has "
+        f"made it, stop the service and put the file itself there ({LOCK} may just be removed)"
+    )
 
 
 def check_pages(folder: Path) -> tuple[int, int]:

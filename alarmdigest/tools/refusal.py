@@ -74,7 +74,7 @@ def _as_json(refusal: Refusal) -> dict[str, Any]:
         "reason": refusal.reason,
         "detail": refusal.detail,
         "subject": refusal.subject,
-        "size": refusal.size,
+        "bytes": refusal.size,
         "cut": refusal.cut,
     }
     if refusal.body is not None:

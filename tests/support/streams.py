@@ -28,6 +28,14 @@ INPUTS = ["AlarmStatusChanged", "AlarmStatusChanged.>", "SendAlarmDigest", "Send
 QUICK = ("--workers", "3", "--checkpoint-interval", "100ms")
 
 
+def metric_of(change: str) -> str:
+    """The counter of one of ``monitor.stream_changes.CHANGES``."""
+    return f'alarmdigest_stream_changes_total{{change="{change}"}}'
+
+
+MADE_ANEW, ROLLED_BACK = metric_of("input_made_anew"), metric_of("input_rolled_back")
+
+
 def stream_service(server: str, *options: str, mode: str = "stream") -> ServiceProcess:
     return ServiceProcess(server, mode=mode, options=[*QUICK, *options])
 
