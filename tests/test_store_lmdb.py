@@ -20,6 +20,7 @@ from support.rows import checkpoint, key_of, packed, some_rows, unpacked
 from alarmdigest.store import StoreDamaged, StoreError, StoreInUse, StoreTooNew
 from alarmdigest.store.folder import MARKER
 from alarmdigest.store.lmdb import LmdbStore, open_for_reading
+from alarmdigest.store.lmdb_file import leave_to_owner
 
 MIB = 1 << 20
 
@@ -348,6 +349,30 @@ def test_root_is_not_led_to_files_of_its_own(
     assert (result.returncode, result.stdout) == (4, "")
     assert f"{theirs} is no plain file of the store" in result.stderr
     assert (ours.read_bytes(), ours.stat().st_uid) == (before, 0)
+
+
+@only_root
+def test_a_link_that_is_put_there_behind_the_look_leads_root_nowhere(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(data_dir)
+    give_away(data_dir)
+    ours, lock = tmp_path / "ours", data_dir / "state" / "lock.mdb"
+    ours.write_text("of root")
+    ours.chmod(0o600)
+
+    def look_and_be_fooled(folder: Path) -> None:
+        leave_to_owner(folder)
+        lock.unlink()
+        lock.symlink_to(ours)
+
+    monkeypatch.setattr("alarmdigest.store.lmdb.leave_to_owner", look_and_be_fooled)
+    before = Path.cwd(), os.getegid(), os.getgroups()
+    with pytest.raises(StoreError, match="Permission denied"):
+        open_for_reading(data_dir)
+    assert ours.read_text() == "of root"
+    assert (Path.cwd(), os.getegid(), os.getgroups()) == before
+    assert os.geteuid() == 0
 
 
 @only_root

@@ -32,6 +32,7 @@ from alarmdigest.store.lmdb_file import (
     MAP_SIZE,
     RECORDS,
     Transaction,
+    as_owner,
     begin,
     check_pages,
     explained,
@@ -212,7 +213,8 @@ class LmdbReader:
                     f"there is no store in {self._folder}: is the data directory right?"
                 )
             leave_to_owner(self._folder)
-            self._env = open_env(self._folder, readonly=True, map_size=MAP_SIZE)
+            with as_owner(self._folder) as folder:
+                self._env = open_env(folder, readonly=True, map_size=MAP_SIZE)
             try:
                 while True:
                     self._txn = begin(self._env)

@@ -81,6 +81,34 @@ def _not_plain(path: Path) -> StoreError:
     )
 
 
+@contextmanager
+def as_owner(folder: Path) -> Iterator[Path]:
+    """Have root be no more than the owner of the folder meanwhile; what to call the folder.
+
+    LMDB opens files by their names, and the owner can put a link there at the last moment, behind
+    any look at them. The folder is entered first: it may lie where its owner does not get in, as
+    with systemd's DynamicUser. Raises OSError.
+    """
+    if os.geteuid() != 0:
+        yield folder
+        return
+    groups, gid = os.getgroups(), os.getegid()
+    before = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.chdir(folder)
+        owner = os.stat(".")
+        os.setgroups([owner.st_gid] if owner.st_uid else groups)
+        os.setegid(owner.st_gid if owner.st_uid else gid)
+        os.seteuid(owner.st_uid)
+        yield Path()
+    finally:
+        os.seteuid(0)
+        os.setegid(gid)
+        os.setgroups(groups)
+        os.fchdir(before)
+        os.close(before)
+
+
 def check_pages(folder: Path) -> tuple[int, int]:
     """See ext/pages.pyx. Raises PagesDamaged and OSError."""
     with (folder / DATA).open("rb", buffering=0) as file:
