@@ -97,14 +97,16 @@ def as_owner(folder: Path) -> Iterator[Path]:
     try:
         os.chdir(folder)
         owner = os.stat(".")
-        os.setgroups([owner.st_gid] if owner.st_uid else groups)
-        os.setegid(owner.st_gid if owner.st_uid else gid)
-        os.seteuid(owner.st_uid)
+        if owner.st_uid:  # changing nothing may be forbidden, too: in a container
+            os.setgroups([owner.st_gid])
+            os.setegid(owner.st_gid)
+            os.seteuid(owner.st_uid)
         yield Path()
     finally:
-        os.seteuid(0)
-        os.setegid(gid)
-        os.setgroups(groups)
+        if os.geteuid():
+            os.seteuid(0)
+            os.setegid(gid)
+            os.setgroups(groups)
         os.fchdir(before)
         os.close(before)
 
