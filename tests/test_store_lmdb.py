@@ -376,6 +376,17 @@ def test_a_link_that_is_put_there_behind_the_look_leads_root_nowhere(
 
 
 @only_root
+def test_a_file_that_its_owner_may_not_read_is_told_of(data_dir: Path) -> None:
+    """As a restore without the chown of operating.md leaves it."""
+    fill(data_dir)
+    give_away(data_dir)
+    os.chown(data_dir / "state" / "data.mdb", 0, 0)
+    result = run_command("show", "ada", "--data-dir", str(data_dir))
+    assert result.returncode == 4
+    assert "all in it must belong to the user that the service runs as" in result.stderr
+
+
+@only_root
 @pytest.mark.parametrize("left", [True, False], ids=["of root", "gone"])
 def test_a_lock_that_root_reads_with_belongs_to_the_service(data_dir: Path, left: bool) -> None:
     fill(data_dir)

@@ -5,6 +5,7 @@ checkpoint, so where it is there must be a database too: one that has gone is no
 start, which would be silent loss.
 """
 
+import errno
 import os
 import shutil
 from contextlib import suppress
@@ -83,6 +84,11 @@ def damaged(folder: Path, why: str) -> StoreDamaged:
 def cannot(folder: Path, doing: str, error: object) -> StoreError:
     """What to raise when the disk or the system refuses: with the space left, since a full disk
     does not always call itself one."""
+    if os.strerror(errno.EACCES) in str(error):  # LMDB's errors tell it by their text only
+        return StoreError(
+            f"cannot {doing} the store in {folder}: {error}. Nothing was changed; the folder and "
+            "all in it must belong to the user that the service runs as"
+        )
     space = ""
     with suppress(OSError):
         space = f" ({shutil.disk_usage(folder).free / 1e6:.1f} MB are free there)"
