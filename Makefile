@@ -15,7 +15,7 @@ run: build  ## start the service; with no NATS server at hand, on an embedded on
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
 
 test: build  ## run all tests, the linters among them
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 test-long: build  ## run all tests with many more generated cases: about half an hour
 	ALARMDIGEST_TEST_LONG=1 $(BIN)/python -m pytest --timeout=3600 $(ARGS)

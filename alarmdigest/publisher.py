@@ -189,6 +189,7 @@ class Publisher(ServiceThread):
             self._retry_pause_s = min(self._retry_pause_s * 2, LONGEST_RETRY_PAUSE_S)
         self._trouble("digests cannot be published and are kept", reason=reason)
         if self.window.reconnects_when_held:
+            self.link.last_error = reason
             self.window.forget_sent()
             self._drop_connection()
 

@@ -324,10 +324,12 @@ class Service:
             found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
         elif self.listener.dropping:
             found.append("workers lag behind: messages are dropped")
-        # Held, it connects anew for each try: that it is doing so is nothing to look after.
-        if self.publisher is not None and self.publisher.held_because is not None:
-            found.append(f"digests cannot be published: {self.publisher.held_because}")
-        elif self.publisher is None or not self.publisher.connected.is_set():
+        held = None if self.publisher is None else self.publisher.held_because
+        if held is not None:
+            found.append(f"digests cannot be published: {held}")
+        connected = self.publisher is not None and self.publisher.connected.is_set()
+        # Held, it connects anew for each try: that is nothing to look after, unless it cannot.
+        if not connected and self._publisher_link.last_error != held:
             found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")

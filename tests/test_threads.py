@@ -132,9 +132,9 @@ def test_the_stacks_are_written_also_when_the_main_thread_hangs() -> None:
 def test_an_abort_leaves_the_stacks_behind() -> None:
     with NatsServer() as server, ServiceProcess(server.url) as service:
         service.process.send_signal(signal.SIGABRT)
-        assert service.wait() == -signal.SIGABRT
-        assert "Fatal Python error: Aborted" in service.log
-        assert re.search(r"(?s)Thread 0x\w+ .*/worker\.py", service.log)
+        # It reads what threads do while they do it, and may fall over it: then it has ended, too.
+        assert service.wait() in (-signal.SIGABRT, -signal.SIGSEGV)
+        assert re.search(r"Fatal Python error: Aborted\n\n(Current t|T)hread 0x\w+ ", service.log)
 
 
 def test_an_empty_item_is_an_item() -> None:
