@@ -123,8 +123,12 @@ def test_the_stacks_are_written_also_when_the_main_thread_hangs() -> None:
         NatsServer() as server,
         ServiceProcess(server.url, program=patched(MUTE), options=["--workers", "1"]) as service,
     ):
-        service.process.send_signal(signal.SIGUSR1)
-        service.wait_for_log(r'File "<string>", line \d+, in hang')
+
+        def hangs() -> bool:  # soon after it has said that it is ready
+            service.process.send_signal(signal.SIGUSR1)
+            return re.search(r'File "<string>", line \d+, in hang', service.log) is not None
+
+        eventually(hangs, what="the stack of a main thread that hangs")
         service.wait_for_log(r"worker\.py")
         assert service.http("/healthz") == (200, "ok\n")
 
