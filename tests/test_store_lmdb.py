@@ -376,6 +376,25 @@ def test_a_link_that_is_put_there_behind_the_look_leads_root_nowhere(
 
 
 @only_root
+def test_nothing_is_imported_as_the_owner(data_dir: Path) -> None:
+    """Who may have no access to root's Python."""
+    fill(data_dir)
+    give_away(data_dir)
+    code = f"""
+import os, sys
+from pathlib import Path
+from alarmdigest.store.lmdb import open_for_reading
+def look(event, arguments):
+    if event == "import" and os.geteuid():
+        os.write(1, arguments[0].encode())
+sys.addaudithook(look)
+open_for_reading(Path({str(data_dir)!r})).close()
+os.write(1, b"read")"""
+    with python(code) as reading:
+        assert reading.communicate()[0] == "read"
+
+
+@only_root
 def test_a_file_that_its_owner_may_not_read_is_told_of(data_dir: Path) -> None:
     """As a restore without the chown of operating.md leaves it."""
     fill(data_dir)

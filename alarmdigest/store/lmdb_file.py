@@ -2,6 +2,7 @@
 trusting it, read a snapshot of it, and say what went wrong."""
 
 import errno
+import importlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -92,6 +93,9 @@ def as_owner(folder: Path) -> Iterator[Path]:
     if os.geteuid() != 0:
         yield folder
         return
+    # What LMDB's binding imports when it first opens: Python may lie where the owner has no access.
+    with suppress(ImportError):  # other versions have no such part
+        importlib.import_module("lmdb._envid")
     groups, gid = os.getgroups(), os.getegid()
     before = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
     try:
