@@ -19,7 +19,6 @@ from support.streams import (
     DIGESTS,
     Saved,
     delete,
-    js,
     metric_of,
     numbers_in,
     store_all,
@@ -105,15 +104,3 @@ def test_streams_that_are_put_back_from_an_older_copy_are_seen() -> None:
         saved.put_back()
         wait_for_changes(service, "input_rolled_back", "output_rolled_back")
         assert line_of_status(service) == "input_rolled_back 1, output_rolled_back 1"
-
-
-def test_what_a_purge_took_unread_is_a_loss_and_the_stream_is_still_the_same() -> None:
-    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
-        store_all(bus, pairs(range(10)))
-        bus.wait_for_digests(10)
-        assert service.stop() == 0
-        store_all(bus, pairs(range(10, 20)))
-        bus.run(js(bus).purge_stream(ALARMS))
-        service.start()
-        assert status_of(service)["losses"]["stream_gone"] == 20
-        wait_for_changes(service)

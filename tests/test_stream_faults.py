@@ -267,6 +267,7 @@ def test_what_was_purged_while_the_service_was_down_is_counted_and_the_rest_is_r
         wait_for_numbers(bus, set(range(20, 30)), service)
         assert "20 messages were deleted before we read them" in service.log
         assert service.metric("alarmdigest_stream_gone_total") == 20
+        assert service.metric('alarmdigest_lost_total{place="stream_gone"}') == 20
         assert service.metric("alarmdigest_stream_deleted_total") == 0
         assert service.metric(ROLLED_BACK) == 0
         assert sorted(numbers(bus.digests)) == [*range(10), *range(20, 30)]
