@@ -22,19 +22,13 @@ from support.nats_server import NatsServer
 from support.raw import publish_raw
 from support.wait import eventually
 
-from alarmdigest.nats import streams as streams_module
+from alarmdigest.confirmations import stored_ids
+from alarmdigest.confirmations.stored_ids import ids_after
+from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.nats.answers import Delivered, StartAt, StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import (
-    Start,
-    StreamPlan,
-    covers,
-    ensure_stream,
-    ids_after,
-    plans,
-    where_to_start,
-)
+from alarmdigest.nats.streams import StreamPlan, covers, ensure_stream, plans
 
 DAY_NS = 86_400 * 10**9
 ALARMS, DIGESTS, REJECTED = plans()
@@ -373,7 +367,7 @@ class Robbed(JetStream):
 def test_an_id_that_was_lost_on_the_way_is_noticed(
     server: NatsServer, js: JetStream, bus: Bus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(streams_module, "IDS_PER_PULL", 3)
+    monkeypatch.setattr(stored_ids, "IDS_PER_PULL", 3)
     ensure_stream(js, DIGESTS, create=True)
     store(bus, "AlarmDigest", [b"%d" % number for number in range(10)], ids=True)
     assert len(ids_after(js, "ALARM_DIGESTS", 0)) == 10

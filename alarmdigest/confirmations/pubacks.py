@@ -10,12 +10,13 @@ import orjson
 
 from alarmdigest._ext import acks, frames
 from alarmdigest.batches import Outgoing
+from alarmdigest.confirmations.stored_ids import ids_after
 from alarmdigest.confirmations.window import Held, Sent, Window, answers_in, joined
 from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import StreamKeeper, StreamPlan, ids_after
+from alarmdigest.nats.streams import StreamKeeper, StreamPlan
 from alarmdigest.store.base import Outputs
 
 log = logging.getLogger(__name__)

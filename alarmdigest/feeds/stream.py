@@ -12,12 +12,13 @@ from typing import Any, Literal, TypeAlias
 from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import Start, StreamKeeper, StreamPlan, where_to_start
+from alarmdigest.nats.streams import StreamKeeper, StreamPlan
 from alarmdigest.store.base import Position
 
 log = logging.getLogger(__name__)

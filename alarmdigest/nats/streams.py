@@ -1,14 +1,12 @@
-"""The three streams: which there must be, and where to begin reading the one with the alarms."""
+"""The three streams: which there must be, and whether those that are there will do."""
 
 from __future__ import annotations
 
-import secrets
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from alarmdigest._ext import timestamps
-from alarmdigest.nats.answers import StartAt, StreamInfo
+from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 
@@ -19,12 +17,6 @@ UNLIMITED = -1
 # err_code of answers: a stream of this name, or one with some of its subjects, is there.
 NAME_IN_USE = 10058
 SUBJECTS_OVERLAP = 10065
-
-# Ids are read in pulls of so much. Of messages whose headers alone are sent, only those count; a
-# stream takes up to 64 KiB of them, and a pull must hold the largest.
-IDS_PER_PULL = 10_000
-BYTES_PER_PULL = 32 * 1024 * 1024
-
 
 # How long a stream that was there must be missing before we make it again.
 MAKE_AGAIN_AFTER_S = 1.0
@@ -203,137 +195,3 @@ def _remedy(own: str, holders: dict[str, str]) -> str:
         f"there (nats stream edit {next(iter(holders))} --subjects …), delete that stream, or, if "
         "it holds everything that is needed, give us its name"
     )
-
-
-# -- what the digest stream holds already ----------------------------------------------------------
-
-
-def ids_after(js: JetStream, stream: str, seq: int) -> dict[str, int]:
-    """The ``Nats-Msg-Id`` of every message behind ``seq``, with its sequence.
-
-    An id that is there twice has its first sequence: what is said to be confirmed must not lie
-    ahead of what is.
-    """
-    ids: dict[str, int] = {}
-    name = f"ids-{secrets.token_hex(8)}"
-    made = js.create_consumer(
-        stream, name=name, start=StartAt("sequence", seq + 1), headers_only=True, inactive_s=30
-    )
-    pending, expected = int(made.get("num_pending", 0)), 1
-    while pending:
-        got = js.fetch(stream, name, batch=IDS_PER_PULL, max_bytes=BYTES_PER_PULL)
-        for ack, headers, _payload in got:
-            if ack.consumer_seq != expected:
-                raise ConnectionLost(f"stream {stream}: messages were lost on the way to us")
-            expected += 1
-            if (found := _message_id(headers)) is not None:
-                ids.setdefault(found, ack.stream_seq)
-        # Nothing came: they were deleted meanwhile.
-        pending = got[-1].ack.pending if got else 0
-    js.delete_consumer(stream, name)
-    return ids
-
-
-def _message_id(headers: bytes) -> str | None:
-    _before, name, after = headers.partition(b"\r\nNats-Msg-Id:")
-    return after.partition(b"\r\n")[0].strip().decode("utf-8", "replace") if name else None
-
-
-# -- where to begin --------------------------------------------------------------------------------
-
-
-class Place(Protocol):
-    """The last message of the stream that was dealt with (``store.base.Position``)."""
-
-    @property
-    def created(self) -> str: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def timestamp_ns(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Where to begin, and why. ``gone``: messages that the stream deleted before we read them."""
-
-    at: StartAt
-    kind: Literal["continues", "new_stream", "rolled_back", "first", "new", "time"]
-    gone: int
-    sentence: str
-
-
-def where_to_start(
-    js: JetStream,
-    info: StreamInfo,
-    position: Place | None,
-    default: Literal["first", "new"] | int = "first",
-) -> Start:
-    """Where a consumer must begin so that it neither skips nor repeats; ``info`` must be fresh.
-
-    ``default``, for when there is no position: first, new, or a time in ns. A stream may have been
-    made anew, or have lost its tail to a power failure and used the numbers again: a sequence
-    alone does not say that a message is the same one.
-    """
-    name = info.name
-    if position is None:
-        if isinstance(default, int):
-            at = timestamps.to_text(default)
-            return Start(StartAt("time", default), "time", 0, f"{name}: starting at {at}")
-        return Start(StartAt(default), default, 0, f"{name}: starting with the {default} messages")
-    if not _same_time(position.created, info.created):
-        gone = max(0, info.first_seq - max(1, int(info.config.get("first_seq", 0))))
-        return Start(
-            StartAt("first"),
-            "new_stream",
-            gone,
-            f"{name} was made anew at {info.created}, ours was of {position.created}: starting "
-            "with its first message" + _gone(gone),
-        )
-    if (found := _rolled_back(js, info, position)) is not None:
-        why, clock_stepped = found
-        at = timestamps.to_text(position.timestamp_ns)
-        lost = f"{name} has lost its newest messages ({why})"
-        if clock_stepped:
-            # What was stored since then may be older than the last that we read: by time it would
-            # be passed over. To read again what we know changes nothing.
-            why = "or its server's clock has stepped back: starting with the first message"
-            return Start(StartAt("first"), "rolled_back", 0, f"{lost}, {why}")
-        behind = StartAt("time", position.timestamp_ns + 1)
-        return Start(behind, "rolled_back", 0, f"{lost}: starting behind {at}")
-    gone = max(0, info.first_seq - position.sequence - 1)
-    return Start(
-        StartAt("sequence", position.sequence + 1),
-        "continues",
-        gone,
-        f"{name}: going on behind message {position.sequence}" + _gone(gone),
-    )
-
-
-def _rolled_back(js: JetStream, info: StreamInfo, position: Place) -> tuple[str, bool] | None:
-    """Why the stream is not the continuation of the one that we read, and whether its times may
-    mislead; None if it is the continuation."""
-    sequence, time_ns = position.sequence, position.timestamp_ns
-    stepped = info.server_ns is not None and info.server_ns <= time_ns
-    if info.last_seq < sequence:
-        return f"its last is {info.last_seq}, we had read {sequence}", stepped
-    if sequence < 1:  # nothing was read yet
-        return None
-    stored = js.message_time_ns(info.name, sequence)
-    if stored is not None:
-        return None if stored == time_ns else (f"{sequence} is another message now", stepped)
-    following = js.next_message(info.name, sequence + 1)
-    if following is not None and following[1] < time_ns:
-        return f"{sequence} is gone, and {following[0]} behind it is older", True
-    return None
-
-
-def _same_time(one: str, other: str) -> bool:
-    try:
-        return one == other or timestamps.to_ns(one) == timestamps.to_ns(other)
-    except ValueError:
-        return False
-
-
-def _gone(count: int) -> str:
-    return f"; {count} messages were deleted before we read them" if count else ""
