@@ -6,6 +6,7 @@ came with one read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -31,3 +32,12 @@ class Outgoing:
 
     def __len__(self) -> int:
         return len(self.records)
+
+
+def joined(batches: Sequence[Outgoing]) -> bytes:
+    return b"".join([batch.records for batch in batches])
+
+
+def answers_in(batches: Sequence[Outgoing]) -> list[tuple[float, int]]:
+    """When requests were read, and how many digests of theirs are in these batches."""
+    return [(batch.read_at, batch.answered) for batch in batches if batch.answered]

@@ -1,8 +1,8 @@
 """The one publishing thread: digests and refusals out, in order, until they are confirmed.
 
-What has been sent is kept until its confirmation (``confirmations/``): after a lost connection or
-a refusal everything from the first unconfirmed message on is sent again, in order and with the same
-ids. What cannot be published is not dropped: the queue fills, and the workers wait.
+What has been sent is kept until its confirmation (``inflight/``). What is not known to be stored is
+sent again, with the same ids, and never a digest before an earlier one of the same user. What
+cannot be published is not dropped: the queue fills, and the workers wait.
 """
 
 from __future__ import annotations
@@ -17,7 +17,10 @@ from alarmdigest import failpoints
 from alarmdigest._ext import frames
 from alarmdigest.batches import Outgoing
 from alarmdigest.checkpoint import Barrier
-from alarmdigest.confirmations.window import Held, Window
+from alarmdigest.histogram import Histogram
+from alarmdigest.inflight.confirmer import Confirmer, Refusal
+from alarmdigest.inflight.pace import Pace
+from alarmdigest.inflight.window import Window
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
@@ -30,9 +33,17 @@ log = logging.getLogger(__name__)
 # With what the window may hold, what waits for the server stays within some 100 MB however long it
 # is away; and one digest of whatever size.
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
-MAX_WRITE_BYTES = 1024 * 1024
-FIRST_RETRY_PAUSE_S = 1.0
-LONGEST_RETRY_PAUSE_S = 30.0
+# What is taken from the queue at once.
+MAX_TAKEN_BYTES = 1024 * 1024
+# Answers come within milliseconds. After so long without any we ask whether the server still
+# answers, and whether another one leads the streams.
+FIRST_DOUBT_S = 0.5
+# A server that answers no PING for so long hangs; we move on to another one, if there is one.
+HANGS_AFTER_S = 0.8
+ASK_PAUSE_S = 0.3
+# After so long without an answer from a healthy server nothing is going to come.
+ACK_TIMEOUT_S = 5.0
+LOOK_UP_PAUSE_S = 0.5
 
 
 class Publisher(ServiceThread):
@@ -44,7 +55,7 @@ class Publisher(ServiceThread):
     def __init__(
         self,
         link: Link,
-        window: Window,
+        confirmer: Confirmer,
         *,
         producers: int,
         replay_end: Position | None,
@@ -52,30 +63,42 @@ class Publisher(ServiceThread):
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         """``on_published`` is called when all that stood before a barrier, from every producer, is
-        confirmed, with the window's outputs at the moment when the first of them brought it.
+        confirmed, with the output positions at the moment when the first of them brought it.
         An earlier run has read the input stream up to ``replay_end`` at most (None: there is none).
         """
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
+        # Set while what is published reaches the server, and what it holds is known.
         self.connected = threading.Event()
-        # Why digests cannot be published although a server is there; None when all is well.
-        self.held_because: str | None = None
+        self.window = Window()
+        self.pace = Pace()
+        # How long framing and writing took, in seconds, once for each write.
+        self.sending = Histogram()
 
         self.link = link
-        self.window = window
+        self.confirmer = confirmer
         self._all_producers = producers
         self._replay_end = replay_end
         self._producers = producers
         self._barriers_met = 0
         self._outputs: Outputs = {}
         self._on_published = on_published
-        self._retry_at = 0.0
-        self._retry_pause_s = FIRST_RETRY_PAUSE_S
         self._given_up = threading.Event()
         self._connection: Connection | None = None
         self._buffer = bytearray(64 * 1024)
         self._received = 0
+        self._must_look_up = True
+        self._look_up_at = 0.0
+        self._confirmations = 0
+        self._progress_at = time.monotonic()
+        self._doubted_at = 0.0  # when a PING was sent because answers did not come; 0.0: not
+        self._ask_at = 0.0
         self._trouble = LimitedLog(log, logging.ERROR)
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why digests cannot be published although a server is there; None when all is well."""
+        return self.pace.blocked_reason
 
     def give_up(self) -> None:
         """Stop even though something is unconfirmed: the drain took too long."""
@@ -92,9 +115,7 @@ class Publisher(ServiceThread):
                 connection = self._connection or self._connect()
                 if connection is None:
                     break
-                self._publish_some(connection)
-            except Held as held:
-                self._hold(str(held))
+                self._turn(connection)
             except ConnectionLost as lost:
                 self._forget_connection(lost)
         if self._connection is not None:
@@ -103,140 +124,258 @@ class Publisher(ServiceThread):
     def _has_work(self) -> bool:
         return self._producers > 0 or not self.window.empty
 
-    def _publish_some(self, connection: Connection) -> None:
-        """One turn: confirmations first, so that a full window cannot wait for itself."""
-        window = self.window
-        must_wait = (
-            self._producers == 0
-            or window.full
-            or (window.unsent and time.monotonic() < self._retry_at)
-        )
-        more = self._read(connection, TICK_S if must_wait else 0.0)
-        if window.unsent:
-            if time.monotonic() >= self._retry_at:
-                self._send(connection)
-        # Where some confirmations were, more may wait, and they must not wait for the next digest.
-        elif not must_wait and self._gather(0.0 if more else TICK_S):
+    def _go_on(self) -> bool:
+        self.beat()
+        return not self._given_up.is_set()
+
+    def _turn(self, connection: Connection) -> None:
+        """Answers first, so that a full window cannot wait for itself; then what they allow."""
+        self._read(connection)
+        if self._must_look_up and time.monotonic() >= self._look_up_at:
+            self._look_up()
+        if self.pace.seconds_to_retry == 0.0:
+            self._retry()
+        if self._takes_more:
+            self._take()
+        if self._sends_more:
             self._send(connection)
+        self._doubt(connection)
         connection.keep_alive()
-        if connection.lame_duck and window.empty and self.link.has_alternative():
+        if connection.lame_duck and self.window.empty and self.link.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
-    def _gather(self, timeout: float) -> bool:
-        """Take what waits in the queue into the window, up to the size of one write; waits so long
-        for the first item. Whether there is something to send."""
+    @property
+    def _takes_more(self) -> bool:
+        full = self.window.full or self.confirmer.full
+        return self._producers > 0 and not full and not self._must_look_up
+
+    @property
+    def _sends_more(self) -> bool:
+        room = self.confirmer.under_way < self.pace.most
+        may = self.pace.may_send and not self._must_look_up
+        return may and room and self.confirmer.sendable
+
+    # -- from the queue into the window ------------------------------------------------------------
+
+    def _take(self) -> None:
+        """Move what waits in the queue into the window, up to the size of one write."""
         batches: list[Outgoing] = []
         size = 0
-        try:
-            item = self.queue.get(timeout=timeout)
-            while True:
-                if isinstance(item, Outgoing):
-                    batches.append(item)
-                    size += len(item)
-                else:
-                    self._keep(batches)
-                    if item is None:
-                        self._producers -= 1
-                    else:
-                        self._meet(item)
-                if size >= MAX_WRITE_BYTES:
-                    break
+        while size < MAX_TAKEN_BYTES:
+            try:
                 item = self.queue.get_nowait()
-        except queue.Empty:
-            pass
-        self._keep(batches)
+            except queue.Empty:
+                break
+            if isinstance(item, Outgoing):
+                batches.append(item)
+                size += len(item)
+                continue
+            self._add(batches)
+            if item is None:
+                self._producers -= 1
+            else:
+                self._on_barrier(item)
+        self._add(batches)
         self._release()
-        return self.window.unsent
 
-    def _keep(self, batches: list[Outgoing]) -> None:
+    def _add(self, batches: list[Outgoing]) -> None:
         if any(batch.records for batch in batches):
-            self.window.keep(batches)
+            with self.busy("reading what the output streams hold"):
+                added = self.confirmer.add(batches, self._go_on)
+            if added is not None:  # else we have been given up, and so is what they hold
+                self.window.add(added)
         batches.clear()
 
-    def _meet(self, barrier: Barrier) -> None:
+    def _on_barrier(self, barrier: Barrier) -> None:
         """A barrier comes once from every producer; only one is on its way at a time."""
         if self._barriers_met == 0:
-            self._outputs = self.window.outputs()
+            self._outputs = self.confirmer.output_positions()
             failpoints.reach("publisher.first_barrier")
         self._barriers_met += 1
         if self._barriers_met == self._all_producers:
             self._barriers_met = 0
-            outputs = self._outputs
-            if self._behind_replay(barrier.position):
-                self.window.replay_finished()
-            self.window.mark(lambda: self._on_published(barrier, outputs))
+            self.window.add_barrier(barrier, self._outputs)
 
-    def _behind_replay(self, position: Position | None) -> bool:
+    def _release(self) -> None:
+        """Let go what is confirmed, and tell of the barriers that are complete with it."""
+        for complete in self.window.release(self.confirmer.confirmed_below):
+            position = complete.barrier.position
+            if position is not None:
+                self.confirmer.requests_passed(position, replay_ended=self._behind_replay(position))
+            self._on_published(complete.barrier, complete.outputs)
+
+    def _behind_replay(self, position: Position) -> bool:
         end = self._replay_end
-        if position is None or end is None:
-            return position is not None
-        # A stream that was made anew meanwhile will never bring what an earlier run has read.
-        return position.created != end.created or position.sequence >= end.sequence
+        # A stream that was made anew meanwhile will never bring what an earlier run has read; its
+        # messages are later ones.
+        return (
+            end is None
+            or position.sequence >= end.sequence
+            or position.timestamp_ns > end.timestamp_ns
+        )
 
     # -- sending ---------------------------------------------------------------------------------
 
     def _send(self, connection: Connection) -> None:
         failpoints.reach("publisher.before_send")
+        started = time.monotonic()
+        if self.confirmer.under_way == 0:
+            self._progress_at = started
         with self.busy("sending"):
-            self.window.send(connection)
+            refusal = self.confirmer.send(connection, self.pace.most)
+        self.sending.observe(time.monotonic() - started)
+        self.window.note_sent(self.confirmer.sent_below)
         failpoints.reach("publisher.after_send")
+        if refusal is not None:
+            self._block(refusal)
+        self._note_progress()
 
-    def _hold(self, reason: str) -> None:
+    def _block(self, refusal: Refusal) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
-        self.held_because = reason
-        if time.monotonic() >= self._retry_at:  # not once for each digest of one attempt
-            self._retry_at = time.monotonic() + self._retry_pause_s
-            self._retry_pause_s = min(self._retry_pause_s * 2, LONGEST_RETRY_PAUSE_S)
-        self._trouble("digests cannot be published and are kept", reason=reason)
-        if self.window.reconnects_when_held:
-            self.link.last_error = reason
-            self.window.forget_sent()
-            self._drop_connection()
+        self.pace.refused(refusal.reason, only_this_one=refusal.only_this_one)
+        self._trouble("digests cannot be published and are kept", reason=refusal.reason)
 
-    # -- confirmations ---------------------------------------------------------------------------
+    def _retry(self) -> None:
+        """See that the streams are there, then send again what was refused."""
+        try:
+            if not self.confirmer.check_streams(self._go_on):
+                return
+        except NatsError as error:
+            self.pace.retried()
+            self._block(Refusal(str(error)))
+            return
+        self.pace.retried()
+        self.confirmer.retry()
 
-    def _read(self, connection: Connection, timeout: float) -> bool:
-        """Take what is there, waiting so long for it. Whether there was anything."""
-        count = connection.receive_into(self._buffer, self._received, timeout)
+    # -- answers ---------------------------------------------------------------------------------
+
+    def _read(self, connection: Connection) -> None:
+        """Take in what the server has sent, waiting for it, or for something in the queue, as long
+        as there is nothing else to do."""
+        timeout = 0.0 if self._sends_more else self._seconds_to_wait()
+        if self._takes_more:
+            with self.queue.sleeping() as empty:
+                count = connection.receive_into(
+                    self._buffer, self._received, timeout if empty else 0.0
+                )
+        else:
+            count = connection.receive_into(self._buffer, self._received, timeout)
         if count:
-            try:
-                position, control = self.window.scan(self._buffer, self._received + count)
-            except frames.ProtocolError as error:
-                raise ConnectionLost(str(error)) from error
-            rest = self._received + count - position
-            self._buffer[:rest] = self._buffer[position : position + rest]
-            self._received = rest
-            if rest == len(self._buffer):
-                raise ConnectionLost(f"{connection.url}: a line of over {rest} bytes")
-            for kind, text in control:
-                self._answer(connection, kind, text)
-                if self._connection is None:  # given up because of what the server said
-                    return True
-        self._release()
-        self.window.check()
-        return count > 0
+            self._understand(connection, self._received + count)
 
-    def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
+    def _seconds_to_wait(self) -> float:
+        wait_s = TICK_S
+        if self._must_look_up:
+            wait_s = min(wait_s, max(0.0, self._look_up_at - time.monotonic()))
+        retry_s = self.pace.seconds_to_retry
+        return wait_s if retry_s is None else min(wait_s, retry_s)
+
+    def _understand(self, connection: Connection, end: int) -> None:
+        try:
+            answers = self.confirmer.read(self._buffer, end)
+        except frames.ProtocolError as error:
+            raise ConnectionLost(str(error)) from error
+        rest = end - answers.position
+        self._buffer[:rest] = self._buffer[answers.position : end]
+        self._received = rest
+        if rest == len(self._buffer):
+            raise ConnectionLost(f"{connection.url}: a line of over {rest} bytes")
+        self._note_progress()
+        for refusal in answers.refusals:
+            self._progress_at = time.monotonic()
+            self._block(refusal)
+        for kind, text in answers.control:
+            self._handle(connection, kind, text)
+
+    def _handle(self, connection: Connection, kind: int, text: bytes) -> None:
         refused = connection.handle(kind, text)
         if kind == frames.PONG:
-            self.window.ponged(connection.pongs)
+            self.confirmer.ponged(connection.pongs)
+            self._note_progress()
         elif kind == frames.INFO:
             self.link.learn(connection)
         elif refused is not None:
-            # PONGs that came before it in the same read confirm what they confirm.
-            self._release()
-            try:
-                self.window.server_refused(refused)
-            except Held as held:
-                # At once: a PONG behind it must not be taken for a confirmation.
-                self._hold(str(held))
+            # At once: a PONG behind it must not be taken for a confirmation.
+            refusal = self.confirmer.server_refused(refused)
+            if refusal is not None:
+                self._block(refusal)
 
-    def _release(self) -> None:
-        if self.window.release():
-            if not self.window.unsent:
-                self.held_because = None
-                self._retry_pause_s = FIRST_RETRY_PAUSE_S
-            failpoints.reach("publisher.confirmed")
+    def _note_progress(self) -> None:
+        confirmations = self.confirmer.confirmations
+        if confirmations == self._confirmations:
+            return
+        self._confirmations = confirmations
+        self._progress_at = time.monotonic()
+        self._doubted_at = 0.0
+        self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
+        self._release()
+        failpoints.reach("publisher.confirmed")
+
+    # -- answers that do not come ------------------------------------------------------------------
+
+    def _doubt(self, connection: Connection) -> None:
+        """Find out why answers do not come: a server that hangs, or streams without a leader.
+
+        Raises ConnectionLost where it hangs, and there is another one.
+        """
+        now = time.monotonic()
+        waits = self.confirmer.under_way > 0 and not self._must_look_up
+        if not waits or now - self._progress_at < FIRST_DOUBT_S:
+            return
+        if self._doubted_at == 0.0:
+            self._doubted_at = now
+            connection.send_ping()
+        elif connection.heard_at < self._doubted_at:
+            if now - self._doubted_at > HANGS_AFTER_S and self.link.has_alternative():
+                raise ConnectionLost(f"{connection.url}: the server hangs")
+        elif now >= self._ask_at:
+            self._ask_whether_lost()
+        if now - self._progress_at > ACK_TIMEOUT_S:
+            self._progress_at = now
+            self._must_look_up = True
+            streams = " and ".join(self.confirmer.streams)
+            self._block(
+                Refusal(
+                    f"no confirmation within {ACK_TIMEOUT_S:g} s: "
+                    f"do the streams {streams} capture their subjects?"
+                )
+            )
+
+    def _ask_whether_lost(self) -> None:
+        try:
+            if self.confirmer.lost_track(self._for_a_second()):
+                log.info("an output stream has another leader, or is another one: looking it up")
+                self._must_look_up = True
+        except ConnectionLost as error:  # nobody answers: there is no leader at the moment
+            self.link.last_error = str(error)
+        except NatsError as error:
+            self._block(Refusal(str(error)))
+        self._ask_at = time.monotonic() + ASK_PAUSE_S
+
+    def _for_a_second(self) -> Callable[[], bool]:
+        deadline = time.monotonic() + 1.0
+        return lambda: self._go_on() and time.monotonic() < deadline
+
+    def _look_up(self) -> None:
+        """Until it succeeds nothing is sent."""
+        try:
+            with self.busy("reading what the output streams hold"):
+                if not self.confirmer.look_up(self.window, self._go_on):
+                    return
+        except NatsError as error:
+            self.link.last_error = str(error)
+            self._look_up_at = time.monotonic() + LOOK_UP_PAUSE_S
+            self._block(Refusal(str(error)))
+            return
+        self._must_look_up = False
+        self._progress_at = time.monotonic()
+        self._doubted_at = 0.0
+        self._note_progress()
+        if self.confirmer.refused == 0:
+            self.pace.retried()
+            if not self.confirmer.sendable:
+                self.pace.confirmed(all_is_well=True)
+        self.connected.set()
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -245,22 +384,18 @@ class Publisher(ServiceThread):
             self.beat()
             # Looks into the queue also without a server: when there is nothing to publish, a
             # drain need not wait for one.
-            if self.window.empty:
-                self._gather(0)
+            if self.window.empty and not self.confirmer.add_asks:
+                self._take()
             return self._has_work() and not self._given_up.is_set()
 
         connection = self._connection = self.link.open(go_on)
         if connection is None:
             return None
+        connection.watch(self.queue.waker.fileno())
         self._received = 0
-        try:
-            with self.busy("reading what the output streams hold"):
-                self.window.opened(connection)
-        except NatsError as error:
-            raise ConnectionLost(str(error)) from error
-        if self.held_because is None:
-            self._retry_at = 0.0
-        self.connected.set()
+        self._must_look_up = True
+        self._look_up_at = 0.0
+        self.confirmer.connected(connection)
         return connection
 
     def _forget_connection(self, lost: ConnectionLost) -> None:
@@ -269,14 +404,10 @@ class Publisher(ServiceThread):
             "connection lost%s",
             Fields(
                 name="alarmdigest-publisher",
-                unconfirmed_bytes=self.window.unconfirmed_bytes,
+                unconfirmed_bytes=self.window.bytes,
                 reason=lost,
             ),
         )
-        self.window.forget_sent()
-        self._drop_connection()
-
-    def _drop_connection(self) -> None:
         if self._connection is not None:
             self._connection.close()
         self._connection = None

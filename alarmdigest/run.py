@@ -184,9 +184,7 @@ class Runner:
             "the drain timed out%s; what is left is %s; reasons: %s",
             Fields(
                 backlog_bytes=service.listener.backlog_bytes if service.listener else 0,
-                unconfirmed_bytes=(
-                    service.publisher.window.unconfirmed_bytes if service.publisher else 0
-                ),
+                unconfirmed_bytes=(service.publisher.window.bytes if service.publisher else 0),
             ),
             "read again by the next start" if service.mode == "stream" else "lost",
             "; ".join(service.troubles()) or "none, it only took too long",

@@ -45,12 +45,12 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest.checkpoint import Checkpointer
-from alarmdigest.confirmations.pongs import PongWindow
-from alarmdigest.confirmations.pubacks import StreamWindow
-from alarmdigest.confirmations.window import Window
 from alarmdigest.feeds.core import CoreFeed
 from alarmdigest.feeds.feed import Feed
 from alarmdigest.feeds.stream import StreamFeed
+from alarmdigest.inflight.confirmer import Confirmer
+from alarmdigest.inflight.pong import PongConfirmer
+from alarmdigest.inflight.puback import PubAckConfirmer
 from alarmdigest.listener import Listener
 from alarmdigest.logs import Fields
 from alarmdigest.nats.link import Link
@@ -96,15 +96,17 @@ class Service:
         self._setup_link = self._link("alarmdigest-setup")
         self._listener_link = self._link("alarmdigest")
         self._publisher_link = self._link("alarmdigest-publisher")
+        self._lookup_link = self._link("alarmdigest-lookup", short_lived=True)
         self.service_api_link = self._link("alarmdigest-micro")
 
     def _go_on(self) -> bool:
         return self._asked_to_go_on() and self.failure is None
 
-    def _link(self, name: str) -> Link:
+    def _link(self, name: str, *, short_lived: bool = False) -> Link:
         return Link(
             self._urls,
             name=name,
+            short_lived=short_lived,
             login=self.settings.login,
             ping_interval=self.settings.ping_interval / 1e9,
         )
@@ -115,6 +117,7 @@ class Service:
             self._setup_link,
             self._listener_link,
             self._publisher_link,
+            self._lookup_link,
             self.service_api_link,
         ):
             link.login = login
@@ -152,23 +155,24 @@ class Service:
 
     def _make_publisher(self, found: Found) -> Publisher:
         settings = self.settings
-        window: Window
+        confirmer: Confirmer
         if found.mode == "stream":
             _events, digests, rejected = plans_of(settings)
-            window = StreamWindow(
+            confirmer = PubAckConfirmer(
                 settings.digest_subject,
                 settings.rejected_subject,
                 (digests, rejected),
+                self._lookup_link,
                 create=not settings.no_create_streams,
                 domain=settings.js_domain,
                 outputs=self.store.last.outputs if self.store.last is not None else {},
                 replays=self.store.last is not None or settings.start != "new",
             )
         else:
-            window = PongWindow(settings.digest_subject, settings.rejected_subject)
+            confirmer = PongConfirmer(settings.digest_subject, settings.rejected_subject)
         return Publisher(
             self._publisher_link,
-            window,
+            confirmer,
             producers=settings.workers + 1,
             replay_end=found.replay_end,
             on_published=lambda barrier, outputs: self._checkpointer.published(barrier, outputs),
@@ -324,12 +328,11 @@ class Service:
             found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
         elif self.listener.dropping:
             found.append("workers lag behind: messages are dropped")
-        held = None if self.publisher is None else self.publisher.held_because
-        if held is not None:
-            found.append(f"digests cannot be published: {held}")
+        blocked = None if self.publisher is None else self.publisher.blocked_reason
+        if blocked is not None:
+            found.append(f"digests cannot be published: {blocked}")
         connected = self.publisher is not None and self.publisher.connected.is_set()
-        # Held, it connects anew for each try: that is nothing to look after, unless it cannot.
-        if not connected and self._publisher_link.last_error != held:
+        if not connected and self._publisher_link.last_error != blocked:
             found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sized
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 # How long our loops wait for something before they look around.
@@ -71,11 +72,52 @@ class ServiceThread(threading.Thread):
         """What the thread does until its service has been stopped."""
 
 
+class Waker:
+    """Ends the poll of another thread: ``fileno`` can be read from ``wake`` on until ``clear``."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = os.pipe()
+        for fd in (self._reading, self._writing):
+            os.set_blocking(fd, False)
+
+    def fileno(self) -> int:
+        return self._reading
+
+    def wake(self) -> None:
+        with suppress(BlockingIOError):  # nobody has cleared it for long, and it is set
+            os.write(self._writing, b"!")
+
+    def clear(self) -> None:
+        with suppress(BlockingIOError):
+            os.read(self._reading, 4096)
+
+
 class ByteQueue(queue.Queue[Item]):
     """A queue that is full when it holds ``maxsize`` bytes; what has no size counts as 1.
 
-    The item that goes beyond the bound is still taken, so that one of any size can pass.
+    The item that goes beyond the bound is still taken, so that one of any size can pass. The one
+    thread that takes from it may sleep in a poll of ``waker`` instead: see ``sleeping``.
     """
+
+    def __init__(self, maxsize: int) -> None:
+        super().__init__(maxsize)
+        self.waker = Waker()
+        self._sleeping = False
+
+    @contextmanager
+    def sleeping(self) -> Iterator[bool]:
+        """Within the block the next item sets the waker. Gives whether it is worth to sleep: not
+        when something is there already."""
+        with self.mutex:
+            self._sleeping = empty = not self.queue
+        try:
+            yield empty
+        finally:
+            with self.mutex:
+                woken = empty and not self._sleeping
+                self._sleeping = False
+            if woken:
+                self.waker.clear()
 
     def _init(self, maxsize: int) -> None:
         super()._init(maxsize)
@@ -87,6 +129,9 @@ class ByteQueue(queue.Queue[Item]):
     def _put(self, item: Item) -> None:
         super()._put(item)
         self._bytes += _size(item)
+        if self._sleeping:
+            self._sleeping = False
+            self.waker.wake()
 
     def _get(self) -> Item:
         item = super()._get()

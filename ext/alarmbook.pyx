@@ -11,6 +11,7 @@ work on them runs without the GIL. One thread at a time may use a book.
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdio cimport snprintf
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy, memset
 
@@ -40,6 +41,7 @@ cdef enum:
     KEEP_BYTES = 1024 * 1024     # a larger scratch buffer is given back after use
     KEEP_ROWS_BYTES = 64 * 1024
     ID_LINE_BYTES = 13 + 2 * BLAKE2B_BYTES + 2   # Nats-Msg-Id: <hex>\r\n
+    REQUEST_LINE_BYTES = 72      # Alarmdigest-Request: <sequence> <timestamp in ns>\r\n, and a zero
 
 ctypedef struct Due:             # what sorting needs, in one place
     int64_t latest_ns
@@ -97,6 +99,9 @@ cdef class AlarmBook:
     cdef Buffer rows             # taken, but not yet handed over
     cdef Blake2b id_start        # of the ids of digests: what all of one stream have in common
     cdef const uint8_t* origin   # of the request that is being answered, or NULL
+    cdef uint32_t tag            # of its user
+    cdef char request_line[REQUEST_LINE_BYTES]
+    cdef size_t request_line_len # 0 for a request without an origin
     cdef uint32_t part           # of its digest, from 0
     cdef Counters tally
     cdef int64_t retention_ns
@@ -335,7 +340,12 @@ cdef class AlarmBook:
         cdef size_t count
         self.tally.requests += 1
         self.due.used = 0
-        self.origin = user_id + record.user_len if record.alarm_len == ORIGIN_BYTES else NULL
+        self.tag = tag
+        self.request_line_len = 0
+        self.origin = NULL
+        if record.alarm_len == ORIGIN_BYTES:
+            self.origin = user_id + record.user_len
+            self.write_request_line()
         if handle != 0:
             user = user_at(&self.state, handle)
             next_handle = user.first_listed
@@ -372,7 +382,7 @@ cdef class AlarmBook:
     ) noexcept nogil:
         """Write the digest in as many messages as the split size asks for, and mark what it holds."""
         # What stands before the body: the split size does not concern it.
-        cdef size_t before = sizeof(OutgoingRecord) + (ID_LINE_BYTES if self.origin != NULL else 0)
+        cdef size_t before = sizeof(OutgoingRecord) + self.headers_len()
         cdef size_t i, start
         self.part = 0
         self.head.used = 0
@@ -406,11 +416,13 @@ cdef class AlarmBook:
         return self.end_message(start)
 
     cdef bint begin_message(self) noexcept nogil:
-        if not buffer_reserve(&self.out, sizeof(OutgoingRecord) + ID_LINE_BYTES + self.head.used):
+        if not buffer_reserve(&self.out, sizeof(OutgoingRecord) + self.headers_len() + self.head.used):
             return False
         memset(self.out.data + self.out.used, 0, sizeof(OutgoingRecord))
         self.out.used += sizeof(OutgoingRecord)
         if self.origin != NULL:
+            buffer_put(&self.out, self.request_line, self.request_line_len)
+            # The id is the last line: whoever looks for it counts from the end.
             buffer_put(&self.out, b"Nats-Msg-Id: ", 13)
             self.out.used += 2 * BLAKE2B_BYTES       # end_message() knows it
             buffer_put(&self.out, b"\r\n", 2)
@@ -427,15 +439,29 @@ cdef class AlarmBook:
         length = self.out.used - start
         record = <OutgoingRecord*> (self.out.data + start)
         record.kind = OUTGOING_DIGEST
-        record.headers_len = ID_LINE_BYTES if self.origin != NULL else 0
+        record.user = self.tag
+        record.headers_len = <uint32_t> self.headers_len()
         record.body_len = <uint32_t> (length - sizeof(OutgoingRecord) - record.headers_len)
         if self.origin != NULL:
-            self.write_id(<uint8_t*> record + sizeof(OutgoingRecord), record.body_len)
+            self.write_id(
+                <uint8_t*> record + sizeof(OutgoingRecord) + self.request_line_len, record.body_len)
         memset(self.out.data + self.out.used, 0, padded(length) - length)
         self.out.used += padded(length) - length
         self.part += 1
         self.tally.digests += 1
         return True
+
+    cdef size_t headers_len(self) noexcept nogil:
+        """What stands before the body of each message that answers the request."""
+        return self.request_line_len + ID_LINE_BYTES if self.origin != NULL else 0
+
+    cdef void write_request_line(self) noexcept nogil:
+        """Where in the stream the request stands, for whoever reads digests back after a crash."""
+        cdef uint64_t place[2]
+        memcpy(place, self.origin, ORIGIN_BYTES)
+        self.request_line_len = snprintf(
+            self.request_line, REQUEST_LINE_BYTES, b"Alarmdigest-Request: %llu %lld\r\n",
+            <unsigned long long> place[0], <long long> place[1])
 
     cdef void write_id(self, uint8_t* line, uint32_t body_len) noexcept nogil:
         """The id of a digest message: the same whenever the same request gives the same payload.

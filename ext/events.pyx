@@ -21,9 +21,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memset
 
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
+from deliveries cimport Delivery, read_delivery
 from frames cimport (
-    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
-    read_number, scan_frame,
+    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span, scan_frame,
 )
 from records cimport (
     KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, ORIGIN_BYTES, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE,
@@ -94,63 +94,6 @@ cdef inline bytes text_of_frame(int kind, Frame* frame):
     if kind == FRAME_HMSG:
         return PyBytes_FromStringAndSize(<const char*> frame.headers.data, frame.headers.length)
     return b""
-
-
-ctypedef struct Delivery:
-    uint64_t stream_seq
-    uint64_t consumer_seq
-    uint64_t timestamp_ns
-    uint64_t pending             # messages behind it that the consumer has not delivered yet
-
-cdef enum:
-    # From the right: pending, timestamp, consumer seq, stream seq; a random token may stand behind.
-    SHORT_REPLY_TOKENS = 9
-    LONG_REPLY_TOKENS = 11
-
-
-cdef inline bint read_delivery(Span reply, Delivery* found) noexcept nogil:
-    """Read a delivery's reply subject; False when it is none."""
-    cdef Span tokens[13]
-    cdef size_t i, start = 0
-    cdef int count = 0, first
-    if reply.length < 8 or memcmp(reply.data, b"$JS.ACK.", 8) != 0:
-        return False
-    for i in range(reply.length + 1):
-        if i == reply.length or reply.data[i] == 46:
-            if count == 13:
-                return False
-            tokens[count].data = reply.data + start
-            tokens[count].length = i - start
-            count += 1
-            start = i + 1
-    if count == SHORT_REPLY_TOKENS:
-        first = 5
-    elif count >= LONG_REPLY_TOKENS:
-        first = 7
-    else:
-        return False
-    return (read_number(tokens[first], &found.stream_seq)
-            and read_number(tokens[first + 1], &found.consumer_seq)
-            and read_nanoseconds(tokens[first + 2], &found.timestamp_ns)
-            and read_number(tokens[first + 3], &found.pending))
-
-
-cdef inline bint read_nanoseconds(Span field, uint64_t* number) noexcept nogil:
-    """Nanoseconds since 1970 have 19 digits, one more than read_number() takes."""
-    cdef uint64_t last = 0
-    cdef Span rest = field
-    if field.length < 19:
-        return read_number(field, number)
-    rest.length = 18
-    if field.length > 19 or not read_number(rest, number):
-        return False
-    if field.data[18] < 48 or field.data[18] > 57:
-        return False
-    last = field.data[18] - 48
-    if number[0] > <uint64_t> 922_337_203_685_477_579:       # beyond 64 bits with a sign
-        return False
-    number[0] = number[0] * 10 + last
-    return True
 
 
 cdef inline bint lies_in(Span subject, bytes base):

@@ -18,6 +18,7 @@ ctypedef struct Wire:
     Text rejected_subject
     Text reply                   # a number is put behind it; of length 0: no reply subject
     Text id                      # likewise; of length 0: records carry ids of their own
+    Text mark                    # a whole header line for the next digest, which uses it up
     size_t max_payload
     Buffer out
     uint64_t digests
@@ -40,6 +41,8 @@ cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t num
     cdef bint cut = False
     if w.id.length:
         headers_len += 13 + w.id.length + digits_len + 2
+    if record.kind == OUTGOING_DIGEST:
+        headers_len += w.mark.length
     if headers_len + body_len > w.max_payload and record.kind == OUTGOING_REFUSAL:
         cut = True
         headers_len += 23
@@ -47,8 +50,12 @@ cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t num
             w.unpublishable += 1
             return True
         body_len = w.max_payload - headers_len
-    if record.kind == OUTGOING_DIGEST and headers_len + body_len > w.largest_digest:
-        w.largest_digest = headers_len + body_len
+    if record.kind == OUTGOING_DIGEST:
+        if headers_len + body_len > w.largest_digest:
+            w.largest_digest = headers_len + body_len
+        if headers_len + body_len > w.max_payload:  # nothing of a digest is ever cut
+            w.unpublishable += 1
+            return True
     line_len = snprintf(line, sizeof(line), b" %zu %zu\r\n", headers_len, headers_len + body_len)
     if not buffer_reserve(&w.out, 5 + subject.length + 1 + w.reply.length + digits_len + line_len
                           + headers_len + body_len + 2):
@@ -61,6 +68,9 @@ cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t num
         buffer_put(&w.out, digits, digits_len)
     buffer_put(&w.out, line, line_len)
     buffer_put(&w.out, b"NATS/1.0\r\n", 10)
+    if record.kind == OUTGOING_DIGEST and w.mark.length:
+        buffer_put(&w.out, w.mark.data, w.mark.length)
+        w.mark.length = 0
     buffer_put(&w.out, headers, record.headers_len)
     if cut:
         buffer_put(&w.out, b"Alarmdigest-Cut: true\r\n", 23)

@@ -41,6 +41,7 @@ ctypedef struct OutgoingRecord:  # followed by headers, then the body
     uint32_t headers_len         # "Key: value\r\n" lines, without version line and final CRLF
     uint32_t body_len
     uint32_t kind
+    uint32_t user                # of a digest: equal for all digests of one user, seldom for others
 
 
 cdef inline size_t padded(size_t length) noexcept nogil:

@@ -64,13 +64,15 @@ def test_what_passes_a_barrier_that_is_under_way_is_neither_lost_nor_doubled(
 
 # What the publisher sends never reaches the server, and it does not notice.
 NOTHING_GOES_OUT = """
-from alarmdigest.confirmations.pubacks import StreamWindow
-write = StreamWindow._write
-def lose(self, connection, entry):
+from alarmdigest.inflight.puback import PubAckConfirmer
+send = PubAckConfirmer.send
+def lose(self, connection, most):
     connection.send = lambda data: None
-    write(self, connection, entry)
-    del connection.send
-StreamWindow._write = lose
+    try:
+        return send(self, connection, most)
+    finally:
+        del connection.send
+PubAckConfirmer.send = lose
 """
 
 

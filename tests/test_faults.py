@@ -171,10 +171,10 @@ def test_a_killed_server_that_comes_back() -> None:
 
 
 BOUNDS = """
-import alarmdigest.confirmations.window as window, alarmdigest.publisher as publisher
+import alarmdigest.inflight.window as window, alarmdigest.publisher as publisher
 import alarmdigest.threads as threads
 publisher.MAX_QUEUED_BYTES = 1_000_000
-window.MAX_UNCONFIRMED_BYTES = publisher.MAX_WRITE_BYTES = 100_000
+window.MAX_UNCONFIRMED_BYTES = publisher.MAX_TAKEN_BYTES = 100_000
 threads.TICK_S = 0.005
 """
 # A window, the write that went beyond it, and no batch larger than 256 KiB.

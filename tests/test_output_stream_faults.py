@@ -11,9 +11,10 @@ import pytest
 from nats.aio.msg import Msg
 from support.bus import Bus
 from support.faults import gated, pairs, patched
-from support.jetstream import asking, connected, frames_with_ids, info_of
+from support.jetstream import frames_with_ids
 from support.nats_server import NatsServer
 from support.raw import publish_raw
+from support.records import DIGEST, Outgoing, pack_outgoing
 from support.service import ServiceProcess
 from support.streams import (
     DIGESTS,
@@ -32,11 +33,12 @@ from support.streams import (
 )
 from support.wait import eventually
 
-from alarmdigest._ext.acks import DIGEST
-from alarmdigest.confirmations.pubacks import StreamWindow
-from alarmdigest.confirmations.window import Held
+from alarmdigest.batches import Outgoing as Batch
+from alarmdigest.inflight.puback import PubAckConfirmer
+from alarmdigest.inflight.window import Window
+from alarmdigest.nats.link import Link
 from alarmdigest.nats.streams import plans
-from alarmdigest.store.base import Outputs
+from alarmdigest.store.base import OutputPosition
 
 USERS = 7
 
@@ -76,7 +78,7 @@ def test_a_digest_stream_that_is_deleted_is_made_again_for_the_digests_that_wait
         wait_for_digests(bus, list(range(20)), service)
         delete(bus, DIGESTS)
         store_all(bus, pairs(range(20, 60)))
-        wait_until_held(service, "do the streams ALARM_DIGESTS and ALARM_REJECTED capture")
+        wait_until_held(service, "stream ALARM_DIGESTS was deleted")
         wait_for_digests(bus, list(range(20, 60)), service)
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
         assert service.stop() == 0
@@ -248,17 +250,20 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
 
 # -- confirmations that do not come ----------------------------------------------------------------
 
-# On its first connection it hears no confirmation.
+# Until it looks at the streams a second time it hears no confirmation.
 DEAF_AT_FIRST = """
-import alarmdigest.confirmations.pubacks as pubacks
-pubacks.ACK_TIMEOUT_S = 0.3
-Window = pubacks.StreamWindow
-opened, scan, connections = Window.opened, Window.scan, []
-def count(self, connection):
-    connections.append(connection)
-    opened(self, connection)
-Window.opened = count
-Window.scan = lambda self, data, end: (end, []) if len(connections) == 1 else scan(self, data, end)
+import alarmdigest.publisher as publisher
+from alarmdigest.inflight.confirmer import Answers
+from alarmdigest.inflight.puback import PubAckConfirmer
+publisher.ACK_TIMEOUT_S = 0.6
+look_up, read, looks = PubAckConfirmer.look_up, PubAckConfirmer.read, []
+def count(self, window, go_on):
+    looks.append(1)
+    return look_up(self, window, go_on)
+PubAckConfirmer.look_up = count
+def hear(self, data, end):
+    return Answers(end) if len(looks) == 1 else read(self, data, end)
+PubAckConfirmer.read = hear
 """
 
 
@@ -269,7 +274,7 @@ def test_it_is_ready_again_when_the_stream_turns_out_to_hold_what_was_not_confir
         Bus(server.url) as bus,
     ):
         store_all(bus, pairs([1]))
-        wait_until_held(service, "no confirmation within")
+        service.wait_for_log("no confirmation within")
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready, and nothing else came")
         assert numbers_in(bus) == [1]
 
@@ -295,35 +300,80 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         eventually(lambda: last_of(bus, DIGESTS) == 5, what="5 stored")
         saved = Saved(server)
         publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
-        with asking(server.url) as asked:
-            outputs = {name: (info_of(asked, name).created, 3) for name in (DIGESTS, REJECTED)}
-        window = stream_window(outputs)
-        with connected(server.url) as connection:
-            window.opened(connection)
-        known = window._known
-        assert known is not None
-        assert list(known[0].values()) == [4, 5, 6, 7, 8, 9, 10]
-        window._acks.set_last_seq(0, 10)  # as if the replay had come so far
+        eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 stored")
+        confirmer = confirmer_at(server.url, DIGESTS, 3, ids[2])
+        assert confirmer.look_up(Window(), go_on)
+        assert made_again(confirmer, ids[7]) == 1
+        assert confirmer.output_positions()[DIGESTS].sequence == 3
         saved.put_back()
-        with connected(server.url) as connection:
-            window.opened(connection)
-        assert known[0] == {ids[3]: 4, ids[4]: 5}
+        bus.flush()
+        confirmer._in_flight.set_place(0, 10, ids[9].encode())  # as if it had come so far
+        assert confirmer.look_up(Window(), go_on)
+        assert confirmer.truncated == 1
+        assert made_again(confirmer, ids[3], ids[8]) == 1
+        assert confirmer.output_positions()[DIGESTS].sequence == 4
+
+
+@pytest.mark.parametrize("change", ["recreated", "purged", "as it was", "taken out"])
+def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> None:
+    """Not by when it was made: some servers change that without reason."""
+    with NatsServer() as server, Bus(server.url) as bus:
+        ids = [f"{number:032x}" for number in range(1, 11)]
+        for name, subject in ((DIGESTS, "AlarmDigest"), (REJECTED, "AlarmRejected")):
+            add(bus, name, [subject])
+        publish_raw(server.url, frames_with_ids("AlarmDigest", ids, b"{}"))
+        eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 stored")
+        confirmer = confirmer_at(server.url, DIGESTS, 8, ids[7], created="another time")
+        if change == "recreated":
+            delete(bus, DIGESTS)
+            add(bus, DIGESTS, ["AlarmDigest"])
+            publish_raw(server.url, frames_with_ids("AlarmDigest", ids[::-1], b"{}"))
+            eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 others stored")
+        elif change == "purged":
+            bus.run(js(bus).purge_stream(DIGESTS))
+        elif change == "taken out":
+            bus.run(js(bus).delete_msg(DIGESTS, 8))
+        assert confirmer.look_up(Window(), go_on)
+        anew = change in ("recreated", "taken out")
+        assert confirmer.recreated == anew
+        assert confirmer.output_positions()[DIGESTS].sequence == (0 if anew else 8)
+
+
+def made_again(confirmer: PubAckConfirmer, *ids: str) -> int:
+    """How many of these messages a replay need not send."""
+    before = confirmer.replay_suppressed
+    lines = [f"Nats-Msg-Id: {one}\r\n".encode() for one in ids]
+    records = pack_outgoing([Outgoing(DIGEST, line, b"{}") for line in lines])
+    assert confirmer.add([Batch(records, 0.0)], go_on) is not None
+    return confirmer.replay_suppressed - before
 
 
 def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
-    window = stream_window({})
-    with pytest.raises(Held) as held:
-        window._refused(0, DIGEST, {"description": "full\nall is well"})
-    assert str(held.value).splitlines() == [r"ALARM_DIGESTS refused a message: full\nall is well"]
+    confirmer = confirmer_at("nats://127.0.0.1:1", DIGESTS, 0, "")
+    confirmer._replays = False
+    records = pack_outgoing([Outgoing(DIGEST, b"", b"{}")])
+    assert confirmer.add([Batch(records, 0.0)], go_on) is not None
+    confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
+    refusal = confirmer._refused(1, DIGEST, {"description": "full\nall is well"})
+    assert refusal is not None
+    assert refusal.reason == r"ALARM_DIGESTS refused a message: full\nall is well"
 
 
-def stream_window(outputs: Outputs) -> StreamWindow:
-    return StreamWindow(
+def confirmer_at(
+    url: str, stream: str, place: int, message_id: str, created: str = ""
+) -> PubAckConfirmer:
+    """One whose checkpoint has got to this place of an output stream."""
+    return PubAckConfirmer(
         "AlarmDigest",
         "AlarmRejected",
         (plans().digests, plans().rejected),
+        Link([url], name="test"),
         create=False,
         domain="",
-        outputs=outputs,
+        outputs={stream: OutputPosition(created, place, message_id)},
         replays=True,
     )
+
+
+def go_on() -> bool:
+    return True

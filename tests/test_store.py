@@ -1,5 +1,7 @@
 """What every store promises, whatever keeps it; then what the one on a disk must stand."""
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from support.rows import Rows, checkpoint, key_of, packed, some_rows, unpacked
 
 from alarmdigest.store import KINDS, Checkpoint, Store, StoreError, open_store
+from alarmdigest.store.base import OutputPosition
 
 
 @pytest.fixture(params=KINDS)
@@ -129,14 +132,26 @@ def test_any_history_of_commits_reads_back_as_a_dict_would(store: Store) -> None
 texts = st.text(st.characters(codec="utf-8"))
 
 
-@given(st.dictionaries(texts, st.tuples(texts, st.integers(0, 2**64 - 1))), texts)
+positions = st.builds(OutputPosition, texts, st.integers(0, 2**64 - 1), texts)
+
+
+@given(st.dictionaries(texts, positions), texts)
 def test_a_checkpoint_record_reads_back_the_same(
-    outputs: dict[str, tuple[str, int]], stream: str
+    outputs: dict[str, OutputPosition], stream: str
 ) -> None:
     made = checkpoint(3, outputs=outputs)
     assert made.position
     made = replace(made, position=replace(made.position, stream=stream))
     assert Checkpoint.from_record(made.to_record()) == made
+
+
+def test_a_record_of_the_first_versions_tells_output_positions_without_ids() -> None:
+    fields = json.loads(checkpoint(3).to_record().partition(b"\n")[2])
+    fields["outputs"] = {"ALARM_DIGESTS": ["2026-01-02T03:04:06Z", 5]}
+    text = json.dumps(fields).encode()
+    record = hashlib.blake2b(text, digest_size=16).hexdigest().encode() + b"\n" + text
+    outputs = Checkpoint.from_record(record).outputs
+    assert outputs == {"ALARM_DIGESTS": OutputPosition("2026-01-02T03:04:06Z", 5)}
 
 
 def test_a_changed_bit_of_a_checkpoint_record_is_noticed() -> None:

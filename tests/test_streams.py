@@ -14,19 +14,15 @@ from support.jetstream import (
     connected,
     delete_streams,
     forget,
-    frames_with_ids,
     info_of,
     store,
 )
 from support.nats_server import NatsServer
-from support.raw import publish_raw
 from support.wait import eventually
 
-from alarmdigest.confirmations import stored_ids
-from alarmdigest.confirmations.stored_ids import ids_after
 from alarmdigest.feeds.where_to_start import Start, where_to_start
-from alarmdigest.nats.answers import Delivered, StartAt, StreamInfo
-from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
+from alarmdigest.nats.answers import StartAt, StreamInfo
+from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import StreamPlan, covers, ensure_stream, plans
 
@@ -262,120 +258,6 @@ def test_a_foreign_stream_made_at_the_same_moment_is_named(slower: Slower) -> No
 def test_what_jetstream_refuses_for_another_reason_is_said(js: JetStream) -> None:
     with pytest.raises(JetStreamError, match=r"STREAM\.CREATE\.ALARMS: .*replicas"):
         ensure_stream(js, plans(replicas=3).alarms, create=True)
-
-
-# -- ids -------------------------------------------------------------------------------------------
-
-
-def test_the_ids_behind_a_sequence_are_read_with_their_sequences(js: JetStream, bus: Bus) -> None:
-    ensure_stream(js, DIGESTS, create=True)
-    store(bus, "AlarmDigest", [b"%d" % number for number in range(1, 11)], ids=True)
-    assert ids_after(js, "ALARM_DIGESTS", 0) == {str(n): n for n in range(1, 11)}
-    assert ids_after(js, "ALARM_DIGESTS", 7) == {"8": 8, "9": 9, "10": 10}
-    assert ids_after(js, "ALARM_DIGESTS", 10) == {}
-    assert ids_after(js, "ALARM_DIGESTS", 1000) == {}
-
-
-def test_many_ids_are_read_in_several_pulls_and_the_consumer_is_deleted(
-    server: NatsServer, js: JetStream
-) -> None:
-    ensure_stream(js, DIGESTS, create=True)
-    count = 25_000
-    ids = [f"{number:032x}" for number in range(count)]
-    publish_raw(server.url, frames_with_ids("AlarmDigest", ids, b"x" * 100))
-    eventually(lambda: info_of(js, "ALARM_DIGESTS").last_seq == count, timeout=30)
-    found = ids_after(js, "ALARM_DIGESTS", 0)
-    assert list(found) == ids
-    assert list(found.values()) == list(range(1, count + 1))
-    left = js.request("STREAM.INFO.ALARM_DIGESTS")["state"]["consumer_count"]
-    assert left == 0
-
-
-class Weighed(JetStream):
-    """Remembers how much of the messages' bodies came."""
-
-    body_bytes = 0
-
-    def fetch(self, stream: str, consumer: str, *, batch: int, max_bytes: int) -> list[Delivered]:
-        got = super().fetch(stream, consumer, batch=batch, max_bytes=max_bytes)
-        self.body_bytes += sum(len(message.payload) for message in got)
-        return got
-
-
-def test_large_messages_do_not_stop_the_reading_of_ids_and_their_bodies_stay_there(
-    server: NatsServer, js: JetStream, bus: Bus
-) -> None:
-    ensure_stream(js, DIGESTS, create=True)
-
-    async def work() -> None:
-        for number in range(40):
-            body, more = (b"x" * 1_000_000, "") if number % 2 else (b"", "y" * 60_000)
-            headers = {"Nats-Msg-Id": str(number), "More": more}
-            await bus.client.jetstream().publish("AlarmDigest", body, headers=headers)
-
-    bus.run(work())
-    with connected(server.url) as connection:
-        weighed = Weighed(connection)
-        assert len(ids_after(weighed, "ALARM_DIGESTS", 0)) == 40
-        assert weighed.body_bytes == 0
-
-
-def test_messages_without_an_id_and_deleted_ones_are_passed_over(js: JetStream, bus: Bus) -> None:
-    ensure_stream(js, DIGESTS, create=True)
-    store(bus, "AlarmDigest", [b"1", b"2"], ids=True)
-    store(bus, "AlarmDigest", [b"foreign"])
-    store(bus, "AlarmDigest", [b"4", b"5", b"6"], ids=True)
-    for gone in (2, 6):
-        bus.run(bus.client.jetstream().delete_msg("ALARM_DIGESTS", gone))
-    assert ids_after(js, "ALARM_DIGESTS", 0) == {"1": 1, "4": 4, "5": 5}
-
-
-def test_an_empty_and_a_purged_stream_have_no_ids(js: JetStream, bus: Bus) -> None:
-    ensure_stream(js, DIGESTS, create=True)
-    assert ids_after(js, "ALARM_DIGESTS", 0) == {}
-    store(bus, "AlarmDigest", [b"1", b"2"], ids=True)
-    bus.run(bus.client.jetstream().purge_stream("ALARM_DIGESTS"))
-    assert ids_after(js, "ALARM_DIGESTS", 0) == {}
-    store(bus, "AlarmDigest", [b"3"], ids=True)
-    assert ids_after(js, "ALARM_DIGESTS", 0) == {"3": 3}
-
-
-def test_an_id_that_is_there_twice_has_its_first_sequence(js: JetStream, bus: Bus) -> None:
-    make(js, "ALARM_DIGESTS", ["AlarmDigest"], duplicate_window=100 * 10**6)
-    store(bus, "AlarmDigest", [b"1", b"2"], ids=True)
-
-    def stored_again() -> bool:
-        store(bus, "AlarmDigest", [b"1"], ids=True)
-        return info_of(js, "ALARM_DIGESTS").last_seq == 3
-
-    eventually(stored_again, interval=0.2)
-    assert ids_after(js, "ALARM_DIGESTS", 0) == {"1": 1, "2": 2}
-
-
-class Robbed(JetStream):
-    """Another one takes a message out of our consumer between two pulls."""
-
-    pulls = 0
-
-    def fetch(self, stream: str, consumer: str, *, batch: int, max_bytes: int) -> list[Delivered]:
-        self.pulls += 1
-        if self.pulls == 2:
-            super().fetch(stream, consumer, batch=1, max_bytes=max_bytes)
-        return super().fetch(stream, consumer, batch=batch, max_bytes=max_bytes)
-
-
-def test_an_id_that_was_lost_on_the_way_is_noticed(
-    server: NatsServer, js: JetStream, bus: Bus, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(stored_ids, "IDS_PER_PULL", 3)
-    ensure_stream(js, DIGESTS, create=True)
-    store(bus, "AlarmDigest", [b"%d" % number for number in range(10)], ids=True)
-    assert len(ids_after(js, "ALARM_DIGESTS", 0)) == 10
-    with (
-        connected(server.url) as connection,
-        pytest.raises(ConnectionLost, match="lost on the way"),
-    ):
-        ids_after(Robbed(connection), "ALARM_DIGESTS", 0)
 
 
 # -- where to begin --------------------------------------------------------------------------------

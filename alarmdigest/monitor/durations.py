@@ -22,22 +22,22 @@ _LABELS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
 def durations(service: Service) -> Iterator[Metric]:
     """Every stage is there from the start, with 0."""
     listener, publisher, workers = service.listener, service.publisher, service.workers
-    windows = [publisher.window] if publisher is not None else []
+    publishers = [publisher] if publisher is not None else []
     stages = HistogramMetricFamily(
         "alarmdigest_stage_seconds", "Durations of a stage, once per batch.", labels=["stage"]
     )
     _add(stages, ["route"], [listener.routing] if listener is not None else [])
     _add(stages, ["wait"], [worker.waited for worker in workers])
     _add(stages, ["merge"], [worker.merging for worker in workers])
-    _add(stages, ["send"], [window.sending for window in windows])
-    _add(stages, ["confirm"], [window.confirming for window in windows])
+    _add(stages, ["send"], [one.sending for one in publishers])
+    _add(stages, ["confirm"], [one.window.confirming for one in publishers])
     yield stages
     requests = HistogramMetricFamily(
         "alarmdigest_request_seconds",
         "From reading a request to handing its digest to the socket, once per request.",
         labels=[],
     )
-    _add(requests, [], [window.answering for window in windows])
+    _add(requests, [], [one.window.answering for one in publishers])
     yield requests
     checkpoints = HistogramMetricFamily(
         "alarmdigest_checkpoint_stage_seconds", "Durations in a checkpoint.", labels=["stage"]

@@ -23,7 +23,7 @@ def losses(service: Service) -> dict[str, int]:
     found = dict.fromkeys(PLACES, 0)
     found["refusal_desk"] = service.desk.unpublished
     if service.publisher is not None:
-        found["refusal_publisher"] = service.publisher.window.refusals_given_up
+        found["refusal_publisher"] = service.publisher.confirmer.refusals_given_up
     if (listener := service.listener) is not None:
         router = listener.router
         found["reader"] = router.dropped_events + router.dropped_requests

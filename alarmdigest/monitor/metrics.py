@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from alarmdigest import __version__
-from alarmdigest.confirmations.pubacks import StreamWindow
 from alarmdigest.feeds.stream import StreamFeed
+from alarmdigest.inflight.puback import PubAckConfirmer
 from alarmdigest.listener import Listener
 from alarmdigest.monitor.durations import durations, oldest_s
 from alarmdigest.monitor.losses import losses
@@ -93,7 +93,7 @@ class ServiceCollector:
         )
         dropped.add_metric(["event"], router.dropped_events)
         dropped.add_metric(["request"], router.dropped_requests)
-        given_up = publisher.window.refusals_given_up if publisher is not None else 0
+        given_up = publisher.confirmer.refusals_given_up if publisher is not None else 0
         dropped.add_metric(["refusal"], desk.unpublished + given_up)
         yield dropped
         yield CounterMetricFamily(
@@ -211,36 +211,41 @@ class ServiceCollector:
         publisher = self._service.publisher
         if publisher is None:
             return
-        window = publisher.window
+        confirmer = publisher.confirmer
         published = CounterMetricFamily(
             "alarmdigest_published", "Messages that the server has confirmed.", labels=["kind"]
         )
-        published.add_metric(["digest"], window.digests)
-        published.add_metric(["refusal"], window.refusals)
+        published.add_metric(["digest"], confirmer.digests)
+        published.add_metric(["refusal"], confirmer.refusals)
         yield published
         yield CounterMetricFamily(
-            "alarmdigest_resent", "Messages sent again, with the same ids.", value=window.resent
+            "alarmdigest_resent", "Messages sent again, with the same ids.", value=confirmer.resent
         )
         yield GaugeMetricFamily(
             "alarmdigest_unconfirmed_bytes",
             "Sent, not yet confirmed.",
-            value=window.unconfirmed_bytes,
+            value=publisher.window.bytes,
         )
         yield GaugeMetricFamily(
             "alarmdigest_publisher_held",
             "1 while digests cannot be published although a server is there.",
-            value=publisher.held_because is not None,
+            value=publisher.blocked_reason is not None,
         )
-        if isinstance(window, StreamWindow):
+        if isinstance(confirmer, PubAckConfirmer):
             yield CounterMetricFamily(
                 "alarmdigest_duplicates",
                 "Messages that JetStream knew already: the output stream holds each once.",
-                value=window.duplicates,
+                value=confirmer.duplicates,
             )
             yield CounterMetricFamily(
                 "alarmdigest_found_again",
                 "Messages of a replay that the output streams held already; not published again.",
-                value=window.found_again,
+                value=confirmer.replay_suppressed,
+            )
+            yield CounterMetricFamily(
+                "alarmdigest_foreign_answers",
+                "Answers of streams that are not meant to what we published; they confirm nothing.",
+                value=confirmer.foreign_answers,
             )
 
     def _checkpoints(self) -> Iterator[Metric]:

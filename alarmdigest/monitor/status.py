@@ -70,7 +70,7 @@ class Status:
             at=time.monotonic(),
             events=listener.router.events if listener is not None else 0,
             requests=listener.router.requests if listener is not None else 0,
-            digests=publisher.window.digests if publisher is not None else 0,
+            digests=publisher.confirmer.digests if publisher is not None else 0,
             behind=listener.router.pending if listener is not None else 0,
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from alarmdigest.confirmations.pubacks import StreamWindow
 from alarmdigest.feeds.stream import StreamFeed
+from alarmdigest.inflight.puback import PubAckConfirmer
 from alarmdigest.service import Service
 
 CHANGES = ("input_made_anew", "input_rolled_back", "output_made_anew", "output_rolled_back")
@@ -20,7 +20,7 @@ def stream_changes(service: Service) -> dict[str, int]:
     if listener is not None and isinstance(listener.feed, StreamFeed):
         found["input_made_anew"] = listener.feed.counters.made_anew
         found["input_rolled_back"] = listener.feed.counters.rolled_back
-    if publisher is not None and isinstance(publisher.window, StreamWindow):
-        found["output_made_anew"] = publisher.window.made_anew
-        found["output_rolled_back"] = publisher.window.rolled_back
+    if publisher is not None and isinstance(publisher.confirmer, PubAckConfirmer):
+        found["output_made_anew"] = publisher.confirmer.recreated
+        found["output_rolled_back"] = publisher.confirmer.truncated
     return found

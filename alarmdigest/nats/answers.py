@@ -15,6 +15,8 @@ class StreamInfo:
 
     ``last_ts`` in ns, None if it never held a message. ``max_msg_size`` in bytes, -1 for no limit.
     ``server_ns`` is the server's clock when it answered; servers before 2.10 do not tell.
+    ``domain`` is the JetStream domain that it lives in, ``leader`` the server that leads it in a
+    cluster; both empty where there is none.
     """
 
     name: str
@@ -28,6 +30,8 @@ class StreamInfo:
     duplicate_window_ns: int
     config: dict[str, Any]
     server_ns: int | None
+    domain: str = ""
+    leader: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
             duplicate_window_ns=int(config.get("duplicate_window", 0)),
             config=config,
             server_ns=timestamps.to_ns(str(answer["ts"])) if "ts" in answer else None,
+            domain=str(answer.get("domain") or ""),
+            leader=str((answer.get("cluster") or {}).get("leader") or ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_answer(answer) from error

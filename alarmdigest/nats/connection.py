@@ -140,6 +140,15 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         return int(self.info.get("max_payload", 1024 * 1024))
 
     @property
+    def heard_at(self) -> float:
+        """When the server last sent anything (``time.monotonic()``)."""
+        return self._last_heard
+
+    def watch(self, fd: int) -> None:
+        """Have ``receive_into`` end its waiting also when this file descriptor can be read."""
+        self._poller.register(fd, select.POLLIN)
+
+    @property
     def lame_duck(self) -> bool:
         """The server has announced that it is going away."""
         return bool(self.info.get("ldm"))
@@ -279,7 +288,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         tls = self._socket if isinstance(self._socket, ssl.SSLSocket) else None
         try:
             pending = tls is not None and tls.pending()
-            if not pending and not self._poller.poll(min(timeout, LONGEST_WAIT_S) * 1000):
+            if not pending and not self._readable(timeout):
                 return 0
             with memoryview(buffer) as whole, whole[start:] as room:
                 count: int
@@ -292,6 +301,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             raise ConnectionLost(f"{self.url}: the server closed the connection")
         self._last_heard = time.monotonic()
         return count
+
+    def _readable(self, timeout: float) -> bool:
+        ready = self._poller.poll(min(timeout, LONGEST_WAIT_S) * 1000)
+        return any(fd == self._socket.fileno() for fd, _event in ready)
 
     def handle(self, kind: int, text: bytes) -> str | None:
         """Answer a frame that is no message. Returns the text of a harmless -ERR.

@@ -37,10 +37,21 @@ class Link:
     """
 
     def __init__(
-        self, urls: list[str], *, name: str, login: Login = NO_LOGIN, ping_interval: float = 20.0
+        self,
+        urls: list[str],
+        *,
+        name: str,
+        login: Login = NO_LOGIN,
+        ping_interval: float = 20.0,
+        short_lived: bool = False,
     ) -> None:
-        """Raises UrlError at once for a URL that can never work."""
+        """Raises UrlError at once for a URL that can never work.
+
+        ``short_lived``: connections are closed on purpose when their work is done; that is no news,
+        and no reason to wait before the next one.
+        """
         self._name = name
+        self._short_lived = short_lived
         self.login = login
         self._ping_interval = ping_interval
         self._configured = list(urls)
@@ -63,7 +74,7 @@ class Link:
 
     def open(self, go_on: Callable[[], bool]) -> Connection | None:
         """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
-        if time.monotonic() - self._opened_at > GOOD_AFTER_S:
+        if self._short_lived or time.monotonic() - self._opened_at > GOOD_AFTER_S:
             self._pause_s = 0.0
         while self._pause(go_on):
             self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
@@ -88,7 +99,8 @@ class Link:
                 self._opened_at = time.monotonic()
                 self.connections += 1
                 self.learn(connection)
-                log.info(
+                log.log(
+                    logging.DEBUG if self._short_lived else logging.INFO,
                     "connected%s",
                     Fields(
                         name=self._name,

@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,8 +19,19 @@ CHUNK = 1 << 20
 """About how many bytes of packed rows a store hands out at a time."""
 
 
-Outputs: TypeAlias = dict[str, tuple[str, int]]
-"""Output stream -> when it was created, its last confirmed sequence."""
+@dataclass(frozen=True, slots=True)
+class OutputPosition:
+    """A message of an output stream, behind which lies whatever a checkpoint does not know of."""
+
+    created: str
+    """When the stream was created, as JetStream writes it. A hint: some servers change it."""
+    sequence: int
+    message_id: str = ""
+    """The message's ``Nats-Msg-Id``: tells whether it is the same stream. Empty if not known."""
+
+
+Outputs: TypeAlias = dict[str, OutputPosition]
+"""By the names of the output streams."""
 
 
 class StoreError(Exception):
@@ -70,7 +81,10 @@ class Checkpoint:
 
     def to_record(self) -> bytes:
         """The bytes that a store keeps: a checksum, a line feed, JSON."""
-        text = json.dumps(asdict(self), sort_keys=True).encode()
+        fields = asdict(self)
+        # As lists: the first versions wrote two members, without the id.
+        fields["outputs"] = {name: astuple(found) for name, found in self.outputs.items()}
+        text = json.dumps(fields, sort_keys=True).encode()
         return _checksum(text) + b"\n" + text
 
     @classmethod
@@ -84,7 +98,7 @@ class Checkpoint:
             if fields["position"] is not None:
                 fields["position"] = Position(**fields["position"])
             fields["outputs"] = {
-                name: (created, sequence) for name, (created, sequence) in fields["outputs"].items()
+                name: OutputPosition(*found) for name, found in fields["outputs"].items()
             }
             return cls(**fields)
         except (KeyError, TypeError) as error:

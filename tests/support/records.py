@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 
 ROUTED_HEAD = struct.Struct("=qqHHBBH")
-OUTGOING_HEAD = struct.Struct("=III")
+OUTGOING_HEAD = struct.Struct("=IIII")
 
 EVENT, REQUEST = 0, 1
 DIGEST, REFUSAL = 0, 1
@@ -26,11 +26,13 @@ class Routed(NamedTuple):
 
 
 class Outgoing(NamedTuple):
-    """One message on its way to the publisher; ``headers`` are whole lines."""
+    """One message on its way to the publisher; ``headers`` are whole lines. ``user`` tells digests
+    of one user from others."""
 
     kind: int
     headers: bytes
     body: bytes
+    user: int = 0
 
 
 def origin(sequence: int, timestamp_ns: int) -> bytes:
@@ -79,10 +81,10 @@ def unpack_outgoing(batch: bytes) -> list[Outgoing]:
     records = []
     position = 0
     while position < len(batch):
-        headers_len, body_len, kind = OUTGOING_HEAD.unpack_from(batch, position)
+        headers_len, body_len, kind, user = OUTGOING_HEAD.unpack_from(batch, position)
         headers = position + OUTGOING_HEAD.size
         body = headers + headers_len
-        records.append(Outgoing(kind, batch[headers:body], batch[body : body + body_len]))
+        records.append(Outgoing(kind, batch[headers:body], batch[body : body + body_len], user))
         position = _behind_padding(batch, body + body_len)
     return records
 
@@ -91,7 +93,9 @@ def pack_outgoing(records: list[Outgoing]) -> bytes:
     """The batch that unpack_outgoing() reads as these records."""
     return b"".join(
         _padded(
-            OUTGOING_HEAD.pack(len(one.headers), len(one.body), one.kind) + one.headers + one.body
+            OUTGOING_HEAD.pack(len(one.headers), len(one.body), one.kind, one.user)
+            + one.headers
+            + one.body
         )
         for one in records
     )

@@ -8,6 +8,7 @@ from typing import Any
 
 from alarmdigest.routing import bucket_of
 from alarmdigest.store import Checkpoint, Position
+from alarmdigest.store.base import OutputPosition
 
 Rows = dict[bytes, bytes]
 
@@ -53,7 +54,9 @@ def checkpoint(blocks: int, number: int = 1, **fields: Any) -> Checkpoint:
             "written_at_ns": 1_700_000_000_000_000_000 + number,
             "position": Position("ALARMS", "2026-01-02T03:04:05.678901234Z", number * 10, 99),
             "arrival_ns": 1_700_000_000_000_000_007,
-            "outputs": {"ALARM_DIGESTS": ("2026-01-02T03:04:06Z", number * 3)},
+            "outputs": {
+                "ALARM_DIGESTS": OutputPosition("2026-01-02T03:04:06Z", number * 3, "0" * 32)
+            },
             "settings": {"clock_skew": 3600, "retention": 604800},
             "blocks": blocks,
             **fields,

@@ -1,0 +1,1 @@
+"""What was made and is not known to be stored: the list, and how confirmations come about."""

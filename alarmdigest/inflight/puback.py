@@ -1,0 +1,456 @@
+"""Confirmation with JetStream: a PubAck for each message tells that the output stream holds it.
+
+Messages have ids that a replay makes again. What an output stream holds already is not sent again:
+of what an earlier run had sent (``replay.py``), and of what was under way on a connection that was
+lost or whose answers do not come (``look_up``). The streams' duplicate window catches only what was
+still in flight then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from alarmdigest._ext import frames
+from alarmdigest._ext.inflight import ACK_SID, DIGEST, InFlight
+from alarmdigest.batches import Outgoing, answers_in, joined
+from alarmdigest.inflight.confirmer import Answers, Confirmer, Refusal
+from alarmdigest.inflight.replay import Replay
+from alarmdigest.inflight.stored_ids import StoredIdsReader
+from alarmdigest.inflight.window import InFlightBatch, Window
+from alarmdigest.logs import Fields, LimitedLog
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.link import Link
+from alarmdigest.nats.streams import StreamKeeper, StreamPlan
+from alarmdigest.store.base import OutputPosition, Outputs, Position
+
+log = logging.getLogger(__name__)
+
+# Far below the 100,000 that a stream lets wait (max_buffered_msgs), so that it refuses nothing.
+MAX_UNCONFIRMED_MESSAGES = 16_384
+MAX_WRITE_BYTES = 1024 * 1024
+ANSWER_TIMEOUT_S = 1.0
+# JetStream's answers that are about the moment, not about the message.
+TOO_MANY_REQUESTS = 10167
+STORE_FAILED = 10077  # it is full and discards what is new
+MESSAGE_TOO_LARGE = 10054
+RETRYABLE_CODES = (408, 429, 503)
+EMPTY = OutputPosition("", 0)
+
+
+class PubAckConfirmer(Confirmer):
+    """Kinds of messages are 0 for digests and 1 for rejected ones, each with its stream."""
+
+    def __init__(
+        self,
+        digest_subject: str,
+        rejected_subject: str,
+        plans: tuple[StreamPlan, StreamPlan],
+        link: Link,
+        *,
+        create: bool,
+        domain: str,
+        outputs: Outputs,
+        replays: bool,
+    ) -> None:
+        """``plans`` of the streams for digests and for rejected messages; ``outputs`` of the
+        checkpoint. Looks things up on connections of ``link``.
+
+        ``replays``: whether messages may be read that an earlier run has read already.
+        """
+        super().__init__(digest_subject, rejected_subject)
+        self.streams = [plan.name for plan in plans]
+        self.replay: Replay | None = None
+        #: Answers that a stream had not stored a message again that it held.
+        self.duplicates = 0
+        #: Answers of streams that are not meant, or to messages that were answered before.
+        self.foreign_answers = 0
+        #: Times that an output stream was another one than before, or had lost its tail.
+        self.recreated = 0
+        self.truncated = 0
+        self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
+        self._link = link
+        self._domain = domain
+        self._replays = replays
+        self.add_asks = replays
+        self._looked_up = False
+        self._created = [outputs.get(name, EMPTY).created for name in self.streams]
+        self._domains = ["", ""]
+        self._leaders = ["", ""]
+        self._another_stream = False
+        self._in_flight = InFlight()
+        for kind, name in enumerate(self.streams):
+            position = outputs.get(name, EMPTY)
+            self._in_flight.set_place(kind, position.sequence, position.message_id.encode())
+        self._mark = b""
+        self._foreign = LimitedLog(log, logging.WARNING)
+        self._trusts_answers = True
+
+    # -- messages in -----------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return self._in_flight.next - self._in_flight.base > MAX_UNCONFIRMED_MESSAGES
+
+    @property
+    def replay_suppressed(self) -> int:
+        """Messages of a replay that the output streams held already."""
+        return sum(self.replay.suppressed) if self.replay is not None else 0
+
+    @property
+    def sent_below(self) -> int:
+        return self._in_flight.all_sent_below
+
+    @property
+    def confirmed_below(self) -> int:
+        return self._in_flight.base
+
+    def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
+        records = joined(batches)
+        stored = self.replay.decide(records, go_on) if self.replay is not None else []
+        if stored is None:
+            return None
+        first, count = self._in_flight.add(records)
+        for number, _kind in stored:
+            self._in_flight.confirm(first + number)
+        self._count()
+        # Of a digest in several parts some may be there: at most so many requests are answered now.
+        left = count - len(stored)
+        answers = [(read_at, min(answered, left)) for read_at, answered in answers_in(batches)]
+        return InFlightBatch(records, first, count, answers if left else ())
+
+    def requests_passed(self, position: Position, *, replay_ended: bool) -> None:
+        self._mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (
+            position.sequence,
+            position.timestamp_ns,
+        )
+        if self.replay is None:
+            return
+        self.replay.requests_passed(position.sequence)
+        if replay_ended:
+            self._end_replay(self.replay)
+
+    def _end_replay(self, replay: Replay) -> None:
+        for kind, reader in enumerate(replay.readers):
+            if left := len(reader.ids):
+                # Most often of requests before the checkpoint: the place that it noted is a
+                # cautious one. After a change of settings, what was made with the old ones.
+                log.debug("in the output streams and not of this replay:%s", Fields(count=left))
+            if reader.ids.place > self._in_flight.get_place(kind)[0]:
+                self._in_flight.set_place(kind, reader.ids.place, reader.ids.newest_id)
+        replay.close()
+        replay.readers.clear()
+        self.add_asks = False
+
+    # -- looking up ------------------------------------------------------------------------------
+
+    def connected(self, connection: Connection) -> None:
+        inbox = connection.new_inbox()
+        self._in_flight.set_inbox(inbox.encode())
+        connection.send(f"SUB {inbox}.*  {ACK_SID}\r\n".encode())
+
+    def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
+        infos = self._ask_leaders(go_on)
+        if infos is None:
+            return False
+        self._another_stream = False
+        for kind, info in enumerate(infos):
+            self._leaders[kind] = info.leader
+            if not self._find_stored(kind, info, window, go_on):
+                return False
+        if not self._looked_up:
+            self._looked_up = True
+            self._begin_replay(infos)
+        self._in_flight.unsend()
+        self._count()
+        return True
+
+    def check_streams(self, go_on: Callable[[], bool]) -> bool:
+        return self._ask_leaders(go_on) is not None
+
+    def lost_track(self, go_on: Callable[[], bool]) -> bool:
+        infos = self._ask_leaders(go_on)
+        if infos is None:
+            return False
+        before, now = self._leaders, [info.leader for info in infos]
+        another_leader = any(a and b and a != b for a, b in zip(before, now, strict=True))
+        return another_leader or self._another_stream
+
+    def _ask_leaders(self, go_on: Callable[[], bool]) -> list[StreamInfo] | None:
+        connection = self._link.open(go_on)
+        if connection is None:
+            return None
+        try:
+            js = JetStream(connection, domain=self._domain, timeout_s=ANSWER_TIMEOUT_S)
+            infos = [keeper.ensure(js) for keeper in self._keepers]
+            for kind, info in enumerate(infos):
+                self._recognise(js, kind, info)
+        finally:
+            connection.close()
+        return infos
+
+    def _recognise(self, js: JetStream, kind: int, info: StreamInfo) -> None:
+        """See whether the stream is the one that we know, by the message at our place in it; forget
+        what is not true any more of one that is another one, or lost its tail."""
+        self._domains[kind] = info.domain
+        if self._trusts_answers:
+            self._in_flight.set_stream(kind, info.name.encode(), info.domain.encode())
+        place, message_id = self._in_flight.get_place(kind)
+        created, self._created[kind] = self._created[kind], info.created
+        self._another_stream = self._another_stream or created != info.created
+        if not self._looked_up and not self._replays:
+            # All that we make is new to it.
+            self._in_flight.set_place(kind, info.last_seq)
+        elif place > info.last_seq and created == info.created:
+            self.truncated += 1
+            log.error(
+                "%s has lost its newest messages: its last is %d, it had confirmed %d",
+                info.name,
+                info.last_seq,
+                place,
+            )
+            self._go_back(kind, info.last_seq, info)
+        elif place and not _is_known(js, info, place, message_id, created):
+            self.recreated += 1
+            log.error(
+                "%s is another stream than before: message %d is not the one that it had "
+                "confirmed; it was made at %s",
+                info.name,
+                place,
+                info.created,
+            )
+            self._go_back(kind, 0, info)
+
+    def _go_back(self, kind: int, place: int, info: StreamInfo) -> None:
+        self._in_flight.set_place(kind, place)
+        self._in_flight.lower_floors(kind, place)
+        if self.replay is not None and self.replay.readers:
+            reader = self.replay.readers[kind]
+            if place == 0:
+                reader.begin_anew(info.last_seq)
+            else:
+                reader.cut(place)
+
+    def _find_stored(
+        self, kind: int, info: StreamInfo, window: Window, go_on: Callable[[], bool]
+    ) -> bool:
+        """Confirm what the stream holds of what was sent to it."""
+        floor = self._in_flight.floor(kind)
+        if floor < 0 or info.last_seq <= floor:
+            return True
+        reader = StoredIdsReader(
+            self._link, info.name, domain=self._domain, after=floor, end=info.last_seq
+        )
+        try:
+            while not reader.done:
+                reader.read(go_on)
+                if not go_on():
+                    return False
+        finally:
+            reader.close()
+        for batch in window.batches:
+            for number, place in reader.ids.take_made(batch.records, kind)[0]:
+                self._in_flight.confirm(batch.first + number, place)
+        self._count()
+        return True
+
+    def _begin_replay(self, infos: list[StreamInfo]) -> None:
+        readers = [
+            StoredIdsReader(
+                self._link,
+                info.name,
+                domain=self._domain,
+                after=self._in_flight.get_place(kind)[0],
+                end=info.last_seq,
+            )
+            for kind, info in enumerate(infos)
+        ]
+        if all(reader.done for reader in readers):
+            readers.clear()
+        else:
+            behind = [
+                max(0, info.last_seq - max(info.first_seq - 1, self._in_flight.get_place(kind)[0]))
+                for kind, info in enumerate(infos)
+            ]
+            log.info(
+                "the output streams hold messages behind the checkpoint, which a replay does not "
+                "publish again:%s",
+                Fields(digests=behind[0], refusals=behind[1]),
+            )
+        self.replay = Replay(readers)
+        self.add_asks = bool(readers)
+
+    # -- messages out ----------------------------------------------------------------------------
+
+    @property
+    def sendable(self) -> bool:
+        return self._in_flight.sendable
+
+    def send(self, connection: Connection, most: int) -> Refusal | None:
+        room = min(most, MAX_UNCONFIRMED_MESSAGES) - self._in_flight.outstanding
+        problem = None
+        while room > 0 and self._in_flight.sendable:
+            wire, messages, unpublishable, largest, marked = self._in_flight.frame(
+                self.digest_subject,
+                self.rejected_subject,
+                connection.max_payload,
+                room,
+                MAX_WRITE_BYTES,
+                self._mark,
+            )
+            if marked:
+                self._mark = b""
+            for number in unpublishable:
+                if self._in_flight.kind_of(number) == DIGEST:
+                    problem = self.too_large(largest, connection.max_payload)
+                else:
+                    self._give_up(number)
+            if messages:
+                connection.send(wire)
+            room -= messages
+        self.resent = self._in_flight.resent
+        self._count()
+        return problem
+
+    def retry(self) -> None:
+        self._in_flight.retry_refused()
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def read(self, buffer: bytearray, end: int) -> Answers:
+        answers = Answers(self._in_flight.scan(buffer, 0, end))
+        for kind, number, headers, text in self._in_flight.take_other():
+            if number >= 0:
+                if refusal := self._answered(number, headers, text):
+                    answers.refusals.append(refusal)
+            elif kind not in (frames.MSG, frames.HMSG):
+                answers.control.append((kind, text))
+        self._count()
+        return answers
+
+    def _answered(self, number: int, headers: bytes, text: bytes) -> Refusal | None:
+        """An answer that is no plain PubAck; why the message must be sent again, if so.
+
+        Any subscriber can answer a reply subject: what is no answer of the stream, and in the
+        domain, that is meant does not count.
+        """
+        kind = self._in_flight.kind_of(number)  # -1 for one that is confirmed already
+        if not text and headers.startswith(b"NATS/1.0 503"):
+            name = self.streams[max(0, kind)]
+            return self._refuse(number, Refusal(f"no stream captures what should go into {name}"))
+        answer = _read_answer(text)
+        if answer is None:
+            return None
+        error, seq = answer.get("error"), answer.get("seq")
+        if isinstance(error, dict):
+            # It names no domain: it may be that of a stream which is not meant. Then the message is
+            # sent again for nothing, and the stream that has it says so.
+            meant = answer.get("stream", self.streams[kind]) == self.streams[kind]
+            return self._refused(number, kind, error) if meant and kind >= 0 else None
+        if not (isinstance(seq, int) and seq > 0):
+            return None
+        place = self.streams[kind], self._domains[kind]
+        if (answer.get("stream"), answer.get("domain") or "") != place:
+            self.foreign_answers += 1
+            self._foreign(
+                "another stream answers to what we publish; that confirms nothing",
+                stream=ascii(answer.get("stream", "?"))[:80],
+                domain=ascii(answer.get("domain", ""))[:80],
+            )
+            return None
+        self._in_flight.answer(number)
+        if self._in_flight.second_answers and self._trusts_answers:
+            self._distrust_answers()
+        if kind >= 0 and self._trusts_answers:
+            duplicate = bool(answer.get("duplicate"))
+            self.duplicates += duplicate
+            self._in_flight.confirm(number, 0 if duplicate else seq)
+        return None
+
+    def _distrust_answers(self) -> None:
+        """Two streams of one name answer: from now on only what is read in the stream confirms."""
+        self._trusts_answers = False
+        self._in_flight.ignore_plain_acks()
+        log.error(
+            "two streams of the same name answer to what we publish; from now on what they hold is "
+            "read instead, which is slower: give each JetStream a domain of its own, or keep the "
+            "subject %s out of the other one",
+            self.digest_subject.decode(),
+        )
+
+    def _refused(self, number: int, kind: int, error: dict[str, Any]) -> Refusal | None:
+        # Anybody can answer a reply subject: it must not write lines into our log.
+        description = ascii(str(error.get("description", error))[:200])[1:-1]
+        reason = f"{self.streams[kind]} refused a message: {description}"
+        err_code = error.get("err_code")
+        passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
+        # A stream of rejected messages that is full would let whoever sends rubbish silence all.
+        if kind == DIGEST or (passing and err_code != STORE_FAILED):
+            return self._refuse(number, Refusal(reason, err_code == MESSAGE_TOO_LARGE))
+        self._give_up(number)
+        self._trouble("a refusal cannot be published and is given up", reason=reason)
+        return None
+
+    def _refuse(self, number: int, refusal: Refusal) -> Refusal | None:
+        return refusal if self._in_flight.refuse(number) else None
+
+    def _give_up(self, number: int) -> None:
+        self._in_flight.confirm(number)
+        self.refusals_given_up += 1
+
+    def ponged(self, pongs: int) -> None:
+        """A PONG says nothing of streams."""
+
+    def server_refused(self, message: str) -> Refusal | None:
+        if f'"{self.rejected_subject.decode()}"' not in message:
+            # Which one it was is not said.
+            for number in self._in_flight.unanswered(DIGEST):
+                self._in_flight.refuse(number)
+            self._count()
+            return Refusal(message)
+        self._trouble("the server does not let us publish refusals", reason=message)
+        for number in self._in_flight.unanswered(DIGEST + 1):
+            self._give_up(number)
+        return None
+
+    # -- what is confirmed -----------------------------------------------------------------------
+
+    def output_positions(self) -> Outputs:
+        found = {}
+        for kind, name in enumerate(self.streams):
+            place, message_id = self._in_flight.get_place(kind)
+            if self.replay is not None and self.replay.readers:
+                place, message_id = self.replay.position(kind, (place, message_id))
+            found[name] = OutputPosition(self._created[kind], place, message_id.decode())
+        return found
+
+    def _count(self) -> None:
+        self.under_way, self.refused = self._in_flight.outstanding, self._in_flight.refused
+        suppressed = self.replay.suppressed if self.replay is not None else [0, 0]
+        self.digests = self._in_flight.digests - sum(suppressed[:1])
+        self.refusals = self._in_flight.refusals - self.refusals_given_up - sum(suppressed[1:])
+
+
+def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, created: str) -> bool:
+    """Whether the stream is the one whose message at ``place`` had this id."""
+    if not message_id:
+        return created == info.created
+    stored = js.stored_message(info.name, place)
+    if stored is not None:
+        return b"Nats-Msg-Id: " + message_id in stored[0]
+    # Deleted: all that is left lies behind it. Or it was taken out in the middle, or the stream
+    # never had it: what cannot be told is read from the beginning, which is never wrong.
+    return info.first_seq > place
+
+
+def _read_answer(text: bytes) -> dict[str, Any] | None:
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if isinstance(answer, dict) else None

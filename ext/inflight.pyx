@@ -1,0 +1,510 @@
+"""Messages on their way into streams: which may be sent, and which of them JetStream has confirmed.
+
+Every message gets a number and asks for its PubAck on ``<inbox>.<number>``. A digest is not sent
+while an earlier one of the same user is unconfirmed: a stream may refuse the first and take the
+second. Messages of one user are linked for this, and each confirmation lets the next one go; no work
+is done per message that waits.
+
+One answer that is as the server usually writes it is read here; all others are kept for Python
+(``take_other``).
+"""
+
+from collections import deque
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memmove, memset
+
+from buffers cimport Buffer, buffer_put, buffer_reserve
+from frames cimport (
+    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
+    read_number, scan_frame,
+)
+from outgoing cimport Text, Wire, put_message
+from records cimport OUTGOING_DIGEST, OutgoingRecord, padded
+
+from alarmdigest._ext.frames import ProtocolError
+
+ACK_SID = 1
+DIGEST = OUTGOING_DIGEST
+
+cdef enum:
+    THE_ACK_SID = 1
+    COMPACT_AT = 65536
+    GATES = 1 << 18              # far more than messages in flight: a chain is one or two long
+    ID_LINE = 47                 # "Nats-Msg-Id: ", 32 hex digits, CR LF
+    ID_BYTES = 32
+
+cdef enum:
+    BLOCKED                      # an earlier one of the same user is unconfirmed
+    READY                        # in the line of those that may be sent
+    SENT
+    REFUSED                      # answered with an error, waits to be tried again
+    CONFIRMED
+
+ctypedef struct Slot:
+    const OutgoingRecord* record
+    uint64_t floor               # the greatest place known when it was first sent: it lies behind
+    uint64_t earlier             # the one before of the same user that was unconfirmed; 0: none
+    uint64_t later               # the one that waits for this one; 0: none
+    uint64_t same_gate           # the one before with the same gate; 0: none
+    uint8_t state
+    uint8_t kind
+    uint8_t sends
+    uint8_t answers
+
+
+cdef Text text_of(bytes text):
+    cdef Text found
+    found.data = <const uint8_t*> PyBytes_AS_STRING(text)
+    found.length = PyBytes_GET_SIZE(text)
+    return found
+
+
+cdef class InFlight:
+    """Numbers ``base`` … ``next - 1`` are in it; all below ``base`` are confirmed.
+
+    ``outstanding`` were sent and not answered, ``refused`` were answered with an error and wait.
+    ``second_answers`` counts answers to messages that had been answered as often as they were sent.
+    """
+
+    cdef Buffer slots            # array of Slot, the first for number `origin`
+    cdef uint64_t origin
+    cdef readonly uint64_t base
+    cdef readonly uint64_t next
+    cdef uint64_t all_sent       # every message below it was sent, or need not be
+    cdef readonly uint64_t outstanding
+    cdef readonly uint64_t refused
+    cdef readonly uint64_t digests           # confirmed
+    cdef readonly uint64_t refusals
+    cdef readonly uint64_t second_answers
+    cdef readonly uint64_t resent
+    cdef uint64_t* gates         # by user: the number of the last message
+    cdef Buffer line             # array of uint64_t: numbers that may be sent, in order
+    cdef size_t line_head
+    cdef bytes reply
+    cdef tuple plain_acks        # by kind: how plain PubAcks of its stream begin
+    cdef uint64_t places[2]      # the greatest confirmed one, by kind
+    cdef char ids[2][ID_BYTES]   # of the message at that place
+    cdef bint ids_known[2]
+    cdef object batches          # (number behind it, bytes): what the slots point into
+    cdef list other
+
+    def __cinit__(self):
+        self.base = self.next = self.origin = self.all_sent = 1
+        self.gates = <uint64_t*> calloc(GATES, sizeof(uint64_t))
+        if self.gates == NULL:
+            raise MemoryError("no memory for the messages in flight")
+        self.plain_acks = ((), ())
+        self.reply = b""
+        self.batches = deque()
+        self.other = []
+
+    def __dealloc__(self):
+        free(self.slots.data)
+        free(self.line.data)
+        free(self.gates)
+
+    # -- what answers look like, and where the streams stand ---------------------------------------
+
+    def set_inbox(self, bytes inbox not None) -> None:
+        """A new connection has a new inbox; answers to the old one are lost."""
+        self.reply = inbox + b"."
+        self.other = []
+
+    def set_stream(self, int kind, bytes name not None, bytes domain not None) -> None:
+        """Only PubAcks of this stream, in this JetStream domain (b"" for none), confirm."""
+        middle = b', "domain":"' + domain + b'"' if domain else b""
+        spaced = b'{"stream":"' + name + b'"' + middle + b', "seq":'
+        acks = list(self.plain_acks)
+        acks[kind] = (spaced.replace(b", ", b","), spaced)
+        self.plain_acks = tuple(acks)
+
+    def ignore_plain_acks(self) -> None:
+        """Have all answers kept for Python."""
+        self.plain_acks = ((), ())
+
+    def set_place(self, int kind, uint64_t place, bytes id not None=b"") -> None:
+        """The greatest confirmed place in the stream of a kind of message, with its message's id."""
+        self.places[kind] = place
+        self.ids_known[kind] = len(id) == ID_BYTES
+        if self.ids_known[kind]:
+            memcpy(self.ids[kind], PyBytes_AS_STRING(id), ID_BYTES)
+
+    def get_place(self, int kind) -> tuple[int, bytes]:
+        """The greatest confirmed place, and the id of the message there; b"" if it is not known."""
+        return self.places[kind], self.ids[kind][:ID_BYTES] if self.ids_known[kind] else b""
+
+    def lower_floors(self, int kind, uint64_t place) -> None:
+        """The stream ends at ``place`` now, or is another one (0)."""
+        cdef uint64_t number
+        for number in range(self.base, self.next):
+            if self.slot(number).kind == kind:
+                self.slot(number).floor = min(self.slot(number).floor, place)
+
+    def floor(self, int kind) -> int:
+        """All messages of a kind that were sent and are unconfirmed lie behind this place, if the
+        stream holds them at all; -1 when there are none."""
+        cdef uint64_t number, lowest = 0
+        cdef bint found = False
+        cdef Slot* slot
+        for number in range(self.base, self.next):
+            slot = self.slot(number)
+            if slot.kind == kind and slot.sends and slot.state != CONFIRMED:
+                if not found or slot.floor < lowest:
+                    lowest = slot.floor
+                found = True
+        return lowest if found else -1
+
+    # -- in ----------------------------------------------------------------------------------------
+
+    def add(self, bytes batch not None) -> tuple[int, int]:
+        """Give numbers to a batch of outgoing records; the first one and how many."""
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
+        cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
+        cdef const OutgoingRecord* record
+        cdef uint64_t first = self.next
+        self.forget_confirmed()
+        while position < length:
+            record = <const OutgoingRecord*> (data + position)
+            if not self.enter(record):
+                raise MemoryError("no memory for another outgoing message")
+            position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
+        if self.next > first:
+            self.batches.append((self.next, batch))
+        return first, self.next - first
+
+    cdef bint enter(self, const OutgoingRecord* record) noexcept:
+        cdef Slot* slot
+        cdef uint64_t before = 0, number = self.next
+        cdef uint64_t* gate
+        if not buffer_reserve(&self.slots, sizeof(Slot)):
+            return False
+        slot = self.slot(number)
+        memset(slot, 0, sizeof(Slot))
+        slot.record = record
+        slot.kind = 0 if record.kind == OUTGOING_DIGEST else 1
+        slot.state = READY
+        if slot.kind == 0:
+            gate = &self.gates[record.user & (GATES - 1)]
+            slot.same_gate = gate[0] if gate[0] >= self.base else 0
+            before = slot.same_gate
+            while before >= self.base and (
+                    self.slot(before).state == CONFIRMED
+                    or self.slot(before).record.user != record.user):
+                before = self.slot(before).same_gate
+            gate[0] = number
+            if before >= self.base:
+                slot.earlier = before
+                slot.state = BLOCKED
+                self.slot(before).later = number
+        self.slots.used += sizeof(Slot)
+        self.next += 1
+        return slot.state == BLOCKED or self.line_up(number)
+
+    cdef bint line_up(self, uint64_t number) noexcept:
+        if not buffer_reserve(&self.line, sizeof(number)):
+            return False
+        buffer_put(&self.line, &number, sizeof(number))
+        return True
+
+    cdef void forget_confirmed(self):
+        """Give back the room of what is confirmed, now and then."""
+        while self.batches and self.batches[0][0] <= self.base:
+            self.batches.popleft()
+        if self.base - self.origin > COMPACT_AT:
+            memmove(self.slots.data, self.slot(self.base), (self.next - self.base) * sizeof(Slot))
+            self.origin = self.base
+            self.slots.used = (self.next - self.base) * sizeof(Slot)
+        if self.line_head * sizeof(uint64_t) == self.line.used:
+            self.line.used = self.line_head = 0
+        elif self.line_head > COMPACT_AT:
+            self.line.used -= self.line_head * sizeof(uint64_t)
+            memmove(self.line.data, self.line.data + self.line_head * sizeof(uint64_t),
+                    self.line.used)
+            self.line_head = 0
+
+    cdef inline Slot* slot(self, uint64_t number) noexcept nogil:
+        return <Slot*> self.slots.data + (number - self.origin)
+
+    # -- out ---------------------------------------------------------------------------------------
+
+    @property
+    def sendable(self) -> bool:
+        """Whether ``frame`` may have something to send."""
+        return self.line_head * sizeof(uint64_t) < self.line.used
+
+    @property
+    def all_sent_below(self) -> int:
+        """Every message below this number was sent once, or is confirmed without."""
+        self.all_sent = max(self.all_sent, self.base)
+        while self.all_sent < self.next and (
+                self.slot(self.all_sent).sends or self.slot(self.all_sent).state == CONFIRMED):
+            self.all_sent += 1
+        return self.all_sent
+
+    def frame(
+        self, bytes digest_subject not None, bytes rejected_subject not None, size_t max_payload,
+        uint64_t most_messages, size_t most_bytes, bytes mark not None=b"",
+    ) -> tuple[bytes, int, list[int], int, bool]:
+        """Frame messages that may be sent: ``(wire, messages, unpublishable, largest, marked)``.
+
+        Ends with the message that reaches ``most_bytes``. ``unpublishable`` are the numbers of
+        those that are larger than ``max_payload``; ``largest`` is the largest digest in bytes, as
+        the server counts them. ``mark`` is a whole header line for the first digest; ``marked``
+        says whether there was one. Runs without the GIL.
+        """
+        cdef Wire w
+        cdef uint64_t number, unpublishable, sent = 0
+        cdef bint enough_memory = True
+        cdef Slot* slot
+        cdef Buffer skipped          # array of uint64_t
+        cdef size_t messages
+        memset(&w, 0, sizeof(w))
+        memset(&skipped, 0, sizeof(skipped))
+        w.digest_subject = text_of(digest_subject)
+        w.rejected_subject = text_of(rejected_subject)
+        w.reply = text_of(self.reply)
+        w.mark = text_of(mark)
+        w.max_payload = max_payload
+        try:
+            with nogil:
+                while (self.line_head * sizeof(uint64_t) < self.line.used and sent < most_messages
+                       and w.out.used < most_bytes and enough_memory):
+                    number = (<uint64_t*> self.line.data)[self.line_head]
+                    self.line_head += 1
+                    if number < self.base or self.slot(number).state != READY:
+                        continue
+                    slot = self.slot(number)
+                    unpublishable = w.unpublishable
+                    enough_memory = put_message(&w, slot.record, number)
+                    if not enough_memory:
+                        break
+                    if w.unpublishable > unpublishable:
+                        slot.state = REFUSED
+                        self.refused += 1
+                        enough_memory = buffer_reserve(&skipped, sizeof(number))
+                        if enough_memory:
+                            buffer_put(&skipped, &number, sizeof(number))
+                        continue
+                    if slot.sends == 0:
+                        slot.floor = self.places[slot.kind]
+                    else:
+                        self.resent += 1
+                    if slot.sends < 255:
+                        slot.sends += 1
+                    slot.state = SENT
+                    self.outstanding += 1
+                    sent += 1
+            if not enough_memory:
+                raise MemoryError("no memory to frame outgoing messages")
+            numbers = [
+                (<uint64_t*> skipped.data)[i] for i in range(skipped.used // sizeof(number))
+            ]
+            return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), sent, numbers,
+                    w.largest_digest, len(mark) > 0 and w.mark.length == 0)
+        finally:
+            free(w.out.data)
+            free(skipped.data)
+
+    def unsend(self) -> None:
+        """Whatever was sent and is unconfirmed is to be sent again, in order."""
+        self.line.used = self.line_head = 0
+        cdef uint64_t number
+        cdef Slot* slot
+        for number in range(self.base, self.next):
+            slot = self.slot(number)
+            if slot.state == SENT or slot.state == READY:
+                slot.state = READY
+                if not self.line_up(number):
+                    raise MemoryError("no memory for the line of messages")
+        self.outstanding = 0
+
+    def retry_refused(self) -> None:
+        """What was refused may be sent again, behind what waits already."""
+        cdef uint64_t number
+        if self.refused == 0:
+            return
+        for number in range(self.base, self.next):
+            if self.slot(number).state == REFUSED:
+                self.slot(number).state = READY
+                if not self.line_up(number):
+                    raise MemoryError("no memory for the line of messages")
+        self.refused = 0
+
+    # -- answers -----------------------------------------------------------------------------------
+
+    def kind_of(self, uint64_t number) -> int:
+        """Whether a message is a digest (0) or a rejected one (1); -1 if it does not wait."""
+        if not self.base <= number < self.next or self.slot(number).state == CONFIRMED:
+            return -1
+        return self.slot(number).kind
+
+    def unanswered(self, int kind) -> list[int]:
+        """The numbers of messages of a kind that were sent and not answered."""
+        cdef uint64_t number
+        return [number for number in range(self.base, self.next)
+                if self.slot(number).state == SENT and self.slot(number).kind == kind]
+
+    def answer(self, uint64_t number) -> None:
+        """Note one answer to a message, whatever it says."""
+        cdef Slot* slot
+        if not self.origin <= number < self.next:
+            return
+        slot = self.slot(number)
+        if slot.answers < 255:
+            slot.answers += 1
+        if slot.answers > slot.sends and slot.sends < 255:
+            self.second_answers += 1
+
+    def refuse(self, uint64_t number) -> bool:
+        """A message was answered with an error: it waits for ``retry_refused``. False if it was not
+        under way."""
+        if not self.base <= number < self.next or self.slot(number).state != SENT:
+            return False
+        self.slot(number).state = REFUSED
+        self.outstanding -= 1
+        self.refused += 1
+        return True
+
+    def confirm(self, uint64_t number, uint64_t place=0) -> None:
+        """A message is in its stream, or given up. ``place`` only where this process had it put
+        there: of one that a replay has made again, others may lie before it."""
+        if self.base <= number < self.next:
+            self.set_confirmed(number, place)
+
+    cdef int set_confirmed(self, uint64_t number, uint64_t place) except -1:
+        cdef Slot* slot = self.slot(number)
+        if slot.state == CONFIRMED:
+            return 0
+        if slot.state == SENT:
+            self.outstanding -= 1
+        elif slot.state == REFUSED:
+            self.refused -= 1
+        slot.state = CONFIRMED
+        if slot.kind == 0:
+            self.digests += 1
+        else:
+            self.refusals += 1
+        if place > self.places[slot.kind]:
+            self.places[slot.kind] = place
+            self.ids_known[slot.kind] = slot.record.headers_len >= ID_LINE
+            if self.ids_known[slot.kind]:       # the id is the last line
+                memcpy(self.ids[slot.kind], <const char*> slot.record + sizeof(OutgoingRecord)
+                       + slot.record.headers_len - ID_BYTES - 2, ID_BYTES)
+        self.let_next_go(slot)
+        slot.record = NULL
+        while self.base < self.next and self.slot(self.base).state == CONFIRMED:
+            self.base += 1
+        return 0
+
+    cdef int let_next_go(self, Slot* slot) except -1:
+        """The next message of the user may be sent, unless one before this one still waits."""
+        cdef Slot* earlier = NULL
+        cdef Slot* later
+        if slot.earlier >= self.base and self.slot(slot.earlier).state != CONFIRMED:
+            earlier = self.slot(slot.earlier)
+            earlier.later = slot.later
+        if slot.later < self.base:
+            return 0
+        later = self.slot(slot.later)
+        later.earlier = slot.earlier if earlier != NULL else 0
+        if earlier == NULL and later.state == BLOCKED:
+            later.state = READY
+            if not self.line_up(slot.later):
+                raise MemoryError("no memory for the line of messages")
+        return 0
+
+    def scan(self, buffer, Py_ssize_t start, Py_ssize_t end) -> int:
+        """Take in all whole frames of ``buffer[start:end]``; the position behind the last one.
+
+        Raises ProtocolError at bytes that are no frame.
+        """
+        cdef Py_buffer view
+        cdef Frame frame
+        cdef int kind
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+        try:
+            if start < 0 or end > view.len or start > end:
+                raise IndexError("start and end must lie within the buffer")
+            while start < end:
+                kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
+                if kind == FRAME_PARTIAL:
+                    break
+                if kind == FRAME_BAD:
+                    raise ProtocolError(
+                        f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                if kind != FRAME_MSG or not self.take_plain_ack(&frame):
+                    self.other.append((
+                        kind, self.number_of(&frame) if frame_is_message(kind) else -1,
+                        to_bytes(frame.headers) if kind == FRAME_HMSG else b"",
+                        to_bytes(frame.payload) if frame_has_text(kind) else b"",
+                    ))
+                start += frame.size
+            return start
+        finally:
+            PyBuffer_Release(&view)
+
+    def take_other(self) -> list[tuple[int, int, bytes, bytes]]:
+        """``(frame kind, number, headers, text)`` of what was no plain PubAck; number -1: none."""
+        cdef list taken = self.other
+        if taken:
+            self.other = []
+        return taken
+
+    cdef long long number_of(self, Frame* frame):
+        """The number that an answer is about; -1 for what is no answer to us."""
+        cdef size_t length = PyBytes_GET_SIZE(self.reply)
+        cdef Span digits
+        cdef uint64_t number
+        if (frame.sid != THE_ACK_SID or frame.subject.length <= length
+                or memcmp(frame.subject.data, PyBytes_AS_STRING(self.reply), length) != 0):
+            return -1
+        digits.data = frame.subject.data + length
+        digits.length = frame.subject.length - length
+        if not read_number(digits, &number):
+            return -1
+        return <long long> number
+
+    cdef bint take_plain_ack(self, Frame* frame):
+        """``{"stream":"<name>", "seq":<number>}``, of the stream that the message belongs to."""
+        cdef long long number = self.number_of(frame)
+        cdef Slot* slot
+        cdef bytes begins
+        cdef size_t length
+        cdef Span digits
+        cdef uint64_t place
+        if number < <long long> self.base or number >= <long long> self.next:
+            return False
+        slot = self.slot(number)
+        if slot.state != SENT:
+            return False
+        for begins in <tuple> self.plain_acks[slot.kind]:
+            length = PyBytes_GET_SIZE(begins)
+            if (frame.payload.length < length + 2
+                    or memcmp(frame.payload.data, PyBytes_AS_STRING(begins), length) != 0
+                    or frame.payload.data[frame.payload.length - 1] != 125):
+                continue
+            digits.data = frame.payload.data + length
+            digits.length = frame.payload.length - length - 1
+            if not read_number(digits, &place) or place == 0:
+                return False
+            if slot.answers < 255:
+                slot.answers += 1
+            self.set_confirmed(number, place)
+            return True
+        return False
+
+
+cdef inline bint frame_is_message(int kind):
+    return kind == FRAME_MSG or kind == FRAME_HMSG
+
+
+cdef inline bint frame_has_text(int kind):
+    return frame_is_message(kind) or kind == FRAME_INFO or kind == FRAME_ERR
+
+
+cdef bytes to_bytes(Span span):
+    return PyBytes_FromStringAndSize(<const char*> span.data, span.length)
