@@ -342,6 +342,10 @@ cdef class InFlight:
             return -1
         return self.slot(number).kind
 
+    def kind_of_sent(self, uint64_t number) -> int:
+        """Likewise also of one that was confirmed lately; -1 for what nobody knows."""
+        return self.slot(number).kind if self.origin <= number < self.next else -1
+
     def unanswered(self, int kind) -> list[int]:
         """The numbers of messages of a kind that were sent and not answered."""
         cdef uint64_t number

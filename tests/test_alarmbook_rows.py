@@ -471,9 +471,12 @@ def test_a_new_block_never_takes_the_number_of_another() -> None:
 # -- ids of digests -------------------------------------------------------------------------------
 
 
-def expected_id(stream: bytes, place: bytes, part: int, body: bytes) -> bytes:
+def expected_headers(stream: bytes, place: bytes, part: int, body: bytes) -> bytes:
+    """The headers of a digest: where its request stands, and the id as the last line."""
     content = stream + b"\0" + place + struct.pack("<I", part) + body
-    return b"Nats-Msg-Id: %b\r\n" % hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+    hashed = hashlib.blake2b(content, digest_size=16).hexdigest().encode()
+    request = b"Alarmdigest-Request: %d %d\r\n" % struct.unpack("<Qq", place)
+    return request + b"Nats-Msg-Id: %b\r\n" % hashed
 
 
 @pytest.mark.parametrize("stream_len", [0, 1, 6, 86, 87, 99, 100, 101, 127, 128, 300])
@@ -492,7 +495,7 @@ def test_the_id_of_a_digest_is_made_of_stream_request_part_and_payload(stream_le
     digests = unpack_outgoing(made)
     assert len({one.headers for one in digests}) == len(digests) == len(places)
     for one, place in zip(digests, places, strict=True):
-        assert one.headers == expected_id(stream, place, 0, one.body)
+        assert one.headers == expected_headers(stream, place, 0, one.body)
 
 
 def test_each_part_of_a_split_digest_has_an_id_of_its_own_and_the_size_it_had_without() -> None:
@@ -505,7 +508,7 @@ def test_each_part_of_a_split_digest_has_an_id_of_its_own_and_the_size_it_had_wi
         assert len(parts) > 5
         bodies.append([one.body for one in parts])
         for number, one in enumerate(parts):
-            expected = expected_id(STREAM, place, number, one.body) if place else b""
+            expected = expected_headers(STREAM, place, number, one.body) if place else b""
             assert one.headers == expected
     assert bodies[0] == bodies[1]
 

@@ -339,9 +339,11 @@ class PubAckConfirmer(Confirmer):
         Any subscriber can answer a reply subject: what is no answer of the stream, and in the
         domain, that is meant does not count.
         """
-        kind = self._in_flight.kind_of(number)  # -1 for one that is confirmed already
+        kind = self._in_flight.kind_of_sent(number)
+        if kind < 0:
+            return None
         if not text and headers.startswith(b"NATS/1.0 503"):
-            name = self.streams[max(0, kind)]
+            name = self.streams[kind]
             return self._refuse(number, Refusal(f"no stream captures what should go into {name}"))
         answer = _read_answer(text)
         if answer is None:
@@ -351,7 +353,8 @@ class PubAckConfirmer(Confirmer):
             # It names no domain: it may be that of a stream which is not meant. Then the message is
             # sent again for nothing, and the stream that has it says so.
             meant = answer.get("stream", self.streams[kind]) == self.streams[kind]
-            return self._refused(number, kind, error) if meant and kind >= 0 else None
+            meant = meant and self._in_flight.kind_of(number) >= 0
+            return self._refused(number, kind, error) if meant else None
         if not (isinstance(seq, int) and seq > 0):
             return None
         place = self.streams[kind], self._domains[kind]
@@ -366,7 +369,7 @@ class PubAckConfirmer(Confirmer):
         self._in_flight.answer(number)
         if self._in_flight.second_answers and self._trusts_answers:
             self._distrust_answers()
-        if kind >= 0 and self._trusts_answers:
+        if self._trusts_answers:
             duplicate = bool(answer.get("duplicate"))
             self.duplicates += duplicate
             self._in_flight.confirm(number, 0 if duplicate else seq)

@@ -5,7 +5,6 @@ Arrivals are chosen by the test, so that clamping and retention can be had at wi
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable
 
 import mmh3
@@ -17,11 +16,11 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
 from alarmdigest.messages import Refused, read_odd
 from alarmdigest.routing import BUCKETS
+from support.records import DIGEST, unpack_outgoing
 
 SECRET = bytes(range(16))
 SPLIT_BYTES = 1024 * 1024
 
-_OUTGOING = struct.Struct("=III")  # OutgoingRecord of ext/records.pxd
 _SIDS = {EVENT: EVENT_SIDS[0], REQUEST: REQUEST_SIDS[0]}
 
 
@@ -110,16 +109,9 @@ def merged(book: AlarmBook, batch: bytes) -> list[bytes]:
 
 def bodies_of(outgoing: bytes) -> list[bytes]:
     """The bodies of outgoing records, all of them digests without headers of their own."""
-    bodies = []
-    position = 0
-    while position < len(outgoing):
-        headers_len, body_len, kind = _OUTGOING.unpack_from(outgoing, position)
-        assert (headers_len, kind) == (0, 0)
-        start = position + _OUTGOING.size
-        bodies.append(outgoing[start : start + body_len])
-        position = -(-(start + body_len) // 8) * 8
-    assert position == len(outgoing)
-    return bodies
+    records = unpack_outgoing(outgoing)
+    assert all((record.headers, record.kind) == (b"", DIGEST) for record in records)
+    return [record.body for record in records]
 
 
 def read_digest(body: bytes) -> Digest:
