@@ -5,17 +5,22 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from alarmdigest import exit_codes, logs
+from alarmdigest import exit_codes, log_writer, logs
 from alarmdigest.arguments import COMMANDS, EVERYTHING, parser
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
+from alarmdigest.shortage import shortage
 from alarmdigest.store import StoreError
 from alarmdigest.text import printable
+
+log = logging.getLogger(__name__)
 
 CONNECTING = ("run", "verify", "emulate", "rejected")
 
@@ -24,12 +29,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        print(
-            f"alarmdigest: {given[0]!r} is no command; there are {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        _complain(f"{given[0]!r} is no command; there are {', '.join(COMMANDS)}")
         return exit_codes.USAGE
-    parsed = parser().parse_args(given if _names_command(given) else ["run", *given])
+    given = given if _names_command(given) else ["run", *given]
+    if given[0] != "run":
+        return _run_command(given)
+    # Until there is a handler for it, it would be our end.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        log_writer.begin()
+        return _run_command(given)
+    except Exception as error:
+        if (why := shortage(error)) is None:
+            log.critical("an internal error, the service cannot go on", exc_info=error)
+        else:
+            _complain(why)
+        return exit_codes.INTERNAL_ERROR
+    finally:
+        log_writer.end()
+
+
+def _run_command(given: list[str]) -> int:
+    parsed = parser().parse_args(given)
     there = {name: getattr(parsed, name, None) for name in EVERYTHING}
     texts = {name: text for name, text in there.items() if text is not None}
     try:
@@ -46,10 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reloader = Reloader(settings, lambda: read_settings(texts, os.environ))
             return Runner(settings, reloader).run()
         # The tools wait for a user at a terminal and have no use for the service's threads.
-        return _TOOLS[parsed.command](settings, parsed)
+        code = _TOOLS[parsed.command](settings, parsed)
+        sys.stdout.flush()
+        return code
     except (SettingsError, UrlError, LoginError) as error:
         for problem in error.args:
-            print(f"alarmdigest: {printable(str(problem))}", file=sys.stderr)
+            _complain(printable(str(problem)))
         return exit_codes.USAGE
     except KeyboardInterrupt:
         return exit_codes.INTERNAL_ERROR
@@ -60,11 +83,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NatsError as error:
         # After a refusal in the middle of the work it is there.
         hint = "; is the service's NATS server there?" if isinstance(error, ConnectFailed) else ""
-        print(f"alarmdigest: {error}{hint}", file=sys.stderr)
+        _complain(f"{error}{hint}")
         return exit_codes.NATS_NOT_REACHABLE
     except StoreError as error:
-        print(f"alarmdigest: {error}", file=sys.stderr)
+        _complain(str(error))
         return exit_codes.STORE_UNUSABLE
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (why := shortage(error)) is None:
+            raise
+        _complain(why)
+        return exit_codes.INTERNAL_ERROR
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # who closes stderr does not want to know
+        print(f"alarmdigest: {text}", file=sys.stderr)
 
 
 def _checked(found: Effective, *, connects: bool) -> Settings:
@@ -75,7 +108,7 @@ def _checked(found: Effective, *, connects: bool) -> Settings:
             warnings += found.settings.login.check()
     logs.configure(found.settings.log_level, found.settings.log_format)
     for warning in warnings:
-        logging.getLogger(__name__).warning("%s", warning)
+        log.warning("%s", warning)
     if problems:
         raise SettingsError(*problems)
     return found.settings

@@ -15,6 +15,7 @@ from support.alone import Alone
 from support.bus import Bus
 from support.faults import assert_in_order_for_each_user, numbers, pairs, publish_surely
 from support.nats_server import HOST, NatsServer, free_port
+from support.service import send_until_it_ends
 from support.small_disk import MIB, MountedDisk
 from support.streams import store_all
 from support.wait import eventually
@@ -137,7 +138,7 @@ def test_a_second_signal_takes_the_server_along() -> None:
         publish_surely(bus, pairs([1]))
         service.terminate()
         service.wait_for_log("draining")
-        service.terminate()
+        send_until_it_ends(service, signal.SIGTERM)
         assert service.wait() == 5
         eventually(service.server_is_gone, what="the end of the server")
 
