@@ -39,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         log_writer.begin()
         return _run_command(given)
+    except ImportError:  # the installation is at fault, see entry.py
+        raise
     except Exception as error:
         if (why := shortage(error)) is None:
             log.critical("an internal error, the service cannot go on", exc_info=error)

@@ -18,14 +18,14 @@ def main() -> int:
     _open_standard_files()
     try:
         from alarmdigest.cli import main as run_command
-    except ImportError as error:
-        # Straight to the end: with a broken installation nothing else can be relied on.
+
+        code = run_command()
+    except ImportError as error:  # each command imports what it needs itself
         print(f"alarmdigest: {_what_to_do(error)}", file=sys.stderr)
         return exit_codes.USAGE
     except MemoryError:
         print("alarmdigest: out of memory before the start", file=sys.stderr)
         return exit_codes.INTERNAL_ERROR
-    code = run_command()
     _flush_standard_files()
     return code
 
@@ -54,8 +54,8 @@ def _flush_standard_files() -> None:
 
 def _what_to_do(error: ImportError) -> str:
     package = Path(__file__).parent
-    missing = error.name or str(error)
-    if not missing.startswith(CORE) and CORE not in str(error):
+    of_core = CORE in f"{error.name} {error}" or "_ext" in (error.path or "")
+    if not of_core:
         return (
             f"the installation is not complete: {error}. Install alarmdigest again: "
             f"{sys.executable} -m pip install --force-reinstall alarmdigest"

@@ -52,6 +52,7 @@ class Runner:
 
     def run(self) -> int:
         """The exit code."""
+        os.umask(0o077)  # what we write are users' alarms
         self._signals.start()
         stacks.write_in_a_crash()
         sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -35,8 +35,8 @@ class Surrounded:
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="alarmdigest-")
         self.folder = Path(self._folder.name)
-        self._url = f"http://{HOST}:{free_port()}"
-        arguments = [*program, "run", "--http", self._url.removeprefix("http://"), "--mode", "core"]
+        self.url = f"http://{HOST}:{free_port()}"
+        arguments = [*program, "run", "--http", self.url.removeprefix("http://"), "--mode", "core"]
         arguments += ["--data-dir", str(self.folder / "data"), "--workers", "2"]
         for server in servers:
             arguments += ["--server", server]
@@ -55,7 +55,7 @@ class Surrounded:
     def http(self, path: str) -> tuple[int, str]:
         """Status and body of a GET; the status is 0 while nobody listens."""
         try:
-            with urllib.request.urlopen(self._url + path, timeout=10) as answer:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
             return error.code, error.read().decode()
