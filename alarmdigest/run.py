@@ -11,7 +11,7 @@ from alarmdigest import __version__, exit_codes, log_writer, stacks
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.monitor.http import MonitorServer
 from alarmdigest.monitor.micro import ServiceApi
-from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.discovery import EmbeddedServerError, choose_server, server_name_at
 from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
 from alarmdigest.reload import Reloader
@@ -126,7 +126,7 @@ class Runner:
             return list(self._settings.server)
         if self._settings.nats_server:
             try:
-                find_server(self._settings.nats_server)
+                choose_server(self._settings.nats_server)
             except EmbeddedServerError as error:
                 raise SettingsError(f"--nats-server: {error}") from error
         url = f"nats://{LOCAL_HOST}:{LOCAL_PORT}"
@@ -148,7 +148,11 @@ class Runner:
             "no server given: %s at %s%s",
             "going on with our own embedded one" if embedded.adopted else "started an embedded one",
             url,
-            Fields(data_dir=self._settings.data_dir),
+            Fields(
+                data_dir=self._settings.data_dir,
+                nats_server=embedded.program.path,
+                version=embedded.program.version_text,
+            ),
         )
         return [url]
 

@@ -1,6 +1,7 @@
 """The service that brings its own server: started, found again, replaced when it dies, ended."""
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -29,6 +30,24 @@ def test_it_starts_a_server_says_so_and_stops_it_with_itself() -> None:
         assert service.stop() == 0
         assert " WARNING " not in service.log
         assert service.server_is_gone()
+
+
+OLD = """#!/bin/sh
+[ "$1" = --version ] && exec echo nats-server: v2.10.29
+echo 'server.conf:19:3: unknown field "max_buffered_msgs"' >&2
+exit 1
+"""
+
+
+def test_another_server_on_the_path_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "nats-server").write_text(OLD)
+    (tmp_path / "nats-server").chmod(0o755)
+    path = f"import os; os.environ['PATH'] = {str(tmp_path)!r} + ':' + os.environ['PATH']"
+    with Alone(code=path) as service, Bus(service.url) as bus:
+        bus.publish_all(pairs([1]))
+        assert numbers(bus.wait_for_digests(1)) == [1]
+        assert re.search(r"started an embedded one .* version=\d+\.\d+\.\d+\n", service.log)
+        assert service.stop() == 0
 
 
 def test_a_server_that_is_there_is_used_and_left_alone() -> None:

@@ -30,7 +30,8 @@ from alarmdigest.nats.discovery import (
     GREETING_TIMEOUT,
     POLL,
     EmbeddedServerError,
-    find_server,
+    Program,
+    choose_server,
     server_name_at,
 )
 
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Paths are relative and the server runs in its folder, so no data directory's name, whatever
 # blanks or quotes it holds, needs quoting here. The host is the only text that does.
+# Lines that a server older than this does not know: it would refuse all of it.
+SINCE = {"max_buffered_msgs": (2, 11), "max_buffered_size": (2, 11)}
 CONFIG = """\
 # Written by alarmdigest at every start; changes made here are lost.
 server_name: "{name}"
@@ -93,7 +96,9 @@ class EmbeddedServer:
         self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         self._port = port
         self._binary = binary
-        self._config = CONFIG.format(name=self.server_name, host=json.dumps(host), port=port)
+        self.program = Program(Path(), ())
+        """What it is, once it was started."""
+        self._whole_config = CONFIG.format(name=self.server_name, host=json.dumps(host), port=port)
         self._owner: int | None = None  # file descriptor of owner.lock
         self._child: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
@@ -122,6 +127,7 @@ class EmbeddedServer:
             raise EmbeddedServerError("the embedded server was started before")
         deadline = time.monotonic() + timeout
         try:
+            self.program = choose_server(self._binary)
             self._own()
             if not self._adopt(deadline):
                 self._spawn(deadline)
@@ -170,6 +176,16 @@ class EmbeddedServer:
     def terminate(self) -> None:
         """SIGTERM, and do not wait."""
         self._signal(signal.SIGTERM)
+
+    @property
+    def _config(self) -> str:
+        """Of all settings those that our server knows."""
+        return "".join(
+            line
+            for line in self._whole_config.splitlines(keepends=True)
+            if not self.program.version
+            or self.program.version >= SINCE.get(line.strip().partition(":")[0], ())
+        )
 
     # -- whose folder
 
@@ -252,7 +268,8 @@ class EmbeddedServer:
     # -- a server of our own
 
     def _spawn(self, deadline: float) -> None:
-        binary = find_server(self._binary)
+        self.program = choose_server(self._binary)  # an upgrade may have replaced it
+        binary = self.program.path
         self._port_must_be_free()
         config, pid_file = self._folder / "server.conf", self._folder / "server.pid"
         log_file, err_file = self._folder / "server.log", self._folder / "server.err"

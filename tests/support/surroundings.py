@@ -42,7 +42,7 @@ class Surrounded:
             arguments += ["--server", server]
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                ["sh", "-c", f'{shell}\nexec "$@"', "sh", sys.executable, *arguments, *options],
+                ["bash", "-c", f'{shell}\nexec "$@"', "bash", sys.executable, *arguments, *options],
                 stdin=subprocess.DEVNULL,
                 stderr=log if stderr is None else stderr,
                 env=CLEAN_ENVIRONMENT | (environment or {}),
