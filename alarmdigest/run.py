@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
 WATCH_INTERVAL_S = 0.1
-DISK_INTERVAL_S = 2.0
 EMBEDDED_RESTARTS = 3
 RESTARTS_FORGOTTEN_AFTER_S = 3600.0
 # A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
@@ -44,7 +43,6 @@ class Runner:
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._restarted_at = 0.0
-        self._look_at_disk_at = 0.0
         self._signals = Signals(stop_at_once=self._stop_at_once, hung_up=self._on_hangup)
         self._supervisor = Supervisor(os.environ)
         self._in_terminal = os.isatty(log_writer.STDERR)
@@ -206,14 +204,12 @@ class Runner:
     def _look_after(self, embedded: EmbeddedServer) -> None:
         if not embedded.alive():
             self._restart_embedded(embedded)
-        elif time.monotonic() >= self._look_at_disk_at:
-            self._look_at_disk_at = time.monotonic() + DISK_INTERVAL_S
-            if embedded.needs_restart():
-                log.error("the embedded server's disk was full and has room: starting it anew")
-                try:
-                    embedded.restart()
-                except EmbeddedServerError as error:  # found dead at the next look
-                    log.error("the embedded server did not come back: %s", error)
+        elif embedded.needs_restart():
+            log.error("the embedded server's disk was full and has room: starting it anew")
+            try:
+                embedded.restart()
+            except EmbeddedServerError as error:  # found dead at the next look
+                log.error("the embedded server did not come back: %s", error)
 
     def _restart_embedded(self, embedded: EmbeddedServer) -> None:
         if time.monotonic() - self._restarted_at > RESTARTS_FORGOTTEN_AFTER_S:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import nats
 import pytest
@@ -334,6 +335,40 @@ def test_its_death_is_noticed_and_a_restart_keeps_port_and_stream(
     assert asyncio.run(publish_one()) == 2
     server.restart()  # a living one, too
     assert asyncio.run(publish_one()) == 3
+    server.stop()
+
+
+def test_only_the_disk_says_that_it_was_full(data_dir: Path, port: int) -> None:
+    """Whatever a client has the server write into its log."""
+    server = EmbeddedServer(data_dir, port=port)
+    server.start()
+    said = b"no space left on device"
+    with socket.create_connection((HOST, port)) as stranger:
+        stranger.sendall(b'CONNECT {"name":"%b"}\r\n%b\r\n' % (said, said))
+        while stranger.recv(4096):
+            pass
+    log = data_dir / "nats/server.log"
+    eventually(lambda: said in log.read_bytes(), what="it in the log")
+    assert not server.needs_restart()
+    server.stop()
+
+
+def test_a_disk_that_was_full_counts_once_there_is_room(
+    data_dir: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = EmbeddedServer(data_dir, port=port)
+    server.start()
+
+    def needs_restart_with(free: int) -> bool:
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda _folder: usage)
+        return server.needs_restart()
+
+    mib = 1024 * 1024
+    found = [needs_restart_with(free * mib) for free in (100, 40, 100, 0, 40, 100)]
+    assert found == [False, False, False, False, False, True]
+    server.restart()
+    assert not needs_restart_with(100 * mib)
     server.stop()
 
 
