@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alarmdigest import exit_codes, log_writer, logs
 from alarmdigest.arguments import COMMANDS, EVERYTHING, parser
+from alarmdigest.installation import core_is_older_than_its_sources
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
@@ -44,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if (why := shortage(error)) is None:
             log.critical("an internal error, the service cannot go on", exc_info=error)
+            if core_is_older_than_its_sources():
+                _complain("the compiled core is older than its sources: `make build`")
         else:
             _complain(why)
         return exit_codes.INTERNAL_ERROR

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
 from contextlib import suppress
-from pathlib import Path
 
 from alarmdigest import exit_codes
-
-CORE = "alarmdigest._ext"
+from alarmdigest.installation import what_to_do
 
 
 def main() -> int:
@@ -21,7 +18,7 @@ def main() -> int:
 
         code = run_command()
     except ImportError as error:  # each command imports what it needs itself
-        print(f"alarmdigest: {_what_to_do(error)}", file=sys.stderr)
+        print(f"alarmdigest: {what_to_do(error)}", file=sys.stderr)
         return exit_codes.USAGE
     except MemoryError:
         print("alarmdigest: out of memory before the start", file=sys.stderr)
@@ -50,31 +47,3 @@ def _flush_standard_files() -> None:
         except (OSError, ValueError):
             with suppress(OSError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _what_to_do(error: ImportError) -> str:
-    package = Path(__file__).parent
-    of_core = CORE in f"{error.name} {error}" or "_ext" in (error.path or "")
-    if not of_core:
-        return (
-            f"the installation is not complete: {error}. Install alarmdigest again: "
-            f"{sys.executable} -m pip install --force-reinstall alarmdigest"
-        )
-    again = "build it with `make build`" if _is_clone(package) else "install alarmdigest again"
-    compiled = sorted(path.name for path in (package / "_ext").glob("*.so"))
-    if not compiled and _is_clone(package):
-        return (
-            f"{package} is a clone whose core is not compiled: {again}, or leave that folder to "
-            "use the alarmdigest that is installed (`python -m` takes what lies in the folder)"
-        )
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    if compiled and not any(name.endswith(suffix) for name in compiled):
-        return (
-            f"the compiled core in {package} is for another Python ({compiled[0]}), and this one "
-            f"needs *{suffix}: {again}"
-        )
-    return f"the compiled core in {package} does not fit ({error}): {again}"
-
-
-def _is_clone(package: Path) -> bool:
-    return (package.parent / "ext").is_dir()

@@ -227,9 +227,9 @@ def clone(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_in(folder: Path) -> subprocess.CompletedProcess[str]:
+def run_in(folder: Path, url: str = "nats://127.0.0.1:1") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "alarmdigest", "--server", "nats://127.0.0.1:1"],
+        [sys.executable, "-m", "alarmdigest", "--server", url],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -260,6 +260,19 @@ def test_a_core_that_cannot_be_loaded_is_named(clone: Path) -> None:
     for source in (ROOT / "alarmdigest/_ext").glob("*.so"):
         (clone / "alarmdigest/_ext" / source.name).write_bytes(b"no library")
     assert_one_line(run_in(clone), "does not fit", "make build")
+
+
+def test_a_core_that_is_older_than_its_sources_is_said_when_something_is_wrong(
+    clone: Path, server: NatsServer
+) -> None:
+    for compiled in (ROOT / "alarmdigest/_ext").glob("*.so"):
+        shutil.copy2(compiled, clone / "alarmdigest/_ext")
+    source = clone / "alarmdigest/service.py"
+    source.write_text(source.read_text().replace("clock_skew", "skew_of_a_newer_core"))
+    (clone / "ext/events.pyx").touch()
+    done = run_in(clone, server.url)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith("is older than its sources: `make build`")
 
 
 def test_a_package_that_is_missing_is_named(tmp_path: Path) -> None:
