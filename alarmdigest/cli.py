@@ -23,6 +23,7 @@ from alarmdigest.text import printable
 
 log = logging.getLogger(__name__)
 
+WITH_DATA = ("run", "show", "backup")
 CONNECTING = ("run", "verify", "emulate", "rejected")
 
 
@@ -65,6 +66,8 @@ def _run_command(given: list[str]) -> int:
 
             return check_config(found, as_json=parsed.json)
         settings = _checked(found, connects=parsed.command in CONNECTING)
+        if parsed.command in WITH_DATA:
+            _must_lie_somewhere(settings.data_dir)
         if parsed.command == "run":
             from alarmdigest.reload import Reloader
             from alarmdigest.run import Runner
@@ -98,6 +101,16 @@ def _run_command(given: list[str]) -> int:
             raise
         _complain(why)
         return exit_codes.INTERNAL_ERROR
+
+
+def _must_lie_somewhere(data_dir: Path) -> None:
+    """Raises SettingsError."""
+    try:
+        data_dir.absolute()
+    except FileNotFoundError:
+        raise SettingsError(
+            f"--data-dir {data_dir}: the folder that this was started in is gone: name a whole path"
+        ) from None
 
 
 def _complain(text: str) -> None:

@@ -18,6 +18,7 @@ from support.bus import Bus
 from support.faults import numbers, pairs, patched
 from support.nats_server import NatsServer
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
+from support.small_disk import MountedDisk
 from support.surroundings import Surrounded
 from support.wait import eventually
 
@@ -63,6 +64,53 @@ def test_it_works(server: NatsServer, shell: str, tmp_path: Path) -> None:
             leads_to = os.readlink(f"/proc/{service.process.pid}/fd/{fd}")
             assert not leads_to.startswith("socket:"), f"{fd} would write into a connection"
         assert service.stop() == 0
+
+
+@pytest.mark.parametrize("command", ["run --server nats://127.0.0.1:1", "show ada", "backup x"])
+def test_a_data_directory_in_a_folder_that_is_gone_is_one_line(
+    command: str, tmp_path: Path
+) -> None:
+    shell = f"mkdir gone; cd gone; rmdir ../gone; exec {sys.executable} -m alarmdigest {command}"
+    done = subprocess.run(
+        ["bash", "-c", shell], cwd=tmp_path, capture_output=True, text=True, env=CLEAN_ENVIRONMENT
+    )
+    assert done.returncode == 2
+    assert re.fullmatch(r"alarmdigest: --data-dir .* is gone: name a whole path\n", done.stderr)
+
+
+def test_a_file_system_that_is_read_only_is_one_line(server: NatsServer, tmp_path: Path) -> None:
+    if not MountedDisk.possible():
+        pytest.skip("only root can mount one")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "none", tmp_path], check=True)
+    try:
+        options = ["--data-dir", str(tmp_path / "data")]
+        with Surrounded(server.url, options=options) as service:
+            assert service.wait() == 4
+            assert "Read-only file system" in last_line(service)
+            assert "Traceback" not in service.log
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+
+
+@pytest.mark.parametrize(
+    ("shell", "code"),
+    [
+        ("verify --server {url} 2>/dev/full", 0),
+        ("verify --server {url} 2>&- >&- <&-", 0),
+        ("verify --server {url} >/dev/full", 1),
+        ("verify --no-such-option 2>/dev/full", 2),
+        ("--server {url} --workers none 2>/dev/full", 2),
+        ("--server {url} --workers none 2>&-", 2),
+    ],
+)
+def test_the_exit_code_is_right_whoever_reads(server: NatsServer, shell: str, code: int) -> None:
+    with ServiceProcess(server.url):
+        command = f"exec {sys.executable} -m alarmdigest {shell.format(url=server.url)}"
+        done = subprocess.run(
+            ["bash", "-c", command], capture_output=True, text=True, env=CLEAN_ENVIRONMENT
+        )
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
 
 
 def test_what_it_writes_is_for_nobody_else_whatever_the_umask(server: NatsServer) -> None:
