@@ -99,7 +99,10 @@ class LogWriter(logging.Handler):
                 self._waiting_bytes -= len(line)
                 self._writing = True
                 untold = self._untold
-            written = (not untold or self._tell(untold)) and self._write(line)
+            try:
+                written = (not untold or self._tell(untold)) and self._write(line)
+            except Exception:  # no memory, say; the next line may find some
+                written = False
             if not written:
                 with self._changed:
                     self._drop()
@@ -182,13 +185,13 @@ def begin() -> None:
     sys.stderr = StderrStream(writer)
 
 
-def end() -> None:
-    """Let the last lines come out, if they can."""
+def end(timeout_s: float = FLUSH_TIMEOUT_S) -> None:
+    """Let the last lines come out, if they can within ``timeout_s`` seconds."""
     if isinstance(sys.stderr, StderrStream):
         sys.stderr.end_line()
         sys.stderr = sys.__stderr__
     if (writer := current()) is not None:
-        writer.flush()
+        writer.flush(timeout_s)
 
 
 def current() -> LogWriter | None:

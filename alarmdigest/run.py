@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
 WATCH_INTERVAL_S = 0.1
+# How long a second signal waits for the log.
+LAST_WORDS_S = 0.5
 EMBEDDED_RESTARTS = 3
 RESTARTS_FORGOTTEN_AFTER_S = 3600.0
 # A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
@@ -231,7 +233,7 @@ class Runner:
             log.warning("second %s: stopping at once", name)
             if self._embedded is not None:
                 self._embedded.terminate()
-            log_writer.end()
+            log_writer.end(LAST_WORDS_S)
         finally:
             os._exit(exit_codes.DRAIN_TIMED_OUT)
 

@@ -6,6 +6,7 @@ call the main thread hangs in.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable
 
 from alarmdigest import stacks
+
+log = logging.getLogger(__name__)
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
 HANDLED = (*ENDING, signal.SIGHUP, signal.SIGUSR1)
@@ -62,7 +65,10 @@ class Signals:
     def _serve(self, reading: int) -> None:
         while numbers := os.read(reading, 4096):
             for number in numbers:
-                self._take(signal.Signals(number))
+                try:
+                    self._take(signal.Signals(number))
+                except Exception:  # the next one must find somebody here
+                    log.exception("a signal could not be obeyed: %s", number)
 
     def _take(self, number: signal.Signals) -> None:
         if number == signal.SIGUSR1:
