@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
-import sysconfig
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 CORE = "alarmdigest._ext"
+SUFFIX = EXTENSION_SUFFIXES[0]  # of this very Python
 
 
 def what_to_do(error: ImportError) -> str:
@@ -25,19 +26,17 @@ def what_to_do(error: ImportError) -> str:
             f"{PACKAGE} is a clone whose core is not compiled: {again}, or leave that folder to "
             "use the alarmdigest that is installed (`python -m` takes what lies in the folder)"
         )
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    if compiled and not any(file.name.endswith(suffix) for file in compiled):
+    if compiled and not any(file.name.endswith(SUFFIX) for file in compiled):
         return (
             f"the compiled core in {PACKAGE} is for another Python ({compiled[0].name}), and this "
-            f"one needs *{suffix}: {again}"
+            f"one needs *{SUFFIX}: {again}"
         )
     return f"the compiled core in {PACKAGE} does not fit ({error}): {again}"
 
 
 def core_is_older_than_its_sources() -> bool:
     """In a clone: then whatever goes wrong may come of it."""
-    suffix = sysconfig.get_config_var("EXT_SUFFIX")
-    built = [file.stat().st_mtime for file in _compiled() if file.name.endswith(suffix)]
+    built = [file.stat().st_mtime for file in _compiled() if file.name.endswith(SUFFIX)]
     sources = [file.stat().st_mtime for file in (PACKAGE.parent / "ext").glob("*.p[yx][xd]")]
     return bool(built) and bool(sources) and max(built) < max(sources)
 

@@ -137,6 +137,27 @@ def test_too_little_memory_for_its_threads_is_one_line(server: NatsServer, kib: 
         )
 
 
+FEW_PROCESSES = """
+import os, resource
+import alarmdigest.cli, alarmdigest.reload, alarmdigest.run, alarmdigest.store.memory
+import encodings.idna
+resource.setrlimit(resource.RLIMIT_NPROC, ({count}, {count}))
+os.setuid({nobody})  # root is not limited, and Python may lie where nobody else gets in
+"""
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_too_few_processes_for_its_threads_are_one_line(server: NatsServer, count: int) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can become somebody who has no other processes")
+    code = FEW_PROCESSES.format(count=count, nobody=65000 + count)
+    options = ["--store", "memory"]
+    with Surrounded(server.url, program=patched(code), options=options) as service:
+        assert service.wait() == 1
+        assert "Traceback" not in service.log
+        assert last_line(service).startswith("alarmdigest: no more threads can be started")
+
+
 @pytest.mark.parametrize("count", [8, 10])
 def test_too_few_descriptors_at_the_start_are_one_line(server: NatsServer, count: int) -> None:
     options = ["--connect-timeout", "500ms"]
