@@ -13,6 +13,7 @@ from pathlib import Path
 
 from alarmdigest import exit_codes, log_writer, logs
 from alarmdigest.arguments import COMMANDS, EVERYTHING, parser
+from alarmdigest.entry import HELD_BACK
 from alarmdigest.installation import core_is_older_than_its_sources
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.nats.login import noting
@@ -35,9 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_codes.USAGE
     given = given if _names_command(given) else ["run", *given]
     if given[0] != "run":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
         return _run_command(given)
-    # Until there is a handler for it, it would be our end.
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         log_writer.begin()
         return _run_command(given)

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from contextlib import suppress
 
 from alarmdigest import exit_codes
 from alarmdigest.installation import what_to_do
 
+HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
 
 def main() -> int:
     """Run the command of ``sys.argv``; the exit code."""
     _open_standard_files()
+    # Until the command says what they are to do they wait: now they would be our end, or, for the
+    # first process of a container, be thrown away.
+    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
         from alarmdigest.cli import main as run_command
 

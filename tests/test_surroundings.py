@@ -129,6 +129,45 @@ def test_what_it_writes_is_for_nobody_else_whatever_the_umask(server: NatsServer
         assert set(modes.values()) == {0}
 
 
+EARLY = """
+import os, signal, sys
+from alarmdigest.entry import main
+class Early:
+    def find_spec(self, name, path=None, target=None):
+        if name == "alarmdigest.cli":
+            for number in (signal.SIGHUP, {number}):
+                os.kill(os.getpid(), number)
+sys.meta_path.insert(0, Early())
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_before_there_is_a_handler_waits_for_it(
+    server: NatsServer, number: signal.Signals
+) -> None:
+    early = ("-c", EARLY.format(number=int(number)))
+    with Surrounded(server.url, program=early) as service:
+        if number == signal.SIGHUP:
+            service.wait_until_ready()
+            eventually(lambda: "SIGHUP: settings read again" in service.log, what="its effect")
+            assert service.stop() == 0
+        else:
+            assert service.wait() == 0
+            assert "Traceback" not in service.log
+
+
+def test_a_command_for_people_ends_at_once_by_a_signal() -> None:
+    command = [sys.executable, "-m", "alarmdigest", "rejected", "--follow", "--server"]
+    with NatsServer(jetstream=False) as server:
+        process = subprocess.Popen([*command, server.url], stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        assert "showing what comes from now on" in process.stderr.readline()
+        process.terminate()
+        assert process.wait(10) == -signal.SIGTERM
+        process.stderr.close()
+
+
 # -- limits ----------------------------------------------------------------------------------------
 
 
