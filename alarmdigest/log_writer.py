@@ -16,6 +16,10 @@ import threading
 import time
 from collections import deque
 
+from alarmdigest.shortage import shortage
+
+log = logging.getLogger(__name__)
+
 STDERR = 2
 # Some 20,000 lines. Beyond it the oldest go: the newest tell what is wrong now.
 MAX_WAITING_BYTES = 4 * 1024 * 1024
@@ -182,6 +186,8 @@ def begin() -> None:
     writer.start()
     logging.basicConfig(handlers=[writer], force=True)
     logging.captureWarnings(True)
+    sys.unraisablehook = _say_unraisable
+    threading.excepthook = _say_thread_ended
     sys.stderr = StderrStream(writer)
 
 
@@ -192,6 +198,20 @@ def end(timeout_s: float = FLUSH_TIMEOUT_S) -> None:
         sys.stderr = sys.__stderr__
     if (writer := current()) is not None:
         writer.flush(timeout_s)
+
+
+def _say_unraisable(what: sys.UnraisableHookArgs) -> None:
+    """In a finalizer, as a rule of something that came about only in part."""
+    log.warning("an error was passed over in %r: %r", what.object, what.exc_value)
+
+
+def _say_thread_ended(what: threading.ExceptHookArgs) -> None:
+    name = what.thread.name if what.thread is not None else "unknown"
+    cause = what.exc_value
+    if cause is not None and (why := shortage(cause)) is not None:
+        log.error("thread %s ended: %s", name, why)
+    else:
+        log.error("thread %s ended", name, exc_info=cause)
 
 
 def current() -> LogWriter | None:

@@ -248,13 +248,20 @@ import sys, threading, warnings
 from alarmdigest.run import Runner
 from alarmdigest.service import Service
 start = Service.start
+def fail(cause):
+    raise cause
+class Finalized:
+    def __del__(self):
+        raise ValueError("finalized")
 def chatter(self):
     start(self)
     print("printed", file=sys.stderr)
     warnings.warn("warned")
-    thread = threading.Thread(target=lambda: 1 / 0)
-    thread.start()
-    thread.join()
+    for cause in (ArithmeticError("a fault"), OSError(24, "no more files")):
+        thread = threading.Thread(target=fail, args=(cause,), name="mine")
+        thread.start()
+        thread.join()
+    Finalized()
 Service.start = chatter
 """
     with ServiceProcess(
@@ -262,8 +269,13 @@ Service.start = chatter
     ) as service:
         assert service.stop() == 0
         said = [json.loads(line) for line in service.log.splitlines()]
-        assert {"printed", "ZeroDivisionError: division by zero"} <= {line["msg"] for line in said}
-        assert any("UserWarning: warned" in line["msg"] for line in said)
+        messages = [line["msg"] for line in said]
+        assert {"printed", "thread mine ended"} <= set(messages)
+        for text in ("UserWarning: warned", "thread mine ended: [Errno 24]", "'finalized'"):
+            assert any(text in message for message in messages)
+        traces = [line["traceback"] for line in said if "traceback" in line]
+        assert len(traces) == 1
+        assert traces[0].endswith("ArithmeticError: a fault")
 
 
 def test_a_crash_ends_it_although_nobody_reads(server: NatsServer) -> None:
