@@ -2,6 +2,6 @@
 
 import sys
 
-from alarmdigest.cli import main
+from alarmdigest.entry import main
 
 sys.exit(main())

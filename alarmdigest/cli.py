@@ -5,18 +5,26 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from alarmdigest import exit_codes, logs
+from alarmdigest import exit_codes, log_writer, logs
 from alarmdigest.arguments import COMMANDS, EVERYTHING, parser
+from alarmdigest.entry import HELD_BACK
+from alarmdigest.installation import core_is_older_than_its_sources
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.nats.login import noting
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
+from alarmdigest.shortage import shortage
 from alarmdigest.store import StoreError
 from alarmdigest.text import printable
 
+log = logging.getLogger(__name__)
+
+WITH_DATA = ("run", "show", "backup")
 CONNECTING = ("run", "verify", "emulate", "rejected")
 
 
@@ -24,12 +32,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given and not given[0].startswith("-") and given[0] not in COMMANDS:
-        print(
-            f"alarmdigest: {given[0]!r} is no command; there are {', '.join(COMMANDS)}",
-            file=sys.stderr,
-        )
+        _complain(f"{given[0]!r} is no command; there are {', '.join(COMMANDS)}")
         return exit_codes.USAGE
-    parsed = parser().parse_args(given if _names_command(given) else ["run", *given])
+    given = given if _names_command(given) else ["run", *given]
+    if given[0] != "run":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        return _run_command(given)
+    try:
+        log_writer.begin()
+        return _run_command(given)
+    except ImportError:  # the installation is at fault, see entry.py
+        raise
+    except Exception as error:
+        if (why := shortage(error)) is None:
+            log.critical("an internal error, the service cannot go on", exc_info=error)
+            if core_is_older_than_its_sources():
+                _complain("the compiled core is older than its sources: `make build`")
+        else:
+            _complain(why)
+        return exit_codes.INTERNAL_ERROR
+    finally:
+        log_writer.end()
+
+
+def _run_command(given: list[str]) -> int:
+    parsed = parser().parse_args(given)
     there = {name: getattr(parsed, name, None) for name in EVERYTHING}
     texts = {name: text for name, text in there.items() if text is not None}
     try:
@@ -39,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             return check_config(found, as_json=parsed.json)
         settings = _checked(found, connects=parsed.command in CONNECTING)
+        if parsed.command in WITH_DATA:
+            _must_lie_somewhere(settings.data_dir)
         if parsed.command == "run":
             from alarmdigest.reload import Reloader
             from alarmdigest.run import Runner
@@ -46,10 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             reloader = Reloader(settings, lambda: read_settings(texts, os.environ))
             return Runner(settings, reloader).run()
         # The tools wait for a user at a terminal and have no use for the service's threads.
-        return _TOOLS[parsed.command](settings, parsed)
+        code = _TOOLS[parsed.command](settings, parsed)
+        sys.stdout.flush()
+        return code
     except (SettingsError, UrlError, LoginError) as error:
         for problem in error.args:
-            print(f"alarmdigest: {printable(str(problem))}", file=sys.stderr)
+            _complain(printable(str(problem)))
         return exit_codes.USAGE
     except KeyboardInterrupt:
         return exit_codes.INTERNAL_ERROR
@@ -60,11 +91,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except NatsError as error:
         # After a refusal in the middle of the work it is there.
         hint = "; is the service's NATS server there?" if isinstance(error, ConnectFailed) else ""
-        print(f"alarmdigest: {error}{hint}", file=sys.stderr)
+        _complain(f"{error}{hint}")
         return exit_codes.NATS_NOT_REACHABLE
     except StoreError as error:
-        print(f"alarmdigest: {error}", file=sys.stderr)
+        _complain(str(error))
         return exit_codes.STORE_UNUSABLE
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (why := shortage(error)) is None:
+            raise
+        _complain(why)
+        return exit_codes.INTERNAL_ERROR
+
+
+def _must_lie_somewhere(data_dir: Path) -> None:
+    """Raises SettingsError."""
+    try:
+        data_dir.absolute()
+    except FileNotFoundError:
+        raise SettingsError(
+            f"--data-dir {data_dir}: the folder that this was started in is gone: name a whole path"
+        ) from None
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # who closes stderr does not want to know
+        print(f"alarmdigest: {text}", file=sys.stderr)
 
 
 def _checked(found: Effective, *, connects: bool) -> Settings:
@@ -75,7 +126,7 @@ def _checked(found: Effective, *, connects: bool) -> Settings:
             warnings += found.settings.login.check()
     logs.configure(found.settings.log_level, found.settings.log_format)
     for warning in warnings:
-        logging.getLogger(__name__).warning("%s", warning)
+        log.warning("%s", warning)
     if problems:
         raise SettingsError(*problems)
     return found.settings

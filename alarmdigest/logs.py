@@ -14,6 +14,7 @@ import time
 from datetime import datetime, timezone
 from typing import Any
 
+from alarmdigest import log_writer
 from alarmdigest.text import printable
 
 
@@ -104,18 +105,16 @@ def _plain(value: Any) -> str | int | float | None:
 
 
 def configure(level: str, form: str) -> None:
-    """Send all logging to stderr. ``form`` is ``text`` or ``json``."""
-    handler = logging.StreamHandler(sys.stderr)
+    """Send all logging to stderr, through the thread for it if there is one. ``form`` is ``text``
+    or ``json``."""
+    writer = log_writer.current()
+    handler = writer or logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-
-
-def last_words(logger: str, message: str, form: str) -> bytes:
-    """A line for a signal handler, which must not log: the thread that it interrupts may hold
-    logging's lock. Nothing here takes one."""
-    record = logging.LogRecord(logger, logging.WARNING, "", 0, message, None, None)
-    formatter = JsonFormatter() if form == "json" else TextFormatter()
-    return f"{formatter.format(record)}\n".encode()
+    if writer is None:
+        logging.basicConfig(handlers=[handler], force=True)
+    else:
+        writer.only_records = form == "json"
+    logging.getLogger().setLevel(level.upper())
 
 
 class LimitedLog:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import fields, replace
-from types import FrameType
 
 from alarmdigest.nats.errors import LoginError
 from alarmdigest.nats.login import Login
@@ -28,8 +27,8 @@ class Reloader:
         self._read = read
         self._asked = False
 
-    def on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        """The handler of SIGHUP: only notes it, since it interrupts anything."""
+    def ask(self) -> None:
+        """A SIGHUP has come. May be called by any thread."""
         self._asked = True
 
     def reload_if_asked(self, service: Service) -> None:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-import select
-import signal
 import sys
 import time
-from types import FrameType, TracebackType
 
-from alarmdigest import __version__, exit_codes, stacks
-from alarmdigest.logs import Fields, last_words
+from alarmdigest import __version__, exit_codes, log_writer, stacks
+from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.monitor.http import MonitorServer
 from alarmdigest.monitor.micro import ServiceApi
-from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.discovery import EmbeddedServerError, choose_server, server_name_at
 from alarmdigest.nats.embedded import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
 from alarmdigest.reload import Reloader
 from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.setup import NotReachable
+from alarmdigest.shortage import shortage
+from alarmdigest.signals import Signals
 from alarmdigest.store import StoreError, open_store
 from alarmdigest.systemd import Supervisor
 
@@ -28,7 +27,8 @@ log = logging.getLogger(__name__)
 
 LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
 WATCH_INTERVAL_S = 0.1
-DISK_INTERVAL_S = 2.0
+# How long a second signal waits for the log.
+LAST_WORDS_S = 0.5
 EMBEDDED_RESTARTS = 3
 RESTARTS_FORGOTTEN_AFTER_S = 3600.0
 # A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
@@ -45,17 +45,16 @@ class Runner:
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._restarted_at = 0.0
-        self._look_at_disk_at = 0.0
-        self._signals = 0
+        self._signals = Signals(stop_at_once=self._stop_at_once, hung_up=self._on_hangup)
         self._supervisor = Supervisor(os.environ)
-        self._in_terminal = os.isatty(sys.stderr.fileno())
+        self._in_terminal = os.isatty(log_writer.STDERR)
+        self._trouble = LimitedLog(log, logging.ERROR)
 
     def run(self) -> int:
         """The exit code."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-        stacks.write_when_asked()
-        signal.signal(signal.SIGHUP, self._on_hangup)
+        os.umask(0o077)  # what we write are users' alarms
+        self._signals.start()
+        stacks.write_in_a_crash()
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         log.info(
             "alarmdigest %s%s",
@@ -76,6 +75,7 @@ class Runner:
         finally:
             if self._embedded is not None:
                 self._embedded.stop()
+            self._signals.end()
 
     def _run(self) -> int:
         # Before anything is started: it tells whether another service is here already.
@@ -83,7 +83,10 @@ class Runner:
         service: Service | None = None
         try:
             service = Service(
-                self._settings, self._find_servers(), store, go_on=lambda: self._signals == 0
+                self._settings,
+                self._find_servers(),
+                store,
+                go_on=lambda: not self._signals.stop_asked,
             )
             return self._run_with(service)
         finally:
@@ -97,7 +100,7 @@ class Runner:
         api: ServiceApi | None = None
         try:
             service.start()
-            if self._signals == 0 and service.failure is None:
+            if not self._signals.stop_asked and service.failure is None:
                 log.info(
                     "ready%s%s",
                     Fields(
@@ -123,7 +126,7 @@ class Runner:
             return list(self._settings.server)
         if self._settings.nats_server:
             try:
-                find_server(self._settings.nats_server)
+                choose_server(self._settings.nats_server)
             except EmbeddedServerError as error:
                 raise SettingsError(f"--nats-server: {error}") from error
         url = f"nats://{LOCAL_HOST}:{LOCAL_PORT}"
@@ -145,7 +148,11 @@ class Runner:
             "no server given: %s at %s%s",
             "going on with our own embedded one" if embedded.adopted else "started an embedded one",
             url,
-            Fields(data_dir=self._settings.data_dir),
+            Fields(
+                data_dir=self._settings.data_dir,
+                nats_server=embedded.program.path,
+                version=embedded.program.version_text,
+            ),
         )
         return [url]
 
@@ -161,7 +168,7 @@ class Runner:
             time.sleep(WATCH_INTERVAL_S)
             self._supervisor.look_at(service)
             self._reloader.reload_if_asked(service)
-            if self._signals > 0:
+            if self._signals.stop_asked:
                 self._supervisor.stopping()
                 log.info("draining")
                 if service.drain():
@@ -171,11 +178,15 @@ class Runner:
                     self._tell_what_is_left(service)
                     return exit_codes.DRAIN_TIMED_OUT
             elif self._embedded is not None:
-                self._look_after(self._embedded)
-        thread, error = service.failure
-        log.critical(
-            "thread %s died, the service cannot go on", thread, exc_info=_exception_info(error)
-        )
+                try:
+                    self._look_after(self._embedded)
+                except OSError as error:  # no descriptor left, say: another look in a moment
+                    self._trouble("cannot look after the embedded server", reason=error)
+        thread, cause = service.failure
+        if (why := shortage(cause)) is not None:
+            log.critical("thread %s died, the service cannot go on: %s", thread, why)
+        else:
+            log.critical("thread %s died, the service cannot go on", thread, exc_info=cause)
         return exit_codes.INTERNAL_ERROR
 
     @staticmethod
@@ -193,14 +204,12 @@ class Runner:
     def _look_after(self, embedded: EmbeddedServer) -> None:
         if not embedded.alive():
             self._restart_embedded(embedded)
-        elif time.monotonic() >= self._look_at_disk_at:
-            self._look_at_disk_at = time.monotonic() + DISK_INTERVAL_S
-            if embedded.needs_restart():
-                log.error("the embedded server's disk was full and has room: starting it anew")
-                try:
-                    embedded.restart()
-                except EmbeddedServerError as error:  # found dead at the next look
-                    log.error("the embedded server did not come back: %s", error)
+        elif embedded.needs_restart():
+            log.error("the embedded server's disk was full and has room: starting it anew")
+            try:
+                embedded.restart()
+            except EmbeddedServerError as error:  # found dead at the next look
+                log.error("the embedded server did not come back: %s", error)
 
     def _restart_embedded(self, embedded: EmbeddedServer) -> None:
         if time.monotonic() - self._restarted_at > RESTARTS_FORGOTTEN_AFTER_S:
@@ -215,37 +224,21 @@ class Runner:
         except EmbeddedServerError as error:  # found dead again at the next look
             log.error("the embedded server did not come back: %s", error)
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        # Nothing here takes a lock: the main thread may hold it at this very moment.
-        self._signals += 1
-        if self._signals > 1:
-            try:
-                # Not through logging: the handler may have interrupted a thread that holds its
-                # lock. And only where it can be: nobody may read what stderr leads to.
-                if select.select([], [2], [], 0)[1]:
-                    name = signal.Signals(number).name
-                    words = f"second {name}: stopping at once"
-                    os.write(2, last_words(__name__, words, self._settings.log_format))
-            except OSError:
-                pass
-            finally:
-                if self._embedded is not None:
-                    self._embedded.terminate()
-                os._exit(exit_codes.DRAIN_TIMED_OUT)
+    # -- in the thread that reads the signals ----------------------------------------------------
 
-    def _on_hangup(self, number: int, frame: FrameType | None) -> None:
-        # Somebody's wish, or the news that our terminal was closed: then it is gone by now.
-        if self._in_terminal and not os.isatty(sys.stderr.fileno()):
-            # A shell and the kernel both send it: the next one is no second wish, and must not find
-            # the default handler either, which the interpreter puts back at its end.
-            signal.signal(number, signal.SIG_IGN)
-            if self._signals == 0:
-                self._on_signal(number, frame)
+    def _stop_at_once(self, name: str) -> None:
+        try:
+            log.warning("second %s: stopping at once", name)
+            if self._embedded is not None:
+                self._embedded.terminate()
+            log_writer.end(LAST_WORDS_S)
+        finally:
+            os._exit(exit_codes.DRAIN_TIMED_OUT)
+
+    def _on_hangup(self) -> None:
+        # Somebody's wish, or the news that our terminal was closed: then it is gone by now. A shell
+        # and the kernel both send that news.
+        if self._in_terminal and not os.isatty(log_writer.STDERR):
+            self._signals.ask_to_stop()
         else:
-            self._reloader.on_signal(number, frame)
-
-
-def _exception_info(
-    error: BaseException,
-) -> tuple[type[BaseException], BaseException, TracebackType | None]:
-    return type(error), error, error.__traceback__
+            self._reloader.ask()

@@ -1,45 +1,44 @@
-"""SIGUSR1: the stack of every thread, with its name, on stderr.
+"""The stack of every thread, with its name, on stderr: for SIGUSR1, and when the process crashes.
 
-A thread of its own writes them. The kernel's signal wakes it through a pipe, so the main thread may
-hang in whatever call. Not by ``faulthandler.register``: it reads the stacks of threads that run
-meanwhile, and now and then the process does not survive that.
+Not by ``faulthandler.register``: it reads the stacks of threads that run meanwhile, and now and
+then the process does not survive that.
 """
 
 from __future__ import annotations
 
 import faulthandler
 import os
-import signal
+import stat
 import sys
 import threading
 import traceback
 
-
-def write_when_asked() -> None:
-    """Call it once, from the main thread."""
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    # The handler in C writes a byte for every signal, and Python installs it only for a signal that
-    # has a handler in Python.
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    signal.signal(signal.SIGUSR1, lambda *_: None)
-    threading.Thread(target=_serve, args=(reading,), name="stacks", daemon=True).start()
-    # For SIGABRT, when a thread keeps the interpreter to itself: stacks without names, and the end.
-    faulthandler.enable()
+from alarmdigest import log_writer
 
 
-def _serve(reading: int) -> None:
-    while numbers := os.read(reading, 4096):
-        if signal.SIGUSR1 in numbers:
-            _write()
-
-
-def _write() -> None:
+def write() -> None:
+    """Behind what was logged before; without waiting for whoever reads stderr."""
     names = {one.ident: one.name for one in threading.enumerate()}
+    writer = log_writer.current()
     for ident, frame in sys._current_frames().items():
         head = f"Thread {names.get(ident, 'without a name')} (most recent call last):\n"
-        text = head + "".join(traceback.format_stack(frame)) + "\n"
-        try:
-            os.write(2, text.encode("utf-8", "backslashreplace"))  # sys.stderr has a lock
-        except OSError:
-            return  # nobody reads it
+        if writer is not None:
+            writer.put_stray(head + "".join(traceback.format_stack(frame)))
+
+
+def write_in_a_crash() -> None:
+    """For SIGSEGV, and SIGABRT when a thread keeps the interpreter to itself: stacks without
+    names, and the end. Call it once."""
+    faulthandler.enable(_stderr_that_does_not_block())
+
+
+def _stderr_that_does_not_block() -> int:
+    """A crash must end the process, also when nobody reads its stderr. A pipe or a terminal can be
+    opened once more, so that it blocks nobody, neither us nor those with whom we share it."""
+    try:
+        mode = os.fstat(2).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+            return os.open("/proc/self/fd/2", os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:  # another system, or another user's terminal
+        pass
+    return 2

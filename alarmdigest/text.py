@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
+
+# Its module is read now: while the service runs, an upgrade may move it away.
+codecs.lookup("unicode_escape")
+
 
 def printable(text: str) -> str:
     """One line of it, without what a terminal would obey: written as escapes instead."""

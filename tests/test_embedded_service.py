@@ -1,6 +1,7 @@
 """The service that brings its own server: started, found again, replaced when it dies, ended."""
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -15,6 +16,7 @@ from support.alone import Alone
 from support.bus import Bus
 from support.faults import assert_in_order_for_each_user, numbers, pairs, publish_surely
 from support.nats_server import HOST, NatsServer, free_port
+from support.service import send_until_it_ends
 from support.small_disk import MIB, MountedDisk
 from support.streams import store_all
 from support.wait import eventually
@@ -28,6 +30,24 @@ def test_it_starts_a_server_says_so_and_stops_it_with_itself() -> None:
         assert service.stop() == 0
         assert " WARNING " not in service.log
         assert service.server_is_gone()
+
+
+OLD = """#!/bin/sh
+[ "$1" = --version ] && exec echo nats-server: v2.10.29
+echo 'server.conf:19:3: unknown field "max_buffered_msgs"' >&2
+exit 1
+"""
+
+
+def test_another_server_on_the_path_is_no_trouble(tmp_path: Path) -> None:
+    (tmp_path / "nats-server").write_text(OLD)
+    (tmp_path / "nats-server").chmod(0o755)
+    path = f"import os; os.environ['PATH'] = {str(tmp_path)!r} + ':' + os.environ['PATH']"
+    with Alone(code=path) as service, Bus(service.url) as bus:
+        bus.publish_all(pairs([1]))
+        assert numbers(bus.wait_for_digests(1)) == [1]
+        assert re.search(r"started an embedded one .* version=\d+\.\d+\.\d+\n", service.log)
+        assert service.stop() == 0
 
 
 def test_a_server_that_is_there_is_used_and_left_alone() -> None:
@@ -137,7 +157,7 @@ def test_a_second_signal_takes_the_server_along() -> None:
         publish_surely(bus, pairs([1]))
         service.terminate()
         service.wait_for_log("draining")
-        service.terminate()
+        send_until_it_ends(service, signal.SIGTERM)
         assert service.wait() == 5
         eventually(service.server_is_gone, what="the end of the server")
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
@@ -16,7 +18,10 @@ from support.command import run_command
 from support.credentials import Certificates, certificates, private, realm, user
 from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
+from support.surroundings import Surrounded
+from support.wait import eventually
 
+from alarmdigest import pipes
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectFailed, LoginError
 from alarmdigest.nats.login import Login
@@ -170,19 +175,92 @@ def test_without_the_package_nkeys_a_login_that_needs_it_fails_at_the_start(tmp_
 # -- who others may read ---------------------------------------------------------------------------
 
 
-def test_a_file_that_others_can_read_is_warned_of_and_one_they_can_write_refused(
+def test_a_file_that_everybody_can_read_is_warned_of_and_one_they_can_write_refused(
     tmp_path: Path,
 ) -> None:
     file = private(tmp_path / "token", "t0ken")
     login = Login(token_file=file)
     assert login.check() == []
-    for mode in (0o640, 0o604, 0o660):
+    for mode in (0o640, 0o440, 0o400):  # as secrets are mounted for the group of a service
+        file.chmod(mode)
+        assert login.check() == []
+    for mode in (0o604, 0o444, 0o660):
         file.chmod(mode)
         [warning] = login.check()
         assert f"chmod 600 {file}" in warning
     file.chmod(0o602)
     with pytest.raises(LoginError, match="everybody may write"):
         login.check()
+
+
+# -- files that can be read only once --------------------------------------------------------------
+
+
+def piped(text: str) -> tuple[int, Path]:
+    """As ``<(command)`` of a shell: the reading end, and how it is called."""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return reading, Path(f"/dev/fd/{reading}")
+
+
+def test_secrets_may_come_out_of_pipes_and_count_for_every_connection() -> None:
+    extra = 'authorization { user: alarm, password: "s3cret" }'
+    fd, file = piped("s3cret\n")
+    login = Login(user="alarm", password_file=file)
+    with NatsServer(jetstream=False, extra=extra) as server:
+        assert login.check() == []
+        for _ in range(2):
+            with connected(server.url, login):
+                pass
+    assert login.contents() == login.contents()
+    os.close(fd)
+
+
+def test_a_named_pipe_may_be_written_later(tmp_path: Path) -> None:
+    fifo = tmp_path / "token"
+    os.mkfifo(fifo, 0o600)
+    writer = threading.Timer(0.2, fifo.write_text, ["t0ken"])
+    writer.start()
+    assert Login(token_file=fifo).connect_fields("") == {"auth_token": "t0ken"}
+    writer.join()
+
+
+def test_a_pipe_that_stays_silent_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipes, "TIMEOUT_S", 0.1)
+    fifo = tmp_path / "token"
+    os.mkfifo(fifo, 0o600)
+    with pytest.raises(LoginError, match=r"cannot read .*/token: it is a pipe, silent for 0\.1 s"):
+        Login(token_file=fifo).check()
+
+
+@pytest.mark.parametrize("name", ["tls_ca", "tls_cert", "tls_key"])
+def test_certificates_and_keys_in_pipes_are_refused(name: str, tmp_path: Path) -> None:
+    made = certificates(tmp_path)
+    fd, file = piped("-----BEGIN")
+    files = {"tls_ca": made.ca, "tls_cert": made.cert, "tls_key": made.key, name: file}
+    with pytest.raises(LoginError, match=rf"{file} is a pipe, .* put it into a file"):
+        Login(**files).check()  # type: ignore[arg-type]
+    os.close(fd)
+
+
+def test_the_service_reads_its_pipes_once_and_hangs_up_and_connects_again() -> None:
+    shell = "exec 8< <(echo s3cret) 9< <(echo workers = 3; echo user = '\"alarm\"')"
+    options = ["--password-file", "/dev/fd/8", "--config", "/dev/fd/9"]
+    extra = 'authorization { user: alarm, password: "s3cret" }'
+    with (
+        NatsServer(jetstream=False, extra=extra) as server,
+        Surrounded(server.url, shell=shell, options=options) as service,
+    ):
+        service.wait_until_ready()
+        service.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "nothing has changed" in service.log, what="the settings read again")
+        server.kill()
+        eventually(lambda: service.http("/readyz")[0] == 503, what="the loss")
+        server.start()
+        service.wait_until_ready()
+        assert service.stop() == 0
+        assert "s3cret" not in service.log
 
 
 # -- TLS -------------------------------------------------------------------------------------------

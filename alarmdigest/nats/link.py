@@ -16,9 +16,10 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from alarmdigest.logs import Fields, LimitedLog
-from alarmdigest.nats.connection import NO_LOGIN, Connection
+from alarmdigest.nats.connection import NO_LOGIN, Connection, redacted
 from alarmdigest.nats.errors import ConnectFailed, UrlError
 from alarmdigest.nats.login import Login
+from alarmdigest.shortage import shortage
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
@@ -81,15 +82,8 @@ class Link:
             for url in self._candidates():
                 if not go_on():
                     return None
-                connection = Connection(
-                    url,
-                    name=self._name,
-                    login=self.login,
-                    ping_interval=self._ping_interval,
-                    tls_name=self._tls_names.get(url),
-                )
                 try:
-                    connection.connect()
+                    connection = self._attempt(url)
                 except ConnectFailed as error:
                     self.last_error = str(error)
                     self._failures("cannot connect", url, name=self._name, reason=error)
@@ -110,6 +104,27 @@ class Link:
                 )
                 return connection
         return None
+
+    def _attempt(self, url: str) -> Connection:
+        """Raises ConnectFailed, whatever goes wrong: one attempt must not end this thread."""
+        connection: Connection | None = None
+        try:
+            connection = Connection(
+                url,
+                name=self._name,
+                login=self.login,
+                ping_interval=self._ping_interval,
+                tls_name=self._tls_names.get(url),
+            )
+            connection.connect()
+        except ConnectFailed:
+            raise
+        except Exception as error:  # no memory, no module, what a library did not foresee
+            if connection is not None:
+                connection.close()
+            why = shortage(error) or f"{type(error).__name__}: {error}"
+            raise ConnectFailed(f"{redacted(url)}: {why}") from error
+        return connection
 
     def _pause(self, go_on: Callable[[], bool]) -> bool:
         """Wait before the next round; false as soon as we shall not go on."""

@@ -1,7 +1,8 @@
 """How we are let in: the fields of CONNECT, and the certificates.
 
 All files are read again for each connection, so that one that was replaced counts from the next
-connection on. What they hold is never part of a message or a representation.
+connection on; only of a pipe it is what it held at first. What they hold is never part of a message
+or a representation.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import re
 import ssl
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from alarmdigest import pipes
 from alarmdigest.nats.errors import LoginError
 
 # A decorated block, as nsc and nk write it; what stands between its lines is the group.
@@ -80,6 +82,9 @@ class Login:
 
     def tls_context(self) -> ssl.SSLContext:
         """For a verified connection. Raises LoginError for a file that cannot be used."""
+        for file in (self.tls_ca, self.tls_cert, self.tls_key):
+            if file is not None:
+                _must_not_be_pipe(file)
         try:
             context = ssl.create_default_context(cafile=self.tls_ca)
         except (OSError, ValueError) as error:
@@ -132,7 +137,8 @@ def noting(problems: list[str]) -> Iterator[None]:
 
 
 def exposure(file: Path) -> list[str]:
-    """A line of warning if others than the owner may read this file of secrets.
+    """A line of warning if everybody may read this file of secrets, or its group write to it. A
+    group that may read it was given it on purpose: so secrets are mounted.
 
     Raises LoginError if everybody may write to it.
     """
@@ -142,15 +148,16 @@ def exposure(file: Path) -> list[str]:
         raise _unreadable(file, error) from None
     if mode & stat.S_IWOTH:
         raise LoginError(f"everybody may write to {file}: chmod 600 {file}")
-    if mode & (stat.S_IRGRP | stat.S_IWGRP | stat.S_IROTH):
-        return [f"others than its owner may read {file}: chmod 600 {file}"]
+    if mode & stat.S_IROTH:
+        return [f"everybody may read {file}: chmod 600 {file}"]
+    if mode & stat.S_IWGRP:
+        return [f"others than its owner may write to {file}: chmod 600 {file}"]
     return []
 
 
 def _read(file: Path) -> str:
     try:
-        with file.open("rb") as opened:
-            text = opened.read(MAX_FILE_BYTES + 1)
+        text = pipes.read(file, MAX_FILE_BYTES + 1)
     except OSError as error:
         raise _unreadable(file, error) from None
     if len(text) > MAX_FILE_BYTES:
@@ -159,6 +166,16 @@ def _read(file: Path) -> str:
         return text.decode()
     except UnicodeDecodeError:
         raise LoginError(f"{file} is not text in UTF-8") from None
+
+
+def _must_not_be_pipe(file: Path) -> None:
+    """OpenSSL reads by itself, again for each connection."""
+    with suppress(OSError):  # one that is not there is found by who reads it
+        if pipes.is_pipe(file):
+            raise LoginError(
+                f"{file} is a pipe, and certificates and keys are read again for each connection: "
+                "put it into a file"
+            )
 
 
 def _unreadable(file: Path, error: OSError) -> LoginError:
@@ -171,7 +188,7 @@ def _unreadable(file: Path, error: OSError) -> LoginError:
 
 def _digest(file: Path) -> bytes:
     try:
-        return hashlib.blake2b(file.read_bytes()).digest()
+        return hashlib.blake2b(pipes.read(file, MAX_FILE_BYTES)).digest()
     except OSError:
         return b""
 

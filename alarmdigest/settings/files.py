@@ -8,6 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
+from alarmdigest import pipes
 from alarmdigest.settings.layers import Given, Layer, Level
 from alarmdigest.settings.strays import nearest
 
@@ -17,11 +18,14 @@ else:
     import tomli as tomllib
 
 
+MAX_BYTES = 1024 * 1024
+
+
 def read_file(file: Path, known: Collection[str], problems: list[str]) -> Layer:
     """What the file sets, of the ``known`` fields; what is wrong is added to ``problems``."""
     layer: Layer = {}
     try:
-        text = file.read_text("utf-8")
+        text = pipes.read(file, MAX_BYTES).decode()
         table = tomllib.loads(text)
     except OSError as error:
         problems.append(f"cannot read the settings file {file}: {error.strerror}")

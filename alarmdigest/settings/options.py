@@ -198,7 +198,7 @@ class Settings:
         "do not answer the NATS service API ($SRV.PING, INFO, STATS: `nats micro`)"
     )
     nats_server: str = option(
-        str, "", "PATH", "the nats-server to embed, instead of the one on the PATH or in our wheel"
+        str, "", "PATH", "the nats-server to embed, instead of the one in our wheel or on the PATH"
     )
 
     user: str = option(str, "", "NAME", "the user to log in as, with a password")

@@ -73,7 +73,8 @@ is for a server with `handshake_first`. A server that its cluster announces by i
 a certificate for the name of the one that announced it.
 
 Files of credentials and certificates are read again for each new connection: replace the file, and
-the next connection uses it.
+the next connection uses it. What can be read only once, as in `--password-file <(command)`, is
+kept; only certificates and their keys must be files.
 
 ## The `nats` tool's variables and contexts
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 
 import orjson
 
@@ -24,7 +25,8 @@ def say_what_is_tested(settings: Settings, connection: Connection) -> None:
     version, mode = connection.info.get("version"), _mode_of_service(settings)
     found = f"a service in {mode} mode" if mode else "no service there tells its mode"
     line = f"testing on {connection.url} (nats-server {version}): {found}"
-    print(printable(line), file=sys.stderr, flush=True)
+    with suppress(OSError):  # the result does not depend on it
+        print(printable(line), file=sys.stderr, flush=True)
 
 
 def _mode_of_service(settings: Settings) -> str | None:

@@ -159,6 +159,16 @@ class ServiceProcess:
         self._folder.cleanup()
 
 
+def send_until_it_ends(service: ServiceProcess, number: signal.Signals) -> None:
+    """A second wish: soon after the first it would be taken for the same one."""
+
+    def ended() -> bool:
+        service.process.send_signal(number)
+        return service.process.poll() is not None
+
+    eventually(ended, interval=0.05, what="the end")
+
+
 def memory(service: ServiceProcess) -> int:
     """Bytes of its own, without mapped files."""
     text = Path(f"/proc/{service.process.pid}/status").read_text()
