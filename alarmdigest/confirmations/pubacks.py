@@ -12,6 +12,7 @@ from alarmdigest._ext import acks, frames
 from alarmdigest.batches import Outgoing
 from alarmdigest.confirmations.stored_ids import ids_after
 from alarmdigest.confirmations.window import Held, Sent, Window, answers_in, joined
+from alarmdigest.happenings import happenings
 from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
@@ -118,23 +119,23 @@ class StreamWindow(Window):
             first_look = self._created[kind] == "" and known is not None
             if self._created[kind]:
                 self.made_anew += 1
-                log.error(
-                    "%s was made anew at %s: what it held until then is gone",
-                    info.name,
-                    info.created,
+                sentence = (
+                    f"{info.name} was made anew at {info.created}: what it held until then is gone"
                 )
+                happenings.note("output_made_anew", sentence, 1)
+                log.error("%s", sentence)
             self._acks.set_last_seq(kind, info.last_seq if first_look else 0)
             self._created[kind] = info.created
             if known is not None:
                 known[kind], self._known_last[kind] = {}, 0
         elif info.last_seq < last:
             self.rolled_back += 1
-            log.error(
-                "%s has lost its newest messages: its last is %d, it had confirmed %d",
-                info.name,
-                info.last_seq,
-                last,
+            sentence = (
+                f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
+                f"confirmed {last}"
             )
+            happenings.note("output_rolled_back", sentence, 1)
+            log.error("%s", sentence)
             # Whatever of ours is unconfirmed and there was among the last that it took.
             self._acks.set_last_seq(kind, max(0, info.last_seq - MAX_UNCONFIRMED_MESSAGES))
             if known is not None:

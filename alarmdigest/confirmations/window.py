@@ -38,6 +38,7 @@ class Sent:
     count: int = 0
     sent: bool = False
     sent_at: float = 0.0
+    kept_at: float = 0.0
     # When requests were read, and how many, whose digests have not been sent before, also not by
     # an earlier run.
     answers: Sequence[tuple[float, int]] = ()
@@ -83,6 +84,17 @@ class Window(ABC):
         return not self._entries
 
     @property
+    def oldest_unconfirmed_s(self) -> float:
+        """How long the first of what is not confirmed has been here; 0 when there is none.
+
+        Any thread may ask.
+        """
+        for entry in self._entries.copy():
+            if isinstance(entry, Sent):
+                return time.monotonic() - entry.kept_at
+        return 0.0
+
+    @property
     def full(self) -> bool:
         return self.unconfirmed_bytes > MAX_UNCONFIRMED_BYTES
 
@@ -94,6 +106,7 @@ class Window(ABC):
     def keep(self, batches: Sequence[Outgoing]) -> None:
         """Take these as one batch, to be sent by the next ``send``."""
         entry = self._numbered(batches)
+        entry.kept_at = time.monotonic()
         self._entries.append(entry)
         self._unsent.append(entry)
         self.unconfirmed_bytes += len(entry.batch)
