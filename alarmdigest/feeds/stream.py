@@ -157,12 +157,21 @@ class StreamFeed(Feed):
         alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
         log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
         if beginning.gone:
-            happenings.note("stream_gone", beginning.sentence, beginning.gone)
+            happenings.note("stream_gone", self._what_is_gone(beginning), beginning.gone)
         if change := CHANGES.get(beginning.kind):
             happenings.note(change, beginning.sentence, 1)
         self.counters.gone += beginning.gone
         self.counters.rolled_back += beginning.kind == "rolled_back"
         self.counters.made_anew += beginning.kind == "new_stream"
+
+    def _what_is_gone(self, beginning: Start) -> str:
+        if beginning.kind != "continues" or self._kept is None:
+            return beginning.sentence
+        behind = self._kept.sequence
+        return (
+            f"{self._plan.name}: messages {behind + 1} to {behind + beginning.gone} were deleted "
+            "before we read them"
+        )
 
     def consuming(self, connection: Connection) -> bool:
         return True  # the stream keeps what is published, and open() has asked for it

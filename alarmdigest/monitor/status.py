@@ -34,15 +34,20 @@ class Status:
     def remember(self) -> None:
         """Take a sample if it is time for one. Call it every second."""
         self._chronicle.look()
+        self._notice_digests()
+        if self._history.wants_one(time.monotonic()):
+            self._history.add(self._sample())
+
+    def _notice_digests(self) -> None:
+        """When the last one was confirmed: a second late at most, since nobody notes it."""
         publisher = self._service.publisher
         if publisher is not None and publisher.window.digests != self._digests:
             self._digests = publisher.window.digests
             self._digest_at_ns = time.time_ns()
-        if self._history.wants_one(time.monotonic()):
-            self._history.add(self._sample())
 
     def look(self) -> dict[str, Any]:
         """Everything that the page shows, as JSON has it. Ages and durations in seconds."""
+        self._notice_digests()
         service, settings, now = self._service, self._service.settings, self._sample()
         illnesses, reasons = service.illnesses(), service.unreadiness()
         in_stream_mode = service.mode == "stream"
