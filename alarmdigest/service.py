@@ -111,6 +111,15 @@ class Service:
             ping_interval=self.settings.ping_interval / 1e9,
         )
 
+    @property
+    def links(self) -> dict[str, Link]:
+        """Those that last, by what they are for."""
+        return {
+            "subscriber": self._listener_link,
+            "publisher": self._publisher_link,
+            "service_api": self.service_api_link,
+        }
+
     def change_login(self, login: Login) -> None:
         """Use it from the next connection on."""
         for link in (

@@ -306,6 +306,10 @@ def test_the_default_values_fit_their_schema() -> None:
         ("settings", {"ALARMDIGEST_DATA_DIR": "/tmp"}),
         ("settings", {"ALARMDIGEST_WORKERS": 12}),
         ("persistence.size", "eight"),
+        ("nats.certSecret", {"name": "Not A Name"}),
+        ("extraEnv", [{"name": "ALARMDIGEST_HTTP", "value": "off"}]),
+        ("extraVolumes", [{"emptyDir": {}}]),
+        ("prometheusRule", {"enabled": "yes", "labels": {}}),
         ("replicas", 2),
     ],
 )
@@ -330,6 +334,8 @@ def test_every_value_is_used_and_every_value_that_is_used_is_there() -> None:
             "nats",
             "persistence",
             "serviceMonitor",
+            "prometheusRule",
+            "dashboard",
         }
         there |= {f"{name}.{inner}" for inner in value} if nested else {name}
     assert {name.removesuffix(".name").removesuffix(".key") for name in used} == there
@@ -352,17 +358,52 @@ def test_helm_takes_the_chart(tmp_path: Path) -> None:
     check_stateful_set(plain["StatefulSet"])
     more = tmp_path / "values.yaml"
     more.write_text(
-        "nats: {urlSecret: {name: where}, credsSecret: {name: who}}\n"
+        "nats: {urlSecret: {name: where}, credsSecret: {name: who}, caSecret: {name: ours},\n"
+        "  certSecret: {name: me}}\n"
         "settings: {ALARMDIGEST_WORKERS: '24'}\n"
-        "serviceMonitor: {enabled: true, labels: {release: prometheus}}\n",
+        "extraEnv: [{name: TZ, value: UTC}]\n"
+        "extraVolumes: [{name: more, emptyDir: {}}]\n"
+        "extraVolumeMounts: [{name: more, mountPath: /more}]\n"
+        "serviceMonitor: {enabled: true, labels: {release: prometheus}}\n"
+        "prometheusRule: {enabled: true, labels: {release: prometheus}}\n"
+        "dashboard: {enabled: true}\n",
         "utf-8",
     )
     rendered = yaml.safe_load_all(run(*render, "--values", more))
     full = {one["kind"]: one for one in rendered}
-    assert full.keys() == {"StatefulSet", "Service", "ServiceMonitor"}
+    assert full.keys() == plain.keys() | {"ServiceMonitor", "PrometheusRule", "ConfigMap"}
     check_stateful_set(full["StatefulSet"])
-    [container] = full["StatefulSet"]["spec"]["template"]["spec"]["containers"]
+    pod = full["StatefulSet"]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
     settings = {one["name"]: one for one in container["env"]}
     assert settings["NATS_URL"]["valueFrom"]["secretKeyRef"] == {"name": "where", "key": "url"}
     assert settings["ALARMDIGEST_WORKERS"]["value"] == "24"
-    assert "NATS_CREDS" in settings
+    assert settings["TZ"]["value"] == "UTC"
+    # Each file that a variable names is mounted, and from the secret that was given for it.
+    files, more_files = pod["volumes"]
+    mounts = {one["name"]: one["mountPath"] for one in container["volumeMounts"]}
+    assert more_files == {"name": "more", "emptyDir": {}}
+    assert mounts["more"] == "/more"
+    mounted = {
+        f"{mounts[files['name']]}/{item['path']}": source["secret"]["name"]
+        for source in files["projected"]["sources"]
+        for item in source["secret"]["items"]
+    }
+    assert {
+        name: mounted[settings[name]["value"]]
+        for name in ("NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY")
+    } == {"NATS_CREDS": "who", "NATS_CA": "ours", "NATS_CERT": "me", "NATS_KEY": "me"}
+    # What the operator and Grafana are given is what is shipped beside the chart.
+    rules = yaml.safe_load((DEPLOY / "prometheus-alerts.yml").read_text("utf-8"))
+    assert full["PrometheusRule"]["spec"] == rules
+    dashboard = json.loads((DEPLOY / "grafana-dashboard.json").read_text("utf-8"))
+    assert json.loads(full["ConfigMap"]["data"]["alarmdigest.json"]) == dashboard
+    assert full["ConfigMap"]["metadata"]["labels"]["grafana_dashboard"] == "1"
+
+
+def test_the_chart_brings_the_rules_and_the_dashboard_themselves() -> None:
+    """Helm reads nothing outside of a chart, and follows links."""
+    for name in ("prometheus-alerts.yml", "grafana-dashboard.json"):
+        assert (CHART / "files" / name).resolve() == (DEPLOY / name).resolve()
+        template = "".join(path.read_text("utf-8") for path in (CHART / "templates").iterdir())
+        assert f'"files/{name}"' in template

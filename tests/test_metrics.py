@@ -42,6 +42,7 @@ def scrape(server: NatsServer) -> dict[str, tuple[str, set[str]]]:
             {label for sample in family.samples for label in sample.labels} - {"le"},
         )
         for family in text_string_to_metric_families(text)
+        if not family.name.startswith("process_")
     }
 
 

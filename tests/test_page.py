@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -74,6 +75,22 @@ def test_it_says_that_the_service_is_well_and_what_it_holds(page: Browser) -> No
         "No stream was changed under the service since the start."
     )
     assert "ms" in page.text("#checkpoint-seconds")
+    assert (page.text("#alarms-held"), page.text("#alarms-active")) == ("100", "100")
+    assert page.text("#alarms-due") == "0"
+    assert page.text("#output-unconfirmed") == "0 B"
+    assert re.fullmatch(r"\d\d:\d\d:\d\d UTC", page.text("#output-last"))
+    assert page.script("document.querySelector('#happened').hidden") is True
+
+
+def test_it_says_which_service_it_is_and_whom_it_is_connected_to(
+    page: Browser, service: ServiceProcess, server: NatsServer
+) -> None:
+    assert page.text("#about").startswith(f"{socket.gethostname()}, process {service.process.pid} ")
+    assert f"Data directory\n{service.data_dir}" in page.text("#identity")
+    assert "mode\nstream" in page.text("#settings")
+    reading, line, *_ = page.text("#connections").splitlines()
+    assert (reading, line.split(" · ")[:2]) == ("Reading", ["open", server.url])
+    assert line.endswith(" · 0 reconnects")
 
 
 def test_it_says_what_was_refused_and_why_but_not_what_it_was(page: Browser) -> None:
@@ -208,8 +225,9 @@ def test_a_screen_reader_is_told_what_is_where(page: Browser) -> None:
         assert roles.count(landmark) == 1, landmark
     headings = [name for role, name in told if role == "heading"]
     assert sorted(headings) == [
-        *("How far behind", "Last checkpoint", "Losses", "Refused", "Streams"),
-        *("The service is well.", "What flows", "Workers", "alarmdigest"),
+        *("Alarms", "Connections", "Digests going out", "How far behind", "Last checkpoint"),
+        *("Losses", "Refused", "Settings that are not the default", "Streams"),
+        *("The service is well.", "This service", "What flows", "Workers", "alarmdigest"),
     ]
     assert roles.count("status") == 1
     pictures = [name for role, name in told if role in ("image", "img")]
@@ -247,11 +265,14 @@ def test_it_says_in_words_what_was_lost_and_what_happened_to_the_streams(tab: Br
         tab.prefer(prefers_color_scheme="light")
         tab.open(address(service) + "/")
         tab.wait_for_text("#changes", "Input stream made anew\n1", timeout=20)
-        assert tab.text("#changes-sentence") == (
-            "A stream was changed under the service; the log says which:"
-        )
+        assert tab.text("#changes-sentence") == "A stream was changed under the service:"
         assert tab.text("#losses-sentence") == "Something was lost:"
         assert tab.text("#losses") == "Gone from the stream\n20"
+        remade, lost = (
+            line.partition(" UTC ")[2] for line in tab.text("#happened-list tbody").splitlines()
+        )
+        assert re.match(r"ALARMS was made anew at 20\d\d-\S+Z, ours was of 20\d\d-\S+Z: ", remade)
+        assert lost == "ALARMS: messages 1 to 20 were deleted before we read them"
         for scheme, width in (("light", 360), ("dark", 1100)):
             tab.be_wide(width)
             tab.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")

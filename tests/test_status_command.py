@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,17 @@ def test_it_says_how_the_service_is_in_stream_mode() -> None:
         assert said["mode"] == "stream"
         assert said["streams"] == "ALARMS, ALARM_DIGESTS, ALARM_REJECTED"
         assert said["behind"] == "0 messages, 0 ms"
+        assert said["process"].startswith(f"{service.process.pid} on {socket.gethostname()}, ")
+        assert said["data"].startswith(f"{service.data_dir} (lmdb ")
+        assert said["data"].endswith(" free)")
+        assert re.fullmatch(r"message 101 of 101, stored at 20\d\d-.*Z", said["position"])
+        assert said["alarms"] == "50 held, 50 active, 0 due, of 7 users"
+        assert re.fullmatch(r"20\d\d-.*Z, all confirmed", said["last digest"])
+        assert f"server={server.url}" in said["settings"].split()
+        for name in ("subscriber", "publisher", "service_api"):
+            parts = said[name].split()
+            assert parts[0] == server.url
+            assert parts[-2:] == ["0", "open"]
         assert said["losses"] == "none"
         assert said["refused"] == "json 1"
         assert said["stream changes"] == "none"
@@ -75,6 +87,10 @@ def test_it_says_when_the_service_is_not_well_and_what_core_mode_cannot_know() -
         said = lines_of(result.stdout)
         assert said["behind"] == "not known in core mode"
         assert said["losses"] == "core_connection 1"
+        assert said["position"] == "none"
+        assert "none: " in said["publisher"]
+        [happened] = [line for line in lines if "the connection to the server was lost" in line]
+        assert re.match(r"20\d\d-\d\d-\d\dT.*Z  ", happened)
         assert said["streams"] == "none"
 
 
@@ -152,13 +168,16 @@ def test_the_terminal_obeys_nothing_that_a_status_says() -> None:
         found = json.loads(service.http("/status.json")[1])
     evil = "\x1b[2J\nThe service is well."
     found |= {"state": "ill", "reasons": [evil], "version": evil, "streams": [evil]}
+    found |= {"host": evil, "data_dir": evil, "settings": {evil: evil}}
+    found["connections"][0] |= {"server": evil, "server_name": evil, "last_error": evil}
+    found["happened"] = [{"at": evil, "what": evil}]
     found["losses"] = {evil: 1}
     found["refused"]["last"] = [{"at": evil, "reason": evil, "bytes": 7}]
     found["workers"][0]["name"] = evil
     with answering(json.dumps(found).encode()) as place:
         result = run_command("status", "--http", place)
     assert (result.returncode, result.stderr) == (0, "")
-    assert result.stdout.count(r"\x1b[2J\nThe service is well.") == 7
+    assert result.stdout.count(r"\x1b[2J\nThe service is well.") == 15
     assert result.stdout.replace("\n", "").isprintable()
     assert "The service is well." not in result.stdout.splitlines()
 

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 import orjson
 import pytest
 from nats.aio.msg import Msg
+from nats.js.api import DiscardPolicy
 from support.bus import Bus
 from support.command import run_command
 from support.jetstream import connected
 from support.nats_server import HOST, NatsServer, free_port
 from support.raw import frames_of, publish_raw
 from support.service import ServiceProcess
+from support.streams import DIGESTS, delete, js, update
 from support.wait import eventually
 
 from alarmdigest.tools.subscription import Subscription
@@ -42,6 +44,50 @@ def test_verify_passes_with_a_running_service(server: NatsServer) -> None:
             "Smoke test passed",
         ]
         assert service.metric("alarmdigest_book_alarms_sent_total") == 2
+
+
+def test_verify_reads_the_stream_that_receivers_read() -> None:
+    """In stream mode what a plain subscriber hears proves nothing."""
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, mode="stream") as service,
+        Bus(server.url) as bus,
+    ):
+        service.wait_for_log("name=alarmdigest-micro")
+        tool = "verify", "--server", server.url, "--timeout", "1s"
+        result = run_command(*tool)
+        assert (result.returncode, result.stdout.splitlines()[-1]) == (0, "Smoke test passed")
+        consumers = bus.run(js(bus).consumers_info(DIGESTS))
+        assert consumers == []  # it leaves nothing behind
+
+        update(bus, DIGESTS, max_msgs=1, discard=DiscardPolicy.NEW)
+        result = run_command(*tool)
+        assert result.returncode == 1
+        assert re.search(
+            "failed: a digest was published on AlarmDigest, but .* not get into ALARM_DIGESTS",
+            result.stdout,
+        )
+        service.kill()
+        delete(bus, DIGESTS)
+        result = run_command(*tool, "--mode", "stream")
+        assert result.returncode == 1
+        assert "failed: ALARM_DIGESTS, which receivers read: " in result.stdout
+        assert "stream not found" in result.stdout
+
+
+def test_who_may_not_look_into_the_stream_is_told_that_it_was_not_tested() -> None:
+    may = 'publish: { deny: ["$JS.>"] }'
+    users = (
+        f"[{{ user: tool, password: p, permissions: {{ {may} }} }}, {{ user: us, password: p }}]"
+    )
+    with NatsServer(extra=f"authorization {{ users: {users} }}") as server:
+        us, tool = (f"nats://{name}:p@{HOST}:{server.port}" for name in ("us", "tool"))
+        with ServiceProcess(mode="stream", environment={"NATS_URL": us}) as service:
+            service.wait_for_log("name=alarmdigest-micro")
+            result = run_command("verify", NATS_URL=tool)
+    assert result.returncode == 0, result.stdout
+    assert "cannot look into ALARM_DIGESTS" in result.stderr
+    assert "ermissions" in result.stderr
 
 
 def test_tools_name_the_server_first_and_never_a_secret() -> None:

@@ -13,6 +13,7 @@ from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
 from alarmdigest.feeds.where_to_start import Start, where_to_start
+from alarmdigest.happenings import happenings
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
@@ -39,6 +40,8 @@ PULL_EXPIRES_S = 30
 # messages (nats-server 2.15.1), and what is published until it is there again is kept by nobody.
 HEARTBEAT_S = 2
 HEARTBEATS_MISSED = 2.5
+# What a beginning may tell about the stream, as the page and the metrics call it.
+CHANGES = {"new_stream": "input_made_anew", "rolled_back": "input_rolled_back"}
 # The server forgets a consumer that nobody pulls from for so long.
 CONSUMER_INACTIVE_S = 60
 
@@ -153,9 +156,22 @@ class StreamFeed(Feed):
     def _note(self, beginning: Start) -> None:
         alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
         log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
+        if beginning.gone:
+            happenings.note("stream_gone", self._what_is_gone(beginning), beginning.gone)
+        if change := CHANGES.get(beginning.kind):
+            happenings.note(change, beginning.sentence, 1)
         self.counters.gone += beginning.gone
         self.counters.rolled_back += beginning.kind == "rolled_back"
         self.counters.made_anew += beginning.kind == "new_stream"
+
+    def _what_is_gone(self, beginning: Start) -> str:
+        if beginning.kind != "continues" or self._kept is None:
+            return beginning.sentence
+        behind = self._kept.sequence
+        return (
+            f"{self._plan.name}: messages {behind + 1} to {behind + beginning.gone} were deleted "
+            "before we read them"
+        )
 
     def consuming(self, connection: Connection) -> bool:
         return True  # the stream keeps what is published, and open() has asked for it

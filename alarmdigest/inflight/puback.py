@@ -17,6 +17,7 @@ import orjson
 from alarmdigest._ext import frames
 from alarmdigest._ext.inflight import ACK_SID, DIGEST, InFlight
 from alarmdigest.batches import Outgoing, answers_in, joined
+from alarmdigest.happenings import happenings
 from alarmdigest.inflight.confirmer import Answers, Confirmer, Refusal
 from alarmdigest.inflight.replay import Replay
 from alarmdigest.inflight.stored_ids import StoredIdsReader
@@ -208,22 +209,21 @@ class PubAckConfirmer(Confirmer):
             self._in_flight.set_place(kind, info.last_seq)
         elif place > info.last_seq and created == info.created:
             self.truncated += 1
-            log.error(
-                "%s has lost its newest messages: its last is %d, it had confirmed %d",
-                info.name,
-                info.last_seq,
-                place,
+            sentence = (
+                f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
+                f"confirmed {place}"
             )
+            happenings.note("output_rolled_back", sentence, 1)
+            log.error("%s", sentence)
             self._go_back(kind, info.last_seq, info)
         elif place and not _is_known(js, info, place, message_id, created):
             self.recreated += 1
-            log.error(
-                "%s is another stream than before: message %d is not the one that it had "
-                "confirmed; it was made at %s",
-                info.name,
-                place,
-                info.created,
+            sentence = (
+                f"{info.name} is another stream than before: message {place} is not the one that "
+                f"it had confirmed; it was made at {info.created}"
             )
+            happenings.note("output_made_anew", sentence, 1)
+            log.error("%s", sentence)
             self._go_back(kind, 0, info)
 
     def _go_back(self, kind: int, place: int, info: StreamInfo) -> None:

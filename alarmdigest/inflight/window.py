@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from alarmdigest.checkpoint import Barrier
 from alarmdigest.histogram import Histogram
@@ -28,6 +28,7 @@ class InFlightBatch:
     #: When requests were read, and how many, whose digests an earlier run has not sent.
     answers: Sequence[tuple[float, int]] = ()
     sent_at: float | None = None
+    added_at: float = field(default_factory=time.monotonic)
 
 
 @dataclass(slots=True)
@@ -53,6 +54,17 @@ class Window:
     @property
     def empty(self) -> bool:
         return not self.entries
+
+    @property
+    def oldest_unconfirmed_s(self) -> float:
+        """How long the first of what is not confirmed has been here; 0 when there is none.
+
+        Any thread may ask.
+        """
+        for entry in self.entries.copy():
+            if isinstance(entry, InFlightBatch):
+                return time.monotonic() - entry.added_at
+        return 0.0
 
     @property
     def full(self) -> bool:

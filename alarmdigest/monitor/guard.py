@@ -3,85 +3,104 @@ web page from elsewhere that reads it through its visitor's browser."""
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
-import logging
-import socket
-import sys
+import resource
 import time
-from http.server import ThreadingHTTPServer
-from io import BufferedIOBase
-from typing import Any
+from functools import lru_cache
+from http import HTTPStatus
 
-from alarmdigest.logs import LimitedLog
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
-log = logging.getLogger(__name__)
-
-MAX_CONNECTIONS = 32
 CONNECTION_LIFE_S = 10.0
 MAX_REQUEST_BYTES = 16 * 1024
 
-BUSY = (
-    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nRetry-After: 1\r\n"
-    b"Content-Type: text/plain\r\nContent-Length: 21\r\n\r\ntoo many connections\n"
-)
+
+def _most_connections() -> int:
+    """At most a quarter of the descriptors that the process may have: the rest is the service's."""
+    descriptors, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 128 if descriptors == resource.RLIM_INFINITY else max(4, min(128, descriptors // 4))
 
 
-class BoundedServer(ThreadingHTTPServer):
-    """A thread for each connection, at most MAX_CONNECTIONS, each for CONNECTION_LIFE_S at most."""
+MAX_CONNECTIONS = _most_connections()
+# After accept() has failed for want of descriptors.
+FEWER_FOR_S = 60.0
 
-    daemon_threads = True
-    # As many may knock at once; whoever finds this full would try again after a second only.
-    request_queue_size = MAX_CONNECTIONS
 
-    def __init__(self, address: tuple[str, int], handler: Any) -> None:
-        """Raises OSError."""
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._open: dict[Any, float] = {}
-        self._trouble = LimitedLog(log, logging.ERROR)
-        super().__init__(address, handler)
+class Places:
+    """Who is connected, the oldest first. Belongs to the event loop.
 
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if len(self._open) >= MAX_CONNECTIONS:
-            request.sendall(BUSY)  # a new socket has room for this, nobody waits here
-            super().shutdown_request(request)
+    Whoever comes when all places are taken is let in, and the oldest connection ends: a probe is
+    answered within milliseconds, so the oldest one is idle or slow.
+    """
+
+    def __init__(self) -> None:
+        self._taken: dict[BoundedConnection, None] = {}
+        self._most = MAX_CONNECTIONS
+        self._fewer_until = 0.0
+
+    def take(self, connection: BoundedConnection) -> None:
+        if self._most < MAX_CONNECTIONS and time.monotonic() > self._fewer_until:
+            self._most = MAX_CONNECTIONS
+        self._taken[connection] = None
+        if len(self._taken) > self._most:
+            next(iter(self._taken)).end()
+
+    def leave(self, connection: BoundedConnection) -> None:
+        self._taken.pop(connection, None)
+
+    def be_fewer(self) -> None:
+        """There was no descriptor for one more: end all, and have fewer for a while."""
+        self._most = max(2, len(self._taken) - 4)
+        self._fewer_until = time.monotonic() + FEWER_FOR_S
+        for connection in list(self._taken):
+            connection.end()
+
+
+# Of the process, since its descriptors are shared.
+places = Places()
+
+
+class BoundedConnection(H11Protocol):
+    """One that has a place for CONNECTION_LIFE_S at most, and asks once."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # A timeout of the socket would begin again with every byte.
+        self._end_of_life = self.loop.call_later(CONNECTION_LIFE_S, self.end)
+        self._received = 0
+        places.take(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        places.leave(self)
+        self._end_of_life.cancel()
+        super().connection_lost(exc)
+
+    def end(self) -> None:
+        """Close at once; what the client has not read yet is dropped."""
+        places.leave(self)
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is not None:  # one request each: whatever comes behind it is not for us
             return
-        self._open[request] = time.monotonic()
-        super().process_request(request, client_address)
+        self._received += len(data)
+        if self._received > MAX_REQUEST_BYTES:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            super().data_received(data)
 
-    def shutdown_request(self, request: Any) -> None:
-        self._open.pop(request, None)
-        super().shutdown_request(request)
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(HTTPStatus.BAD_REQUEST)
 
-    def service_actions(self) -> None:
-        """End whoever takes too long: a time-out of the socket begins again with every byte."""
-        oldest = time.monotonic() - CONNECTION_LIFE_S
-        for request, since in list(self._open.items()):
-            if since < oldest:
-                try:
-                    request.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    self._open.pop(request, None)  # it has ended meanwhile
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that goes away in the middle is no error of ours; anything else is."""
-        if not isinstance(sys.exc_info()[1], OSError):
-            self._trouble("a page could not be made", reason=repr(sys.exc_info()[1]))
-
-
-class BoundedLines:
-    """The lines of a request, which may have MAX_REQUEST_BYTES together."""
-
-    def __init__(self, source: BufferedIOBase) -> None:
-        self._source = source
-        self.left = MAX_REQUEST_BYTES
-
-    def readline(self, limit: int) -> bytes:
-        line = self._source.readline(min(limit, self.left))
-        self.left -= len(line)
-        return line
-
-    def close(self) -> None:
-        self._source.close()
+    def _refuse(self, status: HTTPStatus) -> None:
+        """In words that hold nothing of what the client sent."""
+        self.transport.write(
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nContent-Type: text/plain\r\n"
+            f"Content-Length: {len(status.phrase) + 1}\r\nConnection: close\r\n\r\n"
+            f"{status.phrase}\n".encode()
+        )
+        self.transport.close()
 
 
 def may_ask_as(host_header: str | None, served_at: str) -> bool:
@@ -97,6 +116,7 @@ def may_ask_as(host_header: str | None, served_at: str) -> bool:
     return name == served_at.lower() or _is_loopback(name)
 
 
+@lru_cache(maxsize=64)
 def _is_loopback(name: str) -> bool:
     try:
         return ipaddress.ip_address(name).is_loopback

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from alarmdigest import __version__, log_writer
@@ -19,6 +19,7 @@ from alarmdigest.listener import Listener
 from alarmdigest.monitor.durations import durations, oldest_s
 from alarmdigest.monitor.losses import losses
 from alarmdigest.monitor.stream_changes import stream_changes
+from alarmdigest.monitor.surroundings import surroundings
 from alarmdigest.service import Service
 
 
@@ -34,6 +35,7 @@ class ServiceCollector:
         yield from self._books()
         yield from self._output()
         yield from self._checkpoints()
+        yield from surroundings(self._service)
         yield from durations(self._service)
 
     def _state(self) -> Iterator[Metric]:
@@ -179,6 +181,16 @@ class ServiceCollector:
             value=sum(book.alarm_count for book in books),
         )
         yield GaugeMetricFamily(
+            "alarmdigest_active_alarms",
+            "Alarms that are WARNING or CRITICAL.",
+            value=sum(book.active_count for book in books),
+        )
+        yield GaugeMetricFamily(
+            "alarmdigest_due_alarms",
+            "Alarms that the next digests of their users would hold.",
+            value=sum(book.due_count for book in books),
+        )
+        yield GaugeMetricFamily(
             "alarmdigest_users", "Users known.", value=sum(book.user_count for book in books)
         )
         yield GaugeMetricFamily(
@@ -283,4 +295,5 @@ class ServiceCollector:
 def registry_of(service: Service) -> CollectorRegistry:
     registry = CollectorRegistry()
     registry.register(ServiceCollector(service))
+    ProcessCollector(registry=registry)  # process_*: memory, descriptors, processor time
     return registry

@@ -1,6 +1,6 @@
 """One look at a service, for the page and the command ``status``.
 
-It says what kind and how much, never whose: no ids, no contents, no addresses.
+It says what kind and how much, never whose: no ids of users or alarms, no contents, no secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +11,10 @@ from typing import Any
 
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
+from alarmdigest.monitor.chronicle import Chronicle
+from alarmdigest.monitor.disk import free_bytes, store_bytes
 from alarmdigest.monitor.history import RATES, STEP_S, History, Sample, rates_between
+from alarmdigest.monitor.identity import connections, identity
 from alarmdigest.monitor.losses import losses
 from alarmdigest.monitor.stream_changes import stream_changes
 from alarmdigest.service import Service
@@ -23,15 +26,28 @@ class Status:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._history = History()
+        self._chronicle = Chronicle(service)
         self._started = time.monotonic()
+        self._digests = 0
+        self._digest_at_ns: int | None = None
 
     def remember(self) -> None:
-        """Take a sample if it is time for one. Call it at least every second."""
+        """Take a sample if it is time for one. Call it every second."""
+        self._chronicle.look()
+        self._notice_digests()
         if self._history.wants_one(time.monotonic()):
             self._history.add(self._sample())
 
+    def _notice_digests(self) -> None:
+        """When the last one was confirmed: a second late at most, since nobody notes it."""
+        publisher = self._service.publisher
+        if publisher is not None and publisher.confirmer.digests != self._digests:
+            self._digests = publisher.confirmer.digests
+            self._digest_at_ns = time.time_ns()
+
     def look(self) -> dict[str, Any]:
         """Everything that the page shows, as JSON has it. Ages and durations in seconds."""
+        self._notice_digests()
         service, settings, now = self._service, self._service.settings, self._sample()
         illnesses, reasons = service.illnesses(), service.unreadiness()
         in_stream_mode = service.mode == "stream"
@@ -40,14 +56,23 @@ class Status:
             "reasons": reasons,
             "version": __version__,
             "mode": service.mode or None,
+            **identity(settings),
             "store": settings.store,
             "streams": [settings.events_stream, settings.digests_stream, settings.rejected_stream]
             if in_stream_mode
             else [],
+            "connections": connections(service),
             "uptime_seconds": round(now.at - self._started, 1),
             "rates": self._history.rates(now),
             "totals": {name: getattr(now, name) for name in RATES},
             "behind": self._behind(now),
+            "position": self._position(),
+            "output": self._output(),
+            "alarms": self._alarms(),
+            "disk": {
+                "store_bytes": store_bytes(settings.data_dir),
+                "free_bytes": free_bytes(settings.data_dir),
+            },
             "refused": self._refused(),
             "workers": [
                 {
@@ -61,6 +86,7 @@ class Status:
             "checkpoint": self._checkpoint(),
             "losses": losses(service),
             "stream_changes": stream_changes(service),
+            "happened": self._chronicle.newest(),
             "history": self._minutes(),
         }
 
@@ -90,6 +116,42 @@ class Status:
             "backlog_bytes": listener.backlog_bytes if listener is not None else 0,
         }
 
+    def _position(self) -> dict[str, Any] | None:
+        """How far the input stream has been read; None in core mode."""
+        listener = self._service.listener
+        if listener is None or self._service.mode != "stream":
+            return None
+        router = listener.router
+        return {
+            "sequence": router.sequence,
+            "last_sequence": router.sequence + router.pending,
+            "stored_at": timestamps.to_text(router.timestamp_ns) if router.timestamp_ns else None,
+        }
+
+    def _output(self) -> dict[str, Any] | None:
+        publisher = self._service.publisher
+        if publisher is None:
+            return None
+        window, last = publisher.window, self._digest_at_ns
+        return {
+            "held_because": publisher.blocked_reason,
+            "last_digest_at": timestamps.to_text(last) if last is not None else None,
+            "unconfirmed_bytes": window.bytes,
+            "oldest_unconfirmed_seconds": round(window.oldest_unconfirmed_s, 3),
+            "queued_bytes": publisher.queue.qsize(),
+            "resent": publisher.confirmer.resent,
+        }
+
+    def _alarms(self) -> dict[str, int]:
+        books = [worker.book for worker in self._service.workers]
+        return {
+            "held": sum(book.alarm_count for book in books),
+            "active": sum(book.active_count for book in books),
+            "due": sum(book.due_count for book in books),
+            "users": sum(book.user_count for book in books),
+            "bytes": sum(book.held_bytes for book in books),
+        }
+
     def _refused(self) -> dict[str, Any]:
         desk = self._service.desk
         return {
@@ -104,7 +166,9 @@ class Status:
         checkpointer = self._service.checkpointer
         if checkpointer is None:
             return None
+        last = checkpointer.store.last
         return {
+            "number": last.number if last is not None else None,
             "written": checkpointer.written,
             "failures": checkpointer.failures,
             "age_seconds": round(time.monotonic() - checkpointer.completed_at, 1),

@@ -12,7 +12,8 @@ CHANGES = ("input_made_anew", "input_rolled_back", "output_made_anew", "output_r
 def stream_changes(service: Service) -> dict[str, int]:
     """How often each of CHANGES was found since the start of the process; all are always there.
 
-    The output streams are the one of the digests and the one of the refusals; the log says which.
+    The output streams are the one of the digests and the one of the refusals; ``happenings`` say
+    which it was.
     What was lost is not counted here but in ``losses``, where the stream can tell it.
     """
     found = dict.fromkeys(CHANGES, 0)

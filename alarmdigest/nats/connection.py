@@ -130,6 +130,12 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         if sock is not None:
             sock.close()
 
+    @property
+    def is_open(self) -> bool:
+        """Until close(); the server may have ended it without our having noticed."""
+        sock = getattr(self, "_socket", None)
+        return sock is not None and sock.fileno() >= 0
+
     def new_inbox(self) -> str:
         """A subject for answers that nobody else has."""
         return f"{self._login.inbox_prefix}.{secrets.token_hex(11)}"

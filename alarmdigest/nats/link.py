@@ -64,6 +64,7 @@ class Link:
         self._opened_at = -math.inf
         self._failures = LimitedLog(log, logging.WARNING)
         self.connections = 0
+        self.opened: Connection | None = None  # the newest one, whether it is still open or not
         self.last_error = "not tried yet"
         for url in urls:
             Connection(url, name=name)
@@ -92,6 +93,7 @@ class Link:
                 self._current_name = self._tls_names.get(url) or urlsplit(url).hostname
                 self._opened_at = time.monotonic()
                 self.connections += 1
+                self.opened = connection
                 self.learn(connection)
                 log.log(
                     logging.DEBUG if self._short_lived else logging.INFO,

@@ -54,11 +54,11 @@ class Client:
     def digests(self, until: float) -> Iterator[dict[str, Any]]:
         """The digests that arrive until the given ``time.monotonic()``, as they come."""
         for _headers, payload in self._subscription.messages(until):
-            if (digest := _read_digest(payload)) is not None:
+            if (digest := read_digest(payload)) is not None:
                 yield digest
 
 
-def _read_digest(payload: bytes) -> dict[str, Any] | None:
+def read_digest(payload: bytes) -> dict[str, Any] | None:
     """None for what is no digest: anybody who may can write anything on the subject."""
     try:
         found = orjson.loads(payload)

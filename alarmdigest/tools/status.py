@@ -27,6 +27,7 @@ SENTENCES = {
     "not ready": "The service does not do its work right now:",
     "ill": "The service is ill and should be restarted:",
 }
+CONNECTION_HEADS = ("CONNECTION", "SERVER", "NAME", "VERSION", "RECONNECTS", "STATE")
 
 
 def status(settings: Settings, *, as_json: bool) -> int:
@@ -80,14 +81,22 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "",
         *_pairs(
             ("version", f"{found['version']}, up {duration_text(found['uptime_seconds'])}"),
+            ("process", f"{found['pid']} on {found['host']}, Python {found['python']}"),
+            ("data", _data(found)),
             ("mode", found["mode"] or "not known yet"),
             ("streams", ", ".join(found["streams"]) or "none"),
             ("store", found["store"]),
             *((f"{name}/s", f"{rate:,.1f}") for name, rate in found["rates"].items()),
             ("behind", _behind(behind, found["mode"])),
+            ("position", _position(found["position"])),
             ("backlog", size_text(behind["backlog_bytes"])),
+            ("alarms", _alarms(found["alarms"])),
+            ("last digest", _output(found["output"]) if found["output"] else "none yet"),
             ("checkpoint", _checkpoint(checkpoint) if checkpoint else "none yet"),
+            ("settings", _settings(found["settings"])),
         ),
+        "",
+        *table(CONNECTION_HEADS, [_connection(one) for one in found["connections"]]),
         "",
         "Since the start of the process:",
         *_pairs(
@@ -97,6 +106,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
             ("stream changes", _counts(found["stream_changes"])),
         ),
     ]
+    if found["happened"]:
+        happened = [(one["at"], one["what"]) for one in found["happened"]]
+        lines += ["", *table(("AT", "LOST OR REMADE"), happened)]
     if refused["last"]:
         last = [(one["at"], one["reason"], str(one["bytes"])) for one in refused["last"]]
         lines += ["", *table(("REFUSED AT", "REASON", "BYTES"), last)]
@@ -111,6 +123,51 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def _pairs(*named: tuple[str, str]) -> list[str]:
     return [f"{name:<16}{text}" for name, text in named]
+
+
+def _data(found: dict[str, Any]) -> str:
+    free = found["disk"]["free_bytes"]
+    return (
+        f"{found['data_dir']} ({found['store']} {size_text(found['disk']['store_bytes'])}, "
+        f"{'unknown' if free is None else size_text(free)} free)"
+    )
+
+
+def _position(position: dict[str, Any] | None) -> str:
+    if position is None:
+        return "none"
+    return (
+        f"message {position['sequence']} of {position['last_sequence']}, stored at "
+        f"{position['stored_at'] or 'an unknown time'}"
+    )
+
+
+def _alarms(alarms: dict[str, int]) -> str:
+    return (
+        f"{alarms['held']:,} held, {alarms['active']:,} active, {alarms['due']:,} due, of "
+        f"{alarms['users']:,} users"
+    )
+
+
+def _output(output: dict[str, Any]) -> str:
+    last = output["last_digest_at"] or "none yet"
+    if not output["unconfirmed_bytes"]:
+        return f"{last}, all confirmed"
+    return (
+        f"{last}, {size_text(output['unconfirmed_bytes'])} unconfirmed for "
+        f"{duration_text(output['oldest_unconfirmed_seconds'])}"
+    )
+
+
+def _settings(settings: dict[str, str]) -> str:
+    return " ".join(f"{name}={value}" for name, value in settings.items()) or "as by default"
+
+
+def _connection(one: dict[str, Any]) -> tuple[str, ...]:
+    state = "open" if one["connected"] else f"none: {one['last_error']}"
+    names = (one["server"], one["server_name"], one["server_version"])
+    shown = (name or "-" for name in names)
+    return (one["name"], *shown, str(one["reconnects"]), state)
 
 
 def _behind(behind: dict[str, Any], mode: str) -> str:

@@ -20,13 +20,17 @@ from alarmdigest.tools.subscription import Subscription
 ASK_S = 1.0
 
 
-def say_what_is_tested(settings: Settings, connection: Connection) -> None:
-    """One line on stderr; stdout is for the result. Raises NatsError."""
+def say_what_is_tested(settings: Settings, connection: Connection) -> str | None:
+    """One line on stderr; stdout is for the result. The mode of the service, if it is known.
+
+    Raises NatsError.
+    """
     version, mode = connection.info.get("version"), _mode_of_service(settings)
     found = f"a service in {mode} mode" if mode else "no service there tells its mode"
     line = f"testing on {connection.url} (nats-server {version}): {found}"
     with suppress(OSError):  # the result does not depend on it
         print(printable(line), file=sys.stderr, flush=True)
+    return mode
 
 
 def _mode_of_service(settings: Settings) -> str | None:

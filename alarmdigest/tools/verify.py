@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import uuid
 from typing import Any
 
 from alarmdigest import exit_codes
+from alarmdigest.nats.errors import JetStreamError, NatsError
 from alarmdigest.settings import Settings
+from alarmdigest.text import printable
 from alarmdigest.tools.client import Client, event_body, expected_digest, request_body
+from alarmdigest.tools.stored_digests import StoredDigests
 from alarmdigest.tools.tested import say_what_is_tested
 
 # How long a digest that must not come is waited for.
@@ -18,9 +22,18 @@ SILENCE_S = 0.3
 def verify(settings: Settings, *, timeout_s: float) -> int:
     """Run the smoke test, report on stdout; the exit code. Raises NatsError."""
     client = Client(settings, "alarmdigest-verify")
-    say_what_is_tested(settings, client.connection)
-    print(f'waiting to consume "{settings.digest_subject}" messages', flush=True)
-    missed = _first_miss(client, settings, timeout_s)
+    mode = say_what_is_tested(settings, client.connection)
+    stored: StoredDigests | None = None
+    try:
+        if "stream" in (mode, settings.mode):
+            stored = _open_stream(settings)
+        print(f'waiting to consume "{settings.digest_subject}" messages', flush=True)
+        missed = _first_miss(client, stored, settings, timeout_s)
+    except JetStreamError as error:
+        missed = f"{settings.digests_stream}, which receivers read: {error}"
+    finally:
+        if stored is not None:
+            stored.close()
     if missed is not None:
         print(f"Smoke test failed: {missed}", flush=True)
         return exit_codes.INTERNAL_ERROR
@@ -28,11 +41,38 @@ def verify(settings: Settings, *, timeout_s: float) -> int:
     return exit_codes.CLEAN
 
 
-def _first_miss(client: Client, settings: Settings, timeout_s: float) -> str | None:
+def _open_stream(settings: Settings) -> StoredDigests | None:
+    """What receivers read in stream mode. A user who may not look into it may test the rest.
+
+    Raises JetStreamError, e.g. when there is no such stream.
+    """
+    try:
+        return StoredDigests(settings)
+    except JetStreamError:
+        raise
+    except NatsError as error:
+        line = (
+            f"cannot look into {settings.digests_stream}, so whether digests get there is not "
+            f"tested: {error}"
+        )
+        print(printable(line), file=sys.stderr, flush=True)
+        return None
+
+
+def _first_miss(
+    client: Client, stored: StoredDigests | None, settings: Settings, timeout_s: float
+) -> str | None:
     user, alarm = f"verify-{uuid.uuid4()}", str(uuid.uuid4())
     now = time.time_ns()
+    where = f"on {settings.digest_subject}" if stored is None else f"in {settings.digests_stream}"
     events, requests = settings.event_subject, settings.request_subject
     raised = ("WARNING", now), ("CRITICAL", now + 1)
+
+    def next_digest(timeout_s: float) -> dict[str, Any] | None:
+        until = time.monotonic() + timeout_s
+        digests = client.digests(until) if stored is None else stored.until(until)
+        return next((digest for digest in digests if digest["UserID"] == user), None)
+
     try:
         # On the plain subjects and on ones below them; the second with a change of status.
         for (status, changed_at), suffix in zip(raised, ("", ".verify"), strict=True):
@@ -43,17 +83,23 @@ def _first_miss(client: Client, settings: Settings, timeout_s: float) -> str | N
                 ]
             )
             expected = expected_digest(user, alarm, status, changed_at)
-            found = _next_digest(client, user, timeout_s)
+            found = next_digest(timeout_s)
+            if found is None and stored is not None and _heard(client, user):
+                return (
+                    f"a digest was published on {settings.digest_subject}, but within "
+                    f"{timeout_s:g} s it did not get into {settings.digests_stream}, which "
+                    "receivers read: does that stream capture the subject, and is it full?"
+                )
             if found is None:
                 return (
-                    f"no digest on {settings.digest_subject} within {timeout_s:g} s after an alarm "
+                    f"no digest {where} within {timeout_s:g} s after an alarm "
                     f"on {events + suffix} and a request on {requests + suffix}; is the service "
                     "running, on this server and with these subjects?"
                 )
             if found != expected:
                 return f"expected the digest {expected}, got {found}"
         client.publish([(requests, request_body(user))])
-        again = _next_digest(client, user, SILENCE_S)
+        again = next_digest(SILENCE_S)
         # A service with --publish-empty says that there is nothing.
         if again is not None and again.get("ActiveAlarms") != []:
             return f"nothing was due, but a digest came: {again}"
@@ -64,8 +110,6 @@ def _first_miss(client: Client, settings: Settings, timeout_s: float) -> str | N
         client.connection.close()
 
 
-def _next_digest(client: Client, user: str, timeout_s: float) -> dict[str, Any] | None:
-    for digest in client.digests(time.monotonic() + timeout_s):
-        if digest["UserID"] == user:
-            return digest
-    return None
+def _heard(client: Client, user: str) -> bool:
+    """Whether a digest of the user has come on the plain subscription."""
+    return any(digest["UserID"] == user for digest in client.digests(time.monotonic()))

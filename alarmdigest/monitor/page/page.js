@@ -28,6 +28,10 @@ const CHANGES = {
   output_rolled_back: "Output stream rolled back",
 };
 
+const CONNECTIONS = {
+  subscriber: "Reading", publisher: "Publishing", service_api: "Service API",
+};
+
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const small = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
@@ -141,11 +145,18 @@ function chart(name, title, values, now, stepSeconds, unknown) {
 }
 
 function about(status) {
-  const parts = [`version ${status.version}`];
+  const parts = [`${status.host}, process ${status.pid}`, `version ${status.version}`];
   if (status.mode) parts.push(`${status.mode} mode`);
   if (status.streams.length) parts.push(`streams ${status.streams.join(", ")}`);
   parts.push(`store ${status.store}`, `up ${duration(status.uptime_seconds)}`);
   return parts.join(" · ");
+}
+
+function connection(one) {
+  const again = `${count(one.reconnects)} reconnects`;
+  if (!one.connected) return `none: ${one.last_error} · ${again}`;
+  const server = [one.server_name, one.cluster, `nats-server ${one.server_version}`];
+  return ["open", one.server, ...server.filter(Boolean), again].join(" · ");
 }
 
 function showState(state, sentence, reasons) {
@@ -159,7 +170,7 @@ function show(status) {
   showState(status.state, SENTENCES[status.state], status.reasons);
   say("about", about(status));
 
-  const { behind, checkpoint, history, refused } = status;
+  const { alarms, behind, checkpoint, disk, history, output, position, refused } = status;
   for (const [name, title] of CHARTS) {
     const now = name === "behind" ? behind.messages ?? 0 : status.rates[name];
     const unknown = name === "behind" && behind.messages === null;
@@ -167,7 +178,20 @@ function show(status) {
   }
   say("behind-messages", behind.messages === null ? "not known" : count(behind.messages));
   say("behind-seconds", behind.seconds === null ? "not known" : duration(behind.seconds));
+  say("behind-position", position === null ? "–"
+    : `${number.format(position.sequence)} of ${number.format(position.last_sequence)}`);
   say("behind-backlog", size(behind.backlog_bytes));
+
+  say("alarms-held", count(alarms.held));
+  say("alarms-active", count(alarms.active));
+  say("alarms-due", count(alarms.due));
+  say("alarms-users", count(alarms.users));
+
+  const last = output?.last_digest_at;
+  say("output-last", last ? clock(new Date(last)) : "none since the start");
+  say("output-unconfirmed", size(output?.unconfirmed_bytes ?? 0));
+  say("output-oldest", output?.unconfirmed_bytes ? duration(output.oldest_unconfirmed_seconds) : "–");
+  say("output-resent", count(output?.resent ?? 0));
 
   const never = checkpoint === null;
   say("checkpoint-age", never ? "none yet" : duration(checkpoint.age_seconds));
@@ -176,12 +200,29 @@ function show(status) {
   say("checkpoint-counts",
     never ? "–" : `${count(checkpoint.written)}, ${count(checkpoint.failures)}`);
 
+  say("disk-store", size(disk.store_bytes));
+  say("disk-free", disk.free_bytes === null ? "not known" : size(disk.free_bytes));
+
   const lost = showBad("losses", status.losses, LOSSES);
   say("losses-sentence", lost ? "Something was lost:" : "Nothing was lost since the start.");
   const changed = showBad("changes", status.stream_changes, CHANGES);
-  say("changes-sentence", changed ? "A stream was changed under the service; the log says which:"
+  say("changes-sentence", changed ? "A stream was changed under the service:"
     : status.mode === "core" ? "Core mode uses no streams."
     : "No stream was changed under the service since the start.");
+
+  byId("happened").hidden = status.happened.length === 0;
+  rows("happened-list", status.happened.map((one) => [[clock(new Date(one.at))], [one.what]]));
+
+  pairs("connections", status.connections.map((one) => [
+    CONNECTIONS[one.name] ?? one.name, connection(one), !one.connected,
+  ]));
+
+  pairs("identity", [
+    ["Host", status.host], ["Process", `${status.pid}, Python ${status.python}`],
+    ["Started", clock(new Date(status.started_at))], ["Data directory", status.data_dir],
+  ]);
+  pairs("settings", Object.entries(status.settings));
+  byId("settings-title").hidden = Object.keys(status.settings).length === 0;
 
   pairs("refused", Object.entries(refused.by_reason).map(([reason, value]) =>
     [reason, count(value)]));

@@ -1,0 +1,103 @@
+"""What was lost or remade is told in words: where it was counted, or else by its number."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.bus import Bus
+from support.faults import pairs
+from support.nats_server import NatsServer
+from support.streams import DIGESTS, delete, stream_service
+from support.wait import eventually
+
+from alarmdigest.happenings import KEPT, Happenings
+from alarmdigest.monitor import chronicle
+from alarmdigest.monitor.chronicle import Chronicle
+from alarmdigest.monitor.losses import PLACES
+from alarmdigest.service import Service
+from alarmdigest.settings import Settings
+from alarmdigest.store.memory import MemoryStore
+
+
+def test_only_the_newest_are_kept_and_all_are_counted() -> None:
+    happenings = Happenings()
+    for number in range(KEPT + 7):
+        happenings.note("reader", f"message {number}", 2)
+    assert happenings.noted("reader") == 2 * (KEPT + 7)
+    newest = happenings.newest()
+    assert len(newest) == KEPT
+    assert newest[0].sentence == f"message {KEPT + 6}"
+
+
+@pytest.fixture(autouse=True)
+def noted(monkeypatch: pytest.MonkeyPatch) -> Happenings:
+    """Nothing yet."""
+    happenings = Happenings()
+    monkeypatch.setattr(chronicle, "happenings", happenings)
+    return happenings
+
+
+@pytest.fixture
+def lost(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What is counted as lost, to be changed."""
+    counts = dict.fromkeys(PLACES, 0)
+    monkeypatch.setattr(chronicle, "losses", lambda _service: counts)
+    return counts
+
+
+def chronicled() -> Chronicle:
+    settings = Settings()
+    return Chronicle(Service(settings, ["nats://127.0.0.1:1"], MemoryStore(), lambda: True))
+
+
+def told(chronicle: Chronicle) -> list[tuple[str, int]]:
+    chronicle.look()
+    return [(one["kind"], one["count"]) for one in chronicle.newest()]
+
+
+@pytest.mark.parametrize("place", chronicle.PLAIN_SENTENCES)
+def test_a_loss_of_which_only_a_number_is_known_is_told_once_and_more_of_it_later(
+    lost: dict[str, int], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chronicle_ = chronicled()
+    assert told(chronicle_) == []
+    lost[place] = 3
+    assert told(chronicle_) == [(place, 3)]
+    lost[place] = 5
+    assert told(chronicle_) == [(place, 3)], "not a line for each look"
+    monkeypatch.setattr(chronicle, "PLAIN_INTERVAL_S", 0.0)
+    assert told(chronicle_) == [(place, 2), (place, 3)]
+    assert told(chronicle_) == [(place, 2), (place, 3)]
+
+
+def test_what_is_noted_where_it_is_counted_is_not_told_twice(
+    lost: dict[str, int], noted: Happenings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chronicle_ = chronicled()
+    lost["stream_gone"] = 4
+    assert told(chronicle_) == [], "whoever counts it may still be asking"
+    noted.note("stream_gone", "ALARMS: messages 1 to 4", 4)
+    monkeypatch.setattr(chronicle, "NOTED_LATER_S", 0.0)
+    assert told(chronicle_) == [("stream_gone", 4)]
+    lost["stream_gone"] = 5
+    assert told(chronicle_) == [("stream_gone", 1), ("stream_gone", 4)]
+
+
+def test_an_output_stream_that_is_made_anew_is_named() -> None:
+    with NatsServer() as server, stream_service(server.url) as service, Bus(server.url) as bus:
+        bus.publish_all(pairs(range(5)))
+        bus.wait_for_digests(5)
+        delete(bus, DIGESTS)
+        # It notices when it publishes the next one.
+        bus.publish_all(pairs(range(5, 10)))
+
+        def happened() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = json.loads(service.http("/status.json")[1])["happened"]
+            return found
+
+        eventually(lambda: happened() != [], timeout=30, what="a happening")
+        [one] = happened()
+        assert (one["kind"], one["count"]) == ("output_made_anew", 1)
+        assert one["what"].startswith(f"{DIGESTS} was made anew at 20")
