@@ -28,8 +28,8 @@ from row_codec cimport (
 )
 from state cimport (
     CHANGED, LISTED, SENT_STATUS, Alarm, State, User, add_alarm, add_user, alarm_at, alarm_tag,
-    find_alarm, find_user, id_of_alarm, is_due, is_forgotten, list_as_due, mark_dirty,
-    sweep_alarms, user_at, user_tag,
+    count_alarm, find_alarm, find_user, id_of_alarm, is_due, is_forgotten, list_as_due, mark_dirty,
+    sweep_alarms, uncount_alarm, user_at, user_tag,
 )
 from table cimport table_bytes, table_init
 
@@ -247,6 +247,16 @@ cdef class AlarmBook:
         return self.state.alarms.used
 
     @property
+    def active_count(self) -> int:
+        """Alarms whose latest status is WARNING or CRITICAL."""
+        return self.state.active
+
+    @property
+    def due_count(self) -> int:
+        """Alarms that the next digest of their user holds."""
+        return self.state.due
+
+    @property
     def user_count(self) -> int:
         return self.state.users.used
 
@@ -282,6 +292,7 @@ cdef class AlarmBook:
             mark_dirty(s, alarm.block)
         else:
             alarm = alarm_at(s, handle)
+            uncount_alarm(s, alarm)
             if is_forgotten(alarm, record.arrival_ns, self.retention_ns):
                 # Past its retention it counts as forgotten, with what was sent of it.
                 self.tally.forgotten += 1
@@ -289,6 +300,7 @@ cdef class AlarmBook:
                 mark_dirty(s, alarm.block)
             elif self.follow(alarm, record):
                 mark_dirty(s, alarm.block)
+        count_alarm(s, alarm)
         list_as_due(s, handle)
         return True
 
@@ -399,8 +411,10 @@ cdef class AlarmBook:
             if self.out.used - start > before + self.head.used:
                 buffer_put(&self.out, b",", 1)
             buffer_put(&self.out, self.entry.data, self.entry.used)
+            uncount_alarm(&self.state, due[i].alarm)
             due[i].alarm.sent_ns = due[i].alarm.latest_ns
             due[i].alarm.flags = due[i].alarm.latest
+            count_alarm(&self.state, due[i].alarm)
             mark_dirty(&self.state, due[i].alarm.block)
         self.tally.alarms_sent += count
         return self.end_message(start)

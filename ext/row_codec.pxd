@@ -22,7 +22,7 @@ from siphash cimport SipKey, siphash13
 from state cimport (
     ALARM_FIXED_BYTES, BLOCK_FIXED_BYTES, CHANGED, MAX_VALUE_BYTES, NO_HIGHER_NUMBER, SENT_STATUS,
     WRITTEN, Alarm, Block, State, User, add_alarm, add_block, add_user, alarm_at, alarm_tag,
-    block_at, find_alarm, find_user, id_of_alarm, id_of_user, list_as_due, mark_clean,
+    block_at, count_alarm, find_alarm, find_user, id_of_alarm, id_of_user, list_as_due, mark_clean,
     remove_block, user_at, user_tag,
 )
 
@@ -197,6 +197,7 @@ cdef inline RowFault load_row(State* s, const uint8_t* key, uint32_t value_len) 
         memcpy(&alarm.arrived_ns, value + 16, 8)
         alarm.latest = value[26] & 3
         alarm.flags = (value[26] >> 2 & 3) | (CHANGED if value[26] & ROW_CHANGED else 0)
+        count_alarm(s, alarm)
         list_as_due(s, alarm_handle)
         value += ALARM_FIXED_BYTES + length
     return ROW_FINE

@@ -70,6 +70,8 @@ ctypedef struct State:
     Table alarms
     uint32_t first_dirty
     uint32_t blocks              # that hold an alarm
+    uint64_t active              # alarms whose latest status is not CLEARED
+    uint64_t due                 # those of them that the next digest of their user holds
     uint32_t cursor              # the slot of the alarm table at which the next sweep begins
 
 
@@ -93,8 +95,12 @@ cdef inline const uint8_t* id_of_alarm(const Alarm* alarm) noexcept nogil:
     return <const uint8_t*> alarm + ALARM_ID_AT
 
 
+cdef inline bint is_active(const Alarm* alarm) noexcept nogil:
+    return alarm.latest != STATUS_CLEARED
+
+
 cdef inline bint is_due(const Alarm* alarm) noexcept nogil:
-    return alarm.latest != STATUS_CLEARED and (
+    return is_active(alarm) and (
         alarm.flags & SENT_STATUS == STATUS_NONE or alarm.flags & CHANGED)
 
 
@@ -318,6 +324,19 @@ cdef inline uint32_t add_alarm(
     return handle
 
 
+cdef inline void uncount_alarm(State* s, const Alarm* alarm) noexcept nogil:
+    """Take an alarm out of the counts of what it is. Whoever changes one does so first, and
+    count_alarm()s it afterwards; one that was just added is all zero: cleared, and in no count.
+    """
+    s.active -= is_active(alarm)
+    s.due -= is_due(alarm)
+
+
+cdef inline void count_alarm(State* s, const Alarm* alarm) noexcept nogil:
+    s.active += is_active(alarm)
+    s.due += is_due(alarm)
+
+
 cdef inline void list_as_due(State* s, uint32_t handle) noexcept nogil:
     """Let the next digest look at it. An alarm that is no longer due by then may stay listed."""
     cdef Alarm* alarm = alarm_at(s, handle)
@@ -349,6 +368,7 @@ cdef inline void remove_alarm(State* s, uint32_t slot) noexcept nogil:
     cdef uint32_t block_handle = alarm.block
     cdef Block* block = block_at(s, block_handle)
     cdef uint32_t* link = &block.first_alarm
+    uncount_alarm(s, alarm)
     if alarm.flags & LISTED:
         unlist_what_is_not_due(s, user_at(s, alarm.user))
     while link[0] != handle:

@@ -142,6 +142,14 @@ class Model:
             return None
         return self._digest(message.user)
 
+    @property
+    def active_count(self) -> int:
+        return sum(alarm.active for alarms in self._users.values() for alarm in alarms.values())
+
+    @property
+    def due_count(self) -> int:
+        return sum(alarm.due for alarms in self._users.values() for alarm in alarms.values())
+
     def _forget(self, arrival_ns: int) -> None:
         """Drop what is past retention before the message is looked at.
 

@@ -32,9 +32,17 @@ from alarmdigest._ext.events import EVENT
 WORDS = {"W": "WARNING", "C": "CRITICAL", "X": "CLEARED"}
 
 
-def replay(history: str, *, publish_empty: bool = False) -> list[str]:
+def replayed(history: str) -> Core:
+    """The core after the contract's shorthand."""
+    core = Core()
+    replay(history, core)
+    core.merge()
+    return core
+
+
+def replay(history: str, core: Core | None = None, *, publish_empty: bool = False) -> list[str]:
     """What the contract's shorthand publishes: digests as `a W@1, b C@2`, and refusals."""
-    core = Core(publish_empty=publish_empty)
+    core = core or Core(publish_empty=publish_empty)
     published = []
     for step, shorthand in enumerate(history.split(", ")):
         if shorthand == "D":
@@ -156,6 +164,8 @@ def test_random_histories_give_the_digests_of_the_model(whole: History, seed: in
             assert digests == expected
         assert by_user(digests) == by_user(expected)
         assert core.router.clamped == model.clamped
+        assert sum(book.active_count for book in core.books) == model.active_count
+        assert sum(book.due_count for book in core.books) == model.due_count
         assert not core.refused
 
 
@@ -258,6 +268,36 @@ def test_the_counters_tell_what_happened_to_events_and_requests() -> None:
         "alarms_sent": 2,
     }
     assert (core.books[0].user_count, core.books[0].alarm_count) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("history", "active", "due"),
+    [
+        ("W a@1, C b@2, X c@3", 2, 2),
+        ("W a@1, D", 1, 0),
+        ("W a@1, D, W a@2", 1, 0),
+        ("W a@1, D, C a@2", 1, 1),
+        ("W a@1, D, C a@2, X a@3", 0, 0),
+        ("W a@1, D, X a@2, W a@3", 1, 1),
+        ("W a@1, D, W a@3, X a@2", 1, 1),  # a late event makes it changed
+        ("X a@2, W a@1", 0, 0),
+        ("W a@1, D, C a@2, D", 1, 0),
+    ],
+)
+def test_active_and_due_alarms_are_counted(history: str, active: int, due: int) -> None:
+    [book] = replayed(history).books
+    assert (book.active_count, book.due_count) == (active, due)
+
+
+def test_an_alarm_that_begins_anew_after_its_retention_is_counted_once() -> None:
+    core = Core()
+    core.route_message(Event("u", "a", Status.WARNING, 1), START)
+    core.route_message(Request("u"), START + 1)
+    core.route_message(Event("u", "a", Status.CLEARED, 2), START + 2)
+    core.route_message(Event("u", "a", Status.WARNING, 1), START + 3 + RETENTION_NS)
+    core.merge()
+    [book] = core.books
+    assert (book.counters["forgotten"], book.active_count, book.due_count) == (1, 1, 1)
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,13 @@ class Books:
         return sum(book.alarm_count for book in self.books)
 
     @property
+    def active_and_due(self) -> tuple[int, int]:
+        return (
+            sum(book.active_count for book in self.books),
+            sum(book.due_count for book in self.books),
+        )
+
+    @property
     def users(self) -> int:
         return sum(book.user_count for book in self.books)
 
@@ -228,6 +235,7 @@ def check_history(history: History, random: Random) -> None:
             restarted.take(random.choice([1, 100, 1024 * 1024]))
             since = []
         if what < 0.1 or 0.4 < what < 0.55:
+            assert restarted.active_and_due == (model.active_count, model.due_count)
             restarted.restart(random.choice([1, 2, 3, 12]))
             again = by_user(restarted.apply(*since))
             before = by_user(made)
@@ -235,6 +243,8 @@ def check_history(history: History, random: Random) -> None:
                 # Nothing that was not published already, and under the same ids.
                 assert before[user][-len(copies) :] == copies
     assert by_user(made) == by_user(plain)
+    for books in (lasting, restarted):
+        assert books.active_and_due == (model.active_count, model.due_count)
     digests: dict[str, list[Digest]] = {}
     for one in expected:
         digests.setdefault(one.user, []).append(one)
