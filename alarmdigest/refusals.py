@@ -17,6 +17,12 @@ log = logging.getLogger(__name__)
 MAX_DETAIL_CHARS = 200
 # Refusals that may wait for the publisher; beyond it they are counted and not published.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
+# Publishing one costs as much as ten good messages, and in core mode the server cuts off who is
+# slow. So beyond so many at once, and so many a second, one in a hundred is published: enough to
+# see what a broken publisher sends.
+PUBLISHED_AT_ONCE = 5_000
+PUBLISHED_A_SECOND = 1_000
+SAMPLED_ONE_IN = 100
 # So many are remembered for an operator who asks what was refused.
 LAST_REFUSALS = 10
 
@@ -28,8 +34,9 @@ class RefusalDesk:
 
     Belongs to the client thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
     ``last_reason`` of each), and ``unpublished`` for refusals that were counted but had to be
-    thrown away because the publisher could not keep up. ``last`` are the newest refusals: when, in
-    ns since 1970 by our clock, the reason, and the size in bytes.
+    thrown away because the publisher could not keep up; ``sampled_out`` for those that were not
+    published since too many came. ``last`` are the newest refusals that were not sampled out: when,
+    in ns since 1970 by our clock, the reason, and the size in bytes.
     """
 
     def __init__(self, stream: str = "") -> None:
@@ -39,11 +46,48 @@ class RefusalDesk:
         self.by_kind = {events.EVENT: 0, events.REQUEST: 0}
         self.last_reason = {events.EVENT: "", events.REQUEST: ""}
         self.unpublished = 0
+        self.sampled_out = 0
         self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REFUSALS)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._refused = LimitedLog(log, logging.WARNING)
         self._thrown_away = LimitedLog(log, logging.ERROR)
+        self._too_many = LimitedLog(log, logging.WARNING)
+        self._allowance = float(PUBLISHED_AT_ONCE)
+        self._allowance_at = time.monotonic()
+        self._beyond_rate = 0
+        self._granted = False  # the next refusal has been asked about already
+
+    def only_count(self, kind: int, reason: int) -> bool:
+        """Count a message that is refused for ``REASONS[reason]`` and be done with it, if it is
+        one too many; else it has to be read. For messages of no stream."""
+        if self._granted or self._may_publish():
+            self._granted = True
+            return False
+        name = REASONS[reason]
+        self.by_reason[name] += 1
+        self.by_kind[kind] += 1
+        self.last_reason[kind] = name
+        self.sampled_out += 1
+        return True
+
+    def _may_publish(self) -> bool:
+        if self._allowance < 1.0:
+            now = time.monotonic()
+            self._allowance += (now - self._allowance_at) * PUBLISHED_A_SECOND
+            self._allowance = min(self._allowance, PUBLISHED_AT_ONCE)
+            self._allowance_at = now
+        if self._allowance >= 1.0:
+            self._allowance -= 1.0
+            return True
+        self._beyond_rate += 1
+        if self._beyond_rate % SAMPLED_ONE_IN:
+            return False
+        self._too_many(
+            "too many messages are refused: all are counted, not all published",
+            published_one_in=SAMPLED_ONE_IN,
+        )
+        return True
 
     def read(
         self, kind: int, payload: bytes, subject: bytes, origin: tuple[int, int] | None = None
@@ -76,11 +120,16 @@ class RefusalDesk:
         """Call it now and then, and ``at_once`` in the end."""
         self._refused.catch_up(at_once=at_once)
         self._thrown_away.catch_up(at_once=at_once)
+        self._too_many.catch_up(at_once=at_once)
 
     def _refuse(
         self, refusal: Refused, payload: bytes, subject: bytes, origin: tuple[int, int] | None
     ) -> None:
         self.by_reason[refusal.reason] += 1
+        if origin is None and not self._granted and not self._may_publish():
+            self.sampled_out += 1
+            return
+        self._granted = False
         self.last.append((time.time_ns(), refusal.reason, len(payload)))
         self._refused(
             f"refused a message ({refusal.reason})",

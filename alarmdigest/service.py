@@ -249,6 +249,7 @@ class Service:
             hash32=mmh3.hash,
             skew_ns=settings.clock_skew,
             read_odd=self.desk.read,
+            only_count=self.desk.only_count,
             event_subject=settings.event_subject.encode(),
             request_subject=settings.request_subject.encode(),
         )

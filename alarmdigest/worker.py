@@ -7,17 +7,27 @@ import threading
 import time
 from collections.abc import Callable
 
-from alarmdigest import failpoints
+from alarmdigest import failpoints, memory
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.batches import Outgoing, Routed
 from alarmdigest.checkpoint import Barrier, Checkpointer
 from alarmdigest.histogram import Histogram
 from alarmdigest.threads import TICK_S, ServiceThread, put_patiently
 
-# At each barrier so much of the book is searched for alarms to forget: all of it in half a minute
-# of checkpoints a second, in steps that hold up nobody.
-SWEEP_FRACTION = 30
+# From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
+# checkpoints, or 45 where the steps get smaller with the book. These come every second while
+# anything arrives, else every ten seconds (listener.py): so within a minute, or eight at rest. In
+# slices of some milliseconds between two batches, so that a large book holds up nobody.
+SWEEP_FRACTION = 15
 SWEEP_AT_LEAST = 4096
+SWEEP_SLICE = 16 * 1024
+# A book that holds so much less than it did is worth asking the C library for the difference.
+WORTH_GIVING_BACK_BYTES = 4 * 1024 * 1024
+
+
+def steps_of_a_barrier(book: AlarmBook) -> int:
+    """How much of a book is swept from one barrier to the next."""
+    return max(SWEEP_AT_LEAST, -(-book.steps_around // SWEEP_FRACTION))
 
 
 class Worker(ServiceThread):
@@ -46,13 +56,17 @@ class Worker(ServiceThread):
         self.merging = Histogram()
         self._digests = digests
         self._checkpointer = checkpointer
+        self._sweep_steps = 0
+        self._sweep_until_ns = 0
+        self._most_held_bytes = 0
 
     def work(self) -> None:
         while True:
             self.beat()
             try:
-                item = self.queue.get(timeout=TICK_S * 5)
+                item = self.queue.get(timeout=0 if self._sweep_steps else TICK_S * 5)
             except queue.Empty:
+                self._sweep()
                 continue
             if item is None:
                 break
@@ -61,6 +75,7 @@ class Worker(ServiceThread):
             else:
                 self._merge(item)
                 self.merged_bytes += len(item)
+                self._sweep()
         put_patiently(self._digests, None, self.beat)
 
     def _merge(self, batch: Routed) -> None:
@@ -81,12 +96,30 @@ class Worker(ServiceThread):
 
     def _meet(self, barrier: Barrier) -> None:
         """Hand over what has changed since the last barrier, as bytes of their own."""
-        self.book.sweep(
-            barrier.arrival_ns, max(SWEEP_AT_LEAST, self.book.alarm_count // SWEEP_FRACTION)
-        )
+        self._sweep_until_ns = barrier.arrival_ns
+        # What is left over from the last one, where batches leave little time for it, is not lost.
+        self._sweep_steps += steps_of_a_barrier(self.book)
+        self._sweep_steps = min(self._sweep_steps, self.book.steps_around)
+        self._sweep()
         rows = []
         while chunk := self.book.take_rows():
             rows.append(chunk)
         self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
         failpoints.reach("worker.rows_taken")
+        self._give_back()
         put_patiently(self._digests, barrier, self.beat)
+
+    def _sweep(self) -> None:
+        if self._sweep_steps == 0:
+            return
+        steps = min(self._sweep_steps, SWEEP_SLICE)
+        self.book.sweep(self._sweep_until_ns, steps)
+        self._sweep_steps -= steps
+
+    def _give_back(self) -> None:
+        """To the system, what the book has given back to the C library."""
+        held = self.book.held_bytes
+        self._most_held_bytes = max(self._most_held_bytes, held)
+        if self._most_held_bytes - held >= WORTH_GIVING_BACK_BYTES:
+            self._most_held_bytes = held
+            memory.give_back()

@@ -28,14 +28,13 @@ from row_codec cimport (
     take_block,
 )
 from state cimport (
-    CHANGED, LISTED, SENT_STATUS, Alarm, State, User, add_alarm, add_user, alarm_at, alarm_tag,
-    count_alarm, find_alarm, find_user, id_of_alarm, is_due, is_forgotten, list_as_due, mark_dirty,
-    sweep_alarms, uncount_alarm, user_at, user_tag,
+    CHANGED, FIRST_TABLE_SIZE, LISTED, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
+    alarm_at, alarm_tag, count_alarm, find_alarm, find_user, id_of_alarm, is_due, is_forgotten,
+    list_as_due, mark_dirty, sweep_alarms, uncount_alarm, user_at, user_tag,
 )
 from table cimport table_bytes, table_init
 
 cdef enum:
-    FIRST_TABLE_SIZE = 64
     # merge() returns once it has made this much, so that nobody waits for a whole batch's digests.
     OUTPUT_BYTES = 256 * 1024
     KEEP_BYTES = 1024 * 1024     # a larger scratch buffer is given back after use
@@ -217,8 +216,10 @@ cdef class AlarmBook:
         """Remove cleared alarms that are past their retention; returns how many.
 
         ``now_ns`` must not be later than any arrival that is still to come: what goes then
-        counted as forgotten already, so that no digest shows it. Looks at ``most`` places of the
-        alarm table and goes on from there at the next call, round and round. Runs without the GIL.
+        counted as forgotten already, so that no digest shows it. Takes ``most`` steps through the
+        alarms, some 0.1 µs each, and goes on from there at the next call; ``steps_around`` of them
+        are once round. Tables and records of a book that was much larger come to take less
+        memory by it. Runs without the GIL.
         """
         cdef uint64_t removed
         with nogil:
@@ -250,6 +251,11 @@ cdef class AlarmBook:
     def alarm_count(self) -> int:
         """Alarms it holds, cleared ones included."""
         return self.state.alarms.used
+
+    @property
+    def steps_around(self) -> int:
+        """After so many steps of sweep() it has seen every alarm."""
+        return <uint64_t> self.state.alarms.mask + 1 + self.state.alarms.used
 
     @property
     def active_count(self) -> int:

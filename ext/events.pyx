@@ -18,7 +18,7 @@ from cpython.object cimport PyObject
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.string cimport memchr, memcmp, memset
 
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from deliveries cimport Delivery, read_delivery
@@ -85,6 +85,66 @@ cdef inline int status_of(Span text) noexcept:
     if text.length == 8 and memcmp(text.data, b"CRITICAL", 8) == 0:
         return STATUS_CRITICAL
     return STATUS_NONE
+
+
+cdef enum:                       # as alarmdigest.messages.REASONS has them; or the reader must tell
+    REASON_JSON = 0
+    REASON_SCHEMA
+    REASON_TOO_LONG
+    REASON_STATUS
+    REASON_CHANGED_AT
+    REASON_UNKNOWN
+
+
+cdef inline bint is_no_json(Span text) noexcept:
+    """Whether a glance tells that a payload is no JSON; False says nothing."""
+    cdef size_t start = 0, end = text.length
+    while start < end and (text.data[start] == 32 or 9 <= text.data[start] <= 13):
+        start += 1
+    while start < end and (text.data[end - 1] == 32 or 9 <= text.data[end - 1] <= 13):
+        end -= 1
+    if start == end:
+        return True
+    if text.data[start] == 123:
+        return text.data[end - 1] != 125
+    # An array, a string, a number, true, false or null.
+    return memchr(b"[\"-0123456789tfn", text.data[start], 16) == NULL
+
+
+cdef int reason_by_name(dict fields, str name, bint is_id) except -1:
+    """Why a field of this name is refused, REASON_UNKNOWN if it is not, or is spelt otherwise."""
+    cdef PyObject* value = PyDict_GetItem(fields, name)
+    cdef Span text
+    if value == NULL:
+        for key in fields:
+            if len(<str> key) == len(name) and (<str> key).lower() == name.lower():
+                return REASON_UNKNOWN
+        return REASON_SCHEMA
+    if not text_of(value, &text):
+        return REASON_SCHEMA
+    return REASON_TOO_LONG if is_id and text.length > MAX_ID_BYTES else REASON_UNKNOWN
+
+
+cdef int reason_of(int kind, dict fields) except -1:
+    """Why an object is refused, where it can be told without the reader of all spellings."""
+    cdef int alarm, user, status
+    cdef Span text
+    user = reason_by_name(fields, USER_ID, True)
+    if kind == KIND_REQUEST or user == REASON_SCHEMA:
+        return user
+    alarm = reason_by_name(fields, ALARM_ID, True)
+    status = reason_by_name(fields, STATUS, False)
+    if (alarm == REASON_SCHEMA or status == REASON_SCHEMA
+            or reason_by_name(fields, CHANGED_AT, False) == REASON_SCHEMA):
+        return REASON_SCHEMA
+    # From here on all fields must be there by their exact names.
+    if not (PyDict_GetItem(fields, USER_ID) and PyDict_GetItem(fields, ALARM_ID)
+            and PyDict_GetItem(fields, STATUS) and PyDict_GetItem(fields, CHANGED_AT)):
+        return REASON_UNKNOWN
+    if user == REASON_TOO_LONG or alarm == REASON_TOO_LONG:
+        return REASON_TOO_LONG
+    text_of(PyDict_GetItem(fields, STATUS), &text)
+    return REASON_STATUS if status_of(text) == STATUS_NONE else REASON_CHANGED_AT
 
 
 cdef inline bytes text_of_frame(int kind, Frame* frame):
@@ -155,6 +215,7 @@ cdef class Router:
     cdef uint32_t buckets
     cdef object hash32
     cdef object read_odd
+    cdef object only_count
     cdef int64_t skew_ns
     cdef int64_t now_ns
     cdef list other
@@ -182,10 +243,15 @@ cdef class Router:
     def __cinit__(
         self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_odd,
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
+        only_count=None,
     ):
         """``hash32(user, 0, False)`` is mmh3; ``read_odd(kind, payload, subject, origin)`` gives
         ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has refused.
         ``origin`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
+
+        ``only_count(kind, reason)`` is asked before that where a plain subscription's message is
+        certainly refused, for the reason of that place in ``messages.REASONS``: true if it has
+        been counted and nobody need read it.
         """
         if not 1 <= buckets <= 65536:
             raise ValueError("buckets must be from 1 to 65536, so that 16 bits hold a bucket")
@@ -199,6 +265,7 @@ cdef class Router:
         self.hash32 = hash32
         self.skew_ns = skew_ns
         self.read_odd = read_odd
+        self.only_count = only_count
         self.event_subject = event_subject
         self.request_subject = request_subject
         self.other = []
@@ -340,22 +407,26 @@ cdef class Router:
         cdef int status
         cdef int64_t time_ns
         self.events += 1
+        if is_no_json(frame.payload) and self.is_only_counted(KIND_EVENT, REASON_JSON):
+            return 0
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_odd(KIND_EVENT, payload, frame)
+            return self.route_odd(KIND_EVENT, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_odd(KIND_EVENT, payload, frame)
+            return self.route_odd(KIND_EVENT, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 4)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES
                 and text_of(PyDict_GetItem(fields, ALARM_ID), &alarm_id)
                 and alarm_id.length <= MAX_ID_BYTES
                 and text_of(PyDict_GetItem(fields, STATUS), &status_text)
                 and text_of(PyDict_GetItem(fields, CHANGED_AT), &changed_at)):
-            return self.route_odd(KIND_EVENT, payload, frame)
+            return self.route_odd(
+                KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         status = status_of(status_text)
         if status == STATUS_NONE or not parse_rfc3339(changed_at.data, changed_at.length, &time_ns):
-            return self.route_odd(KIND_EVENT, payload, frame)
+            return self.route_odd(
+                KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         return self.append(KIND_EVENT, <object> user, user_id, alarm_id, status, time_ns)
 
     cdef int route_request(self, Frame* frame) except -1:
@@ -365,15 +436,18 @@ cdef class Router:
         cdef PyObject* user
         cdef Span user_id
         self.requests += 1
+        if is_no_json(frame.payload) and self.is_only_counted(KIND_REQUEST, REASON_JSON):
+            return 0
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_odd(KIND_REQUEST, payload, frame)
+            return self.route_odd(KIND_REQUEST, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_odd(KIND_REQUEST, payload, frame)
+            return self.route_odd(KIND_REQUEST, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
-            return self.route_odd(KIND_REQUEST, payload, frame)
+            return self.route_odd(
+                KIND_REQUEST, payload, frame, self.reason_if_asked(KIND_REQUEST, <dict> fields))
         return self.append_request(<object> user, user_id)
 
     cdef int append_request(self, object user, Span user_id) except -1:
@@ -387,9 +461,27 @@ cdef class Router:
             rest.length = ORIGIN_BYTES
         return self.append(KIND_REQUEST, user, user_id, rest, STATUS_CLEARED, 0)
 
-    cdef int route_odd(self, int kind, bytes payload, Frame* frame) except -1:
-        """Not the plain shape: ask the reader that knows them all."""
+    cdef bint is_only_counted(self, int kind, int reason) except -1:
+        """Whether a message that is refused needs no more attention; if so it has been counted.
+
+        Never one of a stream: there nobody is cut off, and a replay must refuse the same again.
+        """
+        if self.in_stream or self.only_count is None or not self.only_count(kind, reason):
+            return False
+        self.odd += 1
+        return True
+
+    cdef int reason_if_asked(self, int kind, dict fields) except -1:
+        if self.in_stream or self.only_count is None:
+            return REASON_UNKNOWN
+        return reason_of(kind, fields)
+
+    cdef int route_odd(self, int kind, bytes payload, Frame* frame, int reason) except -1:
+        """Not the plain shape: ask the reader that knows them all. ``reason`` is why it will
+        refuse this one, or REASON_UNKNOWN."""
         cdef Span user_id, alarm_id
+        if reason != REASON_UNKNOWN and self.is_only_counted(kind, reason):
+            return 0
         self.odd += 1
         accepted = self.read_odd(
             kind, payload,

@@ -8,13 +8,18 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from arena cimport Arena, arena_at, arena_new, arena_release
+from arena cimport (
+    Arena, arena_at, arena_find_thin, arena_is_thin, arena_new, arena_release,
+)
 from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
 from records cimport STATUS_CLEARED, STATUS_NONE
 from siphash cimport SipKey, siphash13
-from table cimport Slot, Table, table_make_room, table_put, table_remove, tag_of
+from table cimport (
+    Slot, Table, table_give_back, table_make_room, table_put, table_remove, tag_of,
+)
 
 cdef enum:
+    FIRST_TABLE_SIZE = 64
     # A record's id follows its fields at once, which is before sizeof() where that is rounded up.
     USER_ID_AT = 32
     ALARM_ID_AT = 44
@@ -35,9 +40,9 @@ ctypedef struct Alarm:
     int64_t latest_ns
     int64_t sent_ns
     int64_t arrived_ns           # when its latest event came: retention counts from here
-    uint32_t user
+    uint32_t block               # which tells the user
     uint32_t next_listed
-    uint32_t block
+    uint32_t previous_listed
     uint32_t next_in_block
     uint16_t id_len
     uint8_t latest
@@ -156,13 +161,18 @@ cdef inline uint32_t add_user(
     return handle
 
 
-cdef inline void remove_user(State* s, uint32_t handle) noexcept nogil:
-    """Forget a user without blocks, and so without alarms."""
+cdef inline uint32_t slot_of_user(const State* s, uint32_t handle) noexcept nogil:
     cdef const User* user = user_at(s, handle)
     cdef uint32_t i = user_tag(s, id_of_user(user), user.id_len) & s.users.mask
     while s.users.slots[i].handle != handle:
         i = (i + 1) & s.users.mask
-    table_remove(&s.users, i)
+    return i
+
+
+cdef inline void remove_user(State* s, uint32_t handle) noexcept nogil:
+    """Forget a user without blocks, and so without alarms."""
+    cdef const User* user = user_at(s, handle)
+    table_remove(&s.users, slot_of_user(s, handle))
     arena_release(&s.arena, handle, USER_ID_AT + user.id_len)
 
 
@@ -267,7 +277,10 @@ cdef inline uint32_t alarm_tag(
     const State* s, uint32_t user, const uint8_t* alarm_id, size_t length
 ) noexcept nogil:
     cdef SipKey key = s.key
-    key.k1 ^= user                       # the same AlarmID of two users has two places
+    cdef uint64_t whose
+    # The same AlarmID of two users has two places; and keeps them when the user's record moves.
+    memcpy(&whose, user_at(s, user).hashed, sizeof(uint64_t))
+    key.k1 ^= whose
     return tag_of(siphash13(&key, alarm_id, length))
 
 
@@ -280,7 +293,7 @@ cdef inline uint32_t find_alarm(
     while slot.handle != 0:
         if slot.tag == tag:
             alarm = alarm_at(s, slot.handle)
-            if (alarm.user == user and alarm.id_len == length
+            if (block_at(s, alarm.block).user == user and alarm.id_len == length
                     and memcmp(id_of_alarm(alarm), alarm_id, length) == 0):
                 return slot.handle
         i = (i + 1) & s.alarms.mask
@@ -311,7 +324,6 @@ cdef inline uint32_t add_alarm(
     block = block_at(s, block_handle)
     alarm = alarm_at(s, handle)
     memset(alarm, 0, ALARM_ID_AT)
-    alarm.user = user
     alarm.block = block_handle
     alarm.next_in_block = block.first_alarm
     alarm.id_len = length
@@ -342,68 +354,202 @@ cdef inline void list_as_due(State* s, uint32_t handle) noexcept nogil:
     cdef Alarm* alarm = alarm_at(s, handle)
     cdef User* user
     if is_due(alarm) and not alarm.flags & LISTED:
-        user = user_at(s, alarm.user)
+        user = user_at(s, block_at(s, alarm.block).user)
         alarm.flags |= LISTED
+        alarm.previous_listed = 0
         alarm.next_listed = user.first_listed
+        if alarm.next_listed != 0:
+            alarm_at(s, alarm.next_listed).previous_listed = handle
         user.first_listed = handle
 
 
-cdef inline void unlist_what_is_not_due(State* s, User* user) noexcept nogil:
-    """All at once, so that removing many costs one walk."""
-    cdef uint32_t* link = &user.first_listed
-    cdef Alarm* alarm
-    while link[0] != 0:
-        alarm = alarm_at(s, link[0])
-        if is_due(alarm):
-            link = &alarm.next_listed
-        else:
-            alarm.flags &= ~LISTED
-            link[0] = alarm.next_listed
+cdef inline void unlist(State* s, Alarm* alarm) noexcept nogil:
+    if alarm.previous_listed != 0:
+        alarm_at(s, alarm.previous_listed).next_listed = alarm.next_listed
+    else:
+        user_at(s, block_at(s, alarm.block).user).first_listed = alarm.next_listed
+    if alarm.next_listed != 0:
+        alarm_at(s, alarm.next_listed).previous_listed = alarm.previous_listed
+    alarm.flags &= ~LISTED
 
 
-cdef inline void remove_alarm(State* s, uint32_t slot) noexcept nogil:
-    """Remove the alarm in this slot of the table, which is not due, and all that is left empty."""
-    cdef uint32_t handle = s.alarms.slots[slot].handle
+cdef inline uint32_t slot_of_alarm(
+    const State* s, uint32_t user, const Alarm* alarm, uint32_t handle
+) noexcept nogil:
+    cdef uint32_t i = alarm_tag(s, user, id_of_alarm(alarm), alarm.id_len) & s.alarms.mask
+    while s.alarms.slots[i].handle != handle:
+        i = (i + 1) & s.alarms.mask
+    return i
+
+
+# -- forgetting, and moving out of pages that are mostly empty --------------------------------------
+
+cdef inline uint32_t moved(State* s, uint32_t handle, size_t size) noexcept nogil:
+    """A copy of a record elsewhere; 0 when there is no memory, and then all stays as it is."""
+    cdef uint32_t other = arena_new(&s.arena, size)
+    if other != 0:
+        memcpy(arena_at(&s.arena, other), arena_at(&s.arena, handle), size)
+    return other
+
+
+cdef inline void move_alarm(State* s, uint32_t user, uint32_t* link) noexcept nogil:
+    """The alarm that its block names here."""
+    cdef uint32_t handle = link[0]
     cdef Alarm* alarm = alarm_at(s, handle)
-    cdef uint32_t block_handle = alarm.block
-    cdef Block* block = block_at(s, block_handle)
-    cdef uint32_t* link = &block.first_alarm
+    cdef size_t size = ALARM_ID_AT + alarm.id_len
+    cdef uint32_t other = moved(s, handle, size)
+    if other == 0:
+        return
+    link[0] = other
+    s.alarms.slots[slot_of_alarm(s, user, alarm, handle)].handle = other
+    if alarm.flags & LISTED:
+        if alarm.previous_listed != 0:
+            alarm_at(s, alarm.previous_listed).next_listed = other
+        else:
+            user_at(s, user).first_listed = other
+        if alarm.next_listed != 0:
+            alarm_at(s, alarm.next_listed).previous_listed = other
+    arena_release(&s.arena, handle, size)
+
+
+cdef inline uint32_t move_block(State* s, uint32_t handle) noexcept nogil:
+    """Where it is now."""
+    cdef Block* block = block_at(s, handle)
+    cdef uint32_t other = moved(s, handle, sizeof(Block)), alarm = block.first_alarm
+    if other == 0:
+        return handle
+    while alarm != 0:
+        alarm_at(s, alarm).block = other
+        alarm = alarm_at(s, alarm).next_in_block
+    if block.previous != 0:
+        block_at(s, block.previous).next = other
+    else:
+        user_at(s, block.user).first_block = other
+    if block.next != 0:
+        block_at(s, block.next).previous = other
+    if block.flags & DIRTY:
+        if block.previous_dirty != 0:
+            block_at(s, block.previous_dirty).next_dirty = other
+        else:
+            s.first_dirty = other
+        if block.next_dirty != 0:
+            block_at(s, block.next_dirty).previous_dirty = other
+    arena_release(&s.arena, handle, sizeof(Block))
+    return other
+
+
+cdef inline void move_user(State* s, uint32_t handle) noexcept nogil:
+    cdef User* user = user_at(s, handle)
+    cdef size_t size = USER_ID_AT + user.id_len
+    cdef uint32_t other = moved(s, handle, size), block = user.first_block
+    if other == 0:
+        return
+    s.users.slots[slot_of_user(s, handle)].handle = other
+    while block != 0:
+        block_at(s, block).user = other
+        block = block_at(s, block).next
+    arena_release(&s.arena, handle, size)
+
+
+ctypedef struct Sweep:
+    int64_t now_ns
+    int64_t retention_ns
+    uint64_t left                # steps: a slot looked at, or an alarm of a block
+    uint64_t removed
+    uint32_t slot                # that is being looked at
+    bint thin                    # whether the arena has pages to be emptied
+
+
+cdef inline bint lies_thinly(const State* s, uint32_t alarm) noexcept nogil:
+    """Whether an alarm, its block or its user does."""
+    cdef uint32_t block = alarm_at(s, alarm).block
+    return (arena_is_thin(&s.arena, alarm) or arena_is_thin(&s.arena, block)
+            or arena_is_thin(&s.arena, block_at(s, block).user))
+
+
+cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, Sweep* sweep) noexcept nogil:
+    """The alarm that its block names here."""
+    cdef uint32_t handle = link[0]
+    cdef Alarm* alarm = alarm_at(s, handle)
+    cdef uint32_t slot = slot_of_alarm(s, user, alarm, handle), i = slot
+    # What moves back into its slot must not be passed over: from there it is looked at again.
+    while s.alarms.slots[i].handle != 0:
+        if i == sweep.slot:
+            sweep.left += (i - slot) & s.alarms.mask
+            sweep.slot = slot
+            break
+        i = (i + 1) & s.alarms.mask
     uncount_alarm(s, alarm)
     if alarm.flags & LISTED:
-        unlist_what_is_not_due(s, user_at(s, alarm.user))
-    while link[0] != handle:
-        link = &alarm_at(s, link[0]).next_in_block
+        unlist(s, alarm)
     link[0] = alarm.next_in_block
-    block.bytes -= ALARM_FIXED_BYTES + alarm.id_len
+    block_at(s, alarm.block).bytes -= ALARM_FIXED_BYTES + alarm.id_len
     table_remove(&s.alarms, slot)
     arena_release(&s.arena, handle, ALARM_ID_AT + alarm.id_len)
+    sweep.removed += 1
+
+
+cdef inline void sweep_block(State* s, uint32_t handle, Sweep* sweep) noexcept nogil:
+    """Remove what is forgotten of a block, and all that is left empty; move what lies thinly.
+
+    A block as a whole, since its alarms name only the next of each other.
+    """
+    cdef uint64_t removed = sweep.removed
+    cdef uint32_t* link
+    cdef Block* block
+    if arena_is_thin(&s.arena, block_at(s, handle).user):
+        move_user(s, block_at(s, handle).user)
+    if arena_is_thin(&s.arena, handle):
+        handle = move_block(s, handle)
+    block = block_at(s, handle)
+    link = &block.first_alarm
+    while link[0] != 0:
+        if is_forgotten(alarm_at(s, link[0]), sweep.now_ns, sweep.retention_ns):
+            remove_alarm(s, block.user, link, sweep)
+        else:
+            if arena_is_thin(&s.arena, link[0]):
+                move_alarm(s, block.user, link)
+            link = &alarm_at(s, link[0]).next_in_block
+        sweep.left -= sweep.left > 0
+    if sweep.removed == removed:
+        return
     if block.first_alarm == 0:
         s.blocks -= 1
         if not block.flags & WRITTEN:
-            remove_block(s, block_handle)
+            remove_block(s, handle)
             return
-    mark_dirty(s, block_handle)
+    mark_dirty(s, handle)
     unlink_block(s, block)               # it has room now: the next new alarm goes there
-    put_block_first(s, block_handle)
+    put_block_first(s, handle)
 
 
 cdef inline uint64_t sweep_alarms(
     State* s, int64_t now_ns, int64_t retention_ns, uint64_t most
 ) noexcept nogil:
-    """Look at `most` slots of the table, or all, from where the last sweep ended; how many went."""
-    cdef uint32_t i = s.cursor & s.alarms.mask
+    """Take about `most` steps, or those once round, from where the last sweep ended; how many
+    alarms went. A step is a slot, or an alarm of a block that has anything to do.
+    """
+    cdef Sweep sweep
     cdef uint32_t handle
-    cdef uint64_t removed = 0
-    if most > <uint64_t> s.alarms.mask + 1:
-        most = <uint64_t> s.alarms.mask + 1
-    while most > 0:
-        handle = s.alarms.slots[i].handle
-        if handle != 0 and is_forgotten(alarm_at(s, handle), now_ns, retention_ns):
-            # Another may move into this slot, so it is looked at again.
-            remove_alarm(s, i)
-            removed += 1
-        else:
-            i = (i + 1) & s.alarms.mask
-            most -= 1
-    s.cursor = i
-    return removed
+    sweep.now_ns = now_ns
+    sweep.retention_ns = retention_ns
+    sweep.left = <uint64_t> s.alarms.mask + 1 + s.alarms.used
+    if most < sweep.left:
+        sweep.left = most
+    sweep.removed = 0
+    sweep.slot = s.cursor & s.alarms.mask
+    sweep.thin = arena_find_thin(&s.arena)
+    while sweep.left > 0:
+        handle = s.alarms.slots[sweep.slot].handle
+        if handle != 0 and (is_forgotten(alarm_at(s, handle), now_ns, retention_ns)
+                            or (sweep.thin and lies_thinly(s, handle))):
+            sweep_block(s, alarm_at(s, handle).block, &sweep)
+            # Another alarm may stand here now, or the same in its new place.
+            if s.alarms.slots[sweep.slot].handle != handle:
+                continue
+        sweep.slot = (sweep.slot + 1) & s.alarms.mask
+        sweep.left -= sweep.left > 0
+    s.cursor = sweep.slot
+    table_give_back(&s.alarms, FIRST_TABLE_SIZE)
+    table_give_back(&s.users, FIRST_TABLE_SIZE)
+    return sweep.removed

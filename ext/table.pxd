@@ -44,20 +44,42 @@ cdef inline void table_put(Table* t, uint32_t tag, uint32_t handle) noexcept nog
     t.used += 1
 
 
-cdef inline bint table_make_room(Table* t) noexcept nogil:
-    """Double it when three quarters are taken; False when there is no memory."""
-    cdef Table larger
+cdef inline bint table_resize(Table* t, uint32_t size) noexcept nogil:
+    """Make it one of `size` slots, which must be enough; False when there is no memory.
+
+    Both tables are walked in order, since a slot's home in the one is its home in the other but
+    for the highest bits: millions of slots take some milliseconds.
+    """
+    cdef Table other
     cdef uint32_t i
-    if t.used < t.mask // 4 * 3:
-        return True
-    if t.mask >= 0x7FFF_FFFF or not table_init(&larger, (t.mask + 1) * 2):
+    if not table_init(&other, size):
         return False
     for i in range(t.mask + 1):
         if t.slots[i].handle != 0:
-            table_put(&larger, t.slots[i].tag, t.slots[i].handle)
+            table_put(&other, t.slots[i].tag, t.slots[i].handle)
     free(t.slots)
-    t[0] = larger
+    t[0] = other
     return True
+
+
+cdef inline bint table_make_room(Table* t) noexcept nogil:
+    """Double it when three quarters are taken; False when there is no memory."""
+    if t.used < t.mask // 4 * 3:
+        return True
+    return t.mask < 0x7FFF_FFFF and table_resize(t, (t.mask + 1) * 2)
+
+
+cdef inline void table_give_back(Table* t, uint32_t least) noexcept nogil:
+    """Where less than an eighth is taken, make it so small that a quarter is or more, though of
+    `least` slots. It stays as it is when there is no memory for that.
+    """
+    cdef uint32_t size = t.mask + 1
+    if t.used >= size // 8:
+        return
+    while size > least and t.used <= size // 8:
+        size //= 2
+    if size <= t.mask:
+        table_resize(t, size)
 
 
 cdef inline void table_remove(Table* t, uint32_t i) noexcept nogil:

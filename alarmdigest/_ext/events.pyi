@@ -24,6 +24,7 @@ class Router:
         read_odd: Callable[[int, bytes, bytes, tuple[int, int] | None], Accepted | None],
         event_subject: bytes = ...,
         request_subject: bytes = ...,
+        only_count: Callable[[int, int], bool] | None = None,
     ) -> None: ...
     def scan(
         self,

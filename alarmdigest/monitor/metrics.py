@@ -83,6 +83,11 @@ class ServiceCollector:
         for reason, count in desk.by_reason.items():
             refused.add_metric([reason], count)
         yield refused
+        yield CounterMetricFamily(
+            "alarmdigest_rejected_sampled_out",
+            "Refused messages that were counted only, since too many came: core mode.",
+            value=desk.sampled_out,
+        )
         if listener is None:
             return
         router = listener.router
