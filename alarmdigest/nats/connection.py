@@ -29,6 +29,11 @@ DEFAULT_PORT = 4222
 # Enough for a server that is busy, short enough that a stuck one does not hold up a drain.
 SEND_TIMEOUT_S = 10.0
 SEND_SLICE_BYTES = 256 * 1024
+# While an answer is awaited: after so much silence we ask whether the server is still there, and
+# one that sends nothing for so long behind that hangs; longer where a round trip is longer.
+PING_AFTER_S = 0.4
+HANGS_AFTER_S = 1.0
+HANGS_AFTER_ROUND_TRIPS = 4
 # poll() takes milliseconds in 32 bits.
 LONGEST_WAIT_S = 3600.0
 NO_LOGIN = Login()
@@ -95,6 +100,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self.info: dict[str, Any] = {}
         self.pings = 0
         self.pongs = 0
+        # Between CONNECT and its PONG, in seconds.
+        self.round_trip_s = 0.0
         self._last_heard = self._last_ping = time.monotonic()
 
     # -- opening and closing ---------------------------------------------------------------------
@@ -114,8 +121,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 if early:
                     raise ConnectFailed("the server sent data before TLS")
                 self._connect_tls()
+            asked_at = time.monotonic()
             self._send_connect_command()
             self._await_pong(early, deadline)
+            self.round_trip_s = time.monotonic() - asked_at
             self._socket.settimeout(SEND_TIMEOUT_S)
             # poll() instead of select(): a process with many files has numbers beyond 1024.
             self._poller = select.poll()
@@ -321,6 +330,18 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             raise ConnectionLost(f"{self.url}: no answer to our pings")
         if now - self._last_ping >= self._ping_interval:
             self.send_ping()
+
+    def still_there(self) -> None:
+        """Call it behind each read while an answer is awaited. Raises ConnectionLost as soon as the
+        server, asked for it, has given no sign of life for a while: it hangs, or is cut off."""
+        now = time.monotonic()
+        if self.pings <= self.pongs:
+            if now - self._last_heard > PING_AFTER_S:
+                self.send_ping()
+            return
+        patience = max(HANGS_AFTER_S, HANGS_AFTER_ROUND_TRIPS * self.round_trip_s)
+        if now - max(self._last_heard, self._last_ping) > patience:
+            raise ConnectionLost(f"{self.url}: no sign of life for {patience:.1f} s: it hangs")
 
     def _take_info(self, text: bytes) -> None:
         try:
