@@ -107,6 +107,7 @@ class Service:
             name=name,
             login=self.settings.login,
             ping_interval=self.settings.ping_interval / 1e9,
+            attempt_timeout=self.settings.connect_attempt_timeout / 1e9,
         )
 
     def change_login(self, login: Login) -> None:

@@ -37,6 +37,8 @@ HANGS_AFTER_ROUND_TRIPS = 4
 # poll() takes milliseconds in 32 bits.
 LONGEST_WAIT_S = 3600.0
 NO_LOGIN = Login()
+# TCP, INFO, TLS, CONNECT and PONG together: with TLS some six round trips.
+ATTEMPT_TIMEOUT_S = 5.0
 # -ERR that leave the connection open (nats-server, client.go); after every other one it closes.
 HARMLESS_ERRORS = (
     "permissions violation",
@@ -59,11 +61,13 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         *,
         name: str,
         login: Login = NO_LOGIN,
-        timeout: float = 2.0,
+        timeout: float = ATTEMPT_TIMEOUT_S,
         ping_interval: float = 20.0,
         tls_name: str | None = None,
+        address: str | None = None,
     ) -> None:
-        """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds.
+        """Raises UrlError. ``timeout``, of an attempt to connect as a whole, and ``ping_interval``
+        in seconds. Goes to ``address``, else to the URL's host.
 
         Under TLS the server must show a certificate for ``tls_name``, else for the URL's host.
 
@@ -96,6 +100,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         options["tls"] = options["tls"] or login.wants_tls
         self._login = login
         self._tls_name = tls_name or options["hostname"]
+        self._address = address or options["hostname"]
         self.url = redacted(url)
         self.info: dict[str, Any] = {}
         self.pings = 0
@@ -111,6 +116,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         deadline = time.monotonic() + self._socket_options["timeout"]
         try:
             self._open_socket()
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             if self._login.tls_first:
                 self._connect_tls()
             early = self._read_first_info(deadline)
@@ -149,6 +155,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         return int(self.info.get("max_payload", 1024 * 1024))
 
     @property
+    def version(self) -> str:
+        """Of the server, as it writes it."""
+        return str(self.info.get("version", "unknown"))
+
+    @property
     def lame_duck(self) -> bool:
         """The server has announced that it is going away."""
         return bool(self.info.get("ldm"))
@@ -157,7 +168,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         options = self._conn_options
         # create_connection tries every address of the name, IPv6 and IPv4.
         sock = socket.create_connection(
-            (options["hostname"], options["port"]), timeout=self._socket_options["timeout"]
+            (self._address, options["port"]), timeout=self._socket_options["timeout"]
         )
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -169,7 +180,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._socket = context.wrap_socket(self._socket, server_hostname=self._tls_name)
         except TimeoutError:
             raise ConnectFailed(
-                f"no TLS handshake within {self._socket_options['timeout']:g} s: the server hangs"
+                f"no TLS handshake within {self._socket_options['timeout']:g} s: the server hangs, "
+                "or is far away (--connect-attempt-timeout)"
             ) from None
         except ssl.SSLError as error:
             if self._login.tls_first and error.reason == "WRONG_VERSION_NUMBER":

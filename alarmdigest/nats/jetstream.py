@@ -42,6 +42,8 @@ OFF_FOR_ACCOUNT = 10039
 OFF = 10076
 NO_STREAM = 10059
 NO_CONSUMER = 10014
+# Of the stream, or of the account.
+TOO_MANY_CONSUMERS = (10026, 10028)
 # The cluster, a stream or a consumer has no leader now: it will choose one within seconds.
 NO_LEADER = (10008, 10009, 10118, 10119)
 
@@ -67,7 +69,9 @@ class JetStream(Requests):
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def request(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def request(
+        self, subject: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         """Ask ``$JS.API.<subject>``; the answer as it is.
 
         Asked again until an answer comes, so it must be one that may be carried out twice. What is
@@ -77,11 +81,12 @@ class JetStream(Requests):
         data = b"" if body is None else json.dumps(body).encode()
         passing: JetStreamError | None = None
         try:
-            for _kind, _sid, _to, _reply, headers, payload in self._ask(what, data, again=True):
+            asked = self._ask(what, data, again=True, timeout_s=timeout_s)
+            for _kind, _sid, _to, _reply, headers, payload in asked:
                 if status_of(headers) == 503:
                     raise JetStreamOff(f"{self._connection.url}: nobody answers {what}")
                 try:
-                    answer = _read_answer(payload, subject)
+                    answer = read_answer(payload, subject)
                 except JetStreamError as error:
                     if error.err_code not in NO_LEADER:
                         raise
@@ -230,26 +235,21 @@ class JetStream(Requests):
         filter_subjects: list[str] | None = None,
         headers_only: bool = False,
         inactive_s: float = 60.0,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Make a pull consumer that nobody acknowledges, and that goes when it is not used.
 
         The answer's ``num_pending`` says how many messages wait.
         """
-        config: dict[str, Any] = {
-            "name": name,
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": round(inactive_s * 1e9),
-            **start.config(),
-        }
-        if filter_subjects:
-            config["filter_subjects"] = filter_subjects
-        if headers_only:
-            config["headers_only"] = True
-        body = {"stream_name": stream, "config": config, "action": "create"}
-        return self.request(f"CONSUMER.CREATE.{_name(stream)}.{_name(name)}", body)
+        what, body = consumer_request(
+            stream,
+            name=name,
+            start=start,
+            filter_subjects=filter_subjects,
+            headers_only=headers_only,
+            inactive_s=inactive_s,
+        )
+        return self.request(what, body, timeout_s=timeout_s)
 
     def delete_consumer(self, stream: str, name: str) -> bool:
         """False if there was none."""
@@ -262,8 +262,36 @@ class JetStream(Requests):
         return True
 
 
-def _read_answer(payload: bytes, subject: str) -> dict[str, Any] | None:
-    """None for what is no answer of JetStream's: the true one may still come."""
+def consumer_request(
+    stream: str,
+    *,
+    name: str,
+    start: StartAt,
+    filter_subjects: list[str] | None = None,
+    headers_only: bool = False,
+    inactive_s: float = 60.0,
+) -> tuple[str, dict[str, Any]]:
+    """What to ask, and with which body, for a consumer as ``create_consumer`` makes it."""
+    config: dict[str, Any] = {
+        "name": name,
+        "ack_policy": "none",
+        "replay_policy": "instant",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": round(inactive_s * 1e9),
+        **start.config(),
+    }
+    if filter_subjects:
+        config["filter_subjects"] = filter_subjects
+    if headers_only:
+        config["headers_only"] = True
+    body = {"stream_name": stream, "config": config, "action": "create"}
+    return f"CONSUMER.CREATE.{_name(stream)}.{_name(name)}", body
+
+
+def read_answer(payload: bytes, subject: str) -> dict[str, Any] | None:
+    """None for what is no answer of JetStream's: the true one may still come. JetStreamError where
+    it refuses."""
     try:
         answer = orjson.loads(payload)
         if not answer["type"].startswith(ANSWER_TYPE):

@@ -16,9 +16,10 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from alarmdigest.logs import Fields, LimitedLog
-from alarmdigest.nats.connection import NO_LOGIN, Connection
+from alarmdigest.nats.connection import ATTEMPT_TIMEOUT_S, NO_LOGIN, Connection
 from alarmdigest.nats.errors import ConnectFailed, UrlError
 from alarmdigest.nats.login import Login
+from alarmdigest.nats.race import Race, Target
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
@@ -37,12 +38,20 @@ class Link:
     """
 
     def __init__(
-        self, urls: list[str], *, name: str, login: Login = NO_LOGIN, ping_interval: float = 20.0
+        self,
+        urls: list[str],
+        *,
+        name: str,
+        login: Login = NO_LOGIN,
+        ping_interval: float = 20.0,
+        attempt_timeout: float = ATTEMPT_TIMEOUT_S,
     ) -> None:
-        """Raises UrlError at once for a URL that can never work."""
+        """Raises UrlError at once for a URL that can never work. Times in seconds;
+        ``attempt_timeout`` is for one attempt to connect to one server."""
         self._name = name
         self.login = login
         self._ping_interval = ping_interval
+        self._attempt_timeout = attempt_timeout
         self._configured = list(urls)
         self._learned: list[str] = []
         self._tls_names: dict[str, str] = {}
@@ -50,6 +59,8 @@ class Link:
         self._current_name: str | None = None
         self._pause_s = 0.0
         self._opened_at = -math.inf
+        # When each server was lost or did not let us in.
+        self._failed_at: dict[tuple[str | None, int], float] = {}
         self._failures = LimitedLog(log, logging.WARNING)
         self.connections = 0
         self.last_error = "not tried yet"
@@ -63,28 +74,17 @@ class Link:
 
     def open(self, go_on: Callable[[], bool]) -> Connection | None:
         """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
+        if self._current is not None:  # it is gone now, else nobody would ask
+            self._failed_at[_place(self._current)] = time.monotonic()
         if time.monotonic() - self._opened_at > GOOD_AFTER_S:
             self._pause_s = 0.0
         while self._pause(go_on):
             self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
-            for url in self._candidates():
-                if not go_on():
-                    return None
-                connection = Connection(
-                    url,
-                    name=self._name,
-                    login=self.login,
-                    ping_interval=self._ping_interval,
-                    tls_name=self._tls_names.get(url),
-                )
-                try:
-                    connection.connect()
-                except ConnectFailed as error:
-                    self.last_error = str(error)
-                    self._failures("cannot connect", url, name=self._name, reason=error)
-                    continue
-                self._current = url
-                self._current_name = self._tls_names.get(url) or urlsplit(url).hostname
+            won = Race(self._candidates(), self._connection, self._failed).run(go_on)
+            if won is not None:
+                target, connection = won
+                self._current = target.url
+                self._current_name = self._tls_names.get(target.url) or _host(target.url)
                 self._opened_at = time.monotonic()
                 self.connections += 1
                 self.learn(connection)
@@ -93,11 +93,27 @@ class Link:
                     Fields(
                         name=self._name,
                         server=connection.url,
-                        version=connection.info.get("version"),
+                        version=connection.version,
                     ),
                 )
                 return connection
         return None
+
+    def _connection(self, target: Target) -> Connection:
+        return Connection(
+            target.url,
+            name=self._name,
+            login=self.login,
+            timeout=self._attempt_timeout,
+            ping_interval=self._ping_interval,
+            tls_name=self._tls_names.get(target.url),
+            address=target.address,
+        )
+
+    def _failed(self, target: Target, error: ConnectFailed) -> None:
+        self.last_error = str(error)
+        self._failed_at[_place(target.url)] = time.monotonic()
+        self._failures("cannot connect", target.url, name=self._name, reason=error)
 
     def _pause(self, go_on: Callable[[], bool]) -> bool:
         """Wait before the next round; false as soon as we shall not go on."""
@@ -139,8 +155,13 @@ class Link:
         return list(places.values())
 
     def _candidates(self) -> list[str]:
-        """All servers, the configured ones first and the one just lost last."""
-        return sorted(self._all(), key=lambda url: url == self._current)
+        """All servers: the configured ones first, and those that failed us last, the last of them
+        at the end. A server that hangs looks well to whoever connects."""
+        return sorted(self._all(), key=lambda url: self._failed_at.get(_place(url), 0.0))
+
+
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname
 
 
 def _is_address(host: str | None) -> bool:

@@ -56,20 +56,31 @@ class Requests:
         Waits for the server to have taken the UNSUB, so that no late answer reaches the next
         reader. Raises ConnectionLost.
         """
+        self._end(whole_frames=not self._shared)
+        return b"".join(self._others) + bytes(self._buffer[: self._filled])
+
+    def drop(self) -> None:
+        """End it, for a reader that begins anew, and has no subscription: what came for others is
+        thrown away, and nobody waits for the rest of a frame. Raises ConnectionLost."""
+        self._end(whole_frames=True)
+
+    def _end(self, *, whole_frames: bool) -> None:
         connection = self._connection
         connection.send(b"UNSUB %d\r\n" % REQUESTS_SID)
         ping = connection.send_ping()
-        # Nobody takes over the rest of a frame that has begun: INFO may come at any time.
-        while connection.pongs < ping or (self._filled and not self._shared):
+        # INFO may come at any time.
+        while connection.pongs < ping or (self._filled and whole_frames):
             self._receive(time.monotonic() + self._timeout_s)
-        return b"".join(self._others) + bytes(self._buffer[: self._filled])
 
-    def _ask(self, subject: str, data: bytes, *, again: bool) -> Iterator[frames.Frame]:
+    def _ask(
+        self, subject: str, data: bytes, *, again: bool, timeout_s: float | None = None
+    ) -> Iterator[frames.Frame]:
         """Publish a request, ``again`` and again where it does no harm; what may be its answer,
         until the caller has the right one. Raises NoAnswer when none comes in time."""
         replies = {self._publish_to(subject, data)}
         now = time.monotonic()
-        deadline, next_at = now + self._timeout_s, now + self._ask_again_s
+        deadline = now + (self._timeout_s if timeout_s is None else timeout_s)
+        next_at = now + self._ask_again_s
         heard = ""
         while now < deadline:
             for frame in self._receive(min(deadline, next_at) if again else deadline):
