@@ -110,6 +110,11 @@ class Listener(ServiceThread):
         """Whether the stream holds more that we have not read than passing traffic explains."""
         return self.router.pending > CATCHING_UP_MESSAGES
 
+    @property
+    def behind(self) -> int | None:
+        """Messages that wait behind the last one that was routed; None where nobody knows."""
+        return self.feed.behind(self.router) if self.consuming.is_set() else None
+
     def stop(self) -> None:
         self._stopping.set()
 

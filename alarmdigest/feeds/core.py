@@ -67,6 +67,9 @@ class CoreFeed(Feed):
             raise ConnectionLost(f"{connection.url}: no answer while draining")
         return False
 
+    def behind(self, router: Router) -> int | None:
+        return None  # what the server still holds for us, it does not say
+
     def position(self, router: Router) -> Position | None:
         return None
 

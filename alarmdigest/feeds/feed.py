@@ -59,9 +59,9 @@ class Feed(ABC):
     def position(self, router: Router) -> Position | None:
         """The last message that was routed, for the next start."""
 
+    @abstractmethod
     def behind(self, router: Router) -> int | None:
         """Messages that wait behind the last one that was routed; None where nobody knows."""
-        return 0
 
     @abstractmethod
     def lost(self, reason: NatsError) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from alarmdigest._ext import events, timestamps
 from alarmdigest._ext.events import Router
+from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import NO_MESSAGE
 from alarmdigest.nats.questions import Questions
@@ -34,14 +35,15 @@ Message: TypeAlias = "dict[str, Any]"
 class LeaderWatch:
     """How far the router is behind the stream, as the stream's leader sees it."""
 
-    def __init__(self, questions: Questions, router: Router, stream: str) -> None:
+    def __init__(self, questions: Questions, router: Router, info: StreamInfo) -> None:
+        """``info`` must be fresh."""
         self._questions = questions
         self._router = router
-        self._stream = stream
-        self._look_at = time.monotonic()
-        self._answered_at = 0.0
+        self._stream = info.name
+        self._answered_at = time.monotonic()
+        self._look_at = self._answered_at + LOOK_EVERY_S
         self._waiting = False
-        self._last_seq = 0
+        self._last_seq = info.last_seq
         self._nothing_behind = -1  # the sequence behind which the leader had nothing
         self._turned_at = time.monotonic()
         # The sequence behind which the leader has a message, and for how long it is known that

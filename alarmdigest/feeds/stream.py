@@ -158,7 +158,7 @@ class StreamFeed(Feed):
         self._opened_at = time.monotonic()
         self._create_again_at = math.inf
         self._questions = Questions(connection, router, prefix=self._prefix)
-        self._watch = LeaderWatch(self._questions, router, self._plan.name)
+        self._watch = LeaderWatch(self._questions, router, info)
         # The leader of the cluster may not have been there to be told.
         for gone in old:
             what = f"CONSUMER.DELETE.{self._plan.name}.{gone}"
@@ -280,11 +280,12 @@ class StreamFeed(Feed):
         self._patience = 1.0 if lasted else min(self._patience * 2, MOST_PATIENCE)
 
     def behind(self, router: Router) -> int | None:
-        """Messages that the stream holds behind the last one that was routed; None: not known."""
-        if self._watch is None or (self._pulls is not None and not self._pulls.alive):
+        """As the leader of the stream sees it: what a consumer says ends where its server ends."""
+        pulls, watch = self._pulls, self._watch
+        if watch is None or watch.behind is None or (pulls is not None and not pulls.alive):
             return None
-        behind = self._watch.behind
-        return None if behind is None else max(behind, router.pending)
+        # Where the consumer filters, the stream's own numbers say nothing.
+        return max(watch.behind, router.pending) if self._whole else router.pending
 
     def status(self, headers: bytes, router: Router) -> None:
         if self._pulls is not None:

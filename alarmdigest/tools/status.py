@@ -115,7 +115,7 @@ def _pairs(*named: tuple[str, str]) -> list[str]:
 
 def _behind(behind: dict[str, Any], mode: str) -> str:
     if behind["messages"] is None:
-        return "not known in core mode" if mode == "core" else "not known yet"
+        return "not known in core mode" if mode == "core" else "not known now"
     return f"{behind['messages']:,} messages, {duration_text(behind['seconds'])}"
 
 
