@@ -26,8 +26,9 @@ from alarmdigest.nats.login import Login
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
 
 DEFAULT_PORT = 4222
-# Enough for a server that is busy, short enough that a stuck one does not hold up a drain.
-SEND_TIMEOUT_S = 10.0
+# So long the server may take nothing of what we write, however little is left of it: one that is
+# busy takes some, one that hangs takes none once its buffers are full.
+SEND_STALLS_AFTER_S = 1.5
 SEND_SLICE_BYTES = 256 * 1024
 # While an answer is awaited: after so much silence we ask whether the server is still there, and
 # one that sends nothing for so long behind that hangs; longer where a round trip is longer.
@@ -131,7 +132,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._send_connect_command()
             self._await_pong(early, deadline)
             self.round_trip_s = time.monotonic() - asked_at
-            self._socket.settimeout(SEND_TIMEOUT_S)
+            self._send_stalls_s = max(
+                SEND_STALLS_AFTER_S, HANGS_AFTER_ROUND_TRIPS * self.round_trip_s
+            )
+            self._socket.settimeout(self._send_stalls_s)
             # poll() instead of select(): a process with many files has numbers beyond 1024.
             self._poller = select.poll()
             self._poller.register(self._socket, select.POLLIN)
@@ -273,10 +277,12 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def send(self, data: bytes) -> None:
         """Write all of it. Raises ConnectionLost; how much arrived is unknown then."""
         try:
-            # In slices: the time limit is for each, so that a slow link is not taken for dead.
+            # Bit by bit: the time limit is for each, so that a slow link is not taken for dead.
             with memoryview(data) as whole:
-                for start in range(0, len(data), SEND_SLICE_BYTES):
-                    self._socket.sendall(whole[start : start + SEND_SLICE_BYTES])
+                sent = 0
+                while sent < len(data):
+                    with whole[sent : sent + SEND_SLICE_BYTES] as piece:
+                        sent += self._socket.send(piece)
         except OSError as error:
             raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
 
@@ -304,7 +310,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 return 0
             with memoryview(buffer) as whole, whole[start:] as room:
                 count: int
-                count = self._socket.recv_into(room) if tls is None else _records_into(tls, room)
+                if tls is None:
+                    count = self._socket.recv_into(room)
+                else:
+                    count = _records_into(tls, room, self._send_stalls_s)
         except ssl.SSLWantReadError:  # half a TLS record
             return 0
         except OSError as error:
@@ -365,10 +374,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self.info.update(info)
 
 
-def _records_into(tls: ssl.SSLSocket, room: memoryview) -> int:
+def _records_into(tls: ssl.SSLSocket, room: memoryview, timeout: float) -> int:
     """All that is there: a read gives one record, and a server may put each message into its own.
 
-    Never waits for the rest of a record. Raises SSLWantReadError when there is nothing, or OSError.
+    Never waits for the rest of a record; ``timeout`` is the socket's again afterwards. Raises
+    SSLWantReadError when there is nothing, or OSError.
     """
     tls.settimeout(0.0)
     count = 0
@@ -382,7 +392,7 @@ def _records_into(tls: ssl.SSLSocket, room: memoryview) -> int:
         if count == 0:
             raise
     finally:
-        tls.settimeout(SEND_TIMEOUT_S)
+        tls.settimeout(timeout)
     return count
 
 
