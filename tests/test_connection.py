@@ -166,8 +166,8 @@ def test_a_server_that_takes_nothing_of_what_we_write_is_lost_in_time() -> None:
     with NatsServer(jetstream=False) as server, talk(server.url) as peer:
         server.pause()
         start = time.monotonic()
-        with pytest.raises(ConnectionLost, match="timed out"):
-            peer.connection.send(b"PUB a 1000000\r\n" + b"x" * 1_000_000 + b"\r\n" * 50_000_000)
+        with pytest.raises(ConnectionLost, match="no sign of life"):
+            peer.connection.send(b"PING\r\n" * 5_000_000)
         assert time.monotonic() - start < 4
 
 

@@ -8,7 +8,7 @@ import time
 from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, ConsumerGone
+from alarmdigest.nats.errors import ConsumerGone
 
 MIB = 1024 * 1024
 # One pull asks for so many messages. A server cuts off a client for which more than 64 MiB are
@@ -41,6 +41,7 @@ class Pulls:
     ) -> None:
         """The consumer delivers what is asked of it at ``next_subject``. Silence is borne
         ``patience`` times as long as usual."""
+        patience = max(patience, connection.patience)
         self._connection = connection
         self._router = router
         self._next = next_subject.encode()
@@ -96,7 +97,7 @@ class Pulls:
             self._ping = self._connection.send_ping()
         elif self._silent_s > self._lost_after_s:
             if self._connection.pongs < self._ping:
-                raise ConnectionLost(f"{self._connection.url}: no sign of life: it hangs")
+                raise self._connection.hangs(self._silent_s)
             raise ConsumerGone(f"no heartbeat of the consumer for {self._silent_s:.1f} s")
 
     def _on_their_way(self) -> int:

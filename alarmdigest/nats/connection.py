@@ -66,9 +66,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         ping_interval: float = 20.0,
         tls_name: str | None = None,
         address: str | None = None,
+        patience: float = 1.0,
     ) -> None:
         """Raises UrlError. ``timeout``, of an attempt to connect as a whole, and ``ping_interval``
-        in seconds. Goes to ``address``, else to the URL's host.
+        in seconds. Goes to ``address``, else to the URL's host. Silence is borne ``patience`` times
+        as long as usual before the server is said to hang.
 
         Under TLS the server must show a certificate for ``tls_name``, else for the URL's host.
 
@@ -106,6 +108,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self.info: dict[str, Any] = {}
         self.pings = 0
         self.pongs = 0
+        self.patience = patience
+        self.hung = False
         # Between CONNECT and its PONG, in seconds.
         self.round_trip_s = 0.0
         self._last_heard = self._last_ping = time.monotonic()
@@ -132,9 +136,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._send_connect_command()
             self._await_pong(early, deadline)
             self.round_trip_s = time.monotonic() - asked_at
-            self._send_stalls_s = max(
-                SEND_STALLS_AFTER_S, HANGS_AFTER_ROUND_TRIPS * self.round_trip_s
-            )
+            self._send_stalls_s = self._at_least(SEND_STALLS_AFTER_S)
             self._socket.settimeout(self._send_stalls_s)
             # poll() instead of select(): a process with many files has numbers beyond 1024.
             self._poller = select.poll()
@@ -283,6 +285,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 while sent < len(data):
                     with whole[sent : sent + SEND_SLICE_BYTES] as piece:
                         sent += self._socket.send(piece)
+        except TimeoutError:
+            raise self.hangs(self._send_stalls_s) from None
         except OSError as error:
             raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
 
@@ -360,9 +364,17 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             if now - self._last_heard > PING_AFTER_S:
                 self.send_ping()
             return
-        patience = max(HANGS_AFTER_S, HANGS_AFTER_ROUND_TRIPS * self.round_trip_s)
-        if now - max(self._last_heard, self._last_ping) > patience:
-            raise ConnectionLost(f"{self.url}: no sign of life for {patience:.1f} s: it hangs")
+        silent_s = now - max(self._last_heard, self._last_ping)
+        if silent_s > self._at_least(HANGS_AFTER_S):
+            raise self.hangs(silent_s)
+
+    def hangs(self, silent_s: float) -> ConnectionLost:
+        """What to raise when the server was asked for a sign of life and has given none."""
+        self.hung = True
+        return ConnectionLost(f"{self.url}: no sign of life for {silent_s:.1f} s: it hangs")
+
+    def _at_least(self, seconds: float) -> float:
+        return max(seconds * self.patience, HANGS_AFTER_ROUND_TRIPS * self.round_trip_s)
 
     def _take_info(self, text: bytes) -> None:
         try:

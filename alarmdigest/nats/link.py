@@ -25,6 +25,9 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
 # A connection that lasted this long was a good one: after its loss we do not pause.
 GOOD_AFTER_S = 5.0
+# Servers that are slow, all of them, must not be taken for hung again and again: each time that one
+# is soon after the connection, the next one is given twice as long.
+MOST_PATIENCE = 8.0
 # How long a pause may last before the caller is asked whether to go on.
 STEP_S = 0.1
 
@@ -56,6 +59,8 @@ class Link:
         self._learned: list[str] = []
         self._tls_names: dict[str, str] = {}
         self._current: str | None = None
+        self._last: Connection | None = None
+        self._patience = 1.0
         self._current_name: str | None = None
         self._pause_s = 0.0
         self._opened_at = -math.inf
@@ -76,14 +81,18 @@ class Link:
         """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
         if self._current is not None:  # it is gone now, else nobody would ask
             self._failed_at[_place(self._current)] = time.monotonic()
-        if time.monotonic() - self._opened_at > GOOD_AFTER_S:
+        good = time.monotonic() - self._opened_at > GOOD_AFTER_S
+        if good:
             self._pause_s = 0.0
+        if self._last is not None:
+            hung = self._last.hung and not good
+            self._patience = min(self._patience * 2, MOST_PATIENCE) if hung else 1.0
         while self._pause(go_on):
             self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
             won = Race(self._candidates(), self._connection, self._failed).run(go_on)
             if won is not None:
                 target, connection = won
-                self._current = target.url
+                self._current, self._last = target.url, connection
                 self._current_name = self._tls_names.get(target.url) or _host(target.url)
                 self._opened_at = time.monotonic()
                 self.connections += 1
@@ -108,6 +117,7 @@ class Link:
             ping_interval=self._ping_interval,
             tls_name=self._tls_names.get(target.url),
             address=target.address,
+            patience=self._patience,
         )
 
     def _failed(self, target: Target, error: ConnectFailed) -> None:
