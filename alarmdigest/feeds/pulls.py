@@ -21,10 +21,12 @@ MESSAGE_OVERHEAD_BYTES = 8 * 1024
 PULL_EXPIRES_S = 30
 # Missing heartbeats are often the only sign of a consumer that is lost: its server hangs, or a
 # stream was deleted under traffic (nats-server 2.15.1), and what is published until it is there
-# again is kept by nobody. After the first that is missed we ask whether our own server is there.
-HEARTBEAT_S = 0.5
-PING_AFTER_S = 0.7
-LOST_AFTER_S = 1.1
+# again is kept by nobody. After the first that is missed we ask whether our own server is there. If
+# it is, the consumer is not; another one costs little. A server is given more time.
+HEARTBEAT_S = 0.3
+PING_AFTER_S = 0.45
+LOST_AFTER_S = 0.75
+HANGS_AFTER_S = 1.1
 # Between two looks no more than this counts as silence: while we wait for our own workers,
 # heartbeats may lie unread.
 LONGEST_LOOK_S = 0.3
@@ -52,8 +54,9 @@ class Pulls:
         self._bytes = max(PULL_BYTES, connection.max_payload + MESSAGE_OVERHEAD_BYTES)
         self._smaller = 0  # on their way, with the bound that turned out to be too low
         self._ping_after_s = PING_AFTER_S * patience
-        self._lost_after_s = max(
-            LOST_AFTER_S * patience, self._ping_after_s + 4 * connection.round_trip_s
+        self._lost_after_s = LOST_AFTER_S * patience
+        self._hangs_after_s = max(
+            HANGS_AFTER_S * patience, self._ping_after_s + 4 * connection.round_trip_s
         )
         self._looked_at = self._delivered_at = time.monotonic()
         self._silent_s = 0.0
@@ -95,9 +98,10 @@ class Pulls:
             self._ping = 0
         elif self._ping == 0:
             self._ping = self._connection.send_ping()
-        elif self._silent_s > self._lost_after_s:
-            if self._connection.pongs < self._ping:
+        elif self._connection.pongs < self._ping:
+            if self._silent_s > self._hangs_after_s:
                 raise self._connection.hangs(self._silent_s)
+        elif self._silent_s > self._lost_after_s:
             raise ConsumerGone(f"no heartbeat of the consumer for {self._silent_s:.1f} s")
 
     def _on_their_way(self) -> int:

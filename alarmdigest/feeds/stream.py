@@ -6,6 +6,7 @@ import logging
 import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -41,6 +42,9 @@ CONSUMER_INACTIVE_S = 60
 # All consumers are made by the leader of the whole cluster. When it does not answer for so long,
 # the stream is read from its own leader until it does.
 CREATE_TIMEOUT_S = 0.4
+# Where a server is about to end, it would get the new consumer as well: so long the stream's leader
+# is read before another one is made.
+SETTLES_AFTER_S = 1.5
 # The old consumer was told to go; what counts them may learn of it a moment later.
 TOO_MANY_PAUSE_S = 0.1
 TOO_MANY_TRIES = 5
@@ -96,6 +100,8 @@ class StreamFeed(Feed):
         self._patience = 1.0
         self._opened_at = 0.0
         self._create_again_at = math.inf
+        self._settled_at = 0.0
+        self._ask_for_consumer: Callable[[], None] | None = None
         self._whole = True
         self._paused = False
         self._consumers: list[str] = []  # the one in use, and those not yet known to be deleted
@@ -112,6 +118,7 @@ class StreamFeed(Feed):
             if self._questions is not None:
                 self._questions.close()
         self._pulls = self._reads = self._questions = self._watch = None
+        self._ask_for_consumer = None
         # A stream may allow so many consumers only: the old one goes first.
         self._forget_consumers(connection)
         jetstream = JetStream(connection, domain=self._domain, received=received)
@@ -167,7 +174,9 @@ class StreamFeed(Feed):
             self._pull_from(connection, router, name)
             return
         self._reads = LeaderReads(self._questions, router, self._plan.name)
-        self._questions.ask(create, body, partial(self._created_late, connection, router))
+        self._ask_for_consumer = partial(
+            self._questions.ask, create, body, partial(self._created_late, connection, router)
+        )
 
     def _create(
         self,
@@ -179,6 +188,8 @@ class StreamFeed(Feed):
     ) -> dict[str, Any] | None:
         """Make the consumer; None when the stream must be read without one for now."""
         goes_on = beginning.kind == "continues"
+        if goes_on and time.monotonic() < self._settled_at:
+            return None
         for left in range(TOO_MANY_TRIES, -1, -1):
             try:
                 return jetstream.request(what, body, timeout_s=patience_s if goes_on else None)
@@ -271,6 +282,9 @@ class StreamFeed(Feed):
             if self._watch is not None and self._watch.missing_s > LAGS_AFTER_S:
                 self._be_patient()
                 raise ConsumerGone("the consumer's server lags behind the leader of the stream")
+        elif self._ask_for_consumer is not None and time.monotonic() >= self._settled_at:
+            self._ask_for_consumer()
+            self._ask_for_consumer = None
         elif time.monotonic() > self._create_again_at:
             raise ConsumerGone("there is none yet")
 
@@ -288,8 +302,14 @@ class StreamFeed(Feed):
         return max(watch.behind, router.pending) if self._whole else router.pending
 
     def status(self, headers: bytes, router: Router) -> None:
-        if self._pulls is not None:
+        if self._pulls is None:
+            return
+        try:
             self._pulls.status(headers)
+        except ConsumerGone as gone:
+            if "Shutdown" in str(gone) or "Leadership" in str(gone):
+                self._settled_at = time.monotonic() + SETTLES_AFTER_S
+            raise
 
     def stop(self, connection: Connection) -> None:
         """What is on its way is read by the next start."""
