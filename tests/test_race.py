@@ -162,4 +162,4 @@ def test_whatever_goes_wrong_in_one_attempt_is_the_attempt_s_failure(
     with NatsServer(jetstream=False) as server:
         link = Link([server.url], name="test")
         opened(link, 2.0).close()
-        assert link.last_error == "cannot connect: LookupError: no metadata"
+        assert link.last_error == f"{server.url}: LookupError: no metadata"

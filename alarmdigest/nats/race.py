@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from alarmdigest.nats.connection import DEFAULT_PORT, Connection
+from alarmdigest.nats.connection import DEFAULT_PORT, Connection, redacted
 from alarmdigest.nats.errors import ConnectFailed
 
 STAGGER_S = 0.3
@@ -97,7 +97,7 @@ class Race:
             thread.start()
         except RuntimeError as error:  # the process may have no more threads
             self._running -= 1
-            self._failed.append((target, ConnectFailed(f"cannot connect: {error}")))
+            self._failed.append((target, ConnectFailed(f"{redacted(target.url)}: {error}")))
 
     def _attempt(self, target: Target) -> None:
         connection: Connection | None = None
@@ -110,7 +110,9 @@ class Race:
             failure = error
         except Exception as error:
             # Whatever a library does in one attempt must not end the thread that needs a server.
-            failure = ConnectFailed(f"cannot connect: {type(error).__name__}: {error}")
+            failure = ConnectFailed(f"{redacted(target.url)}: {type(error).__name__}: {error}")
+            if connection is not None:
+                connection.close()
         with self._changed:
             self._running -= 1
             if failure is not None:
@@ -133,7 +135,7 @@ class Race:
         try:
             found = socket.getaddrinfo(host, parts.port or DEFAULT_PORT, type=socket.SOCK_STREAM)
         except OSError as error:
-            raise ConnectFailed(f"{self._make(target).url}: {error}") from error
+            raise ConnectFailed(f"{redacted(target.url)}: {error}") from error
         addresses = list(dict.fromkeys(str(place[0]) for *_, place in found))
         with self._changed:
             self._hopes[target.url] += len(addresses) - 1
