@@ -47,7 +47,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "digests": ("retention", "clock_skew", "publish_empty", "split_size"),
     "times and limits": (
-        *("checkpoint_interval", "connect_timeout", "ping_interval", "drain_timeout"),
+        *("checkpoint_interval", "connect_timeout", "connect_attempt_timeout"),
+        *("ping_interval", "drain_timeout"),
         "backlog_limit",
     ),
     "parts": ("nats_server", "no_service_api"),
@@ -60,7 +61,10 @@ SHARED = (
     *GROUPS["subjects"],
 )
 EVERYWHERE = ("log_level", "log_format", CONFIG)
-TO_CONNECT = ("server", CONTEXT, *GROUPS["logging in"], *GROUPS["TLS"], *EVERYWHERE)
+TO_CONNECT = (
+    *("server", CONTEXT, *GROUPS["logging in"], *GROUPS["TLS"]),
+    *("connect_attempt_timeout", *EVERYWHERE),
+)
 EVERYTHING = tuple(name for names in GROUPS.values() for name in names)
 TO_TRY = (*TO_CONNECT, "event_subject", "request_subject", "digest_subject")
 ITS_SERVER = (

@@ -22,7 +22,7 @@ from alarmdigest.feeds.feed import Feed
 from alarmdigest.histogram import Histogram
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
 from alarmdigest.nats.link import Link
 from alarmdigest.refusals import RefusalDesk
 from alarmdigest.threads import TICK_S, ServiceThread, put_patiently
@@ -36,6 +36,11 @@ BUFFER_BYTES = 2 * 1024 * 1024
 # So much may wait for the workers before a stream is asked for no more.
 PAUSE_AT_BYTES = 64 * 1024 * 1024
 CATCHING_UP_MESSAGES = 10_000
+# When JetStream refuses what we ask or does not answer, we ask again after a pause; and after so
+# long another server, if there is one.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+OPEN_FOR_S = 15.0
 # Also without any message there is something to write now and then: alarms are forgotten.
 IDLE_CHECKPOINT_S = 10.0
 
@@ -105,6 +110,11 @@ class Listener(ServiceThread):
         """Whether the stream holds more that we have not read than passing traffic explains."""
         return self.router.pending > CATCHING_UP_MESSAGES
 
+    @property
+    def behind(self) -> int | None:
+        """Messages that wait behind the last one that was routed; None where nobody knows."""
+        return self.feed.behind(self.router) if self.consuming.is_set() else None
+
     def stop(self) -> None:
         self._stopping.set()
 
@@ -132,30 +142,81 @@ class Listener(ServiceThread):
 
     def _consume(self, connection: Connection) -> None:
         """Ask for messages, then read and route until the connection is lost or was drained."""
-        self._filled = 0
-        self.feed.open(connection, self.router)
+        if not self._open_feed(connection, None):
+            return
         draining = False
         while True:
             self.beat()
             if not self.consuming.is_set() and self._is_consuming(connection):
                 self.consuming.set()
-            self._read(connection)
-            self._hand_over()
-            for kind, text in self.router.take_other():
-                self._answer(connection, kind, text)
-            connection.keep_alive()
-            self.desk.log_what_was_left_out()
-            if draining or self._stopping.is_set():
-                if not draining:
-                    draining = True
-                    self.feed.stop(connection)
-                if self.feed.stopped(connection):
+            try:
+                self._turn(connection)
+                if draining or self._stopping.is_set():
+                    if not draining:
+                        draining = True
+                        self.feed.stop(connection)
+                    if self.feed.stopped(connection):
+                        return
+                else:
+                    # Before the barrier, which may wait for room: that is no silence of the
+                    # server's.
+                    pause = self.backlog_bytes > PAUSE_AT_BYTES
+                    self.feed.turn(connection, self.router, pause=pause)
+                    self._checkpoint_when_due()
+            except ConsumerGone as gone:
+                self.consuming.clear()
+                self.link.last_error = str(gone)
+                self.feed.lost(gone)
+                self._hand_over()
+                if draining or not self._open_feed(connection, self._unread()):
                     return
-            else:
-                # Before the barrier, which may wait for room: that is no silence of the server's.
-                pause = self.backlog_bytes > PAUSE_AT_BYTES
-                self.feed.turn(connection, self.router, pause=pause)
-                self._checkpoint_when_due()
+
+    def _turn(self, connection: Connection) -> None:
+        """What has come, in hand."""
+        self._read(connection)
+        self.feed.hear(connection, self.router)
+        self._hand_over()
+        gone: ConsumerGone | None = None
+        for kind, text in self.router.take_other():
+            try:
+                self._answer(connection, kind, text)
+            except ConsumerGone as error:  # what stands behind it counts all the same
+                gone = gone or error
+        if gone is not None:
+            raise gone
+        if connection.lame_duck and self.link.has_alternative():
+            raise ConnectionLost(f"{connection.url} is about to shut down")
+        connection.keep_alive()
+        self.desk.log_what_was_left_out()
+
+    def _unread(self) -> bytes:
+        """The beginning of a frame."""
+        return bytes(self._buffer[: self._filled])
+
+    def _open_feed(self, connection: Connection, received: bytes | None) -> bool:
+        """Ask for messages, again and again while what answers is JetStream's refusal or nothing at
+        all; false when told to stop. Raises ConnectionLost, also when another server may do better.
+        """
+        pause_s, give_up_at = FIRST_PAUSE_S, time.monotonic() + OPEN_FOR_S
+        while True:
+            try:
+                self._filled = 0
+                self.feed.open(connection, self.router, received)
+                return True
+            except ConnectionLost:
+                raise
+            except NatsError as error:
+                self.link.last_error = str(error)
+                self.feed.lost(error)
+                if time.monotonic() > give_up_at and self.link.has_alternative():
+                    raise ConnectionLost(f"{connection.url}: {error}") from error
+            until = time.monotonic() + pause_s
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            while time.monotonic() < until:
+                self._turn(connection)
+                if not self._go_on():
+                    return False
+            received = self._unread()
 
     def _is_consuming(self, connection: Connection) -> bool:
         """Whether what is published now will reach us, whatever dies."""
@@ -231,8 +292,6 @@ class Listener(ServiceThread):
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
             self.link.learn(connection)
-            if connection.lame_duck and self.link.has_alternative():
-                raise ConnectionLost(f"{connection.url} is about to shut down")
         if refused is not None:
             # Without one of the subscriptions we would look well and hear nothing.
             raise ConnectionLost(f"{connection.url}: the server said: {refused}")

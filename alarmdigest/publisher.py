@@ -23,7 +23,7 @@ from alarmdigest.inflight.pace import Pace
 from alarmdigest.inflight.window import Window
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.link import Link
 from alarmdigest.store.base import Outputs, Position
 from alarmdigest.threads import TICK_S, ByteQueue, ServiceThread
@@ -346,7 +346,7 @@ class Publisher(ServiceThread):
             if self.confirmer.lost_track(self._for_a_second()):
                 log.info("an output stream has another leader, or is another one: looking it up")
                 self._must_look_up = True
-        except ConnectionLost as error:  # nobody answers: there is no leader at the moment
+        except (ConnectionLost, NoAnswer) as error:  # there is no leader at the moment
             self.link.last_error = str(error)
         except NatsError as error:
             self._block(Refusal(str(error)))

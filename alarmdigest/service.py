@@ -109,6 +109,7 @@ class Service:
             short_lived=short_lived,
             login=self.settings.login,
             ping_interval=self.settings.ping_interval / 1e9,
+            attempt_timeout=self.settings.connect_attempt_timeout / 1e9,
         )
 
     @property

@@ -111,6 +111,7 @@ def puller(url: str, count: str) -> None:
             timestamp_ns=0,
             delivered=0,
             pending=0,
+            take_answers=list,
             begin_deliveries=lambda *_args, **_named: None,
             set_position=lambda *_args: None,
         ),
@@ -118,7 +119,7 @@ def puller(url: str, count: str) -> None:
     feed = StreamFeed(
         plans_of(Settings()).alarms, create=False, domain="", start="first", position=None
     )
-    feed.open(skimmer.connection, router)
+    feed.open(skimmer.connection, router, None)
 
     def work() -> None:
         while skimmer.messages < int(count):

@@ -43,11 +43,14 @@ EVENT_SIDS = (1, 2)
 REQUEST_SIDS = (3, 4)
 # What a pull consumer delivers, on the original subjects, and the statuses of its pulls.
 STREAM_SID = 4000
+# Answers to what is asked beside it, see take_answers().
+LEADER_SID = 4010
 
 cdef enum:
     LAST_EVENT_SID = 2
     LAST_REQUEST_SID = 4
     THE_STREAM_SID = 4000
+    THE_LEADER_SID = 4010
     KEEP_BYTES = 1024 * 1024
 
 cdef object loads = orjson.loads
@@ -219,6 +222,7 @@ cdef class Router:
     cdef int64_t skew_ns
     cdef int64_t now_ns
     cdef list other
+    cdef list answers
     cdef bytes event_subject
     cdef bytes request_subject
     cdef uint64_t consumer_seq
@@ -269,6 +273,7 @@ cdef class Router:
         self.event_subject = event_subject
         self.request_subject = request_subject
         self.other = []
+        self.answers = []
 
     def __dealloc__(self):
         cdef uint32_t i
@@ -320,6 +325,12 @@ cdef class Router:
                             self.route_request(&frame)
                 elif frame.sid == THE_STREAM_SID and frame.reply.length:
                     self.route_delivery(&frame)
+                elif frame.sid == THE_LEADER_SID:
+                    self.answers.append((
+                        PyBytes_FromStringAndSize(
+                            <const char*> frame.subject.data, frame.subject.length),
+                        PyBytes_FromStringAndSize(
+                            <const char*> frame.payload.data, frame.payload.length)))
                 else:
                     self.other.append((kind, text_of_frame(kind, &frame)))
                 start += frame.size
@@ -344,6 +355,13 @@ cdef class Router:
         cdef list taken = self.other
         if taken:
             self.other = []
+        return taken
+
+    def take_answers(self) -> list:
+        """``(subject, payload)`` of what came on LEADER_SID, in order; empties the list."""
+        cdef list taken = self.answers
+        if taken:
+            self.answers = []
         return taken
 
     def begin_deliveries(

@@ -2,7 +2,7 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 
 from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_OK, FRAME_PARTIAL, FRAME_PING,
@@ -59,6 +59,37 @@ def scan(buffer, Py_ssize_t start, Py_ssize_t end) -> tuple:
             frames.append(to_tuple(kind, &frame))
             start += frame.size
         return frames, start
+    finally:
+        PyBuffer_Release(&view)
+
+
+def divide(buffer, Py_ssize_t start, Py_ssize_t end, uint64_t sid) -> tuple:
+    """As ``scan``, for one reader of several: ``(frames, others, position)``.
+
+    ``frames`` are the messages of subscription ``sid`` and what is no message; ``others`` are the
+    messages of all other subscriptions as they came, in one piece.
+    """
+    cdef Py_buffer view
+    cdef Frame frame
+    cdef int kind
+    cdef list frames = [], others = []
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        if start < 0 or end > view.len or start > end:
+            raise IndexError("start and end must lie within the buffer")
+        while start < end:
+            kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
+            if kind == FRAME_PARTIAL or (kind == FRAME_BAD and (frames or others)):
+                break
+            if kind == FRAME_BAD:
+                raise ProtocolError(f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+            if (kind == FRAME_MSG or kind == FRAME_HMSG) and frame.sid != sid:
+                others.append(PyBytes_FromStringAndSize(
+                    <const char*> view.buf + start, frame.size))
+            else:
+                frames.append(to_tuple(kind, &frame))
+            start += frame.size
+        return frames, b"".join(others), start
     finally:
         PyBuffer_Release(&view)
 

@@ -159,3 +159,41 @@ def test_what_stands_for_a_port_may_be_a_password_and_is_not_repeated(url: str) 
         Connection(url, name="test")
     assert "hunter2" not in str(caught.value)
     assert "no number" in str(caught.value)
+
+
+def test_a_server_that_takes_nothing_of_what_we_write_is_lost_in_time() -> None:
+    """Its buffers and ours are full."""
+    with NatsServer(jetstream=False) as server, talk(server.url) as peer:
+        server.pause()
+        start = time.monotonic()
+        with pytest.raises(ConnectionLost, match="no sign of life"):
+            peer.connection.send(b"PING\r\n" * 5_000_000)
+        assert time.monotonic() - start < 4
+
+
+def test_a_slow_link_is_not_taken_for_a_dead_one() -> None:
+    with (
+        NatsServer(jetstream=False) as server,
+        Proxy(server.port) as proxy,
+        talk(proxy.url) as peer,
+    ):
+        proxy.delay(0.1)  # for each 64 KiB
+        peer.connection.send(b"PUB a 1000000\r\n" + b"x" * 1_000_000 + b"\r\n")
+        peer.connection.send(b"PUB a 1000000\r\n" + b"x" * 1_000_000 + b"\r\n")
+        peer.flush()
+
+
+def test_an_answer_that_is_awaited_tells_within_two_seconds_that_the_server_hangs() -> None:
+    with NatsServer(jetstream=False) as server, talk(server.url) as peer:
+        connection, buffer = peer.connection, bytearray(1000)
+
+        def wait_for_an_answer() -> None:
+            while time.monotonic() < start + 10:
+                connection.receive_into(buffer, 0, 0.05)
+                connection.still_there()
+
+        server.pause()
+        start = time.monotonic()
+        with pytest.raises(ConnectionLost, match="no sign of life"):
+            wait_for_an_answer()
+        assert 0.9 < time.monotonic() - start < 2.5

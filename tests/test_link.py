@@ -212,3 +212,18 @@ def test_what_an_announcement_has_wrong_is_passed_over() -> None:
         connection.close()
         assert link.has_alternative()
         opened(link).close()
+
+
+def test_a_server_that_seems_to_hang_again_and_again_is_given_more_and_more_time() -> None:
+    """All servers may be slow: to take them for hung for ever would be the end of all work."""
+    with NatsServer(jetstream=False) as server:
+        link = Link([server.url], name="test")
+        given = []
+        for _ in range(6):
+            connection = opened(link)
+            given.append(connection.patience)
+            connection.hangs(1.0)
+            connection.close()
+        assert given == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
+        opened(link).close()
+        assert opened(link).patience == 1.0

@@ -167,8 +167,8 @@ def test_the_stream_tells_how_far_behind_in_messages_and_seconds(tmp_path: Path)
     hesitant = gated(
         gate,
         "from alarmdigest import listener\n"
-        "from alarmdigest.feeds import stream\n"
-        "listener.PAUSE_AT_BYTES, stream.PULL_MESSAGES = 0, 10",
+        "from alarmdigest.feeds import pulls\n"
+        "listener.PAUSE_AT_BYTES, pulls.PULL_MESSAGES = 0, 10",
     )
     with (
         NatsServer() as server,

@@ -19,14 +19,18 @@ def test_pulls_that_are_lost_are_noticed_by_their_missing_heartbeats(tmp_path: P
     gate = tmp_path / "pulls arrive"
     lose = f"""
 import pathlib
-from alarmdigest.feeds.stream import StreamFeed
-pull = StreamFeed._pull
+from alarmdigest.feeds.pulls import Pulls
+pull = Pulls._pull
+def lose(self):
+    connection = self._connection
+    if not pathlib.Path({str(gate)!r}).exists():
+        self._connection = Lost()
+    pull(self)
+    self._connection = connection
 class Lost:
     def send(self, data):
         pass
-StreamFeed._pull = lambda self, connection: pull(
-    self, connection if pathlib.Path({str(gate)!r}).exists() else Lost()
-)
+Pulls._pull = lose
 """
     with (
         NatsServer() as server,
@@ -41,12 +45,12 @@ StreamFeed._pull = lambda self, connection: pull(
 
 TELLS_ITS_BOUND = """
 import logging
-from alarmdigest.feeds.stream import StreamFeed
-status = StreamFeed.status
-def tell(self, headers, router):
-    status(self, headers, router)
-    logging.getLogger("test").info("a pull may have %d bytes", self._pull_bytes)
-StreamFeed.status = tell
+from alarmdigest.feeds.pulls import Pulls
+status = Pulls.status
+def tell(self, headers):
+    status(self, headers)
+    logging.getLogger("test").info("a pull may have %d bytes", self._bytes)
+Pulls.status = tell
 """
 
 
@@ -83,7 +87,7 @@ def test_workers_that_lag_are_not_fed_beyond_a_bound(tmp_path: Path) -> None:
     gate, count = tmp_path / "open", 60_000
     # Far less than what the stream holds, and pulls that ask for less still.
     bounds = """
-import alarmdigest.feeds.stream as feeds, alarmdigest.listener as listener
+import alarmdigest.feeds.pulls as feeds, alarmdigest.listener as listener
 listener.PAUSE_AT_BYTES = 500_000
 feeds.PULL_MESSAGES, feeds.PULL_BYTES, feeds.ALL_PULLS_BYTES = 500, 250_000, 500_000
 """

@@ -235,7 +235,10 @@ def test_subjects_that_only_look_alike_are_accepted() -> None:
 
 # -- limits of durations --------------------------------------------------------------------------
 
-DURATIONS = ["clock_skew", "retention", "connect_timeout", "ping_interval", "drain_timeout"]
+DURATIONS = [
+    *("clock_skew", "retention", "connect_timeout", "connect_attempt_timeout"),
+    *("ping_interval", "drain_timeout"),
+]
 
 
 @pytest.mark.parametrize("name", DURATIONS)
@@ -285,6 +288,7 @@ OTHER_VALUES = {
     **{"no_service_api": "true"},
     **{"events_stream": "E", "digests_stream": "D", "rejected_stream": "R"},
     **{"stream_replicas": "3", "js_domain": "hub"},
+    "connect_attempt_timeout": "4s",
     **{"connect_timeout": "1s", "ping_interval": "2s", "drain_timeout": "3s", "nats_server": "x"},
     **{"user": "u", "password": "p", "password_file": "x", "token": "t", "token_file": "x"},
     **{"creds": "x", "nkey": "x", "tls_ca": "x", "tls_cert": "x", "tls_key": "x"},

@@ -327,8 +327,7 @@ import pathlib
 from alarmdigest.feeds.stream import StreamFeed
 turn = StreamFeed.turn
 def turn_once(self, connection, router, *, pause):
-    waits = self._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
-    turn(self, connection, router, pause=pause or waits)
+    turn(self, connection, router, pause=pause or not pathlib.Path({str(gate)!r}).exists())
 StreamFeed.turn = turn_once
 """)
     with NatsServer() as server, Bus(server.url) as bus:

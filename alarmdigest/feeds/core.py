@@ -34,7 +34,7 @@ class CoreFeed(Feed):
         self._unsubscribed = 0
         self._deadline = 0.0
 
-    def open(self, connection: Connection, router: Router) -> None:
+    def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
         connection.send(
             b"".join(b"SUB %b  %d\r\n" % (name.encode(), sid) for sid, name in self._subscriptions)
         )
@@ -43,8 +43,13 @@ class CoreFeed(Feed):
     def consuming(self, connection: Connection) -> bool:
         return connection.pongs >= self._subscribed
 
+    def hear(self, connection: Connection, router: Router) -> None:
+        """Nothing is asked."""
+
     def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
-        """A subscriber need not ask."""
+        """A subscriber need not ask; but until it knows that it is one, it watches the server."""
+        if connection.pongs < self._subscribed:
+            connection.still_there()
 
     def status(self, headers: bytes, router: Router) -> None:
         """Nobody sends us one."""
@@ -61,6 +66,9 @@ class CoreFeed(Feed):
         if time.monotonic() > self._deadline:
             raise ConnectionLost(f"{connection.url}: no answer while draining")
         return False
+
+    def behind(self, router: Router) -> int | None:
+        return None  # what the server still holds for us, it does not say
 
     def position(self, router: Router) -> Position | None:
         return None

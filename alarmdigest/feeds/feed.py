@@ -23,8 +23,16 @@ class Feed(ABC):
     place_is_fleeting = False
 
     @abstractmethod
-    def open(self, connection: Connection, router: Router) -> None:
-        """Ask for messages on a new connection. Raises NatsError."""
+    def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
+        """Ask for messages: on a new connection, or anew on the same one. Then ``received`` is what
+        was read and not dealt with; it is dropped, with all that comes until this returns.
+
+        Raises ConnectionLost, or another NatsError: then it may be tried again on the connection.
+        """
+
+    @abstractmethod
+    def hear(self, connection: Connection, router: Router) -> None:
+        """Called after every read: take in answers to our questions; messages may be routed."""
 
     @abstractmethod
     def consuming(self, connection: Connection) -> bool:
@@ -32,11 +40,12 @@ class Feed(ABC):
 
     @abstractmethod
     def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
-        """Called after every read: ask for more, unless told to pause. Raises ConnectionLost."""
+        """Called after every read: ask for more, unless told to pause. Raises ConnectionLost, or
+        ConsumerGone when it must be opened anew."""
 
     @abstractmethod
     def status(self, headers: bytes, router: Router) -> None:
-        """A message that is none of the input. Raises ConnectionLost."""
+        """A message that is none of the input. Raises ConsumerGone."""
 
     @abstractmethod
     def stop(self, connection: Connection) -> None:
@@ -51,5 +60,9 @@ class Feed(ABC):
         """The last message that was routed, for the next start."""
 
     @abstractmethod
+    def behind(self, router: Router) -> int | None:
+        """Messages that wait behind the last one that was routed; None where nobody knows."""
+
+    @abstractmethod
     def lost(self, reason: NatsError) -> None:
-        """The connection is gone, or of no use: say what this means."""
+        """The connection is gone, or messages do not come any more: say what this means."""

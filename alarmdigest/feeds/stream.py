@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import logging
-import re
+import math
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from alarmdigest._ext import events
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.feeds.leader import LeaderReads, LeaderWatch
+from alarmdigest.feeds.pulls import Pulls
 from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.happenings import happenings
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.answers import StreamInfo, bad_answer
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
-from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.errors import (
+    ConnectionLost,
+    ConsumerGone,
+    JetStreamError,
+    NatsError,
+    NoAnswer,
+    StreamConflict,
+    StreamMissing,
+)
+from alarmdigest.nats.jetstream import TOO_MANY_CONSUMERS, JetStream, consumer_request
+from alarmdigest.nats.questions import Questions
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
 from alarmdigest.store.base import Position
 
@@ -26,24 +38,26 @@ log = logging.getLogger(__name__)
 
 StartOption: TypeAlias = 'Literal["first", "new"] | int'
 
-MIB = 1024 * 1024
-# One pull asks for so many messages. A server cuts off a client for which more than 64 MiB are
-# pending, so all pulls on their way together ask for at most half of it, unless one message alone
-# may be larger.
-PULL_MESSAGES = 5000
-PULL_BYTES = 8 * MIB
-ALL_PULLS_BYTES = 32 * MIB
-MESSAGE_OVERHEAD_BYTES = 8 * 1024
-PULL_EXPIRES_S = 30
-# So many heartbeats may be missing before the consumer is taken for lost. Often they are the only
-# sign: a stream that is deleted under traffic may end without a word to those who wait for its
-# messages (nats-server 2.15.1), and what is published until it is there again is kept by nobody.
-HEARTBEAT_S = 2
-HEARTBEATS_MISSED = 2.5
 # What a beginning may tell about the stream, as the page and the metrics call it.
 CHANGES = {"new_stream": "input_made_anew", "rolled_back": "input_rolled_back"}
 # The server forgets a consumer that nobody pulls from for so long.
 CONSUMER_INACTIVE_S = 60
+# All consumers are made by the leader of the whole cluster. When it does not answer for so long,
+# the stream is read from its own leader until it does.
+CREATE_TIMEOUT_S = 0.4
+# Where a server is about to end, it would get the new consumer as well: so long the stream's leader
+# is read before another one is made.
+SETTLES_AFTER_S = 1.5
+# The old consumer was told to go; what counts them may learn of it a moment later.
+TOO_MANY_PAUSE_S = 0.1
+TOO_MANY_TRIES = 5
+CREATE_AGAIN_AFTER_S = 20.0
+# The leader has had a message for so long that no consumer has brought: the replica lags that the
+# consumer sits on.
+LAGS_AFTER_S = 1.5
+# A consumer that is silent again and again, each time within GOOD_AFTER_S, is given more time.
+GOOD_AFTER_S = 5.0
+MOST_PATIENCE = 8.0
 
 
 @dataclass(slots=True)
@@ -59,8 +73,7 @@ class StreamFeed(Feed):
     """A pull consumer of a stream, a new one for every connection; the position is ours.
 
     The server's consumer state is not used: it counts as delivered what it sent into a connection
-    that died. Pulls are asked for in messages and in bytes; how many messages are still to come is
-    counted here, since a pull that ends early says how many it left.
+    that died.
     """
 
     may_drop = False
@@ -82,36 +95,65 @@ class StreamFeed(Feed):
         self._kept = position
         self.place_is_fleeting = position is None and start == "new"
         self._created = position.created if position is not None else ""
-        self._next = b""
-        self._inbox = b""
-        self._asked = 0  # messages, in all pulls of this connection
-        self._returned = 0  # of these, not delivered before the pull ended
-        self._delivered_before = 0
-        self._delivered = 0
-        self._pull_bytes = PULL_BYTES
-        self._smaller_pulls = 0  # on their way, with the bound that turned out to be too low
-        self._delete = b""
-        self._heard_at = 0.0
-        self._delivered_at = 0.0
+        self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
+        self._pulls: Pulls | None = None
+        self._reads: LeaderReads | None = None
+        self._questions: Questions | None = None
+        self._watch: LeaderWatch | None = None
+        self._patience = 1.0
+        self._opened_at = 0.0
+        self._create_again_at = math.inf
+        self._settled_at = 0.0
+        self._ask_for_consumer: Callable[[], None] | None = None
+        self._whole = True
+        self._paused = False
+        self._consumers: list[str] = []  # the one in use, and those not yet known to be deleted
         self.counters = FeedCounters()
         self._missing = LimitedLog(log, logging.ERROR)
+        self._trouble = LimitedLog(log, logging.ERROR)
+        self._slow = LimitedLog(log, logging.WARNING)
 
-    def open(self, connection: Connection, router: Router) -> None:
+    def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
         self._kept = self.position(router)
-        jetstream = JetStream(connection, domain=self._domain)
+        if received is not None:
+            if self._pulls is not None:
+                self._pulls.unsubscribe()
+            if self._questions is not None:
+                self._questions.close()
+        self._pulls = self._reads = self._questions = self._watch = None
+        self._ask_for_consumer = None
+        # A stream may allow so many consumers only: the old one goes first.
+        self._forget_consumers(connection)
+        jetstream = JetStream(connection, domain=self._domain, received=received)
+        try:
+            self._open(connection, jetstream, router)
+        except ConnectionLost:
+            raise
+        except NatsError:
+            jetstream.drop()
+            raise
+
+    def _open(self, connection: Connection, jetstream: JetStream, router: Router) -> None:
         info = self._keeper.ensure(jetstream)
         beginning = where_to_start(jetstream, info, self._kept, self._start)
         name = f"alarmdigest-{secrets.token_hex(8)}"
-        whole = set(info.subjects) == set(self._plan.subjects)
-        made = jetstream.create_consumer(
+        whole = self._whole = set(info.subjects) == set(self._plan.subjects)
+        create, body = consumer_request(
             self._plan.name,
             name=name,
             start=beginning.at,
             filter_subjects=[] if whole else list(self._plan.subjects),
             inactive_s=CONSUMER_INACTIVE_S,
         )
-        place = self._place_before(jetstream, info, beginning, made)
-        jetstream.close()
+        patience_s = max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s)
+        old, self._consumers = self._consumers, [*self._consumers, name]
+        made = self._create(jetstream, create, body, beginning, patience_s)
+        if made is None:
+            assert self._kept is not None
+            place = self._kept
+        else:
+            place = self._place_before(jetstream, info, beginning, made)
+        jetstream.drop()
         self._note(beginning)
         # A number from here on, whatever the beginning was: it is the same one after a restart,
         # also if nothing comes until then.
@@ -120,20 +162,80 @@ class StreamFeed(Feed):
         router.begin_deliveries(
             place.sequence,
             gaps_are_deletions=whole,
-            pending=int(made.get("num_pending", 0)),
+            pending=int((made or {}).get("num_pending", 0)),
         )
         router.set_position(place.sequence, place.timestamp_ns)
-        prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
-        self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}".encode()
-        self._forget_consumer(connection)
-        self._delete = f"{prefix}.CONSUMER.DELETE.{self._plan.name}.{name}".encode()
-        self._inbox = connection.new_inbox().encode()
-        connection.send(b"SUB %b  %d\r\n" % (self._inbox, events.STREAM_SID))
-        self._asked = self._returned = self._smaller_pulls = 0
-        self._delivered_before = self._delivered = router.delivered
-        self._pull_bytes = max(PULL_BYTES, connection.max_payload + MESSAGE_OVERHEAD_BYTES)
-        self._heard_at = self._delivered_at = time.monotonic()
-        self.turn(connection, router, pause=False)
+        self._opened_at = time.monotonic()
+        self._create_again_at = math.inf
+        self._questions = Questions(connection, router, prefix=self._prefix)
+        self._watch = LeaderWatch(self._questions, router, info)
+        # The leader of the cluster may not have been there to be told.
+        for gone in old:
+            what = f"CONSUMER.DELETE.{self._plan.name}.{gone}"
+            self._questions.ask(what, {}, partial(self._deleted, gone))
+        if made is not None:
+            self._pull_from(connection, router, name)
+            return
+        self._reads = LeaderReads(self._questions, router, self._plan.name)
+        self._ask_for_consumer = partial(
+            self._questions.ask, create, body, partial(self._created_late, connection, router)
+        )
+
+    def _create(
+        self,
+        jetstream: JetStream,
+        what: str,
+        body: dict[str, Any],
+        beginning: Start,
+        patience_s: float,
+    ) -> dict[str, Any] | None:
+        """Make the consumer; None when the stream must be read without one for now."""
+        goes_on = beginning.kind == "continues"
+        if goes_on and time.monotonic() < self._settled_at:
+            return None
+        for left in range(TOO_MANY_TRIES, -1, -1):
+            try:
+                return jetstream.request(what, body, timeout_s=patience_s if goes_on else None)
+            except NoAnswer as error:
+                if not goes_on:
+                    raise
+                reason = str(error)
+            except JetStreamError as error:
+                if error.err_code not in TOO_MANY_CONSUMERS:
+                    raise
+                if left:
+                    time.sleep(TOO_MANY_PAUSE_S)
+                    continue
+                reason = (
+                    f"{error}; raise max_consumers of stream {self._plan.name} or of our account "
+                    f"(nats stream edit {self._plan.name} --max-consumers …), or remove another "
+                    f"consumer (nats consumer ls {self._plan.name})"
+                )
+                if not goes_on:
+                    raise StreamConflict(reason) from error
+            break
+        self._slow("no consumer can be made: the stream's leader is read until then", reason=reason)
+        return None
+
+    def _created_late(
+        self, connection: Connection, router: Router, answer: dict[str, Any] | JetStreamError
+    ) -> None:
+        if isinstance(answer, JetStreamError):
+            # Too many of them: its leader is read until the next try.
+            self._create_again_at = time.monotonic() + CREATE_AGAIN_AFTER_S
+            return
+        log.info("%s: a consumer could be made again", self._plan.name)
+        self._reads = None
+        router.begin_deliveries(router.sequence, self._whole, int(answer.get("num_pending", 0)))
+        self._pull_from(connection, router, str(answer.get("name")))
+
+    def _pull_from(self, connection: Connection, router: Router, name: str) -> None:
+        self._pulls = Pulls(
+            connection,
+            router,
+            next_subject=f"{self._prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}",
+            patience=self._patience,
+        )
 
     def _place_before(
         self, jetstream: JetStream, info: StreamInfo, beginning: Start, made: dict[str, Any]
@@ -176,70 +278,68 @@ class StreamFeed(Feed):
     def consuming(self, connection: Connection) -> bool:
         return True  # the stream keeps what is published, and open() has asked for it
 
+    def hear(self, connection: Connection, router: Router) -> None:
+        if self._questions is not None:
+            self._questions.hear()
+        if self._reads is not None:
+            self._reads.turn(pause=self._paused)
+
     def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
-        now = time.monotonic()
-        if router.delivered != self._delivered:
-            self._delivered = router.delivered
-            self._heard_at = self._delivered_at = now
-        on_their_way = self._on_their_way(router)
-        if on_their_way <= 0:
-            self._heard_at = now  # nothing is asked for, so nothing needs to come
-        elif now - self._heard_at > HEARTBEAT_S * HEARTBEATS_MISSED:
-            raise ConnectionLost(f"{connection.url}: no heartbeat of the consumer")
-        if pause:
-            return
-        most = max(1, ALL_PULLS_BYTES // self._pull_bytes) * PULL_MESSAGES
-        while on_their_way <= most - PULL_MESSAGES:
-            self._pull(connection)
-            on_their_way += PULL_MESSAGES
+        self._paused = pause
+        if self._questions is not None and self._watch is not None:
+            self._questions.ask_again()
+            self._watch.turn(expecting=self._whole and self._pulls is not None and not pause)
+        if self._pulls is not None:
+            try:
+                self._pulls.turn(pause=pause)
+            except (ConnectionLost, ConsumerGone):
+                self._be_patient()
+                raise
+            if self._watch is not None and self._watch.missing_s > LAGS_AFTER_S:
+                self._be_patient()
+                raise ConsumerGone("the consumer's server lags behind the leader of the stream")
+        elif self._ask_for_consumer is not None and time.monotonic() >= self._settled_at:
+            self._ask_for_consumer()
+            self._ask_for_consumer = None
+        elif time.monotonic() > self._create_again_at:
+            raise ConsumerGone("there is none yet")
 
-    def _on_their_way(self, router: Router) -> int:
-        return self._asked - self._returned - (router.delivered - self._delivered_before)
+    def _be_patient(self) -> None:
+        """A consumer was lost in silence: one that lasted shows that it was no misjudgement."""
+        lasted = time.monotonic() - self._opened_at > GOOD_AFTER_S
+        self._patience = 1.0 if lasted else min(self._patience * 2, MOST_PATIENCE)
 
-    def _pull(self, connection: Connection) -> None:
-        body = b'{"batch":%d,"max_bytes":%d,"expires":%d,"idle_heartbeat":%d}' % (
-            PULL_MESSAGES,
-            self._pull_bytes,
-            PULL_EXPIRES_S * 10**9,
-            HEARTBEAT_S * 10**9,
-        )
-        connection.send(b"PUB %b %b %d\r\n%b\r\n" % (self._next, self._inbox, len(body), body))
-        self._asked += PULL_MESSAGES
+    def behind(self, router: Router) -> int | None:
+        """As the leader of the stream sees it: what a consumer says ends where its server ends."""
+        pulls, watch = self._pulls, self._watch
+        if watch is None or watch.behind is None or (pulls is not None and not pulls.alive):
+            return None
+        # Where the consumer filters, the stream's own numbers say nothing.
+        return max(watch.behind, router.pending) if self._whole else router.pending
 
     def status(self, headers: bytes, router: Router) -> None:
-        match = re.match(rb"NATS/1\.0 (\d{3}) ?([^\r]*)", headers)
-        if match is None:
+        if self._pulls is None:
             return
-        code, text = int(match[1]), match[2].decode("ascii", "replace")
-        now = self._heard_at = time.monotonic()
-        if code == 100:
-            # Pulls wait and nothing comes: what the last delivery said was still there is not.
-            idle = router.delivered == self._delivered
-            if idle and now - self._delivered_at > HEARTBEAT_S / 2:
-                router.pending = 0
-            return
-        left = re.search(rb"\r\nNats-Pending-Messages: *(\d+)", headers)
-        if code in (400, 503) or "Deleted" in text or left is None:
-            raise ConnectionLost(f"the consumer of {self._plan.name} is gone: {code} {text}")
-        self._returned += int(left[1])
-        if "MaxBytes" in text and int(left[1]) == PULL_MESSAGES:
-            # One message alone is larger than a whole pull: max_payload was lowered after it came.
-            # All that wait say so; the bound is raised once for them all.
-            if self._smaller_pulls > 0:
-                self._smaller_pulls -= 1
-            else:
-                self._smaller_pulls = -(-self._on_their_way(router) // PULL_MESSAGES)
-                self._pull_bytes *= 2
+        try:
+            self._pulls.status(headers)
+        except ConsumerGone as gone:
+            if "Shutdown" in str(gone) or "Leadership" in str(gone):
+                self._settled_at = time.monotonic() + SETTLES_AFTER_S
+            raise
 
     def stop(self, connection: Connection) -> None:
         """What is on its way is read by the next start."""
-        self._forget_consumer(connection)
+        self._forget_consumers(connection)
 
-    def _forget_consumer(self, connection: Connection) -> None:
-        """The server need not keep it until it is seen to be inactive; an answer is not needed."""
-        if self._delete:
-            connection.send(b"PUB %b 0\r\n\r\n" % self._delete)
-        self._delete = b""
+    def _forget_consumers(self, connection: Connection) -> None:
+        """The server need not keep them until they are seen to be inactive."""
+        for name in self._consumers:
+            what = f"{self._prefix}.CONSUMER.DELETE.{self._plan.name}.{name}"
+            connection.send(b"PUB %b 0\r\n\r\n" % what.encode())
+
+    def _deleted(self, name: str, _answer: object) -> None:
+        if name in self._consumers:
+            self._consumers.remove(name)
 
     def stopped(self, connection: Connection) -> bool:
         return True
@@ -252,5 +352,9 @@ class StreamFeed(Feed):
     def lost(self, reason: NatsError) -> None:
         if isinstance(reason, StreamMissing):
             self._missing("nothing keeps what is published now", reason=reason)
-        else:
+        elif isinstance(reason, ConnectionLost):
             log.warning("connection lost%s", Fields(name="alarmdigest", reason=reason))
+        elif isinstance(reason, ConsumerGone):
+            log.warning("consumer lost, making another%s", Fields(reason=reason))
+        else:
+            self._trouble("JetStream does not do what we ask, trying again", reason=reason)

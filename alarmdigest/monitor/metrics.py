@@ -6,6 +6,7 @@ scrapes. A number may be a moment old, but none is ever half written.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator
 
@@ -134,15 +135,19 @@ class ServiceCollector:
         yield GaugeMetricFamily(
             "alarmdigest_stream_position", "The last message routed.", value=router.sequence
         )
+        behind = listener.behind
         yield GaugeMetricFamily(
-            "alarmdigest_stream_lag", "Messages that the stream holds behind it.", router.pending
+            "alarmdigest_stream_lag",
+            "Messages that the stream holds behind it; NaN while nobody can tell.",
+            value=math.nan if behind is None else behind,
         )
         # The stream's clock against ours: they may be of two machines.
-        behind_s = max(0.0, time.time() - router.timestamp_ns / 1e9) if router.pending else 0.0
+        age_s = max(0.0, time.time() - router.timestamp_ns / 1e9) if router.timestamp_ns else 0.0
         yield GaugeMetricFamily(
             "alarmdigest_stream_lag_seconds",
-            "Age of the last message routed, while the stream holds more.",
-            value=behind_s if router.timestamp_ns else 0.0,
+            "Age of the last message routed, while the stream holds more; NaN while nobody can "
+            "tell.",
+            value=math.nan if behind is None else age_s if behind else 0.0,
         )
         texts = {
             "deleted": "Messages that were deleted in the stream before we read them.",

@@ -65,7 +65,7 @@ class Status:
             "uptime_seconds": round(now.at - self._started, 1),
             "rates": self._history.rates(now),
             "totals": {name: getattr(now, name) for name in RATES},
-            "behind": self._behind(now),
+            "behind": self._behind(),
             "position": self._position(),
             "output": self._output(),
             "alarms": self._alarms(),
@@ -100,13 +100,13 @@ class Status:
             behind=listener.router.pending if listener is not None else 0,
         )
 
-    def _behind(self, now: Sample) -> dict[str, Any]:
-        """In core mode nobody knows what the server still holds for us: None."""
+    def _behind(self) -> dict[str, Any]:
+        """None where nobody knows: in core mode, and while the stream or its consumer is silent."""
         listener = self._service.listener
         messages: int | None = None
         seconds: float | None = None
-        if listener is not None and self._service.mode == "stream":
-            messages, seconds = now.behind, 0.0
+        if listener is not None and (messages := listener.behind) is not None:
+            seconds = 0.0
             # By two clocks, the server's and ours: not below 0, and no better than they agree.
             if messages and listener.router.timestamp_ns:
                 seconds = max(0.0, round(time.time() - listener.router.timestamp_ns / 1e9, 1))

@@ -26,12 +26,20 @@ from alarmdigest.nats.login import Login
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
 
 DEFAULT_PORT = 4222
-# Enough for a server that is busy, short enough that a stuck one does not hold up a drain.
-SEND_TIMEOUT_S = 10.0
+# So long the server may take nothing of what we write, however little is left of it: one that is
+# busy takes some, one that hangs takes none once its buffers are full.
+SEND_STALLS_AFTER_S = 1.5
 SEND_SLICE_BYTES = 256 * 1024
+# While an answer is awaited: after so much silence we ask whether the server is still there, and
+# one that sends nothing for so long behind that hangs; longer where a round trip is longer.
+PING_AFTER_S = 0.4
+HANGS_AFTER_S = 1.0
+HANGS_AFTER_ROUND_TRIPS = 4
 # poll() takes milliseconds in 32 bits.
 LONGEST_WAIT_S = 3600.0
 NO_LOGIN = Login()
+# TCP, INFO, TLS, CONNECT and PONG together: with TLS some six round trips.
+ATTEMPT_TIMEOUT_S = 5.0
 # -ERR that leave the connection open (nats-server, client.go); after every other one it closes.
 HARMLESS_ERRORS = (
     "permissions violation",
@@ -54,11 +62,15 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         *,
         name: str,
         login: Login = NO_LOGIN,
-        timeout: float = 2.0,
+        timeout: float = ATTEMPT_TIMEOUT_S,
         ping_interval: float = 20.0,
         tls_name: str | None = None,
+        address: str | None = None,
+        patience: float = 1.0,
     ) -> None:
-        """Raises UrlError. ``timeout`` and ``ping_interval`` in seconds.
+        """Raises UrlError. ``timeout``, of an attempt to connect as a whole, and ``ping_interval``
+        in seconds. Goes to ``address``, else to the URL's host. Silence is borne ``patience`` times
+        as long as usual before the server is said to hang.
 
         Under TLS the server must show a certificate for ``tls_name``, else for the URL's host.
 
@@ -91,10 +103,15 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         options["tls"] = options["tls"] or login.wants_tls
         self._login = login
         self._tls_name = tls_name or options["hostname"]
+        self._address = address or options["hostname"]
         self.url = redacted(url)
         self.info: dict[str, Any] = {}
         self.pings = 0
         self.pongs = 0
+        self.patience = patience
+        self.hung = False
+        # Between CONNECT and its PONG, in seconds.
+        self.round_trip_s = 0.0
         self._last_heard = self._last_ping = time.monotonic()
 
     # -- opening and closing ---------------------------------------------------------------------
@@ -104,6 +121,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         deadline = time.monotonic() + self._socket_options["timeout"]
         try:
             self._open_socket()
+            self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             if self._login.tls_first:
                 self._connect_tls()
             early = self._read_first_info(deadline)
@@ -114,9 +132,12 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 if early:
                     raise ConnectFailed("the server sent data before TLS")
                 self._connect_tls()
+            asked_at = time.monotonic()
             self._send_connect_command()
             self._await_pong(early, deadline)
-            self._socket.settimeout(SEND_TIMEOUT_S)
+            self.round_trip_s = time.monotonic() - asked_at
+            self._send_stalls_s = self._at_least(SEND_STALLS_AFTER_S)
+            self._socket.settimeout(self._send_stalls_s)
             # poll() instead of select(): a process with many files has numbers beyond 1024.
             self._poller = select.poll()
             self._poller.register(self._socket, select.POLLIN)
@@ -154,6 +175,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         """Have ``receive_into`` end its waiting also when this file descriptor can be read."""
         self._poller.register(fd, select.POLLIN)
 
+    def version(self) -> str:
+        """Of the server, as it writes it."""
+        return str(self.info.get("version", "unknown"))
+
     @property
     def lame_duck(self) -> bool:
         """The server has announced that it is going away."""
@@ -163,7 +188,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         options = self._conn_options
         # create_connection tries every address of the name, IPv6 and IPv4.
         sock = socket.create_connection(
-            (options["hostname"], options["port"]), timeout=self._socket_options["timeout"]
+            (self._address, options["port"]), timeout=self._socket_options["timeout"]
         )
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -175,7 +200,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._socket = context.wrap_socket(self._socket, server_hostname=self._tls_name)
         except TimeoutError:
             raise ConnectFailed(
-                f"no TLS handshake within {self._socket_options['timeout']:g} s: the server hangs"
+                f"no TLS handshake within {self._socket_options['timeout']:g} s: the server hangs, "
+                "or is far away (--connect-attempt-timeout)"
             ) from None
         except ssl.SSLError as error:
             if self._login.tls_first and error.reason == "WRONG_VERSION_NUMBER":
@@ -267,10 +293,14 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def send(self, data: bytes) -> None:
         """Write all of it. Raises ConnectionLost; how much arrived is unknown then."""
         try:
-            # In slices: the time limit is for each, so that a slow link is not taken for dead.
+            # Bit by bit: the time limit is for each, so that a slow link is not taken for dead.
             with memoryview(data) as whole:
-                for start in range(0, len(data), SEND_SLICE_BYTES):
-                    self._socket.sendall(whole[start : start + SEND_SLICE_BYTES])
+                sent = 0
+                while sent < len(data):
+                    with whole[sent : sent + SEND_SLICE_BYTES] as piece:
+                        sent += self._socket.send(piece)
+        except TimeoutError:
+            raise self.hangs(self._send_stalls_s) from None
         except OSError as error:
             raise ConnectionLost(f"{self.url}: {error or type(error).__name__}") from error
 
@@ -298,7 +328,10 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 return 0
             with memoryview(buffer) as whole, whole[start:] as room:
                 count: int
-                count = self._socket.recv_into(room) if tls is None else _records_into(tls, room)
+                if tls is None:
+                    count = self._socket.recv_into(room)
+                else:
+                    count = _records_into(tls, room, self._send_stalls_s)
         except ssl.SSLWantReadError:  # half a TLS record
             return 0
         except OSError as error:
@@ -341,6 +374,26 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         if now - self._last_ping >= self._ping_interval:
             self.send_ping()
 
+    def still_there(self) -> None:
+        """Call it behind each read while an answer is awaited. Raises ConnectionLost as soon as the
+        server, asked for it, has given no sign of life for a while: it hangs, or is cut off."""
+        now = time.monotonic()
+        if self.pings <= self.pongs:
+            if now - self._last_heard > PING_AFTER_S:
+                self.send_ping()
+            return
+        silent_s = now - max(self._last_heard, self._last_ping)
+        if silent_s > self._at_least(HANGS_AFTER_S):
+            raise self.hangs(silent_s)
+
+    def hangs(self, silent_s: float) -> ConnectionLost:
+        """What to raise when the server was asked for a sign of life and has given none."""
+        self.hung = True
+        return ConnectionLost(f"{self.url}: no sign of life for {silent_s:.1f} s: it hangs")
+
+    def _at_least(self, seconds: float) -> float:
+        return max(seconds * self.patience, HANGS_AFTER_ROUND_TRIPS * self.round_trip_s)
+
     def _take_info(self, text: bytes) -> None:
         try:
             info = json.loads(text)
@@ -351,10 +404,11 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self.info.update(info)
 
 
-def _records_into(tls: ssl.SSLSocket, room: memoryview) -> int:
+def _records_into(tls: ssl.SSLSocket, room: memoryview, timeout: float) -> int:
     """All that is there: a read gives one record, and a server may put each message into its own.
 
-    Never waits for the rest of a record. Raises SSLWantReadError when there is nothing, or OSError.
+    Never waits for the rest of a record; ``timeout`` is the socket's again afterwards. Raises
+    SSLWantReadError when there is nothing, or OSError.
     """
     tls.settimeout(0.0)
     count = 0
@@ -368,7 +422,7 @@ def _records_into(tls: ssl.SSLSocket, room: memoryview) -> int:
         if count == 0:
             raise
     finally:
-        tls.settimeout(SEND_TIMEOUT_S)
+        tls.settimeout(timeout)
     return count
 
 

@@ -23,6 +23,15 @@ class BadAnswer(ConnectionLost):
     """An answer that JetStream would not give: something else listens on its subjects."""
 
 
+class NoAnswer(NatsError):
+    """The server is there, and JetStream has not answered in time: whether the request was carried
+    out is unknown. A stream or cluster that chooses its leader answers nothing meanwhile."""
+
+
+class ConsumerGone(NatsError):
+    """A consumer does not deliver any more; a new one may."""
+
+
 class JetStreamOff(NatsError):
     """Nobody answers JetStream's requests: the server has none, or the domain is out of reach."""
 

@@ -1,8 +1,7 @@
 """JetStream by plain request and reply over a connection of ours.
 
-The rule of phases: a connection is first *asking*, then *streaming*. While it asks, a ``JetStream``
-reads it, and nobody may have subscribed to anything on it. ``close()`` ends that:
-whoever streams begins with a whole frame, and no answer of ours comes any more.
+A connection is either *asking*, and a ``JetStream`` reads it, or *streaming*, and its owner does;
+``close()`` ends the asking. It may be asked again later: see ``requests.py``.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from alarmdigest._ext import frames, timestamps
+from alarmdigest._ext import timestamps
 from alarmdigest.nats.answers import (
     Delivered,
     StartAt,
@@ -28,15 +27,13 @@ from alarmdigest.nats.answers import (
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import (
     BadAnswer,
-    ConnectionLost,
-    JetStreamDenied,
+    ConsumerGone,
     JetStreamError,
     JetStreamOff,
+    NoAnswer,
 )
+from alarmdigest.nats.requests import Requests
 
-JETSTREAM_SID = 100
-# How long one read may wait before our own pings are seen to.
-STEP_S = 0.5
 ANSWER_TYPE = "io.nats.jetstream.api.v1."
 
 # err_code of answers (nats-server, errors.json).
@@ -45,86 +42,74 @@ OFF_FOR_ACCOUNT = 10039
 OFF = 10076
 NO_STREAM = 10059
 NO_CONSUMER = 10014
+# Of the stream, or of the account.
+TOO_MANY_CONSUMERS = (10026, 10028)
+# The cluster, a stream or a consumer has no leader now: it will choose one within seconds.
+NO_LEADER = (10008, 10009, 10118, 10119)
 
 
-class JetStream:
+class JetStream(Requests):
     """Asks one request at a time, for the thread that owns the connection.
 
-    Every method may raise ConnectionLost (also when no answer came in time: whether the request
-    was carried out is unknown then), JetStreamOff, JetStreamDenied and, where JetStream refuses,
-    JetStreamError.
+    Every method may raise ConnectionLost, NoAnswer, JetStreamOff, JetStreamDenied and, where
+    JetStream refuses, JetStreamError. Times in seconds unless a name says otherwise.
     """
 
-    def __init__(self, connection: Connection, *, domain: str = "", timeout_s: float = 5.0) -> None:
-        self._connection = connection
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        domain: str = "",
+        timeout_s: float = 5.0,
+        received: bytes | None = None,
+    ) -> None:
+        """A connection that is in use is taken over with ``received``, see ``Requests``."""
+        super().__init__(connection, timeout_s=timeout_s, received=received)
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
-        self._timeout_s = timeout_s
-        self._inbox = connection.new_inbox()
-        self._requests = 0
-        self._buffer = bytearray(1 << 18)
-        self._filled = 0
-        connection.send(f"SUB {self._inbox}.* {JETSTREAM_SID}\r\n".encode())
-
-    def close(self) -> None:
-        """End the asking phase. Raises ConnectionLost.
-
-        Waits for the server to have taken the UNSUB, so that no late answer reaches the next
-        reader, and for the rest of a frame that has begun (INFO may come at any time).
-        """
-        connection = self._connection
-        connection.send(b"UNSUB %d\r\n" % JETSTREAM_SID)
-        ping = connection.send_ping()
-        deadline = time.monotonic() + self._timeout_s
-        while connection.pongs < ping or self._filled:
-            self._receive(deadline, "the end of our requests")
 
     # -- asking ----------------------------------------------------------------------------------
 
-    def request(self, subject: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def request(
+        self, subject: str, body: dict[str, Any] | None = None, *, timeout_s: float | None = None
+    ) -> dict[str, Any]:
         """Ask ``$JS.API.<subject>``; the answer as it is.
 
-        What is no answer of JetStream's does not count, whoever sent it.
+        Asked again until an answer comes, so it must be one that may be carried out twice. What is
+        no answer of JetStream's does not count, whoever sent it.
         """
-        reply = self._publish(subject, body)
-        deadline = time.monotonic() + self._timeout_s
         what = f"{self._prefix}.{subject}"
-        while True:
-            for _kind, _sid, to, _reply, headers, payload in self._receive(deadline, what):
-                if to != reply:
-                    continue
+        data = b"" if body is None else json.dumps(body).encode()
+        passing: JetStreamError | None = None
+        try:
+            asked = self._ask(what, data, again=True, timeout_s=timeout_s)
+            for _kind, _sid, _to, _reply, headers, payload in asked:
                 if status_of(headers) == 503:
                     raise JetStreamOff(f"{self._connection.url}: nobody answers {what}")
                 try:
-                    answer = orjson.loads(payload)
-                    if not answer["type"].startswith(ANSWER_TYPE):
-                        raise ValueError
-                    error = answer.get("error")
-                    if error is not None:
-                        code, err_code = int(error["code"]), int(error.get("err_code", 0))
-                        text = str(error.get("description", ""))
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    # The true one may still come.
-                    what = f"{self._prefix}.{subject} but {payload[:80]!r}"
+                    answer = read_answer(payload, subject)
+                except JetStreamError as error:
+                    if error.err_code not in NO_LEADER:
+                        raise
+                    passing = error
                     continue
-                if error is not None:
-                    raise JetStreamError(code, err_code, text, subject)
-                return dict(answer)
+                if answer is not None:
+                    return answer
+        except NoAnswer:
+            if passing is not None:
+                raise passing from None
+            raise
+        raise AssertionError("it ends with NoAnswer only")
 
     def publish(self, subject: str, body: bytes) -> tuple[str, int]:
         """Publish a message and wait for its PubAck: stream and sequence.
 
         Raises JetStreamOff when no stream captures the subject.
         """
-        reply = self._publish_to(subject, body)
-        deadline = time.monotonic() + self._timeout_s
-        what = f"the message on {subject}"
-        while True:
-            for _kind, _sid, to, _reply, headers, payload in self._receive(deadline, what):
-                if to != reply:
-                    continue
-                if status_of(headers) == 503:
-                    raise JetStreamOff(f"{self._connection.url}: no stream captures {subject}")
-                return _read_pub_ack(payload, subject)
+        for _kind, _sid, _to, _reply, headers, payload in self._ask(subject, body, again=False):
+            if status_of(headers) == 503:
+                raise JetStreamOff(f"{self._connection.url}: no stream captures {subject}")
+            return _read_pub_ack(payload, subject)
+        raise AssertionError("it ends with NoAnswer only")
 
     def stored_message(self, stream: str, seq: int) -> tuple[bytes, bytes] | None:
         """Headers and body of a message; None if the stream holds none of this sequence."""
@@ -146,14 +131,16 @@ class JetStream:
         Fewer than ``batch`` do not mean that there are no more: see ``pending`` of the last one;
         none means it. ``max_bytes`` must exceed the largest message.
         """
-        what = f"CONSUMER.MSG.NEXT.{_name(stream)}.{_name(consumer)}"
+        what = f"{self._prefix}.CONSUMER.MSG.NEXT.{_name(stream)}.{_name(consumer)}"
         body = {"batch": batch, "no_wait": True, "max_bytes": max_bytes}
-        reply = self._publish(what, body)
+        reply = self._publish_to(what, json.dumps(body).encode())
         got: list[Delivered] = []
         deadline = time.monotonic() + self._timeout_s
         while True:
             before = len(got)
-            for _kind, _sid, to, ack, headers, payload in self._receive(deadline, what):
+            if time.monotonic() >= deadline:
+                raise ConsumerGone(f"{self._connection.url}: {consumer} of {stream} is silent")
+            for _kind, _sid, to, ack, headers, payload in self._receive(deadline):
                 if to.startswith(self._inbox.encode()):
                     status = status_of(headers)
                     if to != reply or status == 100:
@@ -163,8 +150,9 @@ class JetStream:
                     text = headers.partition(b"\r\n")[0].decode("utf-8", "replace")
                     if status == 400 or "exceed" in text.lower():
                         raise JetStreamError(status, 0, text, what)
-                    # The consumer or its leader is gone: a new one may work.
-                    raise ConnectionLost(f"{self._connection.url}: {consumer} ended: {text}")
+                    raise ConsumerGone(f"{self._connection.url}: {consumer} ended: {text}")
+                if f".{stream}.{consumer}.".encode() not in ack:
+                    continue  # of one that was given up before
                 try:
                     got.append(Delivered(parse_ack_reply(ack), headers, payload))
                 except ValueError as error:
@@ -174,50 +162,6 @@ class JetStream:
             # Not every server says so when a pull ends because nothing is left.
             if got and (len(got) >= batch or got[-1].ack.pending == 0):
                 return got
-
-    def _publish(self, subject: str, body: dict[str, Any] | None) -> bytes:
-        """Send a request; the subject of its answer, which no other request has."""
-        data = b"" if body is None else json.dumps(body).encode()
-        return self._publish_to(f"{self._prefix}.{subject}", data)
-
-    def _publish_to(self, subject: str, data: bytes) -> bytes:
-        """Send a message with a subject for its answer, which is returned."""
-        self._requests += 1
-        reply = f"{self._inbox}.{self._requests}".encode()
-        self._connection.send(
-            b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply, len(data), data)
-        )
-        return reply
-
-    def _receive(self, deadline: float, what: str) -> list[frames.Frame]:
-        """What came on our subscription, perhaps nothing yet. Everything else is seen to."""
-        connection = self._connection
-        left = deadline - time.monotonic()
-        if left <= 0:
-            raise ConnectionLost(f"{connection.url}: no answer in time to {what}")
-        if self._filled == len(self._buffer):
-            self._buffer.extend(bytes(self._filled))
-        self._filled += connection.receive_into(self._buffer, self._filled, min(left, STEP_S))
-        try:
-            found, end = frames.scan(self._buffer, 0, self._filled)
-        except frames.ProtocolError as error:
-            raise ConnectionLost(f"{connection.url}: {error}") from error
-        if end:
-            self._buffer[: self._filled - end] = self._buffer[end : self._filled]
-            self._filled -= end
-        ours = []
-        refused = None
-        for frame in found:
-            if frame[0] not in (frames.MSG, frames.HMSG):
-                refused = connection.handle(frame[0], frame[-1]) or refused
-            elif frame[1] != JETSTREAM_SID:
-                raise RuntimeError(f"subscription {frame[1]} was made while JetStream is asked")
-            else:
-                ours.append(frame)
-        if refused:
-            raise JetStreamDenied(f"{connection.url}: the server said: {refused}")
-        connection.keep_alive()
-        return ours
 
     # -- the account and its streams -------------------------------------------------------------
 
@@ -291,26 +235,21 @@ class JetStream:
         filter_subjects: list[str] | None = None,
         headers_only: bool = False,
         inactive_s: float = 60.0,
+        timeout_s: float | None = None,
     ) -> dict[str, Any]:
         """Make a pull consumer that nobody acknowledges, and that goes when it is not used.
 
         The answer's ``num_pending`` says how many messages wait.
         """
-        config: dict[str, Any] = {
-            "name": name,
-            "ack_policy": "none",
-            "replay_policy": "instant",
-            "mem_storage": True,
-            "num_replicas": 1,
-            "inactive_threshold": round(inactive_s * 1e9),
-            **start.config(),
-        }
-        if filter_subjects:
-            config["filter_subjects"] = filter_subjects
-        if headers_only:
-            config["headers_only"] = True
-        body = {"stream_name": stream, "config": config, "action": "create"}
-        return self.request(f"CONSUMER.CREATE.{_name(stream)}.{_name(name)}", body)
+        what, body = consumer_request(
+            stream,
+            name=name,
+            start=start,
+            filter_subjects=filter_subjects,
+            headers_only=headers_only,
+            inactive_s=inactive_s,
+        )
+        return self.request(what, body, timeout_s=timeout_s)
 
     def delete_consumer(self, stream: str, name: str) -> bool:
         """False if there was none."""
@@ -321,6 +260,49 @@ class JetStream:
                 return False
             raise
         return True
+
+
+def consumer_request(
+    stream: str,
+    *,
+    name: str,
+    start: StartAt,
+    filter_subjects: list[str] | None = None,
+    headers_only: bool = False,
+    inactive_s: float = 60.0,
+) -> tuple[str, dict[str, Any]]:
+    """What to ask, and with which body, for a consumer as ``create_consumer`` makes it."""
+    config: dict[str, Any] = {
+        "name": name,
+        "ack_policy": "none",
+        "replay_policy": "instant",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": round(inactive_s * 1e9),
+        **start.config(),
+    }
+    if filter_subjects:
+        config["filter_subjects"] = filter_subjects
+    if headers_only:
+        config["headers_only"] = True
+    body = {"stream_name": stream, "config": config, "action": "create"}
+    return f"CONSUMER.CREATE.{_name(stream)}.{_name(name)}", body
+
+
+def read_answer(payload: bytes, subject: str) -> dict[str, Any] | None:
+    """None for what is no answer of JetStream's: the true one may still come. JetStreamError where
+    it refuses."""
+    try:
+        answer = orjson.loads(payload)
+        if not answer["type"].startswith(ANSWER_TYPE):
+            return None
+        error = answer.get("error")
+        if error is None:
+            return dict(answer)
+        code, err_code = int(error["code"]), int(error.get("err_code", 0))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    raise JetStreamError(code, err_code, str(error.get("description", "")), subject)
 
 
 def _read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:

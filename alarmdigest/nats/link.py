@@ -16,15 +16,18 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from alarmdigest.logs import Fields, LimitedLog
-from alarmdigest.nats.connection import NO_LOGIN, Connection, redacted
+from alarmdigest.nats.connection import ATTEMPT_TIMEOUT_S, NO_LOGIN, Connection
 from alarmdigest.nats.errors import ConnectFailed, UrlError
 from alarmdigest.nats.login import Login
-from alarmdigest.shortage import shortage
+from alarmdigest.nats.race import Race, Target
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 5.0
 # A connection that lasted this long was a good one: after its loss we do not pause.
 GOOD_AFTER_S = 5.0
+# Servers that are slow, all of them, must not be taken for hung again and again: each time that one
+# is soon after the connection, the next one is given twice as long.
+MOST_PATIENCE = 8.0
 # How long a pause may last before the caller is asked whether to go on.
 STEP_S = 0.1
 
@@ -44,24 +47,31 @@ class Link:
         name: str,
         login: Login = NO_LOGIN,
         ping_interval: float = 20.0,
+        attempt_timeout: float = ATTEMPT_TIMEOUT_S,
         short_lived: bool = False,
     ) -> None:
-        """Raises UrlError at once for a URL that can never work.
+        """Raises UrlError at once for a URL that can never work. Times in seconds;
+        ``attempt_timeout`` is for one attempt to connect to one server.
 
         ``short_lived``: connections are closed on purpose when their work is done; that is no news,
-        and no reason to wait before the next one.
+        and no reason to wait before the next one, or to go elsewhere.
         """
         self._name = name
         self._short_lived = short_lived
         self.login = login
         self._ping_interval = ping_interval
+        self._attempt_timeout = attempt_timeout
         self._configured = list(urls)
         self._learned: list[str] = []
         self._tls_names: dict[str, str] = {}
         self._current: str | None = None
+        self._last: Connection | None = None
+        self._patience = 1.0
         self._current_name: str | None = None
         self._pause_s = 0.0
         self._opened_at = -math.inf
+        # When each server was lost or did not let us in.
+        self._failed_at: dict[tuple[str | None, int], float] = {}
         self._failures = LimitedLog(log, logging.WARNING)
         self.connections = 0
         self.opened: Connection | None = None  # the newest one, whether it is still open or not
@@ -76,21 +86,22 @@ class Link:
 
     def open(self, go_on: Callable[[], bool]) -> Connection | None:
         """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
-        if self._short_lived or time.monotonic() - self._opened_at > GOOD_AFTER_S:
+        if self._current is not None and not self._short_lived:
+            # It is gone now, else nobody would ask.
+            self._failed_at[_place(self._current)] = time.monotonic()
+        good = self._short_lived or time.monotonic() - self._opened_at > GOOD_AFTER_S
+        if good:
             self._pause_s = 0.0
+        if self._last is not None:
+            hung = self._last.hung and not good
+            self._patience = min(self._patience * 2, MOST_PATIENCE) if hung else 1.0
         while self._pause(go_on):
             self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
-            for url in self._candidates():
-                if not go_on():
-                    return None
-                try:
-                    connection = self._attempt(url)
-                except ConnectFailed as error:
-                    self.last_error = str(error)
-                    self._failures("cannot connect", url, name=self._name, reason=error)
-                    continue
-                self._current = url
-                self._current_name = self._tls_names.get(url) or urlsplit(url).hostname
+            won = Race(self._candidates(), self._connection, self._failed).run(go_on)
+            if won is not None:
+                target, connection = won
+                self._current, self._last = target.url, connection
+                self._current_name = self._tls_names.get(target.url) or _host(target.url)
                 self._opened_at = time.monotonic()
                 self.connections += 1
                 self.opened = connection
@@ -101,32 +112,28 @@ class Link:
                     Fields(
                         name=self._name,
                         server=connection.url,
-                        version=connection.info.get("version"),
+                        version=connection.version,
                     ),
                 )
                 return connection
         return None
 
-    def _attempt(self, url: str) -> Connection:
-        """Raises ConnectFailed, whatever goes wrong: one attempt must not end this thread."""
-        connection: Connection | None = None
-        try:
-            connection = Connection(
-                url,
-                name=self._name,
-                login=self.login,
-                ping_interval=self._ping_interval,
-                tls_name=self._tls_names.get(url),
-            )
-            connection.connect()
-        except ConnectFailed:
-            raise
-        except Exception as error:  # no memory, no module, what a library did not foresee
-            if connection is not None:
-                connection.close()
-            why = shortage(error) or f"{type(error).__name__}: {error}"
-            raise ConnectFailed(f"{redacted(url)}: {why}") from error
-        return connection
+    def _connection(self, target: Target) -> Connection:
+        return Connection(
+            target.url,
+            name=self._name,
+            login=self.login,
+            timeout=self._attempt_timeout,
+            ping_interval=self._ping_interval,
+            tls_name=self._tls_names.get(target.url),
+            address=target.address,
+            patience=self._patience,
+        )
+
+    def _failed(self, target: Target, error: ConnectFailed) -> None:
+        self.last_error = str(error)
+        self._failed_at[_place(target.url)] = time.monotonic()
+        self._failures("cannot connect", target.url, name=self._name, reason=error)
 
     def _pause(self, go_on: Callable[[], bool]) -> bool:
         """Wait before the next round; false as soon as we shall not go on."""
@@ -168,8 +175,13 @@ class Link:
         return list(places.values())
 
     def _candidates(self) -> list[str]:
-        """All servers, the configured ones first and the one just lost last."""
-        return sorted(self._all(), key=lambda url: url == self._current)
+        """All servers: the configured ones first, and those that failed us last, the last of them
+        at the end. A server that hangs looks well to whoever connects."""
+        return sorted(self._all(), key=lambda url: self._failed_at.get(_place(url), 0.0))
+
+
+def _host(url: str) -> str | None:
+    return urlsplit(url).hostname
 
 
 def _is_address(host: str | None) -> bool:

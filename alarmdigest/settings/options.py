@@ -39,7 +39,10 @@ HEADER_ROOM_BYTES = 512
 HUNDRED_YEARS_NS = 100 * 365 * 86_400 * 10**9
 
 # Durations that must not be zero.
-DURATIONS_FROM_ZERO = ("checkpoint_interval", "connect_timeout", "ping_interval", "drain_timeout")
+DURATIONS_FROM_ZERO = (
+    *("checkpoint_interval", "connect_timeout", "connect_attempt_timeout"),
+    *("ping_interval", "drain_timeout"),
+)
 
 
 class SettingsError(ValueError):
@@ -187,6 +190,12 @@ class Settings:
     )
     connect_timeout: int = option(
         duration, "30s", "TIME", "how long to try for a first connection before exit code 3"
+    )
+    connect_attempt_timeout: int = option(
+        duration,
+        "5s",
+        "TIME",
+        "how long one attempt to connect to one server may take, with TLS and login",
     )
     ping_interval: int = option(
         duration, "20s", "TIME", "our pings to the server; it is given up after two without answer"

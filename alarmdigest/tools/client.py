@@ -9,7 +9,8 @@ import orjson
 
 from alarmdigest._ext import timestamps
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost
+from alarmdigest.nats.errors import ConnectFailed
+from alarmdigest.nats.race import Race, Target
 from alarmdigest.settings import Settings
 from alarmdigest.tools.subscription import Subscription
 
@@ -17,17 +18,25 @@ LOCAL_SERVER = "nats://127.0.0.1:4222"
 
 
 def connect(settings: Settings, name: str) -> Connection:
-    """Connect to the first of the servers that answers. Raises ConnectionLost, UrlError."""
-    failure: ConnectionLost | None = None
-    for url in settings.server or (LOCAL_SERVER,):
-        connection = Connection(url, name=name, login=settings.login)
-        try:
-            connection.connect()
-            return connection
-        except ConnectionLost as error:
-            failure = error
-    assert failure is not None
-    raise failure
+    """Connect to the server that answers first. Raises ConnectionLost, UrlError."""
+    failures: list[ConnectFailed] = []
+
+    def make(target: Target) -> Connection:
+        return Connection(
+            target.url,
+            name=name,
+            login=settings.login,
+            timeout=settings.connect_attempt_timeout / 1e9,
+            address=target.address,
+        )
+
+    urls = settings.server or (LOCAL_SERVER,)
+    for url in urls:
+        make(Target(url))  # a URL that can never work is a mistake, whatever the others do
+    won = Race(urls, make, lambda _target, error: failures.append(error)).run(lambda: True)
+    if won is None:
+        raise failures[-1]
+    return won[1]
 
 
 class Client:

@@ -172,7 +172,7 @@ def _connection(one: dict[str, Any]) -> tuple[str, ...]:
 
 def _behind(behind: dict[str, Any], mode: str) -> str:
     if behind["messages"] is None:
-        return "not known in core mode" if mode == "core" else "not known yet"
+        return "not known in core mode" if mode == "core" else "not known now"
     return f"{behind['messages']:,} messages, {duration_text(behind['seconds'])}"
 
 

@@ -12,6 +12,7 @@ from alarmdigest.nats.errors import ConnectionLost
 
 BUFFER_BYTES = 256 * 1024
 FLUSH_TIMEOUT_S = 10.0
+STEP_S = 0.1
 
 
 class Subscription:
@@ -34,7 +35,8 @@ class Subscription:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise ConnectionLost(f"{self._connection.url}: no answer in time")
-            self._read(left)
+            self._read(min(left, STEP_S))
+            self._connection.still_there()
 
     def messages(self, until: float) -> Iterator[tuple[bytes, bytes]]:
         """Headers and bodies that arrive until the given ``time.monotonic()``, as they come."""
