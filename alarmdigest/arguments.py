@@ -44,6 +44,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "streams": (
         *("events_stream", "digests_stream", "rejected_stream", "start"),
         *("no_create_streams", "stream_replicas", "js_domain"),
+        *("events_max_age", "events_max_bytes", "digests_max_age", "digests_max_bytes"),
+        *("rejected_max_age", "rejected_max_bytes"),
     ),
     "digests": ("retention", "clock_skew", "publish_empty", "split_size"),
     "times and limits": (

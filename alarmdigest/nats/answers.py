@@ -15,6 +15,8 @@ class StreamInfo:
 
     ``last_ts`` in ns, None if it never held a message. ``max_msg_size`` in bytes, -1 for no limit.
     ``server_ns`` is the server's clock when it answered; servers before 2.10 do not tell.
+    ``leader`` is the server that leads the stream, empty where there is no cluster; ``consumers``
+    is how many it has.
     """
 
     name: str
@@ -28,6 +30,12 @@ class StreamInfo:
     duplicate_window_ns: int
     config: dict[str, Any]
     server_ns: int | None
+    consumers: int
+    leader: str
+
+    @property
+    def replicas(self) -> int:
+        return int(self.config.get("num_replicas") or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +112,8 @@ def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
             duplicate_window_ns=int(config.get("duplicate_window", 0)),
             config=config,
             server_ns=timestamps.to_ns(str(answer["ts"])) if "ts" in answer else None,
+            consumers=int(state.get("consumer_count") or 0),
+            leader=str((answer.get("cluster") or {}).get("leader") or ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_answer(answer) from error

@@ -45,6 +45,7 @@ OFF_FOR_ACCOUNT = 10039
 OFF = 10076
 NO_STREAM = 10059
 NO_CONSUMER = 10014
+INACTIVE_TOO_LONG = 10153
 
 
 class JetStream:
@@ -310,7 +311,15 @@ class JetStream:
         if headers_only:
             config["headers_only"] = True
         body = {"stream_name": stream, "config": config, "action": "create"}
-        return self.request(f"CONSUMER.CREATE.{_name(stream)}.{_name(name)}", body)
+        what = f"CONSUMER.CREATE.{_name(stream)}.{_name(name)}"
+        try:
+            return self.request(what, body)
+        except JetStreamError as error:
+            if error.err_code != INACTIVE_TOO_LONG:
+                raise
+            # The stream's consumer_limits say less: without one of our own we get theirs.
+            del config["inactive_threshold"]
+            return self.request(what, body)
 
     def delete_consumer(self, stream: str, name: str) -> bool:
         """False if there was none."""
