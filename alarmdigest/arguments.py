@@ -199,7 +199,8 @@ def parser() -> argparse.ArgumentParser:
         commands,
         "check-config",
         "the settings that count, where each comes from, and whether they can be used",
-        description="Prints every setting and its origin; secrets are masked. Connects to nobody.",
+        description="Prints every setting and its origin; secrets are masked. If the server can\n"
+        "be reached, looks at its version and streams as a start would; changes nothing.",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     _add_settings(check, EVERYTHING)

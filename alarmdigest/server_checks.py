@@ -13,7 +13,7 @@ from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import cannot_make
 from alarmdigest.nats.server_versions import too_old
 from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, plans
-from alarmdigest.nats.stream_questions import duration_text
+from alarmdigest.nats.stream_questions import age_text
 from alarmdigest.nats.streams import Examined, ensure_stream, examine
 from alarmdigest.settings import (
     HEADER_ROOM_BYTES,
@@ -61,7 +61,7 @@ def look_at_streams(jetstream: JetStream, settings: Settings) -> Examined:
 def ready_streams(jetstream: JetStream, settings: Settings) -> dict[Role, StreamInfo]:
     """The three streams, those that were missing made. Warns of what is unwise about the others.
 
-    Raises SettingsError with all that is wrong at once; nothing is made then.
+    Raises SettingsError with all that is wrong at once. Makes none while others are refused.
     """
     found = look_at_streams(jetstream, settings)
     if found.refusals:
@@ -88,14 +88,16 @@ def cannot_be_made(
     if not missing:
         return []
     account = jetstream.request("INFO")
+    streams, reserved = int(account.get("streams") or 0), int(account.get("reserved_storage") or 0)
     found = []
-    reserved = int(account.get("reserved_storage") or 0)
-    for number, plan in enumerate(missing, 1):
+    for plan in missing:
         limits = _limits_for(account, plan.replicas)
-        streams = int(account.get("streams") or 0) + number
-        for error in _refused(plan, limits, streams, reserved, clustered=_is_clustered(connection)):
-            found.append(cannot_make(plan, error))
-        reserved += max(0, plan.max_bytes) * plan.replicas
+        clustered = bool(connection.info.get("cluster"))
+        errors = list(_refused(plan, limits, streams, reserved, clustered=clustered))
+        found += [cannot_make(plan, error) for error in errors]
+        if not errors:
+            streams += 1
+            reserved += max(0, plan.max_bytes) * plan.replicas
     return found
 
 
@@ -105,7 +107,7 @@ def _refused(
     """The errors that nats-server answers with, as it words them."""
     if plan.replicas > 1 and not clustered:
         yield JetStreamError(500, 10074, "replicas > 1 not supported in non-clustered mode")
-    if 0 < _limit(limits, "max_streams") < streams:
+    if 0 < _limit(limits, "max_streams") <= streams:
         yield JetStreamError(400, 10027, "maximum number of streams reached")
     if limits.get("max_bytes_required") and plan.max_bytes <= 0:
         yield JetStreamError(400, 10113, "account requires a stream config to have max bytes set")
@@ -127,18 +129,14 @@ def _limit(limits: dict[str, Any], name: str) -> int:
     return value if isinstance(value, int) else -1
 
 
-def _is_clustered(connection: Connection) -> bool:
-    return bool(connection.info.get("cluster"))
-
-
 def _unheeded(plan: StreamPlan, usual: StreamPlan, info: StreamInfo) -> Iterator[str]:
     """Limits that were asked for, of a stream that was there already and has others."""
     age = int(info.config.get("max_age") or 0)
     if plan.max_age_ns not in (usual.max_age_ns, age):
-        wanted = duration_text(plan.max_age_ns) if plan.max_age_ns else "0"
         yield (
-            f"stream {plan.name} was there already and has max_age {duration_text(age)}, not what "
-            f"{plan.limit_options}-age says: nats stream edit {plan.name} --max-age={wanted}"
+            f"stream {plan.name} was there already and has max_age {age_text(age)}, not what "
+            f"{plan.limit_options}-age says: nats stream edit {plan.name} "
+            f"--max-age={age_text(plan.max_age_ns)}"
         )
     size = int(info.config.get("max_bytes") or -1)
     if plan.max_bytes not in (usual.max_bytes, size):

@@ -39,13 +39,15 @@ FEATURES: tuple[Feature, ...] = (
         (2, 10, 0),
         "the server takes and ignores them",
     ),
-    Feature("`allow_msg_ttl`", (2, 11, 0), "the server takes and ignores it"),
+    Feature("`allow_msg_ttl` of a stream", (2, 11, 0), "the server takes and ignores it"),
     Feature(
         "an option that the server does not know is refused",
         (2, 12, 0),
         "it is ignored, and missing in `nats stream info`",
     ),
-    Feature("`allow_atomic` as a whole", (2, 15, 1), "digests are published one by one"),
+    Feature(
+        "`allow_atomic` of a stream, as a whole", (2, 15, 1), "digests are published one by one"
+    ),
     Feature(
         "the time at which a stream was made stays the same",
         (2, 15, 1),

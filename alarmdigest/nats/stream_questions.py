@@ -124,7 +124,7 @@ _DURATIONS = ("max_age", "duplicate_window", "subject_delete_marker_ttl")
 def shown(field: str, value: object) -> str:
     """A value of a configuration as a person writes it."""
     if field in _DURATIONS and isinstance(value, int):
-        return duration_text(value)
+        return age_text(value)
     if field == "mirror" and isinstance(value, dict):
         return f"of {value.get('name')}"
     if field == "subject_transform" and isinstance(value, dict):
@@ -134,8 +134,10 @@ def shown(field: str, value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def duration_text(ns: int) -> str:
-    """Nanoseconds as options and the nats tool write them."""
+def age_text(ns: int) -> str:
+    """Nanoseconds as options and the nats tool write them; 0 is for ever."""
+    if ns == 0:
+        return "0"
     for unit, size in (
         ("d", 24 * HOUR_NS),
         ("h", HOUR_NS),

@@ -18,8 +18,8 @@ from alarmdigest.nats.stream_questions import (
     Config,
     Question,
     Seen,
+    age_text,
     below,
-    duration_text,
     fills_up,
     is_full_of_consumers,
     is_one_of,
@@ -108,7 +108,7 @@ def _names(seen: Seen) -> dict[str, str]:
         "option": plan.option,
         "replicas": str(plan.replicas),
         "original": original(seen),
-        "age": duration_text(plan.max_age_ns or 7 * 24 * HOUR_NS),
+        "age": age_text(plan.max_age_ns or 7 * 24 * HOUR_NS),
     }
 
 

@@ -12,7 +12,7 @@ from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConfli
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import cannot_make
 from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, plans
-from alarmdigest.nats.stream_questions import Seen, duration_text
+from alarmdigest.nats.stream_questions import Seen, age_text
 from alarmdigest.nats.stream_rules import Finding, check, unknown_fields
 from alarmdigest.nats.subjects import covers
 
@@ -220,12 +220,14 @@ def _ages(all_plans: Sequence[StreamPlan], infos: Mapping[Role, StreamInfo]) -> 
     alarms, digests = ages.get("alarms", 0), ages.get("digests", 0)
     if not digests or 0 < alarms <= digests:
         return []
-    name = next(plan.name for plan in all_plans if plan.role == "digests")
-    wanted = duration_text(alarms) if alarms else "0"
+    plan = next(plan for plan in all_plans if plan.role == "digests")
+    if plan.role in infos:
+        remedy = f"nats stream edit {plan.name} --max-age={age_text(alarms)}"
+    else:
+        remedy = f"{plan.limit_options}-age {age_text(alarms) if alarms else 'unlimited'}"
     return [
-        f"stream {name} has max_age {duration_text(digests)}, less than the events stream: should "
-        "the store be lost, older requests are answered again: "
-        f"nats stream edit {name} --max-age={wanted}"
+        f"stream {plan.name} has max_age {age_text(digests)}, less than the events stream: should "
+        f"the store be lost, older requests are answered again: {remedy}"
     ]
 
 
