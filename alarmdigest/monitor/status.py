@@ -34,6 +34,7 @@ class Status:
         """Everything that the page shows, as JSON has it. Ages and durations in seconds."""
         service, settings, now = self._service, self._service.settings, self._sample()
         illnesses, reasons = service.illnesses(), service.unreadiness()
+        watcher = service.stream_watcher
         in_stream_mode = service.mode == "stream"
         return {
             "state": "ill" if illnesses else "not ready" if reasons else "ready",
@@ -44,6 +45,7 @@ class Status:
             "streams": [settings.events_stream, settings.digests_stream, settings.rejected_stream]
             if in_stream_mode
             else [],
+            "stream_states": watcher.states() if watcher is not None else [],
             "uptime_seconds": round(now.at - self._started, 1),
             "rates": self._history.rates(now),
             "totals": {name: getattr(now, name) for name in RATES},

@@ -54,8 +54,13 @@ class Examined:
     warnings: list[str] = field(default_factory=list)
 
 
-def examine(js: JetStream, all_plans: Sequence[StreamPlan], *, create: bool) -> Examined:
-    """Look at all three and change nothing. A missing one is a refusal unless we may make it."""
+def examine(
+    js: JetStream, all_plans: Sequence[StreamPlan], *, create: bool, reading: bool = False
+) -> Examined:
+    """Look at all three and change nothing. A missing one is a refusal unless we may make it.
+
+    ``reading``: whether one of the consumers of ALARMS is ours.
+    """
     found = Examined()
     for plan in all_plans:
         info = js.stream_info(plan.name)
@@ -66,17 +71,21 @@ def examine(js: JetStream, all_plans: Sequence[StreamPlan], *, create: bool) -> 
                 found.missing.append(plan)
             continue
         found.infos[plan.role] = info
-        for one in findings(js, plan, info):
+        ours = int(reading and plan.role == "alarms")
+        for one in findings(js, plan, info, ours=ours):
             kept = found.refusals if one.verdict == "refuses" else found.warnings
             kept.append(one.text)
     found.warnings += _ages(all_plans, found.infos)
     return found
 
 
-def findings(js: JetStream, plan: StreamPlan, info: StreamInfo) -> list[Finding]:
-    """What is wrong or unwise about a stream that is there, the refusals first."""
+def findings(js: JetStream, plan: StreamPlan, info: StreamInfo, *, ours: int = 0) -> list[Finding]:
+    """What is wrong or unwise about a stream that is there, the refusals first.
+
+    ``ours`` is how many of its consumers we have.
+    """
     _tell_unknown_fields(info)
-    found = check(Seen(info.config, plan, info.consumers))
+    found = check(Seen(info.config, plan, info.consumers - ours))
     # One that can never hold them need not be told to.
     if not any(one.field == "mirror" for one in found) and (
         text := _missing_subjects(js, plan, info)
