@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.lasting_errors import cannot_make
+from alarmdigest.nats.lasting_errors import NO_PEERS, cannot_make
 from alarmdigest.nats.server_versions import too_old
 from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, plans
 from alarmdigest.nats.stream_questions import age_text
@@ -24,6 +25,8 @@ from alarmdigest.settings import (
 )
 
 log = logging.getLogger(__name__)
+
+GATHERING_S = 5.0
 
 
 def plans_of(settings: Settings) -> Plans:
@@ -67,18 +70,45 @@ def ready_streams(jetstream: JetStream, settings: Settings) -> dict[Role, Stream
     if found.refusals:
         raise SettingsError(*found.refusals)
     problems = []
+    deadline = time.monotonic() + GATHERING_S
     for plan in found.missing:
         try:
-            found.infos[plan.role] = ensure_stream(
-                jetstream, plan, create=not settings.no_create_streams
-            )
+            found.infos[plan.role] = _made(jetstream, plan, settings, deadline)
         except (StreamConflict, StreamMissing) as error:
             problems.append(str(error))
+    if problems:
+        problems += _oversized(plans_of(settings), found)
     if problems:
         raise SettingsError(*problems)
     for warning in found.warnings:
         log.warning("%s", warning)
     return found.infos
+
+
+def _made(
+    jetstream: JetStream, plan: StreamPlan, settings: Settings, deadline: float
+) -> StreamInfo:
+    """Raises as ``ensure_stream`` does."""
+    while True:
+        try:
+            return ensure_stream(jetstream, plan, create=not settings.no_create_streams)
+        except StreamConflict as error:
+            # A cluster that has just begun may not have found all of its servers yet.
+            cause = error.__cause__
+            gathering = isinstance(cause, JetStreamError) and cause.err_code == NO_PEERS
+            if not gathering or time.monotonic() > deadline:
+                raise
+        time.sleep(0.5)
+
+
+def _oversized(wanted: Plans, found: Examined) -> Iterator[str]:
+    """What an earlier version of ours reserved for refusals, and others may need now."""
+    info = found.infos.get("rejected")
+    if info is not None and int(info.config.get("max_bytes") or 0) > wanted.rejected.max_bytes > 0:
+        yield (
+            f"stream {info.name} reserves {info.config['max_bytes']} bytes, more than it needs: "
+            f"nats stream edit {info.name} --max-bytes={wanted.rejected.max_bytes}"
+        )
 
 
 def cannot_be_made(

@@ -204,6 +204,22 @@ def test_a_stream_that_is_deleted_on_a_server_with_little_room_is_made_again() -
                 js.request(f"STREAM.DELETE.{DIGESTS}")
 
 
+def test_what_an_earlier_version_reserved_for_refusals_is_named_where_room_is_short() -> None:
+    """Its 1 GiB is all that such a server gives."""
+    with NatsServer(jetstream_extra="max_file_store: 1GB") as server:
+        make(server.url, REJECTED, ["AlarmRejected"], max_bytes=2**30)
+        *refused, remedy = refused_start(server.url)
+        assert [line.partition(" (")[0] for line in refused] == [
+            f"the server does not make stream {name}" for name in (ALARMS, DIGESTS)
+        ]
+        assert remedy.endswith(": nats stream edit ALARM_REJECTED --max-bytes=67108864")
+        with asking(server.url) as js:
+            config = info_of(js, REJECTED).config
+            js.request(f"STREAM.UPDATE.{REJECTED}", {**config, "max_bytes": 67108864})
+        with ServiceProcess(server.url, mode="stream"):
+            pass
+
+
 def test_what_passes_is_not_called_lasting() -> None:
     lasting = [(500, 10074), (500, 10047), (500, 10028), (400, 10027), (400, 10113), (400, 10122)]
     lasting += [(400, 10002), (400, 10120), (500, 10052), (400, 10025), (400, 10003)]

@@ -458,3 +458,24 @@ def test_the_command_that_is_named_mends_it(server: NatsServer, js: JetStream, r
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert row.field not in found_in(js, row)
+
+
+@pytest.mark.skipif(NATS_TOOL is None, reason="needs the nats tool; NATS_TOOL says where it is")
+def test_the_streams_that_the_documentation_makes_are_ours(
+    server: NatsServer, js: JetStream
+) -> None:
+    lines = DOCUMENT.read_text("utf-8").splitlines()
+    commands = [line.removeprefix("$ ") for line in lines if line.startswith("$ nats stream add ")]
+    assert len(commands) == len(PLANS)
+    for plan, command in zip(PLANS, commands, strict=True):
+        subprocess.run(
+            [str(NATS_TOOL), "--server", server.url, *shlex.split(command)[1:]],
+            check=True,
+            timeout=30,
+            stdout=subprocess.DEVNULL,
+        )
+        config = info_of(js, plan.name).config
+        wanted = plan.config()
+        assert {name: config[name] for name in wanted} == wanted
+    found = examine(js, PLANS, create=False)
+    assert (found.refusals, found.warnings) == ([], [])

@@ -55,7 +55,7 @@ def cannot_make(plan: StreamPlan, error: JetStreamError) -> str:
         return ""
     remedy = TOO_FEW_SERVERS if error.err_code == NO_PEERS else REMEDIES.get(error.err_code, "")
     asked = f"max_bytes {plan.max_bytes}" if plan.max_bytes > 0 else "no max_bytes"
-    what = f"stream {plan.name} ({asked}, {plan.replicas} replicas)"
     said = f"{error.description} (error {error.err_code or error.code})"
     told = remedy.format(limits=plan.limit_options, replicas=plan.replicas)
-    return f"the server does not make {what}: {said}" + (f": {told}" if told else "")
+    what = f"the server does not make stream {plan.name} ({asked}, {plan.replicas} replicas)"
+    return f"{what}: {said}" + (f": {told}" if told else "")
