@@ -43,6 +43,7 @@ def plans_of(settings: Settings) -> Plans:
         digests=Limits(settings.digests_max_age, settings.digests_max_bytes),
         rejected=Limits(settings.rejected_max_age, settings.rejected_max_bytes),
         replicas=settings.stream_replicas,
+        domain=settings.js_domain,
     )
 
 
@@ -57,7 +58,7 @@ def look_at_streams(jetstream: JetStream, settings: Settings) -> Examined:
     found = examine(jetstream, wanted, create=not settings.no_create_streams)
     for plan, usual in zip(wanted, plans_of(Settings()), strict=True):
         if (info := found.infos.get(plan.role)) is not None:
-            found.warnings += _unheeded(plan, usual, info)
+            found.warnings += map(plan.for_its_domain, _unheeded(plan, usual, info))
     return found
 
 
@@ -105,7 +106,7 @@ def _oversized(wanted: Plans, found: Examined) -> Iterator[str]:
     """What an earlier version of ours reserved for refusals, and others may need now."""
     info = found.infos.get("rejected")
     if info is not None and int(info.config.get("max_bytes") or 0) > wanted.rejected.max_bytes > 0:
-        yield (
+        yield wanted.rejected.for_its_domain(
             f"stream {info.name} reserves {info.config['max_bytes']} bytes, more than it needs: "
             f"nats stream edit {info.name} --max-bytes={wanted.rejected.max_bytes}"
         )

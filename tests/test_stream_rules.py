@@ -397,6 +397,18 @@ def test_of_a_mirror_the_original_is_named(
     assert remedy in finding.text
 
 
+def test_commands_are_those_of_the_domain(js: JetStream) -> None:
+    wanted = plans(domain="hub")
+    make(js, "alarms", {"no_ack": True})
+    make(js, "digests", {"subjects": ["x"]})
+    make(js, "rejected", {"subjects": ["y"], "max_consumers": 1})
+    texts = examine(js, wanted, create=True).refusals
+    assert len(texts) == 3
+    for text in texts:
+        assert "nats --js-domain hub stream edit" in text
+        assert "nats stream" not in text
+
+
 def test_all_that_is_wrong_is_said_at_once(js: JetStream) -> None:
     make(js, "alarms", {"no_ack": True, **src("AlarmStatusChanged", "x")})
     make(

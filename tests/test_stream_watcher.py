@@ -97,6 +97,9 @@ def test_a_stream_that_is_edited_is_told_until_it_is_mended() -> None:
             wait_for_status(service, 200)
             store_all(bus, pairs([number]))
         eventually(lambda: sorted(numbers_in(bus)) == list(range(len(EDITS))), what="the digests")
+        # For ever: it cannot be mended.
+        edit(server.url, REJECTED, sealed=True)
+        wait_for_status(service, 503, "stream ALARM_REJECTED has sealed true")
         assert service.stop() == 0
 
 

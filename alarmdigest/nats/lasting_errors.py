@@ -56,6 +56,6 @@ def cannot_make(plan: StreamPlan, error: JetStreamError) -> str:
     remedy = TOO_FEW_SERVERS if error.err_code == NO_PEERS else REMEDIES.get(error.err_code, "")
     asked = f"max_bytes {plan.max_bytes}" if plan.max_bytes > 0 else "no max_bytes"
     said = f"{error.description} (error {error.err_code or error.code})"
-    told = remedy.format(limits=plan.limit_options, replicas=plan.replicas)
+    told = plan.for_its_domain(remedy.format(limits=plan.limit_options, replicas=plan.replicas))
     what = f"the server does not make stream {plan.name} ({asked}, {plan.replicas} replicas)"
     return f"{what}: {said}" + (f": {told}" if told else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -21,7 +22,8 @@ ROLES: tuple[Role, ...] = ("alarms", "digests", "rejected")
 class StreamPlan:
     """A stream as we would create it. Times in ns, 0 for ever; sizes in bytes, -1 = no limit.
 
-    ``inputs`` and ``outputs`` are the subjects that the service reads, and writes.
+    ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. ``domain`` is
+    the JetStream domain, empty for the server's own.
     """
 
     name: str
@@ -33,6 +35,13 @@ class StreamPlan:
     role: Role = "alarms"
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    domain: str = ""
+
+    def for_its_domain(self, text: str) -> str:
+        """The text with its commands of the nats tool as they must be given in this domain."""
+        if not self.domain:
+            return text
+        return re.sub(r"\bnats (stream|consumer) ", rf"nats --js-domain {self.domain} \1 ", text)
 
     @property
     def option(self) -> str:
@@ -91,6 +100,7 @@ def plans(
     digests: Limits = DEFAULT_LIMITS,
     rejected: Limits = REJECTED_LIMITS,
     replicas: int = 1,
+    domain: str = "",
 ) -> Plans:
     """The three streams."""
     inputs = [event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"]
@@ -103,6 +113,7 @@ def plans(
         "replicas": replicas,
         "inputs": captured,
         "outputs": (digest_subject, rejected_subject),
+        "domain": domain,
     }
     return Plans(
         _plan(alarms_stream, captured, alarms, "alarms", shared),

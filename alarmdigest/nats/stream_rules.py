@@ -83,7 +83,7 @@ class Rule:
         because, remedy = self.because.format(**names), self.remedy.format(**names)
         value = shown(self.field, seen.config.get(self.field))
         text = f"stream {seen.plan.name} has {self.field} {value}, {because}: {remedy}"
-        return Finding(self.verdict, self.field, text)
+        return Finding(self.verdict, self.field, seen.plan.for_its_domain(text))
 
 
 def check(seen: Seen) -> list[Finding]:
@@ -386,8 +386,8 @@ RULES: tuple[Rule, ...] = (
         "storage",
         BOTH,
         "warns",
-        "`memory`",
-        is_one_of("storage", "memory"),
+        "`memory`, with one replica",
+        lambda seen: is_one_of("storage", "memory")(seen) and number(seen, "num_replicas") < 2,
         "so a restart of the server loses what it holds, confirmed or not",
         ANEW,
     ),

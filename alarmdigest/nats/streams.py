@@ -90,7 +90,7 @@ def findings(js: JetStream, plan: StreamPlan, info: StreamInfo, *, ours: int = 0
     if not any(one.field == "mirror" for one in found) and (
         text := _missing_subjects(js, plan, info)
     ):
-        found.insert(0, Finding("refuses", "subjects", text))
+        found.insert(0, Finding("refuses", "subjects", plan.for_its_domain(text)))
     return found
 
 
@@ -168,7 +168,7 @@ def _absence(
 ) -> StreamConflict | StreamMissing | None:
     """Why a stream that is not there will not be; None if we can try to make it."""
     if holders := _holders(js, plan.name, plan.subjects):
-        return StreamConflict(_remedy(plan, holders))
+        return StreamConflict(plan.for_its_domain(_remedy(plan, holders)))
     if not create:
         return StreamMissing(
             f"there is no stream {plan.name}, and we may not create it. Create one that "
@@ -231,7 +231,7 @@ def _ages(all_plans: Sequence[StreamPlan], infos: Mapping[Role, StreamInfo]) -> 
         return []
     plan = next(plan for plan in all_plans if plan.role == "digests")
     if plan.role in infos:
-        remedy = f"nats stream edit {plan.name} --max-age={age_text(alarms)}"
+        remedy = plan.for_its_domain(f"nats stream edit {plan.name} --max-age={age_text(alarms)}")
     else:
         remedy = f"{plan.limit_options}-age {age_text(alarms) if alarms else 'unlimited'}"
     return [
