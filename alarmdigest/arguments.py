@@ -44,6 +44,8 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "streams": (
         *("events_stream", "digests_stream", "rejected_stream", "start"),
         *("no_create_streams", "stream_replicas", "js_domain"),
+        *("events_max_age", "events_max_bytes", "digests_max_age", "digests_max_bytes"),
+        *("rejected_max_age", "rejected_max_bytes"),
     ),
     "digests": ("retention", "clock_skew", "publish_empty", "split_size"),
     "times and limits": (
@@ -201,7 +203,8 @@ def parser() -> argparse.ArgumentParser:
         commands,
         "check-config",
         "the settings that count, where each comes from, and whether they can be used",
-        description="Prints every setting and its origin; secrets are masked. Connects to nobody.",
+        description="Prints every setting and its origin; secrets are masked. If the server can\n"
+        "be reached, looks at its version and streams as a start would; changes nothing.",
     )
     check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     _add_settings(check, EVERYTHING)

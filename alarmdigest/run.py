@@ -64,7 +64,8 @@ class Runner:
         try:
             return self._run()
         except (SettingsError, UrlError) as error:
-            log.error("%s", error)
+            for problem in error.args:
+                log.error("%s", problem)
             return exit_codes.USAGE
         except StoreError as error:
             log.error("%s", error)

@@ -61,6 +61,7 @@ from alarmdigest.routing import BUCKETS
 from alarmdigest.settings import Settings
 from alarmdigest.setup import Found, NotReachable, look_at_server, plans_of
 from alarmdigest.store.base import Store, StoreDamaged
+from alarmdigest.stream_watcher import StreamWatcher
 from alarmdigest.threads import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
 from alarmdigest.worker import Worker
 
@@ -93,11 +94,13 @@ class Service:
         self.publisher: Publisher | None = None
         self.checkpointer: Checkpointer | None = None
         self.listener: Listener | None = None
+        self.stream_watcher: StreamWatcher | None = None
         self._setup_link = self._link("alarmdigest-setup")
         self._listener_link = self._link("alarmdigest")
         self._publisher_link = self._link("alarmdigest-publisher")
         self._lookup_link = self._link("alarmdigest-lookup", short_lived=True)
         self.service_api_link = self._link("alarmdigest-micro")
+        self._watcher_link = self._link("alarmdigest-streams")
 
     def _go_on(self) -> bool:
         return self._asked_to_go_on() and self.failure is None
@@ -129,6 +132,7 @@ class Service:
             self._publisher_link,
             self._lookup_link,
             self.service_api_link,
+            self._watcher_link,
         ):
             link.login = login
 
@@ -162,6 +166,14 @@ class Service:
         for thread in (self.checkpointer, *self.workers, self.listener):
             thread.start()
         self._await(self.listener.consuming, self.listener, self._listener_link)
+        if self.mode == "stream" and self._go_on():
+            self.stream_watcher = StreamWatcher(
+                self._watcher_link,
+                plans_of(self.settings),
+                domain=self.settings.js_domain,
+                create=not self.settings.no_create_streams,
+            )
+            self.stream_watcher.start()
 
     def _make_publisher(self, found: Found) -> Publisher:
         settings = self.settings
@@ -345,6 +357,8 @@ class Service:
         connected = self.publisher is not None and self.publisher.connected.is_set()
         if not connected and self._publisher_link.last_error != blocked:
             found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
+        if self.stream_watcher is not None:
+            found += self.stream_watcher.troubles
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
         found += [
@@ -369,6 +383,8 @@ class Service:
     def drain(self) -> bool:
         """Stop in order; everything that has arrived comes out. False if it took too long."""
         self._draining = True
+        if self.stream_watcher is not None:
+            self.stream_watcher.stop()
         deadline = time.monotonic() + self.settings.drain_timeout / 1e9
         publisher = self.publisher
         if publisher is None:

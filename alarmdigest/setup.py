@@ -6,20 +6,16 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import NatsError, StreamConflict, StreamMissing
+from alarmdigest.nats.errors import JetStreamError, NatsError
 from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.lasting_errors import lasts
 from alarmdigest.nats.link import Link
-from alarmdigest.nats.streams import Plans, ensure_stream, plans
-from alarmdigest.settings import (
-    HEADER_ROOM_BYTES,
-    MIN_SPLIT_BYTES,
-    SPLIT_AUTO,
-    Settings,
-    SettingsError,
-)
+from alarmdigest.server_checks import plans_of, ready_streams, split_bytes, version_problem
+from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import Checkpoint, Position
+
+__all__ = ["Found", "NotReachable", "look_at_server", "plans_of"]
 
 log = logging.getLogger(__name__)
 
@@ -43,20 +39,6 @@ class Found:
     content_settings: dict[str, int]
 
 
-def plans_of(settings: Settings) -> Plans:
-    """The streams that these settings ask for."""
-    return plans(
-        event_subject=settings.event_subject,
-        request_subject=settings.request_subject,
-        digest_subject=settings.digest_subject,
-        rejected_subject=settings.rejected_subject,
-        alarms_stream=settings.events_stream,
-        digests_stream=settings.digests_stream,
-        rejected_stream=settings.rejected_stream,
-        replicas=settings.stream_replicas,
-    )
-
-
 def look_at_server(
     link: Link, settings: Settings, last: Checkpoint | None, *, go_on: Callable[[], bool]
 ) -> Found | None:
@@ -71,41 +53,50 @@ def look_at_server(
             return None
         try:
             return _look(connection, settings, last)
-        except (StreamConflict, StreamMissing) as error:
-            raise SettingsError(str(error)) from error
+        except JetStreamError as error:
+            if lasts(error):
+                raise SettingsError(str(error)) from error
+            _try_again(link, error)
         except NatsError as error:
-            link.last_error = str(error)
-            log.warning("the server does not do what we need, trying again: %s", error)
+            _try_again(link, error)
         finally:
             connection.close()
 
 
+def _try_again(link: Link, error: NatsError) -> None:
+    link.last_error = str(error)
+    log.warning("the server does not do what we need, trying again: %s", error)
+
+
 def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> Found:
     _check_store(settings, last)
+    _check_version(connection, "core")
     mode = "core"
-    room = connection.max_payload - HEADER_ROOM_BYTES
-    replay_end = None
+    digests = replay_end = None
     # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
     if settings.mode != "core":
         jetstream = JetStream(connection, domain=settings.js_domain)
         mode = _mode(jetstream, settings, last, connection.url)
         if mode == "stream":
-            events, digests, _rejected = [
-                ensure_stream(jetstream, plan, create=not settings.no_create_streams)
-                for plan in plans_of(settings)
-            ]
+            _check_version(connection, mode)
+            streams = ready_streams(jetstream, settings)
+            events, digests = streams["alarms"], streams["digests"]
             replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
-            room = min(room, _message_limit(digests) - HEADER_ROOM_BYTES)
         jetstream.close()
     content = {
         "clock_skew": settings.clock_skew,
         "retention": settings.retention,
-        "split_bytes": _split_bytes(settings, room),
+        "split_bytes": split_bytes(settings, connection, digests),
         "publish_empty": int(settings.publish_empty),
     }
     if last is not None and last.position is not None:
         _compare(last, content, replay_end.sequence if replay_end is not None else 0)
     return Found(mode, content["split_bytes"], replay_end, content)
+
+
+def _check_version(connection: Connection, mode: str) -> None:
+    if problem := version_problem(connection, mode):
+        raise SettingsError(problem)
 
 
 def _check_store(settings: Settings, last: Checkpoint | None) -> None:
@@ -138,27 +129,6 @@ def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url
         url,
     )
     return "core"
-
-
-def _message_limit(stream: StreamInfo) -> int:
-    return stream.max_msg_size if stream.max_msg_size > 0 else 2**31
-
-
-def _split_bytes(settings: Settings, room: int) -> int:
-    if room < MIN_SPLIT_BYTES:
-        raise SettingsError(
-            f"server and stream take {room} bytes besides the headers; "
-            f"at least {MIN_SPLIT_BYTES} are needed: raise max_payload (or max_msg_size) there"
-        )
-    wanted = settings.split_size
-    if wanted == SPLIT_AUTO:
-        wanted = room
-    if wanted > room:
-        raise SettingsError(
-            f"--split-size {wanted} is too large: "
-            f"server and stream take {room} bytes besides the headers"
-        )
-    return wanted
 
 
 def _compare(last: Checkpoint, content: dict[str, int], replay_end: int) -> None:

@@ -289,6 +289,8 @@ OTHER_VALUES = {
     **{"events_stream": "E", "digests_stream": "D", "rejected_stream": "R"},
     **{"stream_replicas": "3", "js_domain": "hub"},
     "connect_attempt_timeout": "4s",
+    **{"events_max_age": "1d", "digests_max_age": "unlimited", "rejected_max_age": "2h"},
+    **{"events_max_bytes": "1GiB", "digests_max_bytes": "2GB", "rejected_max_bytes": "unlimited"},
     **{"connect_timeout": "1s", "ping_interval": "2s", "drain_timeout": "3s", "nats_server": "x"},
     **{"user": "u", "password": "p", "password_file": "x", "token": "t", "token_file": "x"},
     **{"creds": "x", "nkey": "x", "tls_ca": "x", "tls_cert": "x", "tls_key": "x"},

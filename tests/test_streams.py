@@ -22,9 +22,9 @@ from support.wait import eventually
 
 from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.nats.answers import StartAt, StreamInfo
-from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissing
+from alarmdigest.nats.errors import StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import StreamPlan, covers, ensure_stream, plans
+from alarmdigest.nats.streams import Limits, StreamPlan, covers, ensure_stream, plans
 
 DAY_NS = 86_400 * 10**9
 ALARMS, DIGESTS, REJECTED = plans()
@@ -85,7 +85,7 @@ def test_the_plans_are_those_of_the_contract(js: JetStream) -> None:
         assert info.duplicate_window_ns == 120 * 10**9
         assert info.max_msg_size == -1
     sizes = [info.config["max_bytes"] for info in (alarms, digests, rejected)]
-    assert sizes == [-1, -1, 2**30]
+    assert sizes == [-1, -1, 64 * 2**20]
 
 
 def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
@@ -99,7 +99,7 @@ def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
 
 def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
     alarms = plans(
-        alarms_stream="IN", event_subject="e", request_subject="r", max_age_ns=0, max_bytes=10**6
+        alarms_stream="IN", event_subject="e", request_subject="r", alarms=Limits(0, 10**6)
     ).alarms
     info = ensure_stream(js, alarms, create=True)
     assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>"})
@@ -108,7 +108,7 @@ def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
 
 
 def test_a_stream_of_a_short_age_can_be_made_too(js: JetStream) -> None:
-    info = ensure_stream(js, plans(max_age_ns=10 * 10**9).alarms, create=True)
+    info = ensure_stream(js, plans(alarms=Limits(10 * 10**9)).alarms, create=True)
     assert info.duplicate_window_ns == 10 * 10**9
 
 
@@ -256,7 +256,7 @@ def test_a_foreign_stream_made_at_the_same_moment_is_named(slower: Slower) -> No
 
 
 def test_what_jetstream_refuses_for_another_reason_is_said(js: JetStream) -> None:
-    with pytest.raises(JetStreamError, match=r"STREAM\.CREATE\.ALARMS: .*replicas"):
+    with pytest.raises(StreamConflict, match=r"make stream ALARMS .*replicas > 1 not supported"):
         ensure_stream(js, plans(replicas=3).alarms, create=True)
 
 

@@ -29,7 +29,12 @@ from alarmdigest.nats.errors import (
     StreamConflict,
     StreamMissing,
 )
-from alarmdigest.nats.jetstream import TOO_MANY_CONSUMERS, JetStream, consumer_request
+from alarmdigest.nats.jetstream import (
+    INACTIVE_TOO_LONG,
+    TOO_MANY_CONSUMERS,
+    JetStream,
+    consumer_request,
+)
 from alarmdigest.nats.questions import Questions
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
 from alarmdigest.store.base import Position
@@ -201,6 +206,10 @@ class StreamFeed(Feed):
                     raise
                 reason = str(error)
             except JetStreamError as error:
+                if error.err_code == INACTIVE_TOO_LONG and left:
+                    # Without a limit of our own we get the one of the stream's consumer_limits.
+                    body["config"].pop("inactive_threshold", None)
+                    continue
                 if error.err_code not in TOO_MANY_CONSUMERS:
                     raise
                 if left:

@@ -50,6 +50,7 @@ class Status:
         self._notice_digests()
         service, settings, now = self._service, self._service.settings, self._sample()
         illnesses, reasons = service.illnesses(), service.unreadiness()
+        watcher = service.stream_watcher
         in_stream_mode = service.mode == "stream"
         return {
             "state": "ill" if illnesses else "not ready" if reasons else "ready",
@@ -62,6 +63,7 @@ class Status:
             if in_stream_mode
             else [],
             "connections": connections(service),
+            "stream_states": watcher.states() if watcher is not None else [],
             "uptime_seconds": round(now.at - self._started, 1),
             "rates": self._history.rates(now),
             "totals": {name: getattr(now, name) for name in RATES},

@@ -15,8 +15,8 @@ class StreamInfo:
 
     ``last_ts`` in ns, None if it never held a message. ``max_msg_size`` in bytes, -1 for no limit.
     ``server_ns`` is the server's clock when it answered; servers before 2.10 do not tell.
-    ``domain`` is the JetStream domain that it lives in, ``leader`` the server that leads it in a
-    cluster; both empty where there is none.
+    ``domain`` is the JetStream domain that it lives in, ``leader`` the server that leads it; both
+    empty where there is none. ``consumers`` is how many it has.
     """
 
     name: str
@@ -32,6 +32,11 @@ class StreamInfo:
     server_ns: int | None
     domain: str = ""
     leader: str = ""
+    consumers: int = 0
+
+    @property
+    def replicas(self) -> int:
+        return int(self.config.get("num_replicas") or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +114,7 @@ def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
             config=config,
             server_ns=timestamps.to_ns(str(answer["ts"])) if "ts" in answer else None,
             domain=str(answer.get("domain") or ""),
+            consumers=int(state.get("consumer_count") or 0),
             leader=str((answer.get("cluster") or {}).get("leader") or ""),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:

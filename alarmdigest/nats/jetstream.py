@@ -46,6 +46,8 @@ NO_CONSUMER = 10014
 TOO_MANY_CONSUMERS = (10026, 10028)
 # The cluster, a stream or a consumer has no leader now: it will choose one within seconds.
 NO_LEADER = (10008, 10009, 10118, 10119)
+# The stream's consumer_limits allow less.
+INACTIVE_TOO_LONG = 10153
 
 
 class JetStream(Requests):
@@ -249,7 +251,14 @@ class JetStream(Requests):
             headers_only=headers_only,
             inactive_s=inactive_s,
         )
-        return self.request(what, body, timeout_s=timeout_s)
+        try:
+            return self.request(what, body, timeout_s=timeout_s)
+        except JetStreamError as error:
+            if error.err_code != INACTIVE_TOO_LONG:
+                raise
+            # Without a limit of our own we get the stream's.
+            del body["config"]["inactive_threshold"]
+            return self.request(what, body, timeout_s=timeout_s)
 
     def delete_consumer(self, stream: str, name: str) -> bool:
         """False if there was none."""

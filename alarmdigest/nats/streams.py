@@ -1,18 +1,36 @@
-"""The three streams: which there must be, and whether those that are there will do."""
+"""The three streams on a server: whether those that are there will do, and making the others."""
 
 from __future__ import annotations
 
+import logging
 import time
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.lasting_errors import cannot_make
+from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, plans
+from alarmdigest.nats.stream_questions import Seen, age_text
+from alarmdigest.nats.stream_rules import Finding, check, unknown_fields
+from alarmdigest.nats.subjects import covers
 
-SECOND_NS = 10**9
-WEEK_NS = 7 * 86_400 * SECOND_NS
-UNLIMITED = -1
+__all__ = [
+    "Examined",
+    "Limits",
+    "Plans",
+    "Role",
+    "StreamKeeper",
+    "StreamPlan",
+    "covers",
+    "ensure_stream",
+    "examine",
+    "findings",
+    "plans",
+]
+
+log = logging.getLogger(__name__)
 
 # err_code of answers: a stream of this name, or one with some of its subjects, is there.
 NAME_IN_USE = 10058
@@ -21,105 +39,90 @@ SUBJECTS_OVERLAP = 10065
 # How long a stream that was there must be missing before we make it again.
 MAKE_AGAIN_AFTER_S = 1.0
 
-
-@dataclass(frozen=True, slots=True)
-class StreamPlan:
-    """A stream as we would create it. Times in ns, sizes in bytes; -1 = no limit."""
-
-    name: str
-    subjects: tuple[str, ...]
-    max_age_ns: int = WEEK_NS
-    max_bytes: int = UNLIMITED
-    duplicate_window_ns: int = 120 * SECOND_NS
-    replicas: int = 1
-
-    def config(self) -> dict[str, Any]:
-        # 0 = for ever. JetStream wants the window to lie within the age.
-        window = min(self.duplicate_window_ns, self.max_age_ns or self.duplicate_window_ns)
-        return {
-            "name": self.name,
-            "subjects": list(self.subjects),
-            "storage": "file",
-            "retention": "limits",
-            "discard": "old",
-            "max_age": self.max_age_ns,
-            "max_bytes": self.max_bytes,
-            "max_msgs": UNLIMITED,
-            "duplicate_window": window,
-            "num_replicas": self.replicas,
-        }
+# Fields that no rule knows, each told once.
+_told: set[str] = set()
 
 
-class Plans(NamedTuple):
-    alarms: StreamPlan
-    digests: StreamPlan
-    rejected: StreamPlan
+@dataclass(slots=True)
+class Examined:
+    """What a look at the streams has found: their state, those that we are to make, and sentences
+    with a remedy each."""
+
+    infos: dict[Role, StreamInfo] = field(default_factory=dict)
+    missing: list[StreamPlan] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
 
-def plans(
-    *,
-    event_subject: str = "AlarmStatusChanged",
-    request_subject: str = "SendAlarmDigest",
-    digest_subject: str = "AlarmDigest",
-    rejected_subject: str = "AlarmRejected",
-    alarms_stream: str = "ALARMS",
-    digests_stream: str = "ALARM_DIGESTS",
-    rejected_stream: str = "ALARM_REJECTED",
-    max_age_ns: int = WEEK_NS,
-    max_bytes: int = UNLIMITED,
-    replicas: int = 1,
-) -> Plans:
-    """The three streams. ``max_age_ns`` holds for all of them, ``max_bytes`` for the alarms."""
-    inputs = [event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"]
-    # One subject below the other: JetStream refuses a stream whose own subjects overlap.
-    inputs = [
-        one for one in inputs if not any(covers(other, one) for other in inputs if other != one)
-    ]
-    return Plans(
-        StreamPlan(alarms_stream, tuple(inputs), max_age_ns, max_bytes, replicas=replicas),
-        StreamPlan(digests_stream, (digest_subject,), max_age_ns, replicas=replicas),
-        # What nobody may ever look at must not fill the disk.
-        StreamPlan(rejected_stream, (rejected_subject,), max_age_ns, 2**30, replicas=replicas),
-    )
+def examine(
+    js: JetStream, all_plans: Sequence[StreamPlan], *, create: bool, reading: bool = False
+) -> Examined:
+    """Look at all three and change nothing. A missing one is a refusal unless we may make it.
+
+    ``reading``: whether one of the consumers of ALARMS is ours.
+    """
+    found = Examined()
+    for plan in all_plans:
+        info = js.stream_info(plan.name)
+        if info is None:
+            if trouble := _absence(js, plan, create=create):
+                found.refusals.append(str(trouble))
+            else:
+                found.missing.append(plan)
+            continue
+        found.infos[plan.role] = info
+        ours = int(reading and plan.role == "alarms")
+        for one in findings(js, plan, info, ours=ours):
+            kept = found.refusals if one.verdict == "refuses" else found.warnings
+            kept.append(one.text)
+    found.warnings += _ages(all_plans, found.infos)
+    return found
 
 
-def covers(wide: str, narrow: str) -> bool:
-    """Whether ``wide`` matches every subject that ``narrow`` matches; both may have wildcards."""
-    ours, theirs = wide.split("."), narrow.split(".")
-    for i, token in enumerate(ours):
-        if i == len(theirs):
-            return False
-        if token == ">":
-            return True
-        if theirs[i] == ">" or (token != "*" and token != theirs[i]):
-            return False
-    return len(ours) == len(theirs)
+def findings(js: JetStream, plan: StreamPlan, info: StreamInfo, *, ours: int = 0) -> list[Finding]:
+    """What is wrong or unwise about a stream that is there, the refusals first.
+
+    ``ours`` is how many of its consumers we have.
+    """
+    _tell_unknown_fields(info)
+    found = check(Seen(info.config, plan, info.consumers - ours))
+    # One that can never hold them need not be told to.
+    if not any(one.field == "mirror" for one in found) and (
+        text := _missing_subjects(js, plan, info)
+    ):
+        found.insert(0, Finding("refuses", "subjects", plan.for_its_domain(text)))
+    return found
 
 
 def ensure_stream(js: JetStream, plan: StreamPlan, *, create: bool) -> StreamInfo:
-    """The stream of this plan. One that is there is used as it is, whatever its limits.
+    """The stream of this plan. One that is there is used as it is, unless a rule refuses it.
 
-    Raises StreamConflict if it, or one with other names, stands in the way, StreamMissing if it
-    is absent and ``create`` is false.
+    Raises StreamConflict if it, or one with other names, stands in the way, or if the server will
+    never make it; StreamMissing if it is absent and ``create`` is false.
     """
+    info = _present(js, plan, create=create)
+    refusals = [one.text for one in findings(js, plan, info) if one.verdict == "refuses"]
+    if refusals:
+        raise StreamConflict("; ".join(refusals))
+    return info
+
+
+def _present(js: JetStream, plan: StreamPlan, *, create: bool) -> StreamInfo:
+    """The stream as it is, or as we made it. Raises as ``ensure_stream`` does."""
     for _ in range(3):
-        info = js.stream_info(plan.name)
-        if info is not None:
-            _check(js, plan, info)
+        if (info := js.stream_info(plan.name)) is not None:
             return info
-        if holders := _holders(js, plan.name, plan.subjects):
-            raise StreamConflict(_remedy(plan.name, holders))
-        if not create:
-            raise StreamMissing(
-                f"there is no stream {plan.name}, and we may not create it. Create one that "
-                f"captures {', '.join(plan.subjects)}, or let us do it"
-            )
+        if trouble := _absence(js, plan, create=create):
+            raise trouble
         try:
             return js.create_stream(plan.config())
         except JetStreamError as error:
             # Somebody else was faster: look again at what there is now.
-            if error.err_code not in (NAME_IN_USE, SUBJECTS_OVERLAP):
-                raise
+            if error.err_code in (NAME_IN_USE, SUBJECTS_OVERLAP):
+                continue
+            if lasting := cannot_make(plan, error):
+                raise StreamConflict(lasting) from error
+            raise
     raise ConnectionLost(f"stream {plan.name} is made and deleted all the time")
 
 
@@ -137,48 +140,63 @@ class StreamKeeper:
         self._missing_since: float | None = None
 
     def ensure(self, js: JetStream) -> StreamInfo:
-        """Raises as ``ensure_stream`` does; StreamMissing also while we wait."""
+        """Raises as ``ensure_stream`` does; StreamMissing also while we wait.
+
+        Digests stay with us until their stream is mended. The other two are used as they are, if
+        they have our subjects: what ALARMS holds is not read any better later, and refusals must
+        not hold up digests. The stream watcher says what is wrong with them.
+        """
         now = time.monotonic()
         if self._create and js.stream_info(self.plan.name) is None:
             self._missing_since = self._missing_since or now
             if now - self._missing_since < MAKE_AGAIN_AFTER_S:
                 raise StreamMissing(f"stream {self.plan.name} was deleted; we make it again soon")
-        info = ensure_stream(js, self.plan, create=self._create)
+        info = _present(js, self.plan, create=self._create)
+        refusals = [
+            one.text
+            for one in findings(js, self.plan, info)
+            if one.verdict == "refuses" and (self.plan.role == "digests" or one.field == "subjects")
+        ]
+        if refusals:
+            raise StreamConflict("; ".join(refusals))
         self._missing_since = None
         return info
 
 
-def _check(js: JetStream, plan: StreamPlan, info: StreamInfo) -> None:
-    """Raises StreamConflict unless the stream keeps, and confirms, all that the plan is about."""
+def _absence(
+    js: JetStream, plan: StreamPlan, *, create: bool
+) -> StreamConflict | StreamMissing | None:
+    """Why a stream that is not there will not be; None if we can try to make it."""
+    if holders := _holders(js, plan.name, plan.subjects):
+        return StreamConflict(plan.for_its_domain(_remedy(plan, holders)))
+    if not create:
+        return StreamMissing(
+            f"there is no stream {plan.name}, and we may not create it. Create one that "
+            f"captures {', '.join(plan.subjects)}, or let us do it"
+        )
+    return None
+
+
+def _missing_subjects(js: JetStream, plan: StreamPlan, info: StreamInfo) -> str:
     missing = [
         subject
         for subject in plan.subjects
         if not any(covers(has, subject) for has in info.subjects)
     ]
-    if missing:
-        if holders := _holders(js, plan.name, missing):
-            raise StreamConflict(_remedy(plan.name, holders))
-        # What it has within ours would overlap with ours.
-        others = [s for s in info.subjects if not any(covers(ours, s) for ours in plan.subjects)]
-        wanted = ",".join([*others, *plan.subjects])
-        raise StreamConflict(
-            f"stream {plan.name} does not capture {', '.join(missing)}: add what is missing "
-            f"(nats stream edit {plan.name} --subjects '{wanted}'), or give us another stream"
-        )
-    retention = info.config.get("retention", "limits")
-    if retention != "limits":
-        raise StreamConflict(
-            f"stream {plan.name} has retention {retention}, which deletes messages that are needed "
-            "again after a crash: it must be limits. Make it anew, or give us another stream"
-        )
-    if info.config.get("no_ack"):
-        raise StreamConflict(
-            f"stream {plan.name} has no_ack set, so nobody learns what it has stored. Make it "
-            "anew without, or give us another stream"
-        )
+    if not missing:
+        return ""
+    if holders := _holders(js, plan.name, missing):
+        return _remedy(plan, holders)
+    # What it has within ours would overlap with ours.
+    others = [s for s in info.subjects if not any(covers(ours, s) for ours in plan.subjects)]
+    wanted = ",".join([*others, *plan.subjects])
+    return (
+        f"stream {plan.name} does not capture {', '.join(missing)}: add what is missing "
+        f"(nats stream edit {plan.name} --subjects '{wanted}'), or give us another stream"
+    )
 
 
-def _holders(js: JetStream, own: str, subjects: tuple[str, ...] | list[str]) -> dict[str, str]:
+def _holders(js: JetStream, own: str, subjects: Sequence[str]) -> dict[str, str]:
     """Other streams that capture some of these subjects, each with the first of them."""
     holders: dict[str, str] = {}
     for subject in subjects:
@@ -188,10 +206,42 @@ def _holders(js: JetStream, own: str, subjects: tuple[str, ...] | list[str]) -> 
     return holders
 
 
-def _remedy(own: str, holders: dict[str, str]) -> str:
+def _remedy(plan: StreamPlan, holders: dict[str, str]) -> str:
     held = ", ".join(f"stream {name} captures {subject}" for name, subject in holders.items())
+    first = next(iter(holders))
     return (
-        f"{held}, and stream {own} needs that: a subject can be in one stream only. Take it out "
-        f"there (nats stream edit {next(iter(holders))} --subjects …), delete that stream, or, if "
-        "it holds everything that is needed, give us its name"
+        f"{held}, and stream {plan.name} needs that: a subject can be in one stream only. Take it "
+        f"out there (nats stream edit {first} --subjects …), delete that stream (nats stream rm "
+        f"{first}), or, if it holds everything that is needed, give us its name ({plan.option} "
+        f"{first})"
     )
+
+
+def _ages(all_plans: Sequence[StreamPlan], infos: Mapping[Role, StreamInfo]) -> list[str]:
+    """Requests whose digests are gone already are answered again after a loss of the store: what
+    their stream holds is how a replay knows that it has published them."""
+    ages = {
+        plan.role: int(infos[plan.role].config.get("max_age") or 0)
+        if plan.role in infos
+        else plan.max_age_ns
+        for plan in all_plans
+    }
+    alarms, digests = ages.get("alarms", 0), ages.get("digests", 0)
+    if not digests or 0 < alarms <= digests:
+        return []
+    plan = next(plan for plan in all_plans if plan.role == "digests")
+    if plan.role in infos:
+        remedy = plan.for_its_domain(f"nats stream edit {plan.name} --max-age={age_text(alarms)}")
+    else:
+        remedy = f"{plan.limit_options}-age {age_text(alarms) if alarms else 'unlimited'}"
+    return [
+        f"stream {plan.name} has max_age {age_text(digests)}, less than the events stream: should "
+        f"the store be lost, older requests are answered again: {remedy}"
+    ]
+
+
+def _tell_unknown_fields(info: StreamInfo) -> None:
+    for name in unknown_fields(info.config):
+        if name not in _told:
+            _told.add(name)
+            log.info("stream %s has %s, which this version knows nothing of", info.name, name)

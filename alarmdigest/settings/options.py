@@ -17,6 +17,7 @@ from alarmdigest.nats.login import INBOX_PREFIX, Login
 from alarmdigest.settings.readers import (
     SPLIT_AUTO,
     HttpAddress,
+    age_limit,
     boolean,
     duration,
     http_address,
@@ -26,6 +27,7 @@ from alarmdigest.settings.readers import (
     positive,
     servers,
     size,
+    size_limit,
     split_size,
     start,
     stream_name,
@@ -38,6 +40,8 @@ MAX_SPLIT_BYTES = 64 * 1024 * 1024
 HEADER_ROOM_BYTES = 512
 HUNDRED_YEARS_NS = 100 * 365 * 86_400 * 10**9
 
+# How long streams keep messages.
+AGES = ("events_max_age", "digests_max_age", "rejected_max_age")
 # Durations that must not be zero.
 DURATIONS_FROM_ZERO = (
     *("checkpoint_interval", "connect_timeout", "connect_attempt_timeout"),
@@ -158,6 +162,31 @@ class Settings:
     no_create_streams: bool = flag("do not make streams that are missing: end with code 2 instead")
     stream_replicas: int = option(
         positive, "1", "N", "on how many servers of a cluster the streams that we make are kept"
+    )
+    events_max_age: int = option(
+        age_limit, "7d", "TIME", "how long the events stream, if we make it, keeps a message"
+    )
+    events_max_bytes: int = option(
+        size_limit,
+        "unlimited",
+        "SIZE",
+        "how much the events stream, if we make it, holds; an account or server with limits may "
+        "want a size",
+    )
+    digests_max_age: int = option(
+        age_limit, "7d", "TIME", "how long the digests stream, if we make it, keeps a digest"
+    )
+    digests_max_bytes: int = option(
+        size_limit, "unlimited", "SIZE", "how much the digests stream, if we make it, holds"
+    )
+    rejected_max_age: int = option(
+        age_limit, "7d", "TIME", "how long the stream of refused messages, if we make it, keeps one"
+    )
+    rejected_max_bytes: int = option(
+        size_limit,
+        "64MiB",
+        "SIZE",
+        "how much the stream of refused messages, if we make it, holds",
     )
     js_domain: str = option(js_domain, "", "NAME", "the JetStream domain to use, if not the own")
 
@@ -301,7 +330,7 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     streams = "events_stream", "digests_stream", "rejected_stream"
     if len({getattr(settings, name) for name in streams}) < len(streams):
         yield streams, "--events-stream, --digests-stream and --rejected-stream must differ"
-    for name in ("clock_skew", "retention", *DURATIONS_FROM_ZERO):
+    for name in ("clock_skew", "retention", *AGES, *DURATIONS_FROM_ZERO):
         if getattr(settings, name) > HUNDRED_YEARS_NS:
             yield (name,), f"{flag_of(name)} must be at most 100 years"
     if settings.workers > 1024:

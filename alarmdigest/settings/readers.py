@@ -11,6 +11,9 @@ from alarmdigest._ext import timestamps
 from alarmdigest.nats.connection import valid_subject
 
 SPLIT_AUTO = 0
+# What JetStream calls no limit: of a size, and of an age.
+NO_SIZE_LIMIT, NO_AGE_LIMIT = -1, 0
+NO_LIMIT = "unlimited"
 
 _DURATION_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _SIZE_UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
@@ -34,6 +37,26 @@ def size(text: str) -> int:
     if match is None or match[2].lower() not in _SIZE_UNITS:
         raise ValueError(f"{text!r} is no size; write it like 65536, 64KiB or 256MiB")
     return int(match[1]) * _SIZE_UNITS[match[2].lower()]
+
+
+def size_limit(text: str) -> int:
+    """A size from 1 KiB, or ``unlimited`` (-1)."""
+    if text == NO_LIMIT:
+        return NO_SIZE_LIMIT
+    found = size(text)
+    if not 1024 <= found < 2**63:
+        raise ValueError(f"{text!r} is no size from 1KiB, and not {NO_LIMIT}")
+    return found
+
+
+def age_limit(text: str) -> int:
+    """A duration from 1 s, or ``unlimited`` (0)."""
+    if text == NO_LIMIT:
+        return NO_AGE_LIMIT
+    found = duration(text)
+    if found < 10**9:
+        raise ValueError(f"{text!r} is no duration from 1s, and not {NO_LIMIT}")
+    return found
 
 
 def split_size(text: str) -> int:

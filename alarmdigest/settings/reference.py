@@ -24,9 +24,10 @@ from the strongest to the weakest:
 
 A variable that is empty counts as not set; for a login it also hides what weaker sources say.
 
-This shows what counts and where it comes from, secrets masked, also a login in a server's URL. It
-connects to nobody. If anything cannot be used, it says all that is wrong, and the exit code is 2;
-so does the service:
+This shows what counts and where it comes from, secrets masked, also a login in a server's URL. If
+it can reach the server, it looks at its version and [its streams](streams.md) as a start would, and
+changes nothing. If anything cannot be used, it says all that is wrong, and the exit code is 2; so
+does the service:
 
 ```console
 $ alarmdigest check-config

@@ -14,24 +14,36 @@ from alarmdigest.nats.login import noting
 from alarmdigest.settings import SECRETS, Effective, Settings
 from alarmdigest.settings.options import default_of
 from alarmdigest.text import printable
+from alarmdigest.tools.check_server import look_at_server
 from alarmdigest.tools.terminal import write_line
 
 MASK = "********"
 
 
 def check_config(effective: Effective, *, as_json: bool) -> int:
-    """Report on stdout, and what is wrong or unwise on stderr; the exit code."""
+    """Report on stdout, and what is wrong or unwise on stderr; the exit code.
+
+    Looks at the server, too, if it can be reached and nothing is wrong before that.
+    """
     warnings, problems = list(effective.warnings), list(effective.problems)
     with noting(problems):
         warnings += effective.settings.login.check()
+    server = None if problems else look_at_server(effective.settings)
+    if server is not None:
+        warnings += server.warnings
+        problems += server.problems
+        if server.reason and effective.settings.server and not as_json:
+            print(f"alarmdigest: no server was looked at: {server.reason}", file=sys.stderr)
     for line in (*(f"warning: {one}" for one in warnings), *problems):
         print(f"alarmdigest: {printable(line)}", file=sys.stderr)
-    if problems:
+    if problems or server is None:
         return exit_codes.USAGE
     rows = [(item.name, *_shown(item, effective)) for item in fields(Settings)]
     if as_json:
         found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
-        print(json.dumps({"settings": found, "warnings": warnings}, indent=2))
+        looked_at = {"url": server.server or None, "reason": server.reason or None}
+        told = {"settings": found, "server": looked_at, "warnings": warnings}
+        print(json.dumps(told, indent=2))
         return exit_codes.CLEAN
     rows = [(name, printable(value), printable(origin)) for name, value, origin in rows]
     name_width = max(len(name) for name, _, _ in rows)

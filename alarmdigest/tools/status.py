@@ -85,6 +85,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             ("data", _data(found)),
             ("mode", found["mode"] or "not known yet"),
             ("streams", ", ".join(found["streams"]) or "none"),
+            *_copies(found["stream_states"]),
             ("store", found["store"]),
             *((f"{name}/s", f"{rate:,.1f}") for name, rate in found["rates"].items()),
             ("behind", _behind(behind, found["mode"])),
@@ -189,3 +190,9 @@ def _checkpoints(checkpoint: dict[str, Any]) -> str:
 
 def _counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts.items() if count) or "none"
+
+
+def _copies(states: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """On how many servers each stream is kept, where that is known."""
+    texts = [f"{state['name']} {state['replicas']}" for state in states]
+    return [("replicas", ", ".join(texts))] if texts else []

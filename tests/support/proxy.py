@@ -50,6 +50,8 @@ class Proxy:
         self.port = 0
         self.connections = 0
         """How many have been accepted since the start."""
+        self.rewrite = (b"", b"")
+        """What the server says, and what the client hears instead; within one chunk."""
         self._server_port = server_port
         self._links: set[_Link] = set()
         self._cut_after: int | None = None
@@ -200,6 +202,8 @@ class Proxy:
         """Forward to EOF, and pass that on. ``link`` is given for the way to the client."""
         target.transport.set_write_buffer_limits(0)  # drain() waits until the kernel has it all
         while data := await source.read(CHUNK):
+            if link is not None and self.rewrite[0]:
+                data = data.replace(*self.rewrite)
             if self._delay:
                 await asyncio.sleep(self._delay)
             step = self._max_chunk or len(data)

@@ -1,0 +1,128 @@
+"""The three streams as we make them, and as `nats stream add` would."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from alarmdigest.nats.subjects import covers
+
+SECOND_NS = 10**9
+WEEK_NS = 7 * 86_400 * SECOND_NS
+UNLIMITED = -1
+# What nobody may ever look at must not fill the disk, nor a small account's quota.
+REJECTED_BYTES = 64 * 2**20
+
+Role: TypeAlias = Literal["alarms", "digests", "rejected"]
+ROLES: tuple[Role, ...] = ("alarms", "digests", "rejected")
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPlan:
+    """A stream as we would create it. Times in ns, 0 for ever; sizes in bytes, -1 = no limit.
+
+    ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. ``domain`` is
+    the JetStream domain, empty for the server's own.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    max_age_ns: int = WEEK_NS
+    max_bytes: int = UNLIMITED
+    duplicate_window_ns: int = 120 * SECOND_NS
+    replicas: int = 1
+    role: Role = "alarms"
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    domain: str = ""
+
+    def for_its_domain(self, text: str) -> str:
+        """The text with its commands of the nats tool as they must be given in this domain."""
+        if not self.domain:
+            return text
+        return re.sub(r"\bnats (stream|consumer) ", rf"nats --js-domain {self.domain} \1 ", text)
+
+    @property
+    def option(self) -> str:
+        """The option that gives us another stream instead."""
+        return {"alarms": "--events-stream"}.get(self.role, f"--{self.role}-stream")
+
+    @property
+    def limit_options(self) -> str:
+        """How the options for its limits begin."""
+        return self.option.removesuffix("stream") + "max"
+
+    def config(self) -> dict[str, Any]:
+        # JetStream wants the window to lie within the age.
+        window = min(self.duplicate_window_ns, self.max_age_ns or self.duplicate_window_ns)
+        return {
+            "name": self.name,
+            "subjects": list(self.subjects),
+            "storage": "file",
+            "retention": "limits",
+            "discard": "old",
+            "max_age": self.max_age_ns,
+            "max_bytes": self.max_bytes,
+            "max_msgs": UNLIMITED,
+            "duplicate_window": window,
+            "num_replicas": self.replicas,
+        }
+
+
+class Plans(NamedTuple):
+    alarms: StreamPlan
+    digests: StreamPlan
+    rejected: StreamPlan
+
+
+class Limits(NamedTuple):
+    """Age in ns, 0 for ever; size in bytes, -1 = no limit."""
+
+    max_age_ns: int = WEEK_NS
+    max_bytes: int = UNLIMITED
+
+
+DEFAULT_LIMITS = Limits()
+REJECTED_LIMITS = Limits(max_bytes=REJECTED_BYTES)
+
+
+def plans(
+    *,
+    event_subject: str = "AlarmStatusChanged",
+    request_subject: str = "SendAlarmDigest",
+    digest_subject: str = "AlarmDigest",
+    rejected_subject: str = "AlarmRejected",
+    alarms_stream: str = "ALARMS",
+    digests_stream: str = "ALARM_DIGESTS",
+    rejected_stream: str = "ALARM_REJECTED",
+    alarms: Limits = DEFAULT_LIMITS,
+    digests: Limits = DEFAULT_LIMITS,
+    rejected: Limits = REJECTED_LIMITS,
+    replicas: int = 1,
+    domain: str = "",
+) -> Plans:
+    """The three streams."""
+    inputs = [event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"]
+    # One subject below the other: JetStream refuses a stream whose own subjects overlap.
+    inputs = [
+        one for one in inputs if not any(covers(other, one) for other in inputs if other != one)
+    ]
+    captured = tuple(inputs)
+    shared = {
+        "replicas": replicas,
+        "inputs": captured,
+        "outputs": (digest_subject, rejected_subject),
+        "domain": domain,
+    }
+    return Plans(
+        _plan(alarms_stream, captured, alarms, "alarms", shared),
+        _plan(digests_stream, (digest_subject,), digests, "digests", shared),
+        _plan(rejected_stream, (rejected_subject,), rejected, "rejected", shared),
+    )
+
+
+def _plan(
+    name: str, subjects: tuple[str, ...], limits: Limits, role: Role, shared: dict[str, Any]
+) -> StreamPlan:
+    return StreamPlan(name, subjects, limits.max_age_ns, limits.max_bytes, role=role, **shared)
