@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import select
+import signal
 import stat
 import threading
 import time
@@ -38,7 +39,12 @@ def read(file: Path, limit: int) -> bytes:
             return opened.read(limit)
     with _lock:
         if file not in _kept:
-            _kept[file] = _drain(file, limit)
+            # At the start they are held back, see entry.py, but nobody waits here against his will.
+            before = signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM, signal.SIGINT))
+            try:
+                _kept[file] = _drain(file, limit)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return _kept[file]
 
 

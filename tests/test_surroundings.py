@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,27 @@ def test_a_signal_before_there_is_a_handler_waits_for_it(
         else:
             assert service.wait() == 0
             assert "Traceback" not in service.log
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, -15), (signal.SIGINT, 1)])
+def test_nobody_waits_for_a_silent_pipe_against_his_will(
+    number: signal.Signals, code: int, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "secret", 0o600)
+    options = ["--user", "u", "--password-file", str(tmp_path / "secret")]
+    with Surrounded("nats://127.0.0.1:1", options=options) as service:
+        eventually(lambda: has_open(service, tmp_path / "secret"), what="it to be opened")
+        service.process.send_signal(number)
+        assert service.wait(8) == code
+        assert "Traceback" not in service.log
+
+
+def has_open(service: Surrounded, file: Path) -> bool:
+    for link in Path(f"/proc/{service.process.pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if os.readlink(link) == str(file):
+                return True
+    return False
 
 
 def test_a_command_for_people_ends_at_once_by_a_signal() -> None:
