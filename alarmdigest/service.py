@@ -60,7 +60,7 @@ from alarmdigest.refusals import RefusalDesk
 from alarmdigest.routing import BUCKETS
 from alarmdigest.settings import Settings
 from alarmdigest.setup import Found, NotReachable, look_at_server, plans_of
-from alarmdigest.store.base import Store, StoreDamaged
+from alarmdigest.store.base import UNKNOWN_NS, Store, StoreDamaged
 from alarmdigest.threads import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
 from alarmdigest.worker import Worker
 
@@ -241,6 +241,8 @@ class Service:
         )
         if last is not None:
             router.arrival_ns = last.arrival_ns
+            place = last.position
+            router.stepped_back_ns = UNKNOWN_NS if place is None else place.stepped_back_ns
         feed: Feed
         if found.mode == "stream":
             feed = StreamFeed(

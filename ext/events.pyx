@@ -43,11 +43,14 @@ EVENT_SIDS = (1, 2)
 REQUEST_SIDS = (3, 4)
 # What a pull consumer delivers, on the original subjects, and the statuses of its pulls.
 STREAM_SID = 4000
+# Answers to what is asked while a consumer delivers: only of these the body is handed on.
+ANSWER_SID = 4001
 
 cdef enum:
     LAST_EVENT_SID = 2
     LAST_REQUEST_SID = 4
     THE_STREAM_SID = 4000
+    THE_ANSWER_SID = 4001
     KEEP_BYTES = 1024 * 1024
 
 cdef object loads = orjson.loads
@@ -88,8 +91,9 @@ cdef inline int status_of(Span text) noexcept:
 
 
 cdef inline bytes text_of_frame(int kind, Frame* frame):
-    """What stands behind INFO or -ERR, the headers of a status; nothing for the others."""
-    if kind == FRAME_INFO or kind == FRAME_ERR:
+    """What stands behind INFO or -ERR, the headers of a status, an answer; else nothing."""
+    if kind == FRAME_INFO or kind == FRAME_ERR or (
+            kind == FRAME_MSG and frame.sid == THE_ANSWER_SID):
         return PyBytes_FromStringAndSize(<const char*> frame.payload.data, frame.payload.length)
     if kind == FRAME_HMSG:
         return PyBytes_FromStringAndSize(<const char*> frame.headers.data, frame.headers.length)
@@ -205,6 +209,12 @@ cdef class Router:
 
     ``sequence`` and ``timestamp_ns`` tell the last message of a stream that was routed, ``pending``
     how many the stream holds behind it, ``delivered`` how many its consumer has sent us.
+
+    A stream may have to be read again by books that know it already. Its events merge to what is
+    there; its requests were answered, and would get what came since then. So those that may have
+    been read before (see ``begin_reread``) are counted in ``not_answered`` and not routed, and such
+    events count as having arrived when the stream stored them. ``stepped_back_ns`` is how far, at
+    most, a message's time was behind that of an earlier one.
     """
 
     cdef Buffer* batches
@@ -218,9 +228,20 @@ cdef class Router:
     cdef bytes event_subject
     cdef bytes request_subject
     cdef uint64_t consumer_seq
-    cdef bint gaps_are_deletions
     cdef bint in_stream
+    cdef bint place_known
+    cdef bint read_before
+    cdef uint64_t gap_first
+    cdef uint64_t gap_last
+    cdef uint64_t gap_count
+    cdef int64_t message_arrival_ns
     cdef public int64_t arrival_ns
+    cdef public int64_t stepped_back_ns
+    cdef readonly uint64_t reread_seq
+    cdef readonly int64_t reread_ns
+    cdef readonly int64_t reread_stepped_back_ns
+    cdef int64_t reread_newest_ns
+    cdef readonly uint64_t not_answered
     cdef readonly uint64_t sequence
     cdef readonly int64_t timestamp_ns
     cdef public uint64_t pending
@@ -302,8 +323,9 @@ cdef class Router:
                     if drop:
                         self.drop(&frame)
                     else:
-                        self.in_stream = False
+                        self.in_stream = self.read_before = False
                         self.arrival_ns = max(self.arrival_ns + 1, self.now_ns)
+                        self.message_arrival_ns = self.arrival_ns
                         if frame.sid <= LAST_EVENT_SID:
                             self.route_event(&frame)
                         else:
@@ -336,19 +358,34 @@ cdef class Router:
             self.other = []
         return taken
 
-    def begin_deliveries(
-        self, uint64_t after, bint gaps_are_deletions=True, uint64_t pending=0
-    ) -> None:
-        """A new consumer delivers from now on; what is at or before sequence ``after`` is known
-        (0: nothing is, and it may begin anywhere). So many messages are ``pending``.
-
-        Where ``gaps_are_deletions``, sequences that it skips are counted as deleted: not so when
-        the consumer filters.
+    def begin_deliveries(self, uint64_t after, uint64_t pending=0) -> None:
+        """A new consumer delivers from now on, all subjects of the stream; what is at or before
+        sequence ``after`` is known. So many messages are ``pending``. Sequences that it skips are
+        counted as deleted.
         """
         self.consumer_seq = 0
+        self.place_known = True
         self.sequence = after
         self.pending = pending
-        self.gaps_are_deletions = gaps_are_deletions
+
+    def begin_reread(
+        self, uint64_t sequence, int64_t timestamp_ns, int64_t stepped_back_ns
+    ) -> None:
+        """What is at or before both of these may have been read before, whatever its sequence was
+        then; unless its time is further behind that of an earlier message than any was then."""
+        self.reread_seq = sequence
+        self.reread_ns = timestamp_ns
+        self.reread_stepped_back_ns = stepped_back_ns
+        self.reread_newest_ns = 0
+
+    def take_gap(self) -> tuple | None:
+        """``(first, last, count)``: the sequences that deliveries have skipped since the last call,
+        from the first to the last of them; None if there were none."""
+        if self.gap_count == 0:
+            return None
+        gap = (self.gap_first, self.gap_last, self.gap_count)
+        self.gap_count = 0
+        return gap
 
     def set_position(self, uint64_t sequence, int64_t timestamp_ns) -> None:
         """The last message that is known, also from an earlier run of the service."""
@@ -369,18 +406,42 @@ cdef class Router:
         if place.stream_seq <= self.sequence:
             self.redelivered += 1
             return 0
-        if self.gaps_are_deletions and self.sequence > 0:
-            self.deleted += place.stream_seq - self.sequence - 1
+        if self.place_known and place.stream_seq > self.sequence + 1:
+            self.note_gap(place.stream_seq)
         self.sequence = place.stream_seq
         self.timestamp_ns = <int64_t> place.timestamp_ns
-        self.arrival_ns = max(self.arrival_ns + 1, self.timestamp_ns)
+        self.read_before = self.sequence <= self.reread_seq and self.may_be_known()
         self.in_stream = True
         if lies_in(frame.subject, self.event_subject):
+            self.arrive()
             return self.route_event(frame)
         if lies_in(frame.subject, self.request_subject):
+            self.arrive()
             return self.route_request(frame)
         self.foreign += 1
         return 0
+
+    cdef bint may_be_known(self) noexcept:
+        """Whether a message of the part that is read again may have been read before."""
+        cdef int64_t behind_ns = self.reread_newest_ns - self.timestamp_ns
+        self.reread_newest_ns = max(self.reread_newest_ns, self.timestamp_ns)
+        return self.timestamp_ns <= self.reread_ns and behind_ns <= self.reread_stepped_back_ns
+
+    cdef void note_gap(self, uint64_t next_seq) noexcept:
+        if self.gap_count == 0:
+            self.gap_first = self.sequence + 1
+        self.gap_last = next_seq - 1
+        self.gap_count += next_seq - self.sequence - 1
+        self.deleted += next_seq - self.sequence - 1
+
+    cdef void arrive(self) noexcept:
+        """The arrival of a stream's message: its own, also when it comes for a second time."""
+        if self.read_before:
+            self.message_arrival_ns = self.timestamp_ns
+        else:
+            self.stepped_back_ns = max(self.stepped_back_ns, self.arrival_ns - self.timestamp_ns)
+            self.arrival_ns = max(self.arrival_ns + 1, self.timestamp_ns)
+            self.message_arrival_ns = self.arrival_ns
 
     cdef void drop(self, Frame* frame) noexcept:
         if frame.sid <= LAST_EVENT_SID:
@@ -436,6 +497,9 @@ cdef class Router:
     cdef int append_request(self, object user, Span user_id) except -1:
         cdef uint64_t origin[2]
         cdef Span rest
+        if self.read_before:
+            self.not_answered += 1
+            return 0
         rest.data = <const uint8_t*> origin
         rest.length = 0
         if self.in_stream:
@@ -474,13 +538,13 @@ cdef class Router:
         cdef RoutedRecord* record
         if not buffer_reserve(batch, padded(length)):
             raise MemoryError("no memory for another message")
-        if time_ns > self.arrival_ns + self.skew_ns:
-            time_ns = self.arrival_ns + self.skew_ns
+        if time_ns > self.message_arrival_ns + self.skew_ns:
+            time_ns = self.message_arrival_ns + self.skew_ns
             self.clamped += 1
         record = <RoutedRecord*> (batch.data + batch.used)
         memset(record, 0, sizeof(RoutedRecord))
         record.time_ns = time_ns
-        record.arrival_ns = self.arrival_ns
+        record.arrival_ns = self.message_arrival_ns
         record.user_len = <uint16_t> user_id.length
         record.alarm_len = <uint16_t> alarm_id.length
         record.kind = <uint8_t> kind

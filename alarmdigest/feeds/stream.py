@@ -9,9 +9,10 @@ import time
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from alarmdigest._ext import events
+from alarmdigest._ext import events, timestamps
 from alarmdigest._ext.events import Router
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.feeds.gaps import Gaps
 from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.answers import StreamInfo, bad_answer
@@ -19,7 +20,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
-from alarmdigest.store.base import Position
+from alarmdigest.store.base import Position, Reread
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,9 @@ class StreamFeed(Feed):
         self._delete = b""
         self._heard_at = 0.0
         self._delivered_at = 0.0
+        self._reread_is_on = False
+        self._not_answered_before = 0
+        self.gaps = Gaps(plan.name)
         self.counters = FeedCounters()
         self._missing = LimitedLog(log, logging.ERROR)
 
@@ -97,30 +101,28 @@ class StreamFeed(Feed):
         self._kept = self.position(router)
         jetstream = JetStream(connection, domain=self._domain)
         info = self._keeper.ensure(jetstream)
-        beginning = where_to_start(jetstream, info, self._kept, self._start)
-        name = f"alarmdigest-{secrets.token_hex(8)}"
-        whole = set(info.subjects) == set(self._plan.subjects)
-        made = jetstream.create_consumer(
-            self._plan.name,
-            name=name,
-            start=beginning.at,
-            filter_subjects=[] if whole else list(self._plan.subjects),
-            inactive_s=CONSUMER_INACTIVE_S,
+        beginning = where_to_start(
+            jetstream, info, self._kept, self._start, newest_ns=router.arrival_ns
         )
-        place = self._place_before(jetstream, info, beginning, made)
+        name = f"alarmdigest-{secrets.token_hex(8)}"
+        # All subjects, also where the stream has others than ours: with a filter nobody can tell
+        # what it leaves out from what is deleted. (And nats-server 2.9 has no such filters.)
+        made = jetstream.create_consumer(
+            self._plan.name, name=name, start=beginning.at, inactive_s=CONSUMER_INACTIVE_S
+        )
+        place = self._place_before(jetstream, info, beginning, made, router.stepped_back_ns)
         jetstream.close()
-        self._note(beginning)
+        self._note(beginning, place)
         # A number from here on, whatever the beginning was: it is the same one after a restart,
         # also if nothing comes until then.
         self._kept = place
         self._created = info.created
-        router.begin_deliveries(
-            place.sequence,
-            gaps_are_deletions=whole,
-            pending=int(made.get("num_pending", 0)),
-        )
+        router.begin_deliveries(place.sequence, pending=int(made.get("num_pending", 0)))
         router.set_position(place.sequence, place.timestamp_ns)
+        router.begin_reread(*(place.reread or (0, 0, 0)))
+        self._reread_is_on = place.sequence < router.reread_seq
         prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
+        self.gaps.opened(connection, prefix)
         self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}".encode()
         self._forget_consumer(connection)
         self._delete = f"{prefix}.CONSUMER.DELETE.{self._plan.name}.{name}".encode()
@@ -133,27 +135,50 @@ class StreamFeed(Feed):
         self.turn(connection, router, pause=False)
 
     def _place_before(
-        self, jetstream: JetStream, info: StreamInfo, beginning: Start, made: dict[str, Any]
+        self,
+        jetstream: JetStream,
+        info: StreamInfo,
+        beginning: Start,
+        made: dict[str, Any],
+        stepped_back_ns: int,
     ) -> Position:
         """The last message that the consumer passes over. Raises ConnectionLost if the stream is
         not the one any more that the beginning was found in: its numbers mean nothing there."""
         now = jetstream.stream_info(info.name)
-        if now is None or now.created != info.created:
+        if now is None or now.created != info.created or now.last_seq < info.last_seq:
             raise ConnectionLost(f"stream {info.name} was made anew while we looked at it")
         try:
             sequence = int(made["delivered"]["stream_seq"])
         except (KeyError, TypeError, ValueError) as error:
             raise bad_answer(made) from error
         timestamp_ns = jetstream.message_time_ns(info.name, sequence) if sequence else 0
+        kept = self._kept
         if timestamp_ns is None:  # deleted: what follows must not be older than the one we know
-            known = self._kept is not None and beginning.kind in ("continues", "rolled_back")
-            timestamp_ns = self._kept.timestamp_ns if known and self._kept is not None else 0
-        return Position(info.name, info.created, sequence, timestamp_ns)
+            goes_on = kept is not None and beginning.kind == "continues"
+            timestamp_ns = kept.timestamp_ns if goes_on and kept is not None else 0
+        reread = kept.reread if kept is not None else None  # one that goes on
+        if (last := beginning.last_known) is not None:
+            reread = Reread(*last, stepped_back_ns)
+        return Position(info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread)
 
-    def _note(self, beginning: Start) -> None:
+    def _note(self, beginning: Start, place: Position) -> None:
+        """Say and count what the beginning is like; called once the consumer is there."""
         alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
         log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
-        self.counters.gone += beginning.gone
+        if beginning.last_known is not None:
+            sequence, time_ns = beginning.last_known
+            log.warning(
+                "%s: what was read before is read again, up to message %d at most; requests in it "
+                "that are not newer than %s are not answered again",
+                self._plan.name,
+                sequence,
+                timestamps.to_text(time_ns),
+            )
+        gone = beginning.gone
+        if beginning.kind == "continues" and self._kept is not None:
+            # The stream may have deleted more until the consumer was there.
+            gone = max(gone, place.sequence - self._kept.sequence)
+        self.counters.gone += gone
         self.counters.rolled_back += beginning.kind == "rolled_back"
         self.counters.made_anew += beginning.kind == "new_stream"
 
@@ -170,12 +195,28 @@ class StreamFeed(Feed):
             self._heard_at = now  # nothing is asked for, so nothing needs to come
         elif now - self._heard_at > HEARTBEAT_S * HEARTBEATS_MISSED:
             raise ConnectionLost(f"{connection.url}: no heartbeat of the consumer")
+        self.gaps.turn(connection, router.take_gap())
+        if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
+            self._end_reread(router)
         if pause:
             return
         most = max(1, ALL_PULLS_BYTES // self._pull_bytes) * PULL_MESSAGES
         while on_their_way <= most - PULL_MESSAGES:
             self._pull(connection)
             on_their_way += PULL_MESSAGES
+
+    def _end_reread(self, router: Router) -> None:
+        self._reread_is_on = False
+        count = router.not_answered - self._not_answered_before
+        self._not_answered_before = router.not_answered
+        log.log(
+            logging.ERROR if count else logging.INFO,
+            "%s: what may have been read before ends with message %d; %d requests among it were "
+            "not answered again: what is due comes with the next request of each user",
+            self._plan.name,
+            router.sequence,
+            count,
+        )
 
     def _on_their_way(self, router: Router) -> int:
         return self._asked - self._returned - (router.delivered - self._delivered_before)
@@ -193,6 +234,7 @@ class StreamFeed(Feed):
     def status(self, headers: bytes, router: Router) -> None:
         match = re.match(rb"NATS/1\.0 (\d{3}) ?([^\r]*)", headers)
         if match is None:
+            self.gaps.answered(headers)
             return
         code, text = int(match[1]), match[2].decode("ascii", "replace")
         now = self._heard_at = time.monotonic()
@@ -231,9 +273,20 @@ class StreamFeed(Feed):
     def position(self, router: Router) -> Position | None:
         if router.sequence == 0:
             return self._kept
-        return Position(self._plan.name, self._created, router.sequence, router.timestamp_ns)
+        reread = None
+        if router.sequence < router.reread_seq:
+            reread = Reread(router.reread_seq, router.reread_ns, router.reread_stepped_back_ns)
+        return Position(
+            self._plan.name,
+            self._created,
+            router.sequence,
+            router.timestamp_ns,
+            router.stepped_back_ns,
+            reread,
+        )
 
     def lost(self, reason: NatsError) -> None:
+        self.gaps.flush()
         if isinstance(reason, StreamMissing):
             self._missing("nothing keeps what is published now", reason=reason)
         else:

@@ -138,6 +138,10 @@ class ServiceCollector:
             "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
             "known_again": "Deliveries of messages that had been routed already; passed over.",
             "foreign": "Messages in the stream on subjects that are not ours; passed over.",
+            "expired_unread": "Of the deleted ones, those that lay before the stream's first "
+            "message when it was asked: a limit or a purge removed them.",
+            "requests_not_answered_again": "Requests that were read for a second time, since the "
+            "stream was put back or is another one.",
         }
         values = {
             "deleted": router.deleted,
@@ -145,6 +149,8 @@ class ServiceCollector:
             "delivery_gaps": listener.delivery_gaps,
             "known_again": router.redelivered,
             "foreign": router.foreign,
+            "expired_unread": feed.gaps.expired,
+            "requests_not_answered_again": router.not_answered,
         }
         for name, text in texts.items():
             yield CounterMetricFamily(f"alarmdigest_stream_{name}", text, value=values[name])
