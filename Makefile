@@ -9,13 +9,16 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
 
 test: build  ## run all tests, the linters among them
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+test-versions: build  ## run the service on servers from the oldest that it supports on: 2 minutes
+	$(BIN)/python -m pytest -m versions -q $(ARGS)
 
 test-long: build  ## run all tests with many more generated cases: about half an hour
 	ALARMDIGEST_TEST_LONG=1 $(BIN)/python -m pytest --timeout=3600 $(ARGS)

@@ -3,7 +3,6 @@ was answered is not answered again out of a newer state, and a new one is answer
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import orjson
@@ -20,7 +19,7 @@ from support.streams import (
     INPUTS,
     MADE_ANEW,
     ROLLED_BACK,
-    Saved,
+    SavedAlarms,
     add,
     bodies,
     delete,
@@ -57,18 +56,6 @@ def assert_digests(bus: Bus, service: ServiceProcess, *wanted: list[str]) -> Non
     else was published before it."""
     eventually(lambda: last_of(bus, DIGESTS) >= len(wanted), what=f"{wanted}; {service.log}")
     assert digests(bus) == list(wanted), service.log
-
-
-class SavedAlarms(Saved):
-    """Of the server's directory the stream ALARMS alone."""
-
-    def put_back(self) -> None:
-        self._server.stop()
-        [now] = self._server.store.glob(f"*/streams/{ALARMS}")
-        [then] = self._copy.glob(f"*/streams/{ALARMS}")
-        shutil.rmtree(now)
-        shutil.copytree(then, now)
-        self._server.start()
 
 
 @pytest.fixture

@@ -11,13 +11,7 @@ import logging
 import time
 from typing import NamedTuple
 
-import orjson
-
-from alarmdigest._ext.events import ANSWER_SID
 from alarmdigest.logs import Fields
-from alarmdigest.nats.answers import read_stream_info
-from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import BadAnswer
 
 log = logging.getLogger(__name__)
 
@@ -39,47 +33,32 @@ class Gaps:
 
     def __init__(self, stream: str) -> None:
         self._stream = stream
-        self._request = b""
         self._gap: Gap | None = None
         self._asked_at: float | None = None
         self._report_at = 0.0
         self.expired = 0
 
-    def opened(self, connection: Connection, prefix: str) -> None:
-        """A new connection; ``prefix`` is that of JetStream's subjects."""
-        self.flush()
-        inbox = connection.new_inbox()
-        connection.send(f"SUB {inbox} {ANSWER_SID}\r\n".encode())
-        self._request = f"PUB {prefix}.STREAM.INFO.{self._stream} {inbox} 0\r\n\r\n".encode()
-
-    def turn(self, connection: Connection, gap: tuple[int, int, int] | None) -> None:
-        """Called after every read, with what it found missing."""
+    def turn(self, gap: tuple[int, int, int] | None) -> bool:
+        """Call it after every read, with what the router found missing. Whether the stream is now
+        to be asked for its first sequence: the answer goes to ``answered``."""
         if gap is not None:
             found = Gap(*gap)
             before = self._gap or found._replace(missing=0)
             self._gap = Gap(before.first, found.last, before.missing + found.missing)
         if self._gap is None:
-            return
+            return False
         now = time.monotonic()
-        if self._asked_at is None and now >= self._report_at:
-            self._asked_at = now
-            connection.send(self._request)
-        elif self._asked_at is not None and now - self._asked_at > ANSWER_WITHIN_S:
-            self._report(None)
-
-    def answered(self, text: bytes) -> None:
         if self._asked_at is None:
-            return
-        try:
-            self._report(read_stream_info(orjson.loads(text)).first_seq)
-        except (ValueError, BadAnswer):
-            self._report(None)
+            if now < self._report_at:
+                return False
+            self._asked_at = now
+            return True
+        if now - self._asked_at > ANSWER_WITHIN_S:
+            self.answered(None)
+        return False
 
-    def flush(self) -> None:
-        """Report what has not been reported: no answer will come any more."""
-        self._report(None)
-
-    def _report(self, stream_begins_at: int | None) -> None:
+    def answered(self, stream_begins_at: int | None) -> None:
+        """Report what was found missing; None: no answer, and none will come any more."""
         gap, self._gap, self._asked_at = self._gap, None, None
         if gap is None:
             return

@@ -6,8 +6,11 @@ import logging
 import re
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+import orjson
 
 from alarmdigest._ext import events, timestamps
 from alarmdigest._ext.events import Router
@@ -15,9 +18,9 @@ from alarmdigest.feeds.feed import Feed
 from alarmdigest.feeds.gaps import Gaps
 from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.logs import Fields, LimitedLog
-from alarmdigest.nats.answers import StreamInfo, bad_answer
+from alarmdigest.nats.answers import StreamInfo, bad_answer, read_stream_info
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError, StreamMissing
+from alarmdigest.nats.errors import BadAnswer, ConnectionLost, NatsError, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
 from alarmdigest.store.base import Position, Reread
@@ -80,6 +83,7 @@ class StreamFeed(Feed):
         self._kept = position
         self.place_is_fleeting = position is None and start == "new"
         self._created = position.created if position is not None else ""
+        self._look = b""
         self._next = b""
         self._inbox = b""
         self._asked = 0  # messages, in all pulls of this connection
@@ -122,7 +126,10 @@ class StreamFeed(Feed):
         router.begin_reread(*(place.reread or (0, 0, 0)))
         self._reread_is_on = place.sequence < router.reread_seq
         prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
-        self.gaps.opened(connection, prefix)
+        self.gaps.answered(None)
+        answers = connection.new_inbox()
+        connection.send(f"SUB {answers} {events.ANSWER_SID}\r\n".encode())
+        self._look = f"PUB {prefix}.STREAM.INFO.{self._plan.name} {answers} 0\r\n\r\n".encode()
         self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}".encode()
         self._forget_consumer(connection)
         self._delete = f"{prefix}.CONSUMER.DELETE.{self._plan.name}.{name}".encode()
@@ -195,7 +202,8 @@ class StreamFeed(Feed):
             self._heard_at = now  # nothing is asked for, so nothing needs to come
         elif now - self._heard_at > HEARTBEAT_S * HEARTBEATS_MISSED:
             raise ConnectionLost(f"{connection.url}: no heartbeat of the consumer")
-        self.gaps.turn(connection, router.take_gap())
+        if self.gaps.turn(router.take_gap()):
+            connection.send(self._look)
         if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
             self._end_reread(router)
         if pause:
@@ -234,7 +242,8 @@ class StreamFeed(Feed):
     def status(self, headers: bytes, router: Router) -> None:
         match = re.match(rb"NATS/1\.0 (\d{3}) ?([^\r]*)", headers)
         if match is None:
-            self.gaps.answered(headers)
+            with suppress(ValueError, BadAnswer):
+                self.gaps.answered(read_stream_info(orjson.loads(headers)).first_seq)
             return
         code, text = int(match[1]), match[2].decode("ascii", "replace")
         now = self._heard_at = time.monotonic()
@@ -286,7 +295,7 @@ class StreamFeed(Feed):
         )
 
     def lost(self, reason: NatsError) -> None:
-        self.gaps.flush()
+        self.gaps.answered(None)
         if isinstance(reason, StreamMissing):
             self._missing("nothing keeps what is published now", reason=reason)
         else:

@@ -20,7 +20,7 @@ import pytest
 
 #: The oldest that the service supports, some in between whose ``created`` of a stream drifts, and
 #: one for each step of what servers have learnt. The newest is the one beside the interpreter.
-OLDEST = "2.9.25"
+OLDEST = "2.9.4"
 BETWEEN = ("2.10.26", "2.12.4", "2.14.4")
 OLDER_SERVERS = (OLDEST, *BETWEEN)
 
