@@ -45,7 +45,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("events_stream", "digests_stream", "rejected_stream", "start"),
         *("no_create_streams", "stream_replicas", "js_domain"),
     ),
-    "digests": ("retention", "clock_skew", "publish_empty", "split_size"),
+    "digests": ("retention", "clock_skew", "accept_clock_step", "publish_empty", "split_size"),
     "times and limits": (
         *("checkpoint_interval", "connect_timeout", "ping_interval", "drain_timeout"),
         "backlog_limit",

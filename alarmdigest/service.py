@@ -41,8 +41,9 @@ from collections.abc import Callable
 
 import mmh3
 
+from alarmdigest._ext import timestamps
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.events import DAY_NS, Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest.checkpoint import Checkpointer
 from alarmdigest.confirmations.pongs import PongWindow
@@ -240,7 +241,7 @@ class Service:
             request_subject=settings.request_subject.encode(),
         )
         if last is not None:
-            router.arrival_ns = last.arrival_ns
+            router.arrival_ns = arrival_at_start(last.arrival_ns, settings)
             place = last.position
             router.stepped_back_ns = UNKNOWN_NS if place is None else place.stepped_back_ns
         feed: Feed
@@ -254,7 +255,10 @@ class Service:
             )
         else:
             feed = CoreFeed(
-                settings.event_subject, settings.request_subject, settings.drain_timeout / 1e9
+                settings.event_subject,
+                settings.request_subject,
+                settings.drain_timeout / 1e9,
+                accept_clock_step=settings.accept_clock_step,
             )
         return Listener(
             self._listener_link,
@@ -381,6 +385,18 @@ def not_reachable(link: Link) -> NotReachable:
     if link.connections:
         return NotReachable(f"NATS is there, but does not do what is needed: {link.last_error}")
     return NotReachable(f"cannot connect to NATS: {link.last_error}")
+
+
+def arrival_at_start(stored_ns: int, settings: Settings) -> int:
+    """The arrival clock as the store has it; our clock, where that is to be accepted instead."""
+    now_ns = time.time_ns()
+    if stored_ns <= now_ns + DAY_NS or not settings.accept_clock_step:
+        return stored_ns
+    log.warning(
+        "the store's arrival clock is set back to ours, as --accept-clock-step says:%s",
+        Fields(store=timestamps.to_text(stored_ns), clock=timestamps.to_text(now_ns)),
+    )
+    return now_ns
 
 
 def load_books(store: Store, books: list[AlarmBook]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.events import DAY_NS
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NatsError, StreamConflict, StreamMissing
@@ -97,6 +100,8 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
             replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
             room = min(room, _message_limit(digests) - HEADER_ROOM_BYTES)
         jetstream.close()
+    if mode == "core":
+        _check_clock(settings, last)
     content = {
         "clock_skew": settings.clock_skew,
         "retention": settings.retention,
@@ -123,6 +128,19 @@ def _check_store(settings: Settings, last: Checkpoint | None) -> None:
             f"--mode core: the store in {settings.data_dir} goes on at a place in the stream "
             f"{position.stream}; use --mode stream, or another --data-dir"
         )
+
+
+def _check_clock(settings: Settings, last: Checkpoint | None) -> None:
+    """Raises SettingsError where the store has seen a later time than ours, by over a day: we would
+    stay there until our clock has come so far."""
+    now_ns = time.time_ns()
+    if last is None or settings.accept_clock_step or last.arrival_ns <= now_ns + DAY_NS:
+        return
+    raise SettingsError(
+        f"our clock says {timestamps.to_text(now_ns)}, and the store in {settings.data_dir} has "
+        f"seen {timestamps.to_text(last.arrival_ns)}: one of both is wrong. Set our clock right; "
+        "if it is right, start once with --accept-clock-step"
+    )
 
 
 def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url: str) -> str:

@@ -53,6 +53,11 @@ cdef enum:
     THE_ANSWER_SID = 4001
     KEEP_BYTES = 1024 * 1024
 
+# A clock that is wrong by more than this is reported.
+DAY_NS = 86_400 * 10**9
+
+cdef int64_t A_DAY_NS = DAY_NS
+
 cdef object loads = orjson.loads
 cdef object DecodeError = orjson.JSONDecodeError
 cdef str ALARM_ID = "AlarmID"
@@ -214,7 +219,8 @@ cdef class Router:
     there; its requests were answered, and would get what came since then. So those that may have
     been read before (see ``begin_reread``) are counted in ``not_answered`` and not routed, and such
     events count as having arrived when the stream stored them. ``stepped_back_ns`` is how far, at
-    most, a message's time was behind that of an earlier one.
+    most, a message's time was behind that of an earlier one; ``arrival_steps`` how often one was
+    more than a day ahead of both our clock and all earlier ones.
     """
 
     cdef Buffer* batches
@@ -237,6 +243,7 @@ cdef class Router:
     cdef int64_t message_arrival_ns
     cdef public int64_t arrival_ns
     cdef public int64_t stepped_back_ns
+    cdef readonly uint64_t arrival_steps
     cdef readonly uint64_t reread_seq
     cdef readonly int64_t reread_ns
     cdef readonly int64_t reread_stepped_back_ns
@@ -439,6 +446,8 @@ cdef class Router:
         if self.read_before:
             self.message_arrival_ns = self.timestamp_ns
         else:
+            if self.timestamp_ns > max(self.arrival_ns, self.now_ns) + A_DAY_NS:
+                self.arrival_steps += 1
             self.stepped_back_ns = max(self.stepped_back_ns, self.arrival_ns - self.timestamp_ns)
             self.arrival_ns = max(self.arrival_ns + 1, self.timestamp_ns)
             self.message_arrival_ns = self.arrival_ns

@@ -255,5 +255,7 @@ def test_a_stream_and_its_clock_that_went_back_leave_old_requests_unanswered(
     wait_until_read(service, 4)
     saved.put_back()
     eventually(lambda: service.metric(ROLLED_BACK) == 2, what="the roll-back to be seen")
+    wait_until_read(service, 3)
+    assert service.metric(NOT_ANSWERED) == 1
     store_all(bus, [ASK])
     assert_digests(bus, service, ["a"], ["b", "c"])

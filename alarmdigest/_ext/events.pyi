@@ -7,6 +7,7 @@ REQUEST_SIDS: tuple[int, int]
 
 STREAM_SID: int
 ANSWER_SID: int
+DAY_NS: int
 
 class DeliveryGap(ValueError): ...
 
@@ -45,6 +46,8 @@ class Router:
     arrival_ns: int
     stepped_back_ns: int
     pending: int
+    @property
+    def arrival_steps(self) -> int: ...
     @property
     def reread_seq(self) -> int: ...
     @property

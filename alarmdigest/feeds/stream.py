@@ -14,6 +14,7 @@ import orjson
 
 from alarmdigest._ext import events, timestamps
 from alarmdigest._ext.events import Router
+from alarmdigest.feeds.clock import ArrivalWatch
 from alarmdigest.feeds.feed import Feed
 from alarmdigest.feeds.gaps import Gaps
 from alarmdigest.feeds.where_to_start import Start, where_to_start
@@ -97,6 +98,7 @@ class StreamFeed(Feed):
         self._delivered_at = 0.0
         self._reread_is_on = False
         self._not_answered_before = 0
+        self._arrivals = ArrivalWatch()
         self.gaps = Gaps(plan.name)
         self.counters = FeedCounters()
         self._missing = LimitedLog(log, logging.ERROR)
@@ -202,6 +204,7 @@ class StreamFeed(Feed):
             self._heard_at = now  # nothing is asked for, so nothing needs to come
         elif now - self._heard_at > HEARTBEAT_S * HEARTBEATS_MISSED:
             raise ConnectionLost(f"{connection.url}: no heartbeat of the consumer")
+        self._arrivals.turn(router.arrival_ns)
         if self.gaps.turn(router.take_gap()):
             connection.send(self._look)
         if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):

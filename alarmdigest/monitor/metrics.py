@@ -106,6 +106,18 @@ class ServiceCollector:
             "Events whose ChangedAt was further in the future than the permitted skew.",
             value=router.clamped,
         )
+        if router.arrival_ns:
+            yield GaugeMetricFamily(
+                "alarmdigest_arrival_ahead_seconds",
+                "The arrival clock, that of the newest message, minus our clock.",
+                value=(router.arrival_ns - time.time_ns()) / 1e9,
+            )
+        yield CounterMetricFamily(
+            "alarmdigest_clock_steps",
+            "Times that the clock which arrivals depend on has stepped by more than a day: the "
+            "stream's forwards, in core mode ours.",
+            value=listener.feed.arrival_steps + router.arrival_steps,
+        )
         yield GaugeMetricFamily(
             "alarmdigest_backlog_bytes", "Routed, not yet merged.", value=listener.backlog_bytes
         )

@@ -48,6 +48,7 @@ class Status:
             "rates": self._history.rates(now),
             "totals": {name: getattr(now, name) for name in RATES},
             "behind": self._behind(now),
+            "arrival": self._arrival(),
             "refused": self._refused(),
             "workers": [
                 {
@@ -88,6 +89,17 @@ class Status:
             "messages": messages,
             "seconds": seconds,
             "backlog_bytes": listener.backlog_bytes if listener is not None else 0,
+        }
+
+    def _arrival(self) -> dict[str, Any]:
+        """The clock that retention and skew go by."""
+        listener = self._service.listener
+        if listener is None or not (arrival_ns := listener.router.arrival_ns):
+            return {"at": None, "ahead_seconds": None, "steps": 0}
+        return {
+            "at": timestamps.to_text(arrival_ns),
+            "ahead_seconds": round((arrival_ns - time.time_ns()) / 1e9, 1),
+            "steps": listener.feed.arrival_steps + listener.router.arrival_steps,
         }
 
     def _refused(self) -> dict[str, Any]:
