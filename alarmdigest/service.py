@@ -56,6 +56,7 @@ from alarmdigest.listener import Listener
 from alarmdigest.logs import Fields
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.login import Login
+from alarmdigest.other_instances import OtherInstances
 from alarmdigest.publisher import Publisher
 from alarmdigest.refusals import RefusalDesk
 from alarmdigest.routing import BUCKETS
@@ -89,6 +90,7 @@ class Service:
         self._draining = False
         self._asked_to_go_on = go_on
         self.mode = ""
+        self.others = OtherInstances()
         self.desk = RefusalDesk(settings.events_stream)
         self.workers: list[Worker] = []
         self.publisher: Publisher | None = None

@@ -19,6 +19,7 @@ from alarmdigest.listener import Listener
 from alarmdigest.monitor.durations import durations, oldest_s
 from alarmdigest.monitor.losses import losses
 from alarmdigest.monitor.stream_changes import stream_changes
+from alarmdigest.other_instances import EFFECTS
 from alarmdigest.service import Service
 
 
@@ -46,6 +47,15 @@ class ServiceCollector:
         yield GaugeMetricFamily(
             "alarmdigest_ready", "1 while /readyz says ok, else 0.", value=not service.unreadiness()
         )
+        others = GaugeMetricFamily(
+            "alarmdigest_other_instances",
+            "Other services heard lately that answer the same requests, by what that does to a "
+            "digest: twice, or once_in_stream.",
+            labels=["digests"],
+        )
+        for effect in EFFECTS:
+            others.add_metric([effect], service.others.count(effect))
+        yield others
         lost = CounterMetricFamily(
             "alarmdigest_lost", "Messages lost, by the place where they were.", labels=["place"]
         )
@@ -106,12 +116,12 @@ class ServiceCollector:
             "Events whose ChangedAt was further in the future than the permitted skew.",
             value=router.clamped,
         )
-        if router.arrival_ns:
-            yield GaugeMetricFamily(
-                "alarmdigest_arrival_ahead_seconds",
-                "The arrival clock, that of the newest message, minus our clock.",
-                value=(router.arrival_ns - time.time_ns()) / 1e9,
-            )
+        ahead_s = (router.arrival_ns - time.time_ns()) / 1e9
+        yield GaugeMetricFamily(
+            "alarmdigest_arrival_ahead_seconds",
+            "The arrival clock, that of the newest message, minus our clock; 0 before the first.",
+            value=ahead_s if router.arrival_ns else 0.0,
+        )
         yield CounterMetricFamily(
             "alarmdigest_clock_steps",
             "Times that the clock which arrivals depend on has stepped by more than a day: the "

@@ -14,6 +14,7 @@ from alarmdigest._ext import timestamps
 from alarmdigest.monitor.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.monitor.losses import losses
 from alarmdigest.monitor.stream_changes import stream_changes
+from alarmdigest.other_instances import EFFECTS
 from alarmdigest.service import Service
 
 
@@ -48,6 +49,7 @@ class Status:
             "rates": self._history.rates(now),
             "totals": {name: getattr(now, name) for name in RATES},
             "behind": self._behind(now),
+            "other_instances": {one: service.others.count(one) for one in EFFECTS},
             "arrival": self._arrival(),
             "refused": self._refused(),
             "workers": [
