@@ -11,7 +11,7 @@ from alarmdigest._ext import timestamps
 from alarmdigest._ext.events import DAY_NS
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import NatsError, StreamConflict, StreamMissing
+from alarmdigest.nats.errors import JetStreamOff, NatsError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.streams import Plans, ensure_stream, plans
@@ -146,6 +146,12 @@ def _check_clock(settings: Settings, last: Checkpoint | None) -> None:
 def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url: str) -> str:
     if jetstream.available():
         return "stream"
+    if settings.js_domain:
+        # Who names a domain wants a stream; and from a leaf its hub may be cut off for a moment.
+        raise JetStreamOff(
+            f"nobody answers for the JetStream domain {settings.js_domain}: is this its name, and "
+            "is its server connected to this one? (--mode core does without)"
+        )
     position = last.position if last is not None else None
     if settings.mode == "stream" or position is not None:
         wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
