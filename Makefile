@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-cluster test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-cluster test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -19,6 +19,9 @@ test: build  ## run all tests, the linters among them
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)
+
+test-versions: build  ## run the service on servers from the oldest that it supports on: 2 minutes
+	$(BIN)/python -m pytest -m versions -q $(ARGS)
 
 test-long: build  ## run all tests with many more generated cases: about half an hour
 	ALARMDIGEST_TEST_LONG=1 $(BIN)/python -m pytest --timeout=3600 $(ARGS)

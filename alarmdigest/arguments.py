@@ -47,7 +47,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("events_max_age", "events_max_bytes", "digests_max_age", "digests_max_bytes"),
         *("rejected_max_age", "rejected_max_bytes"),
     ),
-    "digests": ("retention", "clock_skew", "publish_empty", "split_size"),
+    "digests": ("retention", "clock_skew", "accept_clock_step", "publish_empty", "split_size"),
     "times and limits": (
         *("checkpoint_interval", "connect_timeout", "connect_attempt_timeout"),
         *("ping_interval", "drain_timeout"),

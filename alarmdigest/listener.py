@@ -236,7 +236,7 @@ class Listener(ServiceThread):
         end = self._filled + count
         if self.dropping:
             self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
-        now_ns = time.time_ns()
+        now_ns = self.feed.now_ns()
         position = 0
         try:
             # In steps, so that no thread waits long for the GIL.

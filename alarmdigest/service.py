@@ -41,8 +41,9 @@ from collections.abc import Callable
 
 import mmh3
 
+from alarmdigest._ext import timestamps
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.events import DAY_NS, Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest.checkpoint import Checkpointer
 from alarmdigest.feeds.core import CoreFeed
@@ -55,12 +56,13 @@ from alarmdigest.listener import Listener
 from alarmdigest.logs import Fields
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.login import Login
+from alarmdigest.other_instances import OtherInstances
 from alarmdigest.publisher import Publisher
 from alarmdigest.refusals import RefusalDesk
 from alarmdigest.routing import BUCKETS
 from alarmdigest.settings import Settings
 from alarmdigest.setup import Found, NotReachable, look_at_server, plans_of
-from alarmdigest.store.base import Store, StoreDamaged
+from alarmdigest.store.base import UNKNOWN_NS, Store, StoreDamaged
 from alarmdigest.stream_watcher import StreamWatcher
 from alarmdigest.threads import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
 from alarmdigest.worker import Worker
@@ -89,6 +91,7 @@ class Service:
         self._draining = False
         self._asked_to_go_on = go_on
         self.mode = ""
+        self.others = OtherInstances()
         self.desk = RefusalDesk(settings.events_stream)
         self.workers: list[Worker] = []
         self.publisher: Publisher | None = None
@@ -267,7 +270,9 @@ class Service:
             request_subject=settings.request_subject.encode(),
         )
         if last is not None:
-            router.arrival_ns = last.arrival_ns
+            router.arrival_ns = arrival_at_start(last.arrival_ns, settings)
+            place = last.position
+            router.stepped_back_ns = UNKNOWN_NS if place is None else place.stepped_back_ns
         feed: Feed
         if found.mode == "stream":
             feed = StreamFeed(
@@ -279,7 +284,10 @@ class Service:
             )
         else:
             feed = CoreFeed(
-                settings.event_subject, settings.request_subject, settings.drain_timeout / 1e9
+                settings.event_subject,
+                settings.request_subject,
+                settings.drain_timeout / 1e9,
+                accept_clock_step=settings.accept_clock_step,
             )
         return Listener(
             self._listener_link,
@@ -409,6 +417,18 @@ def not_reachable(link: Link) -> NotReachable:
     if link.connections:
         return NotReachable(f"NATS is there, but does not do what is needed: {link.last_error}")
     return NotReachable(f"cannot connect to NATS: {link.last_error}")
+
+
+def arrival_at_start(stored_ns: int, settings: Settings) -> int:
+    """The arrival clock as the store has it; our clock, where that is to be accepted instead."""
+    now_ns = time.time_ns()
+    if stored_ns <= now_ns + DAY_NS or not settings.accept_clock_step:
+        return stored_ns
+    log.warning(
+        "the store's arrival clock is set back to ours, as --accept-clock-step says:%s",
+        Fields(store=timestamps.to_text(stored_ns), clock=timestamps.to_text(now_ns)),
+    )
+    return now_ns
 
 
 def load_books(store: Store, books: list[AlarmBook]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.events import DAY_NS
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import JetStreamError, NatsError
+from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import lasts
 from alarmdigest.nats.link import Link
@@ -83,6 +86,8 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
             events, digests = streams["alarms"], streams["digests"]
             replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
         jetstream.close()
+    if mode == "core":
+        _check_clock(settings, last)
     content = {
         "clock_skew": settings.clock_skew,
         "retention": settings.retention,
@@ -116,9 +121,28 @@ def _check_store(settings: Settings, last: Checkpoint | None) -> None:
         )
 
 
+def _check_clock(settings: Settings, last: Checkpoint | None) -> None:
+    """Raises SettingsError where the store has seen a later time than ours, by over a day: we would
+    stay there until our clock has come so far."""
+    now_ns = time.time_ns()
+    if last is None or settings.accept_clock_step or last.arrival_ns <= now_ns + DAY_NS:
+        return
+    raise SettingsError(
+        f"our clock says {timestamps.to_text(now_ns)}, and the store in {settings.data_dir} has "
+        f"seen {timestamps.to_text(last.arrival_ns)}: one of both is wrong. Set our clock right; "
+        "if it is right, start once with --accept-clock-step"
+    )
+
+
 def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url: str) -> str:
     if jetstream.available():
         return "stream"
+    if settings.js_domain:
+        # Who names a domain wants a stream; and from a leaf its hub may be cut off for a moment.
+        raise JetStreamOff(
+            f"nobody answers for the JetStream domain {settings.js_domain}: is this its name, and "
+            "is its server connected to this one? (--mode core does without)"
+        )
     position = last.position if last is not None else None
     if settings.mode == "stream" or position is not None:
         wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"

@@ -53,6 +53,11 @@ cdef enum:
     THE_LEADER_SID = 4010
     KEEP_BYTES = 1024 * 1024
 
+# A clock that is wrong by more than this is reported.
+DAY_NS = 86_400 * 10**9
+
+cdef int64_t A_DAY_NS = DAY_NS
+
 cdef object loads = orjson.loads
 cdef object DecodeError = orjson.JSONDecodeError
 cdef str ALARM_ID = "AlarmID"
@@ -211,6 +216,13 @@ cdef class Router:
 
     ``sequence`` and ``timestamp_ns`` tell the last message of a stream that was routed, ``pending``
     how many the stream holds behind it, ``delivered`` how many its consumer has sent us.
+
+    A stream may have to be read again by books that know it already. Its events merge to what is
+    there; its requests were answered, and would get what came since then. So those that may have
+    been read before (see ``begin_reread``) are counted in ``not_answered`` and not routed, and such
+    events count as having arrived when the stream stored them. ``stepped_back_ns`` is how far, at
+    most, a message's time was behind that of an earlier one; ``arrival_steps`` how often one was
+    more than a day ahead of both our clock and all earlier ones.
     """
 
     cdef Buffer* batches
@@ -226,9 +238,21 @@ cdef class Router:
     cdef bytes event_subject
     cdef bytes request_subject
     cdef uint64_t consumer_seq
-    cdef bint gaps_are_deletions
     cdef bint in_stream
+    cdef bint place_known
+    cdef bint read_before
+    cdef uint64_t gap_first
+    cdef uint64_t gap_last
+    cdef uint64_t gap_count
+    cdef int64_t message_arrival_ns
     cdef public int64_t arrival_ns
+    cdef public int64_t stepped_back_ns
+    cdef readonly uint64_t arrival_steps
+    cdef readonly uint64_t reread_seq
+    cdef readonly int64_t reread_ns
+    cdef readonly int64_t reread_stepped_back_ns
+    cdef int64_t reread_newest_ns
+    cdef readonly uint64_t not_answered
     cdef readonly uint64_t sequence
     cdef readonly int64_t timestamp_ns
     cdef public uint64_t pending
@@ -317,8 +341,9 @@ cdef class Router:
                     if drop:
                         self.drop(&frame)
                     else:
-                        self.in_stream = False
+                        self.in_stream = self.read_before = False
                         self.arrival_ns = max(self.arrival_ns + 1, self.now_ns)
+                        self.message_arrival_ns = self.arrival_ns
                         if frame.sid <= LAST_EVENT_SID:
                             self.route_event(&frame)
                         else:
@@ -364,19 +389,34 @@ cdef class Router:
             self.answers = []
         return taken
 
-    def begin_deliveries(
-        self, uint64_t after, bint gaps_are_deletions=True, uint64_t pending=0
-    ) -> None:
-        """A new consumer delivers from now on; what is at or before sequence ``after`` is known
-        (0: nothing is, and it may begin anywhere). So many messages are ``pending``.
-
-        Where ``gaps_are_deletions``, sequences that it skips are counted as deleted: not so when
-        the consumer filters.
+    def begin_deliveries(self, uint64_t after, uint64_t pending=0) -> None:
+        """A new consumer delivers from now on, all subjects of the stream; what is at or before
+        sequence ``after`` is known. So many messages are ``pending``. Sequences that it skips are
+        counted as deleted.
         """
         self.consumer_seq = 0
+        self.place_known = True
         self.sequence = after
         self.pending = pending
-        self.gaps_are_deletions = gaps_are_deletions
+
+    def begin_reread(
+        self, uint64_t sequence, int64_t timestamp_ns, int64_t stepped_back_ns
+    ) -> None:
+        """What is at or before both of these may have been read before, whatever its sequence was
+        then; unless its time is further behind that of an earlier message than any was then."""
+        self.reread_seq = sequence
+        self.reread_ns = timestamp_ns
+        self.reread_stepped_back_ns = stepped_back_ns
+        self.reread_newest_ns = 0
+
+    def take_gap(self) -> tuple | None:
+        """``(first, last, count)``: the sequences that deliveries have skipped since the last call,
+        from the first to the last of them; None if there were none."""
+        if self.gap_count == 0:
+            return None
+        gap = (self.gap_first, self.gap_last, self.gap_count)
+        self.gap_count = 0
+        return gap
 
     def set_position(self, uint64_t sequence, int64_t timestamp_ns) -> None:
         """The last message that is known, also from an earlier run of the service."""
@@ -397,18 +437,44 @@ cdef class Router:
         if place.stream_seq <= self.sequence:
             self.redelivered += 1
             return 0
-        if self.gaps_are_deletions and self.sequence > 0:
-            self.deleted += place.stream_seq - self.sequence - 1
+        if self.place_known and place.stream_seq > self.sequence + 1:
+            self.note_gap(place.stream_seq)
         self.sequence = place.stream_seq
         self.timestamp_ns = <int64_t> place.timestamp_ns
-        self.arrival_ns = max(self.arrival_ns + 1, self.timestamp_ns)
+        self.read_before = self.sequence <= self.reread_seq and self.may_be_known()
         self.in_stream = True
         if lies_in(frame.subject, self.event_subject):
+            self.arrive()
             return self.route_event(frame)
         if lies_in(frame.subject, self.request_subject):
+            self.arrive()
             return self.route_request(frame)
         self.foreign += 1
         return 0
+
+    cdef bint may_be_known(self) noexcept:
+        """Whether a message of the part that is read again may have been read before."""
+        cdef int64_t behind_ns = self.reread_newest_ns - self.timestamp_ns
+        self.reread_newest_ns = max(self.reread_newest_ns, self.timestamp_ns)
+        return self.timestamp_ns <= self.reread_ns and behind_ns <= self.reread_stepped_back_ns
+
+    cdef void note_gap(self, uint64_t next_seq) noexcept:
+        if self.gap_count == 0:
+            self.gap_first = self.sequence + 1
+        self.gap_last = next_seq - 1
+        self.gap_count += next_seq - self.sequence - 1
+        self.deleted += next_seq - self.sequence - 1
+
+    cdef void arrive(self) noexcept:
+        """The arrival of a stream's message: its own, also when it comes for a second time."""
+        if self.read_before:
+            self.message_arrival_ns = self.timestamp_ns
+        else:
+            if self.timestamp_ns > max(self.arrival_ns, self.now_ns) + A_DAY_NS:
+                self.arrival_steps += 1
+            self.stepped_back_ns = max(self.stepped_back_ns, self.arrival_ns - self.timestamp_ns)
+            self.arrival_ns = max(self.arrival_ns + 1, self.timestamp_ns)
+            self.message_arrival_ns = self.arrival_ns
 
     cdef void drop(self, Frame* frame) noexcept:
         if frame.sid <= LAST_EVENT_SID:
@@ -471,6 +537,9 @@ cdef class Router:
     cdef int append_request(self, object user, Span user_id) except -1:
         cdef uint64_t origin[2]
         cdef Span rest
+        if self.read_before:
+            self.not_answered += 1
+            return 0
         rest.data = <const uint8_t*> origin
         rest.length = 0
         if self.in_stream:
@@ -527,13 +596,13 @@ cdef class Router:
         cdef RoutedRecord* record
         if not buffer_reserve(batch, padded(length)):
             raise MemoryError("no memory for another message")
-        if time_ns > self.arrival_ns + self.skew_ns:
-            time_ns = self.arrival_ns + self.skew_ns
+        if time_ns > self.message_arrival_ns + self.skew_ns:
+            time_ns = self.message_arrival_ns + self.skew_ns
             self.clamped += 1
         record = <RoutedRecord*> (batch.data + batch.used)
         memset(record, 0, sizeof(RoutedRecord))
         record.time_ns = time_ns
-        record.arrival_ns = self.arrival_ns
+        record.arrival_ns = self.message_arrival_ns
         record.user_len = <uint16_t> user_id.length
         record.alarm_len = <uint16_t> alarm_id.length
         record.kind = <uint8_t> kind

@@ -117,11 +117,22 @@ def test_a_jump_of_the_stream_is_a_deletion() -> None:
     assert len(taken(one)) == 2
 
 
-def test_a_jump_of_a_filtered_consumer_is_none() -> None:
+def test_a_jump_before_the_first_delivery_is_one_too_also_in_a_stream_that_was_empty() -> None:
     one = router()
-    one.begin_deliveries(10, gaps_are_deletions=False)
+    one.begin_deliveries(0)
     deliver(one, reply(17, 1))
-    assert one.deleted == 0
+    assert (one.deleted, one.take_gap()) == (16, (1, 16, 16))
+
+
+def test_what_is_missing_can_be_taken_once() -> None:
+    one = router()
+    one.begin_deliveries(16)
+    assert one.take_gap() is None
+    for delivery, sequence in enumerate((17, 20, 21, 25), 1):
+        deliver(one, reply(sequence, delivery))
+    assert one.take_gap() == (18, 24, 5)
+    assert one.take_gap() is None
+    assert one.deleted == 5
 
 
 def test_a_jump_of_the_consumer_is_a_loss_on_the_way_and_nothing_behind_it_is_routed() -> None:
@@ -147,7 +158,7 @@ def test_a_new_consumer_repeats_and_what_is_known_is_passed_over() -> None:
 def test_a_rolled_back_stream_is_read_from_where_it_is() -> None:
     one = router()
     deliver(one, reply(1000, 1))
-    one.begin_deliveries(0)
+    one.begin_deliveries(900)
     deliver(one, reply(901, 1))
     assert (one.sequence, one.deleted, len(taken(one))) == (901, 0, 2)
 
@@ -159,3 +170,60 @@ def test_a_status_is_kept_for_the_feed() -> None:
     one.scan(frame, 0, len(frame), 0)
     assert one.take_other() == [(HMSG, headers)]
     assert one.delivered == 0
+
+
+def test_requests_that_were_read_before_are_not_routed_and_events_keep_their_arrival() -> None:
+    one = router()
+    one.arrival_ns = T + 100
+    one.begin_deliveries(0)
+    one.begin_reread(3, T + 10, 0)
+    far = BODY.replace(b"2021-06", b"2200-06")
+    for sequence, moment in ((1, T), (2, T + 10), (3, T + 11), (4, T + 12)):
+        deliver(one, reply(sequence, 2 * sequence - 1, moment), far)
+        one.set_position(sequence - 1, moment)
+        deliver(one, reply(sequence, 2 * sequence, moment), ASK, b"Ask")
+    events = [record for record in taken(one) if record.kind == EVENT]
+    # The first two arrived when they were stored; the third is newer than what was read, and the
+    # fourth came into the stream after it was looked at.
+    assert [event.arrival_ns for event in events] == [T, T + 10, T + 101, T + 103]
+    assert [event.time_ns for event in events] == [e.arrival_ns + HOUR_NS for e in events]
+    assert one.not_answered == 2
+
+
+def test_a_message_that_was_stored_after_the_look_is_new_whatever_the_clock_says() -> None:
+    one = router()
+    one.begin_deliveries(0)
+    one.begin_reread(3, T, 0)
+    deliver(one, reply(4, 1, T - HOUR_NS), ASK, b"Ask")
+    assert (one.not_answered, [record.kind for record in taken(one)]) == (0, [REQUEST])
+
+
+@pytest.mark.parametrize(
+    ("stepped_back_ns", "not_answered"), [(0, 1), (4, 1), (5, 3), (HOUR_NS, 3)]
+)
+def test_a_message_further_behind_an_earlier_one_than_any_was_is_new(
+    stepped_back_ns: int, not_answered: int
+) -> None:
+    one = router()
+    one.arrival_ns = T + 100
+    one.begin_deliveries(0)
+    one.begin_reread(3, T + 10, stepped_back_ns)
+    for sequence, moment in ((1, T + 10), (2, T + 5), (3, T + 5)):
+        deliver(one, reply(sequence, sequence, moment), ASK, b"Ask")
+    assert one.not_answered == not_answered
+
+
+def test_how_far_times_step_back_is_kept() -> None:
+    one = router()
+    for number, moment in enumerate((T, T + 9, T + 2, T + 20, T + 18), 1):
+        deliver(one, reply(number, number, moment))
+    assert one.stepped_back_ns == 7
+
+
+def test_messages_on_other_subjects_are_no_arrivals() -> None:
+    one = router()
+    deliver(one, reply(1, 1, T))
+    deliver(one, reply(2, 2, T + HOUR_NS), b"{}", b"other")
+    deliver(one, reply(3, 3, T + 5))
+    assert [event.arrival_ns for event in taken(one)] == [T, T + 5]
+    assert one.sequence == 3

@@ -16,6 +16,7 @@ from support.bus import Bus
 from support.faults import pairs, patched, request
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
+from support.streams import add, bodies
 from support.wait import eventually
 
 from alarmdigest import __version__
@@ -145,20 +146,50 @@ def test_it_can_be_turned_off(server: NatsServer, bus: Bus) -> None:
         assert "alarmdigest-micro" not in service.log
 
 
-@pytest.mark.parametrize("mode", ["core", "stream"])
-def test_the_second_service_on_the_same_subjects_warns_and_names_the_first(
-    server: NatsServer, bus: Bus, mode: str
+@pytest.mark.parametrize(
+    ("modes", "effect", "digests"),
+    [
+        (("core", "core"), "twice", 2),
+        (("stream", "stream"), "once_in_stream", 1),
+        (("stream", "core"), "twice", 2),
+    ],
+)
+def test_two_services_on_the_same_subjects_say_both_what_comes_of_it(
+    modes: tuple[str, str], effect: str, digests: int
 ) -> None:
-    with ServiceProcess(server.url, mode=mode) as first:
-        name = the_one(bus, "$SRV.PING")["id"]
-        apart = ["--request-subject", "Other", "--event-subject", "Others", "--mode", "core"]
-        with ServiceProcess(server.url, options=apart) as other:
-            eventually(lambda: len(ask(bus, "$SRV.PING")) == 2, what="both")
-            with ServiceProcess(server.url) as second:
-                second.wait_for_log(f"another alarmdigest answers the same.*its_id='{name}'")
-                eventually(lambda: len(ask(bus, "$SRV.PING")) == 3, what="all three")
-            assert "another alarmdigest" not in other.log
-        assert "another alarmdigest" not in first.log
+    says = {"twice": "every digest is published twice", "once_in_stream": "from the same stream"}
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, "ALARM_DIGESTS", ["AlarmDigest"])
+        with ServiceProcess(server.url, mode=modes[0]) as first:
+            name = the_one(bus, "$SRV.PING")["id"]
+            assert "another alarmdigest" not in first.log
+            with ServiceProcess(server.url, mode=modes[1]) as second:
+                found = second.wait_for_log(
+                    f"another alarmdigest answers the same .*{says[effect]}.*its_id='{name}'.*"
+                    r"our_id=(\w+)"
+                )
+                first.wait_for_log(f"another alarmdigest .*{says[effect]}.*its_id='{found[1]}'")
+                for service in (first, second):
+                    for one in says:
+                        seen = service.metric(f'alarmdigest_other_instances{{digests="{one}"}}')
+                        assert seen == (one == effect)
+                # And it is true.
+                bus.publish_all(pairs([1]))
+                bus.wait_for_digests(2)
+                ids = {digest.headers["Nats-Msg-Id"] for digest in bus.digests}
+                assert len(ids) == digests
+                assert len(bodies(bus, "ALARM_DIGESTS")) == digests
+
+
+def test_services_on_other_subjects_are_no_concern(server: NatsServer, bus: Bus) -> None:
+    apart = ["--request-subject", "Other", "--event-subject", "Others", "--mode", "core"]
+    with ServiceProcess(server.url) as one, ServiceProcess(server.url, options=apart) as other:
+        eventually(lambda: len(ask(bus, "$SRV.PING")) == 2, what="both")
+        # It was asked again after that.
+        eventually(lambda: len(ask(bus, "$SRV.PING.alarmdigest")) == 2, what="both")
+        for service in (one, other):
+            assert "another alarmdigest" not in service.log
+            assert service.metric('alarmdigest_other_instances{digests="twice"}') == 0
 
 
 def test_many_others_are_warned_of_once_a_minute(server: NatsServer, bus: Bus) -> None:

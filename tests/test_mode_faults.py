@@ -71,6 +71,21 @@ def test_a_fall_to_core_mode_is_warned_of_unless_it_was_asked_for(whose: str) ->
             assert " WARNING " not in service.log
 
 
+@pytest.mark.parametrize("mode", ["auto", "stream"])
+def test_a_domain_that_is_out_of_reach_is_waited_for_and_no_reason_for_core_mode(
+    mode: str,
+) -> None:
+    with (
+        NatsServer(jetstream=False) as server,
+        not_started(server.url, "--js-domain", "hub", "--connect-timeout", "2s") as service,
+    ):
+        with_mode(service, mode)
+        service.start(ready=False)
+        service.wait_for_log("trying again: nobody answers for the JetStream domain hub")
+        assert service.wait() == 3, service.log
+        assert "core mode" not in service.log
+
+
 def with_mode(service: ServiceProcess, mode: str) -> ServiceProcess:
     at = service._arguments.index("--mode")
     service._arguments[at + 1] = mode

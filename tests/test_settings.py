@@ -285,7 +285,7 @@ OTHER_VALUES = {
     },
     **{"clock_skew": "2h", "retention": "1d", "split_size": "32KiB", "backlog_limit": "1GiB"},
     **{"checkpoint_interval": "5s", "start": "new", "no_create_streams": "true"},
-    **{"no_service_api": "true"},
+    **{"no_service_api": "true", "accept_clock_step": "true"},
     **{"events_stream": "E", "digests_stream": "D", "rejected_stream": "R"},
     **{"stream_replicas": "3", "js_domain": "hub"},
     "connect_attempt_timeout": "4s",

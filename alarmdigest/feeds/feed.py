@@ -6,6 +6,7 @@ answers mean. It belongs to the nats-client thread.
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
 
 from alarmdigest._ext.events import Router
@@ -58,6 +59,15 @@ class Feed(ABC):
     @abstractmethod
     def position(self, router: Router) -> Position | None:
         """The last message that was routed, for the next start."""
+
+    def now_ns(self) -> int:
+        """Our clock, for the arrival of what is no stream's; ns since 1970."""
+        return time.time_ns()
+
+    @property
+    def arrival_steps(self) -> int:
+        """How often a clock that arrivals depend on has stepped by more than a day."""
+        return 0
 
     @abstractmethod
     def behind(self, router: Router) -> int | None:

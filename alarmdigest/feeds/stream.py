@@ -7,20 +7,25 @@ import math
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
+from alarmdigest._ext import timestamps
 from alarmdigest._ext.events import Router
+from alarmdigest.feeds.clock import ArrivalWatch
 from alarmdigest.feeds.feed import Feed
+from alarmdigest.feeds.gaps import Gaps
 from alarmdigest.feeds.leader import LeaderReads, LeaderWatch
 from alarmdigest.feeds.pulls import Pulls
 from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.happenings import happenings
 from alarmdigest.logs import Fields, LimitedLog
-from alarmdigest.nats.answers import StreamInfo, bad_answer
+from alarmdigest.nats.answers import StreamInfo, bad_answer, read_stream_info
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import (
+    BadAnswer,
     ConnectionLost,
     ConsumerGone,
     JetStreamError,
@@ -37,7 +42,7 @@ from alarmdigest.nats.jetstream import (
 )
 from alarmdigest.nats.questions import Questions
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
-from alarmdigest.store.base import Position
+from alarmdigest.store.base import Position, Reread
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +115,10 @@ class StreamFeed(Feed):
         self._create_again_at = math.inf
         self._settled_at = 0.0
         self._ask_for_consumer: Callable[[], None] | None = None
-        self._whole = True
+        self._reread_is_on = False
+        self._not_answered_before = 0
+        self._arrivals = ArrivalWatch()
+        self.gaps = Gaps(plan.name)
         self._paused = False
         self._consumers: list[str] = []  # the one in use, and those not yet known to be deleted
         self.counters = FeedCounters()
@@ -140,15 +148,14 @@ class StreamFeed(Feed):
 
     def _open(self, connection: Connection, jetstream: JetStream, router: Router) -> None:
         info = self._keeper.ensure(jetstream)
-        beginning = where_to_start(jetstream, info, self._kept, self._start)
+        beginning = where_to_start(
+            jetstream, info, self._kept, self._start, newest_ns=router.arrival_ns
+        )
         name = f"alarmdigest-{secrets.token_hex(8)}"
-        whole = self._whole = set(info.subjects) == set(self._plan.subjects)
+        # All subjects, also where the stream has others than ours: with a filter nobody can tell
+        # what it leaves out from what is deleted. (And nats-server 2.9 has no such filters.)
         create, body = consumer_request(
-            self._plan.name,
-            name=name,
-            start=beginning.at,
-            filter_subjects=[] if whole else list(self._plan.subjects),
-            inactive_s=CONSUMER_INACTIVE_S,
+            self._plan.name, name=name, start=beginning.at, inactive_s=CONSUMER_INACTIVE_S
         )
         patience_s = max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s)
         old, self._consumers = self._consumers, [*self._consumers, name]
@@ -157,19 +164,19 @@ class StreamFeed(Feed):
             assert self._kept is not None
             place = self._kept
         else:
-            place = self._place_before(jetstream, info, beginning, made)
+            place = self._place_before(jetstream, info, beginning, made, router.stepped_back_ns)
         jetstream.drop()
-        self._note(beginning)
+        self._note(beginning, place)
         # A number from here on, whatever the beginning was: it is the same one after a restart,
         # also if nothing comes until then.
         self._kept = place
         self._created = info.created
-        router.begin_deliveries(
-            place.sequence,
-            gaps_are_deletions=whole,
-            pending=int((made or {}).get("num_pending", 0)),
-        )
+        pending = int((made or {}).get("num_pending", 0))
+        router.begin_deliveries(place.sequence, pending=pending)
         router.set_position(place.sequence, place.timestamp_ns)
+        router.begin_reread(*(place.reread or (0, 0, 0)))
+        self._reread_is_on = place.sequence < router.reread_seq
+        self.gaps.answered(None)
         self._opened_at = time.monotonic()
         self._create_again_at = math.inf
         self._questions = Questions(connection, router, prefix=self._prefix)
@@ -235,7 +242,8 @@ class StreamFeed(Feed):
             return
         log.info("%s: a consumer could be made again", self._plan.name)
         self._reads = None
-        router.begin_deliveries(router.sequence, self._whole, int(answer.get("num_pending", 0)))
+        pending = int(answer.get("num_pending", 0))
+        router.begin_deliveries(router.sequence, pending=pending)
         self._pull_from(connection, router, str(answer.get("name")))
 
     def _pull_from(self, connection: Connection, router: Router, name: str) -> None:
@@ -247,40 +255,63 @@ class StreamFeed(Feed):
         )
 
     def _place_before(
-        self, jetstream: JetStream, info: StreamInfo, beginning: Start, made: dict[str, Any]
+        self,
+        jetstream: JetStream,
+        info: StreamInfo,
+        beginning: Start,
+        made: dict[str, Any],
+        stepped_back_ns: int,
     ) -> Position:
         """The last message that the consumer passes over. Raises ConnectionLost if the stream is
         not the one any more that the beginning was found in: its numbers mean nothing there."""
         now = jetstream.stream_info(info.name)
-        if now is None or now.created != info.created:
+        if now is None or now.created != info.created or now.last_seq < info.last_seq:
             raise ConnectionLost(f"stream {info.name} was made anew while we looked at it")
         try:
             sequence = int(made["delivered"]["stream_seq"])
         except (KeyError, TypeError, ValueError) as error:
             raise bad_answer(made) from error
         timestamp_ns = jetstream.message_time_ns(info.name, sequence) if sequence else 0
+        kept = self._kept
         if timestamp_ns is None:  # deleted: what follows must not be older than the one we know
-            known = self._kept is not None and beginning.kind in ("continues", "rolled_back")
-            timestamp_ns = self._kept.timestamp_ns if known and self._kept is not None else 0
-        return Position(info.name, info.created, sequence, timestamp_ns)
+            goes_on = kept is not None and beginning.kind == "continues"
+            timestamp_ns = kept.timestamp_ns if goes_on and kept is not None else 0
+        reread = kept.reread if kept is not None else None  # one that goes on
+        if (last := beginning.last_known) is not None:
+            reread = Reread(*last, stepped_back_ns)
+        return Position(info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread)
 
-    def _note(self, beginning: Start) -> None:
+    def _note(self, beginning: Start, place: Position) -> None:
+        """Say and count what the beginning is like; called once the consumer is there."""
         alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
         log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
-        if beginning.gone:
-            happenings.note("stream_gone", self._what_is_gone(beginning), beginning.gone)
+        if beginning.last_known is not None:
+            sequence, time_ns = beginning.last_known
+            log.warning(
+                "%s: what was read before is read again, up to message %d at most; requests in it "
+                "that are not newer than %s are not answered again",
+                self._plan.name,
+                sequence,
+                timestamps.to_text(time_ns),
+            )
+        gone = beginning.gone
+        if beginning.kind == "continues" and self._kept is not None:
+            # The stream may have deleted more until the consumer was there.
+            gone = max(gone, place.sequence - self._kept.sequence)
+        if gone:
+            happenings.note("stream_gone", self._what_is_gone(beginning, gone), gone)
         if change := CHANGES.get(beginning.kind):
             happenings.note(change, beginning.sentence, 1)
-        self.counters.gone += beginning.gone
+        self.counters.gone += gone
         self.counters.rolled_back += beginning.kind == "rolled_back"
         self.counters.made_anew += beginning.kind == "new_stream"
 
-    def _what_is_gone(self, beginning: Start) -> str:
+    def _what_is_gone(self, beginning: Start, gone: int) -> str:
         if beginning.kind != "continues" or self._kept is None:
             return beginning.sentence
         behind = self._kept.sequence
         return (
-            f"{self._plan.name}: messages {behind + 1} to {behind + beginning.gone} were deleted "
+            f"{self._plan.name}: messages {behind + 1} to {behind + gone} were deleted "
             "before we read them"
         )
 
@@ -297,7 +328,12 @@ class StreamFeed(Feed):
         self._paused = pause
         if self._questions is not None and self._watch is not None:
             self._questions.ask_again()
-            self._watch.turn(expecting=self._whole and self._pulls is not None and not pause)
+            self._watch.turn(expecting=self._pulls is not None and not pause)
+            if self.gaps.turn(router.take_gap()):
+                self._questions.ask(f"STREAM.INFO.{self._plan.name}", {}, self._begins_at)
+        self._arrivals.turn(router.arrival_ns)
+        if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
+            self._end_reread(router)
         if self._pulls is not None:
             try:
                 self._pulls.turn(pause=pause)
@@ -313,6 +349,26 @@ class StreamFeed(Feed):
         elif time.monotonic() > self._create_again_at:
             raise ConsumerGone("there is none yet")
 
+    def _begins_at(self, answer: dict[str, Any] | JetStreamError) -> None:
+        """What the stream's leader says of its first message, for the gaps."""
+        if isinstance(answer, JetStreamError):
+            return
+        with suppress(BadAnswer):
+            self.gaps.answered(read_stream_info(answer).first_seq)
+
+    def _end_reread(self, router: Router) -> None:
+        self._reread_is_on = False
+        count = router.not_answered - self._not_answered_before
+        self._not_answered_before = router.not_answered
+        log.log(
+            logging.ERROR if count else logging.INFO,
+            "%s: what may have been read before ends with message %d; %d requests among it were "
+            "not answered again: what is due comes with the next request of each user",
+            self._plan.name,
+            router.sequence,
+            count,
+        )
+
     def _be_patient(self) -> None:
         """A consumer was lost in silence: one that lasted shows that it was no misjudgement."""
         lasted = time.monotonic() - self._opened_at > GOOD_AFTER_S
@@ -323,8 +379,7 @@ class StreamFeed(Feed):
         pulls, watch = self._pulls, self._watch
         if watch is None or watch.behind is None or (pulls is not None and not pulls.alive):
             return None
-        # Where the consumer filters, the stream's own numbers say nothing.
-        return max(watch.behind, router.pending) if self._whole else router.pending
+        return max(watch.behind, router.pending)
 
     def status(self, headers: bytes, router: Router) -> None:
         if self._pulls is None:
@@ -356,9 +411,20 @@ class StreamFeed(Feed):
     def position(self, router: Router) -> Position | None:
         if router.sequence == 0:
             return self._kept
-        return Position(self._plan.name, self._created, router.sequence, router.timestamp_ns)
+        reread = None
+        if router.sequence < router.reread_seq:
+            reread = Reread(router.reread_seq, router.reread_ns, router.reread_stepped_back_ns)
+        return Position(
+            self._plan.name,
+            self._created,
+            router.sequence,
+            router.timestamp_ns,
+            router.stepped_back_ns,
+            reread,
+        )
 
     def lost(self, reason: NatsError) -> None:
+        self.gaps.answered(None)
         if isinstance(reason, StreamMissing):
             self._missing("nothing keeps what is published now", reason=reason)
         elif isinstance(reason, ConnectionLost):

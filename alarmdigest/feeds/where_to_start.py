@@ -1,13 +1,30 @@
-"""Where in the input stream a consumer begins, so that it neither skips nor repeats."""
+"""Where in the input stream a consumer begins, so that it neither skips nor repeats.
+
+A stream is known again by the message at our position: its sequence and the time at which it was
+stored, together. Neither its name nor ``created`` will do (nats-server before 2.15 gives a stream
+another ``created`` at the restart behind an edit), and a sequence alone may have been used twice.
+
+Where it is another message, the stream was made anew, put back from a copy, or has lost its tail,
+and what it holds may be read for a second time. That does events no harm, but a request that was
+answered must not be answered again, out of a state that is newer than it. Certain is only this: a
+message that is newer than all that we have read is new. So requests up to that moment are not
+answered, as far as the stream goes now, and what is due comes with the next request of its user.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from alarmdigest._ext import timestamps
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.jetstream import JetStream
+
+# What begins by time begins so much earlier: the clocks of two servers, or of one before and
+# behind a power failure, differ by less.
+CLOCKS_DIFFER_NS = 60 * 10**9
+# Where the message at our position is deleted, so many before it are tried.
+NEIGHBOURS = 32
 
 
 class Place(Protocol):
@@ -21,6 +38,13 @@ class Place(Protocol):
     def timestamp_ns(self) -> int: ...
 
 
+class LastKnown(NamedTuple):
+    """Messages at or before both of these may have been read before; no other."""
+
+    sequence: int
+    timestamp_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Start:
     """Where to begin, and why. ``gone``: messages that the stream deleted before we read them."""
@@ -29,6 +53,7 @@ class Start:
     kind: Literal["continues", "new_stream", "rolled_back", "first", "new", "time"]
     gone: int
     sentence: str
+    last_known: LastKnown | None = None
 
 
 def where_to_start(
@@ -36,64 +61,123 @@ def where_to_start(
     info: StreamInfo,
     position: Place | None,
     default: Literal["first", "new"] | int = "first",
+    *,
+    newest_ns: int = 0,
 ) -> Start:
     """Where a consumer must begin so that it neither skips nor repeats; ``info`` must be fresh.
 
-    ``default``, for when there is no position: first, new, or a time in ns. A stream may have been
-    made anew, or have lost its tail to a power failure and used the numbers again: a sequence
-    alone does not say that a message is the same one.
+    ``default``, for when there is no position: first, new, or a time in ns. ``newest_ns`` is the
+    arrival clock: no message that was read is newer.
     """
-    name = info.name
     if position is None:
-        if isinstance(default, int):
-            at = timestamps.to_text(default)
-            return Start(StartAt("time", default), "time", 0, f"{name}: starting at {at}")
-        return Start(StartAt(default), default, 0, f"{name}: starting with the {default} messages")
-    if not _same_time(position.created, info.created):
-        gone = max(0, info.first_seq - max(1, int(info.config.get("first_seq", 0))))
-        return Start(
-            StartAt("first"),
-            "new_stream",
-            gone,
-            f"{name} was made anew at {info.created}, ours was of {position.created}: starting "
-            "with its first message" + _gone(gone),
-        )
-    if (found := _rolled_back(js, info, position)) is not None:
-        why, clock_stepped = found
-        at = timestamps.to_text(position.timestamp_ns)
-        lost = f"{name} has lost its newest messages ({why})"
-        if clock_stepped:
-            # What was stored since then may be older than the last that we read: by time it would
-            # be passed over. To read again what we know changes nothing.
-            why = "or its server's clock has stepped back: starting with the first message"
-            return Start(StartAt("first"), "rolled_back", 0, f"{lost}, {why}")
-        behind = StartAt("time", position.timestamp_ns + 1)
-        return Start(behind, "rolled_back", 0, f"{lost}: starting behind {at}")
+        return _without_position(info, default, newest_ns)
+    if (why := _another(js, info, position, newest_ns)) is not None:
+        return _anew(js, info, position, why, max(newest_ns, position.timestamp_ns))
     gone = max(0, info.first_seq - position.sequence - 1)
     return Start(
         StartAt("sequence", position.sequence + 1),
         "continues",
         gone,
-        f"{name}: going on behind message {position.sequence}" + _gone(gone),
+        f"{info.name}: going on behind message {position.sequence}" + _gone(gone),
     )
 
 
-def _rolled_back(js: JetStream, info: StreamInfo, position: Place) -> tuple[str, bool] | None:
-    """Why the stream is not the continuation of the one that we read, and whether its times may
-    mislead; None if it is the continuation."""
+def _without_position(
+    info: StreamInfo, default: Literal["first", "new"] | int, newest_ns: int
+) -> Start:
+    # What the state knows comes from plain subscriptions: they brought what the stream holds of
+    # that time, too, and its requests were answered then.
+    last_known = LastKnown(info.last_seq, newest_ns) if newest_ns > 0 else None
+    if isinstance(default, int):
+        at, kind = timestamps.to_text(default), StartAt("time", default)
+        return Start(kind, "time", 0, f"{info.name}: starting at {at}", last_known)
+    sentence = f"{info.name}: starting with the {default} messages"
+    return Start(StartAt(default), default, 0, sentence, last_known)
+
+
+def _anew(js: JetStream, info: StreamInfo, position: Place, why: str, newest_ns: int) -> Start:
+    """The stream is not the continuation of what we have read."""
+    last_known = LastKnown(info.last_seq, newest_ns)
+    # Only a hint, and it decides nothing but the words and what need not be read again.
+    other = not _same_time(position.created, info.created) or why == _NUMBERS
+    if other:
+        gone = 0
+        if (first := js.next_message(info.name, 1)) is None or first[1] > newest_ns:
+            # Not one of its messages is ours: then those before its first were not, either.
+            gone = max(0, info.first_seq - max(1, _first_ever(info)))
+        return Start(
+            StartAt("first"),
+            "new_stream",
+            gone,
+            f"{info.name} was made anew at {info.created}, ours was of {position.created} ({why}): "
+            "starting with its first message" + _gone(gone),
+            last_known,
+        )
+    lost = f"{info.name} has lost its newest messages ({why})"
+    begin_ns = position.timestamp_ns + 1 - CLOCKS_DIFFER_NS
+    if begin_ns <= 0 or not _times_tell(info, position, newest_ns):
+        # What was stored since then may be older than the last that we read: by time it would be
+        # passed over.
+        lost += ", or its server's clock has stepped back: starting with the first message"
+        return Start(StartAt("first"), "rolled_back", 0, lost, last_known)
+    at = timestamps.to_text(begin_ns)
+    sentence = f"{lost}: starting at {at}, a little before the last that we read"
+    return Start(StartAt("time", begin_ns), "rolled_back", 0, sentence, last_known)
+
+
+def _times_tell(info: StreamInfo, position: Place, newest_ns: int) -> bool:
+    """Whether all that was stored behind our position's message has a later time, as far as the
+    server's clock tells (before 2.10 it does not) and that of the messages that we read."""
+    now_ns, time_ns = info.server_ns, position.timestamp_ns
+    return now_ns is not None and now_ns > time_ns and newest_ns - time_ns < CLOCKS_DIFFER_NS
+
+
+_NUMBERS = "its numbers begin behind ours"
+
+
+def _another(js: JetStream, info: StreamInfo, position: Place, newest_ns: int) -> str | None:
+    """Why the stream is not the continuation of the one that we read; None if it is."""
     sequence, time_ns = position.sequence, position.timestamp_ns
-    stepped = info.server_ns is not None and info.server_ns <= time_ns
     if info.last_seq < sequence:
-        return f"its last is {info.last_seq}, we had read {sequence}", stepped
+        return f"its last is {info.last_seq}, we had read {sequence}"
     if sequence < 1:  # nothing was read yet
         return None
+    if _first_ever(info) > sequence:
+        return _NUMBERS
     stored = js.message_time_ns(info.name, sequence)
     if stored is not None:
-        return None if stored == time_ns else (f"{sequence} is another message now", stepped)
-    following = js.next_message(info.name, sequence + 1)
-    if following is not None and following[1] < time_ns:
-        return f"{sequence} is gone, and {following[0]} behind it is older", True
-    return None
+        return None if stored == time_ns else f"{sequence} is another message now"
+    return _another_beside(js, info, position, newest_ns)
+
+
+def _another_beside(js: JetStream, info: StreamInfo, position: Place, newest_ns: int) -> str | None:
+    """The same where the message at our position is deleted: its neighbours tell."""
+    sequence, time_ns = position.sequence, position.timestamp_ns
+    before = _nearest_before(js, info, sequence)
+    if before is not None and time_ns > 0 and before[1] > max(newest_ns, time_ns):
+        return f"{sequence} is gone, and {before[0]} before it is newer than all that we read"
+    behind = js.next_message(info.name, sequence + 1)
+    if behind is None or behind[1] >= time_ns:
+        return None
+    if before is not None and behind[1] < before[1] <= time_ns:
+        return None  # between these two the server's clock stepped back
+    return f"{sequence} is gone, and {behind[0]} behind it is older"
+
+
+def _nearest_before(js: JetStream, info: StreamInfo, sequence: int) -> tuple[int, int] | None:
+    """Sequence and time of the last message before this one; where the ones before it are deleted,
+    of the first in the stream. None if there is none."""
+    lowest = max(info.first_seq, sequence - NEIGHBOURS)
+    for one in range(sequence - 1, lowest - 1, -1):
+        if (time_ns := js.message_time_ns(info.name, one)) is not None:
+            return one, time_ns
+    first = js.next_message(info.name, 1) if info.first_seq < sequence else None
+    return first if first is not None and first[0] < sequence else None
+
+
+def _first_ever(info: StreamInfo) -> int:
+    """The sequence that the stream began with; servers before 2.10 know no other than 1."""
+    return int(info.config.get("first_seq") or 1)
 
 
 def _same_time(one: str, other: str) -> bool:

@@ -21,6 +21,7 @@ from alarmdigest.monitor.durations import durations, oldest_s
 from alarmdigest.monitor.losses import losses
 from alarmdigest.monitor.stream_changes import stream_changes
 from alarmdigest.monitor.surroundings import surroundings
+from alarmdigest.other_instances import EFFECTS
 from alarmdigest.service import Service
 
 
@@ -49,6 +50,15 @@ class ServiceCollector:
         yield GaugeMetricFamily(
             "alarmdigest_ready", "1 while /readyz says ok, else 0.", value=not service.unreadiness()
         )
+        others = GaugeMetricFamily(
+            "alarmdigest_other_instances",
+            "Other services heard lately that answer the same requests, by what that does to a "
+            "digest: twice, or once_in_stream.",
+            labels=["digests"],
+        )
+        for effect in EFFECTS:
+            others.add_metric([effect], service.others.count(effect))
+        yield others
         lost = CounterMetricFamily(
             "alarmdigest_lost", "Messages lost, by the place where they were.", labels=["place"]
         )
@@ -119,6 +129,18 @@ class ServiceCollector:
             "Events whose ChangedAt was further in the future than the permitted skew.",
             value=router.clamped,
         )
+        ahead_s = (router.arrival_ns - time.time_ns()) / 1e9
+        yield GaugeMetricFamily(
+            "alarmdigest_arrival_ahead_seconds",
+            "The arrival clock, that of the newest message, minus our clock; 0 before the first.",
+            value=ahead_s if router.arrival_ns else 0.0,
+        )
+        yield CounterMetricFamily(
+            "alarmdigest_clock_steps",
+            "Times that the clock which arrivals depend on has stepped by more than a day: the "
+            "stream's forwards, in core mode ours.",
+            value=listener.feed.arrival_steps + router.arrival_steps,
+        )
         yield GaugeMetricFamily(
             "alarmdigest_backlog_bytes", "Routed, not yet merged.", value=listener.backlog_bytes
         )
@@ -155,6 +177,10 @@ class ServiceCollector:
             "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
             "known_again": "Deliveries of messages that had been routed already; passed over.",
             "foreign": "Messages in the stream on subjects that are not ours; passed over.",
+            "expired_unread": "Of the deleted ones, those that lay before the stream's first "
+            "message when it was asked: a limit or a purge removed them.",
+            "requests_not_answered_again": "Requests that were read for a second time, since the "
+            "stream was put back or is another one.",
         }
         values = {
             "deleted": router.deleted,
@@ -162,6 +188,8 @@ class ServiceCollector:
             "delivery_gaps": listener.delivery_gaps,
             "known_again": router.redelivered,
             "foreign": router.foreign,
+            "expired_unread": feed.gaps.expired,
+            "requests_not_answered_again": router.not_answered,
         }
         for name, text in texts.items():
             yield CounterMetricFamily(f"alarmdigest_stream_{name}", text, value=values[name])

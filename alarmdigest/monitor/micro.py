@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
+import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,6 +22,7 @@ from alarmdigest.logs import Foreign, LimitedLog
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.link import Link
+from alarmdigest.other_instances import Effect, effect_of
 from alarmdigest.service import Service
 from alarmdigest.setup import plans_of
 from alarmdigest.threads import TICK_S
@@ -33,19 +35,32 @@ VERBS = ("PING", "INFO", "STATS")
 # subscriptions 3n to 3n + 2. The one behind them is for answers to our own PING.
 ADDRESSES = 3
 ANSWERS_SID = len(VERBS) * ADDRESSES
-# Questions have no body. A message larger than this costs whoever sends it nothing and us only a
-# new connection.
+# $SRV.PING.alarmdigest: when one of us asks, its question has the body of an answer of its own, so
+# that those who were there before learn of it.
+ASKED_OF_US_ALL = 1
+ASK_EVERY_S = 60.0
+# Questions have no body, or a small one. A message larger than this costs whoever sends it nothing
+# and us only a new connection.
 BUFFER_BYTES = 64 * 1024
 # What is wrong here is about the surroundings and lasts; an answer to our PING can come from
 # anybody, as often as they like.
 WARN_INTERVAL_S = 60.0
+OTHERS_INTERVAL_S = 600.0
+# What comes of another one, and what to do.
+SENTENCES: dict[Effect, str] = {
+    "twice": "another alarmdigest answers the same requests, and every digest is published twice, "
+    "with different ids: stop one of us, or give it other subjects;",
+    "once_in_stream": "another alarmdigest answers the same requests from the same stream: the "
+    "digest stream holds each digest once, as long as neither of us is further behind than its "
+    "duplicate window, and a plain subscriber sees each twice, with the same id: stop one of us;",
+}
 
 
 class ServiceApi(threading.Thread):
     """Answers for one service, until stop(). Whatever happens to it is logged, and no more.
 
-    On every connection it asks first who else is there: two services on the same subjects would
-    both send every digest.
+    On every connection, and then once a minute, it asks who else is there, and says who it is: two
+    services on the same subjects both publish every digest.
     """
 
     def __init__(self, service: Service, link: Link) -> None:
@@ -56,6 +71,9 @@ class ServiceApi(threading.Thread):
         self._since = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         self._stopping = threading.Event()
         self._trouble = LimitedLog(log, logging.WARNING, interval_s=WARN_INTERVAL_S)
+        self._others = LimitedLog(log, logging.WARNING, interval_s=OTHERS_INTERVAL_S)
+        self._inbox = b""
+        self._ask_at = 0.0
 
     def stop(self) -> None:
         """Does not wait: a drain must not depend on it."""
@@ -94,10 +112,14 @@ class ServiceApi(threading.Thread):
                 elif sid == ANSWERS_SID:
                     self._meet(payload)
                 elif reply:
+                    if sid == ASKED_OF_US_ALL and payload:
+                        self._meet(payload)
                     answer = orjson.dumps(self._answer(VERBS[sid // ADDRESSES]))
                     connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(answer), answer))
             connection.keep_alive()
             self._trouble.catch_up()
+            if time.monotonic() >= self._ask_at:
+                self._ask_for_others(connection)
 
     def _subscribe(self, connection: Connection) -> None:
         subjects = [
@@ -107,8 +129,16 @@ class ServiceApi(threading.Thread):
         ]
         lines = [f"SUB {subject} {sid}\r\n" for sid, subject in enumerate(subjects)]
         inbox = connection.new_inbox()
-        lines += [f"SUB {inbox} {ANSWERS_SID}\r\n", f"PUB $SRV.PING.{NAME} {inbox} 0\r\n\r\n"]
+        lines.append(f"SUB {inbox} {ANSWERS_SID}\r\n")
         connection.send("".join(lines).encode())
+        self._inbox = inbox.encode()
+        self._ask_for_others(connection)
+
+    def _ask_for_others(self, connection: Connection) -> None:
+        self._ask_at = time.monotonic() + ASK_EVERY_S
+        body = orjson.dumps(self._answer("PING"))
+        head = b"PUB $SRV.PING.%b %b %d" % (NAME.encode(), self._inbox, len(body))
+        connection.send(b"%b\r\n%b\r\n" % (head, body))
 
     def _control(self, connection: Connection, kind: int, text: bytes) -> None:
         refused = connection.handle(kind, text)
@@ -194,11 +224,14 @@ class ServiceApi(threading.Thread):
             return  # anybody may answer
         mine = self._metadata()
         same = all(theirs.get(name) == mine[name] for name in ("requests", "digests"))
-        if other != self._id and same:
-            self._trouble(
-                "another alarmdigest answers the same requests, so every digest is sent twice: "
-                "stop one of us, or give it other subjects;",
-                its_id=Foreign(other[:64]),
-                its_mode=Foreign(str(theirs.get("mode"))[:64]),
-                our_id=self._id,
-            )
+        if other == self._id or not same:
+            return
+        mode = str(theirs.get("mode"))[:64]
+        effect = effect_of(mine["mode"], mode)
+        self._service.others.saw(other[:64], effect)
+        self._others(
+            SENTENCES[effect],
+            its_id=Foreign(other[:64]),
+            its_mode=Foreign(mode),
+            our_id=self._id,
+        )

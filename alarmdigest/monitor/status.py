@@ -17,6 +17,7 @@ from alarmdigest.monitor.history import RATES, STEP_S, History, Sample, rates_be
 from alarmdigest.monitor.identity import connections, identity
 from alarmdigest.monitor.losses import losses
 from alarmdigest.monitor.stream_changes import stream_changes
+from alarmdigest.other_instances import EFFECTS
 from alarmdigest.service import Service
 
 
@@ -75,6 +76,8 @@ class Status:
                 "store_bytes": store_bytes(settings.data_dir),
                 "free_bytes": free_bytes(settings.data_dir),
             },
+            "other_instances": {one: service.others.count(one) for one in EFFECTS},
+            "arrival": self._arrival(),
             "refused": self._refused(),
             "workers": [
                 {
@@ -152,6 +155,17 @@ class Status:
             "due": sum(book.due_count for book in books),
             "users": sum(book.user_count for book in books),
             "bytes": sum(book.held_bytes for book in books),
+        }
+
+    def _arrival(self) -> dict[str, Any]:
+        """The clock that retention and skew go by."""
+        listener = self._service.listener
+        if listener is None or not (arrival_ns := listener.router.arrival_ns):
+            return {"at": None, "ahead_seconds": None, "steps": 0}
+        return {
+            "at": timestamps.to_text(arrival_ns),
+            "ahead_seconds": round((arrival_ns - time.time_ns()) / 1e9, 1),
+            "steps": listener.feed.arrival_steps + listener.router.arrival_steps,
         }
 
     def _refused(self) -> dict[str, Any]:

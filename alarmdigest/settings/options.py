@@ -203,6 +203,11 @@ class Settings:
         "TIME",
         "how long a cleared alarm is remembered, so that late events cannot revive it",
     )
+    accept_clock_step: bool = flag(
+        "for a start after a clock was wrong by more than a day: go by our clock as it is now, "
+        "also when it steps; without it core mode goes along with no such step, and starts on no "
+        "store that is ahead of our clock by so much"
+    )
     publish_empty: bool = flag("answer a request with an empty digest when nothing is due")
     split_size: int = option(
         split_size,

@@ -5,18 +5,23 @@ here: blocks of one user's alarms, under keys that begin with the user's bucket,
 that is spread over machines can keep a bucket in one place.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 S = TypeVar("S", bound="Store")
 
 CHUNK = 1 << 20
 """About how many bytes of packed rows a store hands out at a time."""
+
+UNKNOWN_NS = 2**62
+"""As ``stepped_back_ns``: a message's timestamp may have been behind others by any time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +55,18 @@ class StoreTooNew(StoreError):
     """A newer version of this program wrote it."""
 
 
+class Reread(NamedTuple):
+    """The part of a stream that may have been read before, since it is not the one it was.
+
+    Messages at or before both of the first two, unless one is further behind an earlier one than
+    ``stepped_back_ns``. Requests among them are not answered again.
+    """
+
+    sequence: int
+    timestamp_ns: int
+    stepped_back_ns: int
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """The last routed message of the input stream."""
@@ -59,6 +76,10 @@ class Position:
     """When the stream was created, as JetStream writes it: the same name may be another stream."""
     sequence: int
     timestamp_ns: int
+    stepped_back_ns: int = 0
+    """How far, at most, a message's timestamp was behind that of an earlier one."""
+    reread: Reread | None = None
+    """What of the stream behind this position may have been read before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +109,19 @@ class Checkpoint:
         return _checksum(text) + b"\n" + text
 
     @classmethod
-    def from_record(cls, record: bytes) -> "Checkpoint":
+    def from_record(cls, record: bytes) -> Checkpoint:
         """The reverse. Raises ValueError when the bytes are not as ``to_record`` made them."""
         checksum, _, text = record.partition(b"\n")
         if checksum != _checksum(text):
             raise ValueError("the checkpoint record does not match its checksum")
         try:
             fields: dict[str, Any] = json.loads(text)
-            if fields["position"] is not None:
-                fields["position"] = Position(**fields["position"])
+            if (position := fields["position"]) is not None:
+                # Earlier versions did not keep it.
+                position.setdefault("stepped_back_ns", UNKNOWN_NS)
+                if position.get("reread") is not None:
+                    position["reread"] = Reread(*position["reread"])
+                fields["position"] = Position(**position)
             fields["outputs"] = {
                 name: OutputPosition(*found) for name, found in fields["outputs"].items()
             }

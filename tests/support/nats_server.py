@@ -38,7 +38,8 @@ class NatsServer:
     """A server on a port of its own, with its store in a temporary directory.
 
     ``extra`` is configuration text at the top level, ``jetstream_extra`` inside of
-    ``jetstream { }``. One that wants TLS first does not ``speaks_first``. The port, once found,
+    ``jetstream { }``. One that wants TLS first does not ``speaks_first``. ``binary`` is the program
+    (``support.server_versions``), else the one that the service would start. The port, once found,
     and the store stay the same over ``kill`` or ``stop`` and ``start``; the end of the ``with``
     block removes everything.
     """
@@ -51,8 +52,10 @@ class NatsServer:
         jetstream_extra: str = "",
         port: int | None = None,
         speaks_first: bool = True,
+        binary: Path | None = None,
     ) -> None:
         self._speaks_first = speaks_first
+        self._binary = binary
         self.name = f"test-{os.getpid()}-{next(_numbers)}"
         self._port = port
         self._folder = tempfile.TemporaryDirectory(prefix="nats-", ignore_cleanup_errors=True)
@@ -157,7 +160,10 @@ class NatsServer:
         with (folder / "server.log").open("ab") as log:
             # Not in a session of its own: what ends the test run from outside ends it too.
             self._process = subprocess.Popen(
-                [find_server(None), "-c", "server.conf"], cwd=folder, stdout=log, stderr=log
+                [self._binary or find_server(None), "-c", "server.conf"],
+                cwd=folder,
+                stdout=log,
+                stderr=log,
             )
         atexit.register(self.kill)
         while self._process.poll() is None and time.monotonic() < deadline:

@@ -141,6 +141,18 @@ class Saved:
         self._server.start()
 
 
+class SavedAlarms(Saved):
+    """Of the server's directory the stream ALARMS alone."""
+
+    def put_back(self) -> None:
+        self._server.stop()
+        [now] = self._server.store.glob(f"*/streams/{ALARMS}")
+        [then] = self._copy.glob(f"*/streams/{ALARMS}")
+        shutil.rmtree(now)
+        shutil.copytree(then, now)
+        self._server.start()
+
+
 class Traffic(threading.Thread):
     """Stores one pair after the other, as fast as they are confirmed, whatever happens meanwhile.
 
