@@ -371,3 +371,20 @@ def test_an_option_that_does_not_exist_or_a_tools_wrong_value_is_exit_code_2(
         cli.main(arguments)
     assert left.value.code == 2
     assert arguments[-2] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("role", ["events", "digests", "rejected"])
+def test_streams_have_an_age_and_a_size_or_none(role: str) -> None:
+    def both(age: str, size: str) -> tuple[int, int]:
+        made = read(**{f"{role}_max_age": age, f"{role}_max_bytes": size})
+        return getattr(made, f"{role}_max_age"), getattr(made, f"{role}_max_bytes")
+
+    assert both("unlimited", "unlimited") == (0, -1)
+    assert both("1s", "1KiB") == (10**9, 1024)
+    assert both("36h", "2GB") == (36 * 3600 * 10**9, 2 * 10**9)
+    for age, size in (
+        *(("0s", "1GB"), ("500ms", "1GB"), ("-1", "1GB"), ("", "1GB"), ("36501d", "1GB")),
+        *(("1d", "0"), ("1d", "1023"), ("1d", "-1"), ("1d", ""), ("1d", "9" * 30)),
+    ):
+        with pytest.raises(SettingsError, match=f"{role}-max"):
+            both(age, size)
