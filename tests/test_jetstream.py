@@ -341,6 +341,23 @@ def answering(bus: Bus, subject: str, answer: Callable[[Msg], list[tuple[str, by
         bus.run(subscription.unsubscribe())
 
 
+def test_the_leader_gives_messages_without_a_consumer_also_around_those_that_are_gone(
+    js: JetStream, bus: Bus
+) -> None:
+    js.create_stream(config("led"))
+    assert js.leader_messages("led", 1) == []
+    store(bus, "led.x", [b"%d" % number for number in range(1, 151)], ids=True)
+    for gone in (1, 2, 50, *range(60, 140)):
+        bus.run(bus.client.jetstream().delete_msg("led", gone))
+    found: list[tuple[int, bytes, bytes]] = []
+    while got := js.leader_messages("led", found[-1][0] + 1 if found else 1):
+        found += got
+    left = [*range(3, 50), *range(51, 60), *range(140, 151)]
+    assert [seq for seq, _headers, _body in found] == left
+    assert all(body == b"%d" % seq for seq, _headers, body in found)
+    assert b"Nats-Msg-Id" in found[0][1]
+
+
 NONSENSE = [
     b"",
     b"hello",

@@ -127,6 +127,53 @@ class JetStream(Requests):
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise bad_answer(answer) from error
 
+    def leader_messages(
+        self, stream: str, first: int, count: int = 64
+    ) -> list[tuple[int, bytes, bytes]]:
+        """Some messages at or behind ``first``, in order, without a gap: sequence, headers, body.
+
+        None means that there are none. They are asked of the stream's leader one by one, ``count``
+        at once: slower than a consumer, and possible while nobody can make one.
+        """
+        what = f"{self._prefix}.STREAM.MSG.GET.{_name(stream)}"
+        asked: dict[bytes, int] = {}
+        found: dict[int, dict[str, Any] | None] = {}
+        next_at, deadline = 0.0, time.monotonic() + self._timeout_s
+        while len(found) < count:
+            if (now := time.monotonic()) >= deadline:
+                raise NoAnswer(f"{self._connection.url}: no answer in time to {what}")
+            if now >= next_at:
+                next_at = now + self._ask_again_s
+                for seq in range(first, first + count):
+                    if seq not in found:
+                        body = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
+                        asked[self._publish_to(what, body)] = seq
+            for _kind, _sid, to, _reply, headers, payload in self._receive(min(next_at, deadline)):
+                if (seq := asked.get(to, 0)) == 0:
+                    continue
+                if status_of(headers) == 503:
+                    raise JetStreamOff(f"{self._connection.url}: nobody answers {what}")
+                try:
+                    answer = read_answer(payload, what)
+                except JetStreamError as error:
+                    if error.err_code == NO_MESSAGE:
+                        found[seq] = None
+                    elif error.err_code not in NO_LEADER:
+                        raise
+                else:
+                    if answer is not None:
+                        found[seq] = answer.get("message")
+        messages, seq = [], first
+        while (message := found.get(seq)) is not None:
+            try:
+                here = int(message["seq"])
+                parts = b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise bad_answer(message) from error
+            messages.append((here, *parts))
+            seq = here + 1
+        return messages
+
     def fetch(self, stream: str, consumer: str, *, batch: int, max_bytes: int) -> list[Delivered]:
         """Pull at most ``batch`` messages of ``max_bytes`` together, of those that are there.
 
