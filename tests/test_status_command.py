@@ -79,6 +79,8 @@ def test_it_says_when_the_service_is_not_well_and_what_core_mode_cannot_know() -
     with NatsServer(jetstream=False) as server, ServiceProcess(server.url) as service:
         server.kill()
         eventually(lambda: service.http("/readyz")[1].count("\n") == 2, what="both connections")
+        # It compares what was counted with what was told once a second.
+        eventually(lambda: json.loads(service.http("/status.json")[1])["happened"], what="a line")
         result = run_command("status", "--http", http_of(service))
         assert result.returncode == 0
         lines = result.stdout.splitlines()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import uuid
+from contextlib import suppress
 from typing import Any
 
 from alarmdigest import exit_codes
@@ -55,7 +56,8 @@ def _open_stream(settings: Settings) -> StoredDigests | None:
             f"cannot look into {settings.digests_stream}, so whether digests get there is not "
             f"tested: {error}"
         )
-        print(printable(line), file=sys.stderr, flush=True)
+        with suppress(OSError):  # the result does not depend on it
+            print(printable(line), file=sys.stderr, flush=True)
         return None
 
 
