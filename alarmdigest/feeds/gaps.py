@@ -11,6 +11,7 @@ import logging
 import time
 from typing import NamedTuple
 
+from alarmdigest.happenings import happenings
 from alarmdigest.logs import Fields
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,12 @@ class Gaps:
             why = "a limit of the stream, or a purge" if before else "deleted singly"
             if 0 < before < gap.missing:
                 why += "; and deleted singly"
+        happenings.note(
+            "stream_deleted",
+            f"{self._stream}: messages {gap.first} to {gap.last}: {gap.missing} were deleted "
+            f"before we read them ({why})",
+            gap.missing,
+        )
         log.error(
             "messages were deleted before we read them, while we read the stream:%s",
             Fields(

@@ -112,18 +112,24 @@ class PubAckConfirmer(Confirmer):
         return self._in_flight.base
 
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
-        records = joined(batches)
-        stored = self.replay.decide(records, go_on) if self.replay is not None else []
-        if stored is None:
-            return None
-        first, count = self._in_flight.add(records)
-        for number, _kind in stored:
-            self._in_flight.confirm(first + number)
-        self._count()
-        # Of a digest in several parts some may be there: at most so many requests are answered now.
-        left = count - len(stored)
-        answers = [(read_at, min(answered, left)) for read_at, answered in answers_in(batches)]
-        return InFlightBatch(records, first, count, answers if left else ())
+        first, records = self._in_flight.next, joined(batches)
+        if self.replay is None or not self.replay.readers:
+            self._in_flight.add(records)
+            answers = answers_in(batches)
+        else:
+            answers = []
+            for batch in batches:
+                stored = self.replay.decide(batch.records, go_on)
+                if stored is None:
+                    return None
+                number, count = self._in_flight.add(batch.records)
+                for place_in_batch in stored:
+                    self._in_flight.confirm(number + place_in_batch)
+                # Of a digest in several parts some may be there: at most so many are answered now.
+                if answered := min(batch.answered, count - len(stored)):
+                    answers.append((batch.read_at, answered))
+            self._count()
+        return InFlightBatch(records, first, self._in_flight.next - first, answers)
 
     def requests_passed(self, position: Position, *, replay_ended: bool) -> None:
         self._mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (

@@ -34,22 +34,22 @@ class Replay:
         self.expired = 0
         self._trouble = LimitedLog(log, logging.WARNING)
 
-    def decide(self, records: bytes, go_on: Callable[[], bool]) -> list[tuple[int, int]] | None:
-        """Which of these records their stream holds: number in the batch, and kind.
+    def decide(self, records: bytes, go_on: Callable[[], bool]) -> list[int] | None:
+        """Which of these records their stream holds, by their numbers in the batch.
 
         Reads on until it is known of each. None if ``go_on()`` was false before.
         """
-        stored: list[tuple[int, int]] = []
+        stored: list[int] = []
         for kind, reader in enumerate(self.readers):
             found, missing = reader.ids.take_made(records, kind)
-            self._count(kind, found)
-            stored += [(number, kind) for number, _place in found]
             while missing and not reader.done:
                 if not self._read(reader, go_on):
                     return None
-                found, missing = reader.ids.take_made(records, kind, missing)
-                self._count(kind, found)
-                stored += [(number, kind) for number, _place in found]
+                more, missing = reader.ids.take_made(records, kind, missing)
+                found += more
+            self.suppressed[kind] += len(found)
+            self.expired += sum(place == 0 for _number, place in found)
+            stored += [number for number, _place in found]
         return stored
 
     def position(self, kind: int, confirmed: tuple[int, bytes]) -> tuple[int, bytes]:
@@ -78,7 +78,3 @@ class Replay:
             while time.monotonic() < resume_at and go_on():
                 time.sleep(RETRY_PAUSE_S / 10)
         return go_on()
-
-    def _count(self, kind: int, found: list[tuple[int, int]]) -> None:
-        self.suppressed[kind] += len(found)
-        self.expired += sum(place == 0 for _number, place in found)
