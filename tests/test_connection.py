@@ -196,4 +196,4 @@ def test_an_answer_that_is_awaited_tells_within_two_seconds_that_the_server_hang
         start = time.monotonic()
         with pytest.raises(ConnectionLost, match="no sign of life"):
             wait_for_an_answer()
-        assert 0.9 < time.monotonic() - start < 2.5
+        assert 0.7 < time.monotonic() - start < 2.5

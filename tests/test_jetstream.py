@@ -449,7 +449,7 @@ def test_a_server_that_hangs_is_a_lost_connection_long_before_the_time_is_up() -
         start = time.monotonic()
         with pytest.raises(ConnectionLost, match="no sign of life"):
             js.available()
-        assert 0.9 < time.monotonic() - start < 2
+        assert 0.7 < time.monotonic() - start < 2
 
 
 def test_a_lost_answer_costs_one_more_question_and_not_the_connection() -> None:

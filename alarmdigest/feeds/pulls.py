@@ -26,7 +26,7 @@ PULL_EXPIRES_S = 30
 HEARTBEAT_S = 0.3
 PING_AFTER_S = 0.45
 LOST_AFTER_S = 0.75
-HANGS_AFTER_S = 1.1
+HANGS_AFTER_S = 0.9
 # Between two looks no more than this counts as silence: while we wait for our own workers,
 # heartbeats may lie unread.
 LONGEST_LOOK_S = 0.3

@@ -54,7 +54,7 @@ CHANGES = {"new_stream": "input_made_anew", "rolled_back": "input_rolled_back"}
 CONSUMER_INACTIVE_S = 60
 # All consumers are made by the leader of the whole cluster. When it does not answer for so long,
 # the stream is read from its own leader until it does.
-CREATE_TIMEOUT_S = 0.4
+CREATE_TIMEOUT_S = 0.25
 # Where a server is about to end, it would get the new consumer as well: so long the stream's leader
 # is read before another one is made.
 SETTLES_AFTER_S = 1.5

@@ -33,7 +33,7 @@ SEND_SLICE_BYTES = 256 * 1024
 # While an answer is awaited: after so much silence we ask whether the server is still there, and
 # one that sends nothing for so long behind that hangs; longer where a round trip is longer.
 PING_AFTER_S = 0.4
-HANGS_AFTER_S = 1.0
+HANGS_AFTER_S = 0.8
 HANGS_AFTER_ROUND_TRIPS = 4
 # poll() takes milliseconds in 32 bits.
 LONGEST_WAIT_S = 3600.0
