@@ -23,7 +23,7 @@ from alarmdigest.inflight.pace import Pace
 from alarmdigest.inflight.window import Window
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
+from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer, StreamMissing
 from alarmdigest.nats.link import Link
 from alarmdigest.store.base import Outputs, Position
 from alarmdigest.threads import TICK_S, ByteQueue, ServiceThread
@@ -35,11 +35,8 @@ log = logging.getLogger(__name__)
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 # What is taken from the queue at once.
 MAX_TAKEN_BYTES = 1024 * 1024
-# Answers come within milliseconds. After so long without any we ask whether the server still
-# answers, and whether another one leads the streams.
+# Answers come within milliseconds. After so long without any we ask who leads the streams.
 FIRST_DOUBT_S = 0.5
-# A server that answers no PING for so long hangs; we move on to another one, if there is one.
-HANGS_AFTER_S = 0.8
 ASK_PAUSE_S = 0.3
 # After so long without an answer from a healthy server nothing is going to come.
 ACK_TIMEOUT_S = 5.0
@@ -91,7 +88,6 @@ class Publisher(ServiceThread):
         self._look_up_at = 0.0
         self._confirmations = 0
         self._progress_at = time.monotonic()
-        self._doubted_at = 0.0  # when a PING was sent because answers did not come; 0.0: not
         self._ask_at = 0.0
         self._trouble = LimitedLog(log, logging.ERROR)
 
@@ -131,7 +127,8 @@ class Publisher(ServiceThread):
     def _turn(self, connection: Connection) -> None:
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
         self._read(connection)
-        if self._must_look_up and time.monotonic() >= self._look_up_at:
+        must = self._must_look_up or self.confirmer.looks_up_later
+        if must and time.monotonic() >= self._look_up_at:
             self._look_up()
         if self.pace.seconds_to_retry == 0.0:
             self._retry()
@@ -139,7 +136,7 @@ class Publisher(ServiceThread):
             self._take()
         if self._sends_more:
             self._send(connection)
-        self._doubt(connection)
+        self._doubt()
         connection.keep_alive()
         if connection.lame_duck and self.window.empty and self.link.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
@@ -232,7 +229,7 @@ class Publisher(ServiceThread):
 
     def _block(self, refusal: Refusal) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
-        self.pace.refused(refusal.reason, only_this_one=refusal.only_this_one)
+        self.pace.refused(refusal)
         self._trouble("digests cannot be published and are kept", reason=refusal.reason)
 
     def _retry(self) -> None:
@@ -242,7 +239,7 @@ class Publisher(ServiceThread):
                 return
         except NatsError as error:
             self.pace.retried()
-            self._block(Refusal(str(error)))
+            self._block(refusal_of(error))
             return
         self.pace.retried()
         self.confirmer.retry()
@@ -260,6 +257,9 @@ class Publisher(ServiceThread):
                 )
         else:
             count = connection.receive_into(self._buffer, self._received, timeout)
+        if self.link.has_alternative():
+            # Also while nothing is under way: not only when the next digest finds out.
+            connection.still_there()
         if count:
             self._understand(connection, self._received + count)
 
@@ -306,38 +306,30 @@ class Publisher(ServiceThread):
             return
         self._confirmations = confirmations
         self._progress_at = time.monotonic()
-        self._doubted_at = 0.0
         self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
         self._release()
         failpoints.reach("publisher.confirmed")
 
     # -- answers that do not come ------------------------------------------------------------------
 
-    def _doubt(self, connection: Connection) -> None:
-        """Find out why answers do not come: a server that hangs, or streams without a leader.
-
-        Raises ConnectionLost where it hangs, and there is another one.
-        """
+    def _doubt(self) -> None:
+        """Find out why answers do not come."""
         now = time.monotonic()
         waits = self.confirmer.under_way > 0 and not self._must_look_up
         if not waits or now - self._progress_at < FIRST_DOUBT_S:
             return
-        if self._doubted_at == 0.0:
-            self._doubted_at = now
-            connection.send_ping()
-        elif connection.heard_at < self._doubted_at:
-            if now - self._doubted_at > HANGS_AFTER_S and self.link.has_alternative():
-                raise ConnectionLost(f"{connection.url}: the server hangs")
-        elif now >= self._ask_at:
+        if now >= self._ask_at:
             self._ask_whether_lost()
         if now - self._progress_at > ACK_TIMEOUT_S:
             self._progress_at = now
             self._must_look_up = True
+            self._look_up_at = 0.0
             streams = " and ".join(self.confirmer.streams)
             self._block(
                 Refusal(
                     f"no confirmation within {ACK_TIMEOUT_S:g} s: "
-                    f"do the streams {streams} capture their subjects?"
+                    f"do the streams {streams} capture their subjects?",
+                    passing=True,
                 )
             )
 
@@ -346,10 +338,11 @@ class Publisher(ServiceThread):
             if self.confirmer.lost_track(self._for_a_second()):
                 log.info("an output stream has another leader, or is another one: looking it up")
                 self._must_look_up = True
+                self._look_up_at = 0.0
         except (ConnectionLost, NoAnswer) as error:  # there is no leader at the moment
             self.link.last_error = str(error)
         except NatsError as error:
-            self._block(Refusal(str(error)))
+            self._block(refusal_of(error))
         self._ask_at = time.monotonic() + ASK_PAUSE_S
 
     def _for_a_second(self) -> Callable[[], bool]:
@@ -365,11 +358,12 @@ class Publisher(ServiceThread):
         except NatsError as error:
             self.link.last_error = str(error)
             self._look_up_at = time.monotonic() + LOOK_UP_PAUSE_S
-            self._block(Refusal(str(error)))
+            self._block(refusal_of(error))
             return
+        # The rest, if any: it holds up digests for as long as it takes.
+        self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
         self._must_look_up = False
         self._progress_at = time.monotonic()
-        self._doubted_at = 0.0
         self._note_progress()
         if self.confirmer.refused == 0:
             self.pace.retried()
@@ -412,3 +406,9 @@ class Publisher(ServiceThread):
             self._connection.close()
         self._connection = None
         self.connected.clear()
+
+
+def refusal_of(error: NatsError) -> Refusal:
+    """What is wrong with a stream, or with asking for it, as the refusal of a message."""
+    passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing))
+    return Refusal(str(error), passing=passing)

@@ -309,18 +309,18 @@ cdef class InFlight:
             free(w.out.data)
             free(skipped.data)
 
-    def unsend(self) -> None:
-        """Whatever was sent and is unconfirmed is to be sent again, in order."""
+    def unsend(self, int kind) -> None:
+        """Whatever was sent of a kind and is unconfirmed is to be sent again, in order."""
         self.line.used = self.line_head = 0
         cdef uint64_t number
         cdef Slot* slot
         for number in range(self.base, self.next):
             slot = self.slot(number)
-            if slot.state == SENT or slot.state == READY:
+            if slot.state == SENT and slot.kind == kind:
                 slot.state = READY
-                if not self.line_up(number):
-                    raise MemoryError("no memory for the line of messages")
-        self.outstanding = 0
+                self.outstanding -= 1
+            if slot.state == READY and not self.line_up(number):
+                raise MemoryError("no memory for the line of messages")
 
     def retry_refused(self) -> None:
         """What was refused may be sent again, behind what waits already."""

@@ -182,7 +182,7 @@ def test_a_second_answer_is_noticed_and_one_to_a_message_sent_twice_is_none() ->
     assert messages.second_answers == 0
     messages.answer(1)
     assert messages.second_answers == 1
-    messages.unsend()
+    messages.unsend(DIGEST)
     assert send(messages) == [2]
     messages.answer(2)
     messages.answer(2)
@@ -238,7 +238,7 @@ def test_after_a_lost_connection_the_first_of_each_user_goes_first() -> None:
     assert send(messages) == [1, 2]
     scan(messages, ack(1, 5))
     assert send(messages) == [3]
-    messages.unsend()
+    messages.unsend(DIGEST)
     assert messages.outstanding == 0
     assert send(messages) == [2, 3]
     scan(messages, ack(2, 6) + ack(3, 7))
@@ -297,7 +297,7 @@ def test_whatever_happens_each_user_has_one_under_way_and_all_arrive_in_order(
             if chance.random() < 0.5:  # a look-up finds what is there
                 for number in stored:
                     messages.confirm(number, stored.index(number) + 1)
-            messages.unsend()
+            messages.unsend(DIGEST)
         elif step == "retry":
             messages.retry_refused()
     for user in range(5):

@@ -22,10 +22,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a digest cannot be published now; whether that concerns no other one."""
+    """Why a digest cannot be published now; whether that concerns no other one, and whether it may
+    be over in a moment."""
 
     reason: str
     only_this_one: bool = False
+    passing: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +61,11 @@ class Confirmer(ABC):
     add_asks: bool = False
     #: The names of the output streams, if there are any.
     streams: Sequence[str] = ()
+
+    @property
+    def looks_up_later(self) -> bool:
+        """Whether something is left to be looked up that what is new need not wait for."""
+        return False
 
     @property
     def confirmations(self) -> int:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import time
 
+from alarmdigest.inflight.confirmer import Refusal
+
 FIRST_PAUSE_S = 1.0
+PASSING_PAUSE_S = 0.3
 LONGEST_PAUSE_S = 30.0
 UNLIMITED = 1 << 30
 
@@ -34,13 +37,17 @@ class Pace:
         """Until what was refused should be tried again, 0 when that is due; None if nothing was."""
         return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
 
-    def refused(self, reason: str, *, only_this_one: bool = False) -> None:
-        """A message was refused; ``only_this_one`` when the others have nothing to fear."""
-        self.blocked_reason = reason
-        if not only_this_one:
+    def refused(self, refusal: Refusal) -> None:
+        """A message was refused, or a stream cannot be used."""
+        self.blocked_reason = refusal.reason
+        if not refusal.only_this_one:
             self.most = 1
             self._pausing = True
-        if self._retry_at is None:  # else it is one of many that were under way together
+        if self._retry_at is not None:
+            return  # it is one of many that were under way together
+        if refusal.passing:
+            self._retry_at = time.monotonic() + PASSING_PAUSE_S
+        else:
             self._retry_at = time.monotonic() + self._pause_s
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 

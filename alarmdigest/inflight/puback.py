@@ -9,7 +9,7 @@ still in flight then.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -25,6 +25,7 @@ from alarmdigest.inflight.window import InFlightBatch, Window
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
@@ -35,7 +36,8 @@ log = logging.getLogger(__name__)
 # Far below the 100,000 that a stream lets wait (max_buffered_msgs), so that it refuses nothing.
 MAX_UNCONFIRMED_MESSAGES = 16_384
 MAX_WRITE_BYTES = 1024 * 1024
-ANSWER_TIMEOUT_S = 1.0
+ANSWER_TIMEOUT_S = 0.6
+KINDS = (DIGEST, DIGEST + 1)
 # JetStream's answers that are about the moment, not about the message.
 TOO_MANY_REQUESTS = 10167
 STORE_FAILED = 10077  # it is full and discards what is new
@@ -79,11 +81,10 @@ class PubAckConfirmer(Confirmer):
         self._domain = domain
         self._replays = replays
         self.add_asks = replays
-        self._looked_up = False
         self._created = [outputs.get(name, EMPTY).created for name in self.streams]
         self._domains = ["", ""]
         self._leaders = ["", ""]
-        self._another_stream = False
+        self._to_look_up = set(KINDS)
         self._in_flight = InFlight()
         for kind, name in enumerate(self.streams):
             position = outputs.get(name, EMPTY)
@@ -97,6 +98,10 @@ class PubAckConfirmer(Confirmer):
     @property
     def full(self) -> bool:
         return self._in_flight.next - self._in_flight.base > MAX_UNCONFIRMED_MESSAGES
+
+    @property
+    def looks_up_later(self) -> bool:
+        return bool(self._to_look_up)
 
     @property
     def replay_suppressed(self) -> int:
@@ -157,45 +162,62 @@ class PubAckConfirmer(Confirmer):
     # -- looking up ------------------------------------------------------------------------------
 
     def connected(self, connection: Connection) -> None:
+        self._to_look_up = set(KINDS)
         inbox = connection.new_inbox()
         self._in_flight.set_inbox(inbox.encode())
         connection.send(f"SUB {inbox}.*  {ACK_SID}\r\n".encode())
 
     def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
-        infos = self._ask_leaders(go_on)
+        infos = self._ask_leaders(self._to_look_up, go_on)
         if infos is None:
             return False
-        self._another_stream = False
-        for kind, info in enumerate(infos):
+        for kind, info in infos.items():
             self._leaders[kind] = info.leader
             if not self._find_stored(kind, info, window, go_on):
                 return False
-        if not self._looked_up:
-            self._looked_up = True
-            self._begin_replay(infos)
-        self._in_flight.unsend()
+            self._in_flight.unsend(kind)
+            self._to_look_up.discard(kind)
+        if self.replay is None:
+            self._begin_replay([infos[kind] for kind in KINDS])
         self._count()
         return True
 
     def check_streams(self, go_on: Callable[[], bool]) -> bool:
-        return self._ask_leaders(go_on) is not None
+        return self._ask_leaders(KINDS, go_on) is not None
 
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
-        infos = self._ask_leaders(go_on)
-        if infos is None:
-            return False
-        before, now = self._leaders, [info.leader for info in infos]
-        another_leader = any(a and b and a != b for a, b in zip(before, now, strict=True))
-        return another_leader or self._another_stream
+        under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
+        infos = self._ask_leaders(under_way, go_on)
+        if not self._trusts_answers:
+            self._to_look_up.update(under_way)
+        for kind, info in (infos or {}).items():
+            before = self._leaders[kind]
+            if before and info.leader and before != info.leader:
+                self._to_look_up.add(kind)
+        return bool(self._to_look_up)
 
-    def _ask_leaders(self, go_on: Callable[[], bool]) -> list[StreamInfo] | None:
+    def _ask_leaders(
+        self, kinds: Iterable[int], go_on: Callable[[], bool]
+    ) -> dict[int, StreamInfo] | None:
+        """What the leaders of the streams say, by kind of message; None when we shall not go on.
+
+        Once it is known what the streams hold, nobody waits for that of the rejected messages:
+        where it has no leader it is left out.
+        """
         connection = self._link.open(go_on)
         if connection is None:
             return None
+        infos = {}
         try:
-            js = JetStream(connection, domain=self._domain, timeout_s=ANSWER_TIMEOUT_S)
-            infos = [keeper.ensure(js) for keeper in self._keepers]
-            for kind, info in enumerate(infos):
+            patience_s = max(ANSWER_TIMEOUT_S, 4 * connection.round_trip_s)
+            js = JetStream(connection, domain=self._domain, timeout_s=patience_s)
+            for kind in sorted(kinds):
+                try:
+                    info = infos[kind] = self._keepers[kind].ensure(js)
+                except NoAnswer:
+                    if kind == DIGEST or self.replay is None:
+                        raise
+                    continue
                 self._recognise(js, kind, info)
         finally:
             connection.close()
@@ -209,8 +231,9 @@ class PubAckConfirmer(Confirmer):
             self._in_flight.set_stream(kind, info.name.encode(), info.domain.encode())
         place, message_id = self._in_flight.get_place(kind)
         created, self._created[kind] = self._created[kind], info.created
-        self._another_stream = self._another_stream or created != info.created
-        if not self._looked_up and not self._replays:
+        if created and created != info.created:
+            self._to_look_up.add(kind)
+        if self.replay is None and not self._replays:
             # All that we make is new to it.
             self._in_flight.set_place(kind, info.last_seq)
         elif place > info.last_seq and created == info.created:
@@ -350,7 +373,9 @@ class PubAckConfirmer(Confirmer):
             return None
         if not text and headers.startswith(b"NATS/1.0 503"):
             name = self.streams[kind]
-            return self._refuse(number, Refusal(f"no stream captures what should go into {name}"))
+            return self._refuse(
+                number, Refusal(f"no stream captures what should go into {name}", passing=True)
+            )
         answer = _read_answer(text)
         if answer is None:
             return None

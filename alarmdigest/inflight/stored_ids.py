@@ -18,7 +18,7 @@ from alarmdigest._ext.stored_ids import StoredIds
 from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StartAt, status_of
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.link import Link
 
@@ -33,6 +33,9 @@ PULL_EXPIRES_S = 5.0
 # A consumer that gives nothing for so long sits on a server that hangs, or on a replica that lags.
 SILENCE_S = 1.0
 ANSWER_TIMEOUT_S = 1.0
+CREATE_TIMEOUT_S = 0.25
+# So few messages are asked of the stream's leader one by one: no consumer is worth it.
+FEW = 1000
 CONSUMER_INACTIVE_S = 60.0
 BUFFER_BYTES = 256 * 1024
 
@@ -57,6 +60,7 @@ class StoredIdsReader:
         self._next = b""
         self._delete = b""
         self._buffer = bytearray(BUFFER_BYTES)
+        self._leader: JetStream | None = None
         self._filled = 0
         self._asked = 0  # deliveries that the pulls of this consumer may bring
 
@@ -79,7 +83,9 @@ class StoredIdsReader:
         try:
             if self._connection is None and not self._open(go_on):
                 return
-            if not self.done:
+            if not self.done and self._leader is not None:
+                self._read_leader(self._leader)
+            elif not self.done:
                 self._read_pull(go_on)
         except BaseException:
             self.close()
@@ -106,7 +112,20 @@ class StoredIdsReader:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._connection = None
+        self._connection = self._leader = None
+
+    def _read_leader(self, js: JetStream) -> None:
+        """Some messages of the stream's leader, as a consumer would have brought them."""
+        messages = js.leader_messages(self._stream, self.ids.place + 1)
+        lines = []
+        for number, (seq, headers, _body) in enumerate(messages, self.ids.expected + 1):
+            reply = f"$JS.ACK.{self._stream}.leader.1.{seq}.{number}.0.0".encode()
+            headers = headers or b"NATS/1.0\r\n\r\n"
+            sizes = len(headers), len(headers)
+            lines.append(b"HMSG x %d %b %d %d\r\n%b\r\n" % (IDS_SID, reply, *sizes, headers))
+        frames_ = b"".join(lines)
+        self.ids.scan(frames_, 0, len(frames_))
+        self.done = not messages or self.ids.place >= self._end
 
     def _open(self, go_on: Callable[[], bool]) -> bool:
         """A new connection with a new consumer; false when we shall not go on."""
@@ -127,13 +146,24 @@ class StoredIdsReader:
         if self.done:
             return True
         name = f"alarmdigest-ids-{secrets.token_hex(8)}"
-        js.create_consumer(
-            self._stream,
-            name=name,
-            start=StartAt("sequence", place + 1),
-            headers_only=True,
-            inactive_s=CONSUMER_INACTIVE_S,
-        )
+        if self._end - place <= FEW:
+            self._leader = js
+            self.ids.expected = 0
+            return True
+        try:
+            js.create_consumer(
+                self._stream,
+                name=name,
+                start=StartAt("sequence", place + 1),
+                headers_only=True,
+                inactive_s=CONSUMER_INACTIVE_S,
+                timeout_s=max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s),
+            )
+        except NoAnswer:
+            # Consumers are made by the leader of the whole cluster, and there may be none just now.
+            self._leader = js
+            self.ids.expected = 0
+            return True
         js.close()
         prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
         self._next = f"{prefix}.CONSUMER.MSG.NEXT.{self._stream}.{name}".encode()

@@ -175,6 +175,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         """Have ``receive_into`` end its waiting also when this file descriptor can be read."""
         self._poller.register(fd, select.POLLIN)
 
+    @property
     def version(self) -> str:
         """Of the server, as it writes it."""
         return str(self.info.get("version", "unknown"))
