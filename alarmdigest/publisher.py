@@ -38,7 +38,11 @@ MAX_TAKEN_BYTES = 1024 * 1024
 # Answers come within milliseconds. After so long without any we ask who leads the streams.
 FIRST_DOUBT_S = 0.5
 ASK_PAUSE_S = 0.3
-# After so long without an answer from a healthy server nothing is going to come.
+# Where the streams have a leader, and it is the same one, what is not answered for so long was lost
+# on the way to it: there was another one meanwhile.
+FIRST_LOST_AFTER_S = 1.5
+LONGEST_LOST_AFTER_S = 12.0
+# After so long without an answer somebody ought to know.
 ACK_TIMEOUT_S = 5.0
 LOOK_UP_PAUSE_S = 0.5
 
@@ -89,6 +93,7 @@ class Publisher(ServiceThread):
         self._confirmations = 0
         self._progress_at = time.monotonic()
         self._ask_at = 0.0
+        self._lost_after_s = FIRST_LOST_AFTER_S
         self._trouble = LimitedLog(log, logging.ERROR)
 
     @property
@@ -306,6 +311,7 @@ class Publisher(ServiceThread):
             return
         self._confirmations = confirmations
         self._progress_at = time.monotonic()
+        self._lost_after_s = FIRST_LOST_AFTER_S
         self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
         self._release()
         failpoints.reach("publisher.confirmed")
@@ -335,10 +341,13 @@ class Publisher(ServiceThread):
 
     def _ask_whether_lost(self) -> None:
         try:
-            if self.confirmer.lost_track(self._for_a_second()):
-                log.info("an output stream has another leader, or is another one: looking it up")
+            lost = self.confirmer.lost_track(self._for_a_second())
+            if lost or time.monotonic() - self._progress_at > self._lost_after_s:
+                log.info("answers do not come: looking up what the output streams hold")
                 self._must_look_up = True
                 self._look_up_at = 0.0
+                # What is sent again for nothing makes a slow server slower.
+                self._lost_after_s = min(self._lost_after_s * 2, LONGEST_LOST_AFTER_S)
         except (ConnectionLost, NoAnswer) as error:  # there is no leader at the moment
             self.link.last_error = str(error)
         except NatsError as error:

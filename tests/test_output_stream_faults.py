@@ -279,6 +279,38 @@ def test_it_is_ready_again_when_the_stream_turns_out_to_hold_what_was_not_confir
         assert numbers_in(bus) == [1]
 
 
+# What it sends first never reaches the server, and the connection is well.
+LOSES_AT_FIRST = """
+from alarmdigest.inflight.puback import PubAckConfirmer
+send, sends = PubAckConfirmer.send, []
+def lose(self, connection, most):
+    sends.append(1)
+    if len(sends) > 1:
+        return send(self, connection, most)
+    connection.send = lambda data: None
+    try:
+        return send(self, connection, most)
+    finally:
+        del connection.send
+PubAckConfirmer.send = lose
+"""
+
+
+def test_what_was_lost_on_its_way_is_sent_again_on_the_same_connection() -> None:
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, mode="stream", program=patched(LOSES_AT_FIRST)) as service,
+        Bus(server.url) as bus,
+    ):
+        store_all(bus, pairs(range(3)))
+        # Before anybody is told that no confirmation comes.
+        eventually(lambda: len(numbers_in(bus)) == 3, timeout=4.5, what="the digests")
+        store_all(bus, pairs(range(3, 20)))
+        wait_for_digests(bus, list(range(20)), service)
+        assert service.metric("alarmdigest_resent_total") > 0
+        assert "connection lost" not in service.log
+
+
 def test_who_begins_with_new_messages_does_not_read_what_the_output_streams_hold() -> None:
     with NatsServer() as server, Bus(server.url) as bus:
         with stream_service(server.url) as service:

@@ -168,7 +168,7 @@ class PubAckConfirmer(Confirmer):
         connection.send(f"SUB {inbox}.*  {ACK_SID}\r\n".encode())
 
     def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
-        infos = self._ask_leaders(self._to_look_up, go_on)
+        infos = self._ask_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
             return False
         for kind, info in infos.items():
