@@ -37,12 +37,12 @@ def slow_reader(gate: Path) -> tuple[str, str]:
     """A service that asks for the first 10 messages, and for more once the file exists."""
     return patched(f"""
 import pathlib
-import alarmdigest.feeds.stream as feed
-assert feed.PULL_MESSAGES and feed.ALL_PULLS_BYTES
-feed.PULL_MESSAGES, feed.ALL_PULLS_BYTES = 10, 1
+import alarmdigest.feeds.pulls as pulls, alarmdigest.feeds.stream as feed
+assert pulls.PULL_MESSAGES and pulls.ALL_PULLS_BYTES
+pulls.PULL_MESSAGES, pulls.ALL_PULLS_BYTES = 10, 1
 turn = feed.StreamFeed.turn
 def turn_once(self, connection, router, *, pause):
-    waits = self._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
+    waits = self._pulls._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
     turn(self, connection, router, pause=pause or waits)
 feed.StreamFeed.turn = turn_once
 """)

@@ -386,7 +386,7 @@ def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
     records = pack_outgoing([Outgoing(DIGEST, b"", b"{}")])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
-    refusal = confirmer._refused(1, DIGEST, {"description": "full\nall is well"})
+    refusal = confirmer._answers._refused(1, DIGEST, {"description": "full\nall is well"})
     assert refusal is not None
     assert refusal.reason == r"ALARM_DIGESTS refused a message: full\nall is well"
 

@@ -185,12 +185,12 @@ def test_a_service_that_is_killed_while_it_reads_again_does_not_forget_what_it_k
     store_all(bus, [*alarms("d"), ASK])
     # It pulls one message at a time, and no second one: the rest is left to the next start.
     code = """
-import alarmdigest.feeds.stream as feed
-feed.PULL_MESSAGES = 1
+import alarmdigest.feeds.pulls as pulls, alarmdigest.feeds.stream as feed
+assert pulls.PULL_MESSAGES and pulls.ALL_PULLS_BYTES
+pulls.PULL_MESSAGES = pulls.ALL_PULLS_BYTES = 1
 turn = feed.StreamFeed.turn
 feed.StreamFeed.turn = lambda self, connection, router, *, pause: turn(
-    self, connection, router, pause=pause or self._asked > 0)
-feed.ALL_PULLS_BYTES = 1
+    self, connection, router, pause=pause or self._pulls._asked > 0)
 import sys
 from alarmdigest.cli import main
 sys.exit(main())

@@ -31,7 +31,12 @@ OURS = [one for one in SHOWN if re.match(r"\S*bin/alarmdigest |alarmdigest ", on
 NATS = [one for one in SHOWN if one.startswith("nats ")]
 
 # Those that run until they are ended. The first two are what all others here are run against.
-SERVICES = ("--workers 12", "run --server nats://nats.example.com:4222", "rejected --follow --body")
+SERVICES = (
+    "--workers 12",
+    "--mode stream",
+    "run --server nats://nats.example.com:4222",
+    "rejected --follow --body",
+)
 
 
 RUN_HERE = [one for one in OURS if not any(f"alarmdigest {words}" in one for words in SERVICES)]

@@ -10,19 +10,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
-
-import orjson
 
 from alarmdigest._ext import frames
 from alarmdigest._ext.inflight import ACK_SID, DIGEST, InFlight
 from alarmdigest.batches import Outgoing, answers_in, joined
 from alarmdigest.happenings import happenings
 from alarmdigest.inflight.confirmer import Answers, Confirmer, Refusal
+from alarmdigest.inflight.puback_reader import PubAckReader
 from alarmdigest.inflight.replay import Replay
 from alarmdigest.inflight.stored_ids import StoredIdsReader
 from alarmdigest.inflight.window import InFlightBatch, Window
-from alarmdigest.logs import Fields, LimitedLog
+from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NoAnswer
@@ -38,11 +36,6 @@ MAX_UNCONFIRMED_MESSAGES = 16_384
 MAX_WRITE_BYTES = 1024 * 1024
 ANSWER_TIMEOUT_S = 0.6
 KINDS = (DIGEST, DIGEST + 1)
-# JetStream's answers that are about the moment, not about the message.
-TOO_MANY_REQUESTS = 10167
-STORE_FAILED = 10077  # it is full and discards what is new
-MESSAGE_TOO_LARGE = 10054
-RETRYABLE_CODES = (408, 429, 503)
 EMPTY = OutputPosition("", 0)
 
 
@@ -69,10 +62,6 @@ class PubAckConfirmer(Confirmer):
         super().__init__(digest_subject, rejected_subject)
         self.streams = [plan.name for plan in plans]
         self.replay: Replay | None = None
-        #: Answers that a stream had not stored a message again that it held.
-        self.duplicates = 0
-        #: Answers of streams that are not meant, or to messages that were answered before.
-        self.foreign_answers = 0
         #: Times that an output stream was another one than before, or had lost its tail.
         self.recreated = 0
         self.truncated = 0
@@ -82,7 +71,6 @@ class PubAckConfirmer(Confirmer):
         self._replays = replays
         self.add_asks = replays
         self._created = [outputs.get(name, EMPTY).created for name in self.streams]
-        self._domains = ["", ""]
         self._leaders = ["", ""]
         self._to_look_up = set(KINDS)
         self._in_flight = InFlight()
@@ -90,8 +78,7 @@ class PubAckConfirmer(Confirmer):
             position = outputs.get(name, EMPTY)
             self._in_flight.set_place(kind, position.sequence, position.message_id.encode())
         self._mark = b""
-        self._foreign = LimitedLog(log, logging.WARNING)
-        self._trusts_answers = True
+        self._answers = PubAckReader(self._in_flight, self.streams, digest_subject)
 
     # -- messages in -----------------------------------------------------------------------------
 
@@ -188,7 +175,7 @@ class PubAckConfirmer(Confirmer):
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
         infos = self._ask_leaders(under_way, go_on)
-        if not self._trusts_answers:
+        if not self._answers.trusts_answers:
             self._to_look_up.update(under_way)
         for kind, info in (infos or {}).items():
             before = self._leaders[kind]
@@ -226,9 +213,7 @@ class PubAckConfirmer(Confirmer):
     def _recognise(self, js: JetStream, kind: int, info: StreamInfo) -> None:
         """See whether the stream is the one that we know, by the message at our place in it; forget
         what is not true any more of one that is another one, or lost its tail."""
-        self._domains[kind] = info.domain
-        if self._trusts_answers:
-            self._in_flight.set_stream(kind, info.name.encode(), info.domain.encode())
+        self._answers.set_domain(kind, info.domain)
         place, message_id = self._in_flight.get_place(kind)
         created, self._created[kind] = self._created[kind], info.created
         if created and created != info.created:
@@ -338,7 +323,7 @@ class PubAckConfirmer(Confirmer):
                 if self._in_flight.kind_of(number) == DIGEST:
                     problem = self.too_large(largest, connection.max_payload)
                 else:
-                    self._give_up(number)
+                    self._answers.give_up(number)
             if messages:
                 connection.send(wire)
             room -= messages
@@ -355,87 +340,12 @@ class PubAckConfirmer(Confirmer):
         answers = Answers(self._in_flight.scan(buffer, 0, end))
         for kind, number, headers, text in self._in_flight.take_other():
             if number >= 0:
-                if refusal := self._answered(number, headers, text):
+                if refusal := self._answers.answered(number, headers, text):
                     answers.refusals.append(refusal)
             elif kind not in (frames.MSG, frames.HMSG):
                 answers.control.append((kind, text))
         self._count()
         return answers
-
-    def _answered(self, number: int, headers: bytes, text: bytes) -> Refusal | None:
-        """An answer that is no plain PubAck; why the message must be sent again, if so.
-
-        Any subscriber can answer a reply subject: what is no answer of the stream, and in the
-        domain, that is meant does not count.
-        """
-        kind = self._in_flight.kind_of_sent(number)
-        if kind < 0:
-            return None
-        if not text and headers.startswith(b"NATS/1.0 503"):
-            name = self.streams[kind]
-            return self._refuse(
-                number, Refusal(f"no stream captures what should go into {name}", passing=True)
-            )
-        answer = _read_answer(text)
-        if answer is None:
-            return None
-        error, seq = answer.get("error"), answer.get("seq")
-        if isinstance(error, dict):
-            # It names no domain: it may be that of a stream which is not meant. Then the message is
-            # sent again for nothing, and the stream that has it says so.
-            meant = answer.get("stream", self.streams[kind]) == self.streams[kind]
-            meant = meant and self._in_flight.kind_of(number) >= 0
-            return self._refused(number, kind, error) if meant else None
-        if not (isinstance(seq, int) and seq > 0):
-            return None
-        place = self.streams[kind], self._domains[kind]
-        if (answer.get("stream"), answer.get("domain") or "") != place:
-            self.foreign_answers += 1
-            self._foreign(
-                "another stream answers to what we publish; that confirms nothing",
-                stream=ascii(answer.get("stream", "?"))[:80],
-                domain=ascii(answer.get("domain", ""))[:80],
-            )
-            return None
-        self._in_flight.answer(number)
-        if self._in_flight.second_answers and self._trusts_answers:
-            self._distrust_answers()
-        if self._trusts_answers:
-            duplicate = bool(answer.get("duplicate"))
-            self.duplicates += duplicate
-            self._in_flight.confirm(number, 0 if duplicate else seq)
-        return None
-
-    def _distrust_answers(self) -> None:
-        """Two streams of one name answer: from now on only what is read in the stream confirms."""
-        self._trusts_answers = False
-        self._in_flight.ignore_plain_acks()
-        log.error(
-            "two streams of the same name answer to what we publish; from now on what they hold is "
-            "read instead, which is slower: give each JetStream a domain of its own, or keep the "
-            "subject %s out of the other one",
-            self.digest_subject.decode(),
-        )
-
-    def _refused(self, number: int, kind: int, error: dict[str, Any]) -> Refusal | None:
-        # Anybody can answer a reply subject: it must not write lines into our log.
-        description = ascii(str(error.get("description", error))[:200])[1:-1]
-        reason = f"{self.streams[kind]} refused a message: {description}"
-        err_code = error.get("err_code")
-        passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
-        # A stream of rejected messages that is full would let whoever sends rubbish silence all.
-        if kind == DIGEST or (passing and err_code != STORE_FAILED):
-            return self._refuse(number, Refusal(reason, err_code == MESSAGE_TOO_LARGE))
-        self._give_up(number)
-        self._trouble("a refusal cannot be published and is given up", reason=reason)
-        return None
-
-    def _refuse(self, number: int, refusal: Refusal) -> Refusal | None:
-        return refusal if self._in_flight.refuse(number) else None
-
-    def _give_up(self, number: int) -> None:
-        self._in_flight.confirm(number)
-        self.refusals_given_up += 1
 
     def ponged(self, pongs: int) -> None:
         """A PONG says nothing of streams."""
@@ -449,7 +359,7 @@ class PubAckConfirmer(Confirmer):
             return Refusal(message)
         self._trouble("the server does not let us publish refusals", reason=message)
         for number in self._in_flight.unanswered(DIGEST + 1):
-            self._give_up(number)
+            self._answers.give_up(number)
         return None
 
     # -- what is confirmed -----------------------------------------------------------------------
@@ -463,7 +373,18 @@ class PubAckConfirmer(Confirmer):
             found[name] = OutputPosition(self._created[kind], place, message_id.decode())
         return found
 
+    @property
+    def duplicates(self) -> int:
+        """Messages that their stream held already."""
+        return self._answers.duplicates
+
+    @property
+    def foreign_answers(self) -> int:
+        """Answers of streams that are not meant."""
+        return self._answers.foreign_answers
+
     def _count(self) -> None:
+        self.refusals_given_up = self._answers.given_up
         self.under_way, self.refused = self._in_flight.outstanding, self._in_flight.refused
         suppressed = self.replay.suppressed if self.replay is not None else [0, 0]
         self.digests = self._in_flight.digests - sum(suppressed[:1])
@@ -480,11 +401,3 @@ def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, cr
     # Deleted: all that is left lies behind it. Or it was taken out in the middle, or the stream
     # never had it: what cannot be told is read from the beginning, which is never wrong.
     return info.first_seq > place
-
-
-def _read_answer(text: bytes) -> dict[str, Any] | None:
-    try:
-        answer = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        return None
-    return answer if isinstance(answer, dict) else None

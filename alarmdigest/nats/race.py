@@ -96,9 +96,8 @@ class Race:
         )
         try:
             thread.start()
-        except RuntimeError as error:  # the process may have no more threads
-            self._running -= 1
-            self._failed.append((target, ConnectFailed(f"{redacted(target.url)}: {error}")))
+        except RuntimeError:  # the process may have no more threads: one after the other, then
+            self._attempt(target)
 
     def _attempt(self, target: Target) -> None:
         connection: Connection | None = None

@@ -1,0 +1,133 @@
+"""What JetStream answers to a message that was published: stored, refused, or none of the sort.
+
+Any subscriber can answer a reply subject, and in another JetStream domain or account there may be a
+stream of the same name. Only an answer of the stream, and in the domain, that is meant counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import orjson
+
+from alarmdigest._ext.inflight import DIGEST, InFlight
+from alarmdigest.inflight.confirmer import Refusal
+from alarmdigest.logs import LimitedLog
+
+log = logging.getLogger(__name__)
+
+# JetStream's answers that are about the moment, not about the message.
+TOO_MANY_REQUESTS = 10167
+STORE_FAILED = 10077  # it is full and discards what is new
+MESSAGE_TOO_LARGE = 10054
+RETRYABLE_CODES = (408, 429, 503)
+
+
+class PubAckReader:
+    """``streams`` are by kind of message, and so is the JetStream domain of each.
+
+    ``duplicates`` counts answers that a stream held a message already, ``foreign_answers`` those of
+    streams that are not meant; ``given_up`` messages that will never be published.
+    """
+
+    def __init__(self, in_flight: InFlight, streams: list[str], digest_subject: str) -> None:
+        self.duplicates = 0
+        self.foreign_answers = 0
+        self.given_up = 0
+        #: False once two streams of the same name have answered.
+        self.trusts_answers = True
+        self._in_flight = in_flight
+        self._streams = streams
+        self._domains = ["" for _ in streams]
+        self._digest_subject = digest_subject
+        self._foreign = LimitedLog(log, logging.WARNING)
+        self._trouble = LimitedLog(log, logging.ERROR)
+
+    def set_domain(self, kind: int, domain: str) -> None:
+        self._domains[kind] = domain
+        if self.trusts_answers:
+            self._in_flight.set_stream(kind, self._streams[kind].encode(), domain.encode())
+
+    def give_up(self, number: int) -> None:
+        self._in_flight.confirm(number)
+        self.given_up += 1
+
+    def answered(self, number: int, headers: bytes, text: bytes) -> Refusal | None:
+        """An answer that is no plain PubAck; why the message must be sent again, if so.
+
+        Any subscriber can answer a reply subject: what is no answer of the stream, and in the
+        domain, that is meant does not count.
+        """
+        kind = self._in_flight.kind_of_sent(number)
+        if kind < 0:
+            return None
+        if not text and headers.startswith(b"NATS/1.0 503"):
+            name = self._streams[kind]
+            return self._refuse(
+                number, Refusal(f"no stream captures what should go into {name}", passing=True)
+            )
+        answer = _read_answer(text)
+        if answer is None:
+            return None
+        error, seq = answer.get("error"), answer.get("seq")
+        if isinstance(error, dict):
+            # It names no domain: it may be that of a stream which is not meant. Then the message is
+            # sent again for nothing, and the stream that has it says so.
+            meant = answer.get("stream", self._streams[kind]) == self._streams[kind]
+            meant = meant and self._in_flight.kind_of(number) >= 0
+            return self._refused(number, kind, error) if meant else None
+        if not (isinstance(seq, int) and seq > 0):
+            return None
+        place = self._streams[kind], self._domains[kind]
+        if (answer.get("stream"), answer.get("domain") or "") != place:
+            self.foreign_answers += 1
+            self._foreign(
+                "another stream answers to what we publish; that confirms nothing",
+                stream=ascii(answer.get("stream", "?"))[:80],
+                domain=ascii(answer.get("domain", ""))[:80],
+            )
+            return None
+        self._in_flight.answer(number)
+        if self._in_flight.second_answers and self.trusts_answers:
+            self._distrust_answers()
+        if self.trusts_answers:
+            duplicate = bool(answer.get("duplicate"))
+            self.duplicates += duplicate
+            self._in_flight.confirm(number, 0 if duplicate else seq)
+        return None
+
+    def _distrust_answers(self) -> None:
+        """Two streams of one name answer: from now on only what is read in the stream confirms."""
+        self.trusts_answers = False
+        self._in_flight.ignore_plain_acks()
+        log.error(
+            "two streams of the same name answer to what we publish; from now on what they hold is "
+            "read instead, which is slower: give each JetStream a domain of its own, or keep the "
+            "subject %s out of the other one",
+            self._digest_subject,
+        )
+
+    def _refused(self, number: int, kind: int, error: dict[str, Any]) -> Refusal | None:
+        # Anybody can answer a reply subject: it must not write lines into our log.
+        description = ascii(str(error.get("description", error))[:200])[1:-1]
+        reason = f"{self._streams[kind]} refused a message: {description}"
+        err_code = error.get("err_code")
+        passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
+        # A stream of rejected messages that is full would let whoever sends rubbish silence all.
+        if kind == DIGEST or (passing and err_code != STORE_FAILED):
+            return self._refuse(number, Refusal(reason, err_code == MESSAGE_TOO_LARGE))
+        self.give_up(number)
+        self._trouble("a refusal cannot be published and is given up", reason=reason)
+        return None
+
+    def _refuse(self, number: int, refusal: Refusal) -> Refusal | None:
+        return refusal if self._in_flight.refuse(number) else None
+
+
+def _read_answer(text: bytes) -> dict[str, Any] | None:
+    try:
+        answer = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+    return answer if isinstance(answer, dict) else None
