@@ -143,6 +143,8 @@ class Checkpointer(ServiceThread):
             and last.position == barrier.position
             and last.outputs == outputs
             and last.settings == self._settings
+            # It goes back only where somebody has said so: that must outlive a quiet hour.
+            and last.arrival_ns <= barrier.arrival_ns
         )
         if pending.rows or not unchanged:
             self._write(

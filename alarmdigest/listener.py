@@ -108,7 +108,12 @@ class Listener(ServiceThread):
     @property
     def catching_up(self) -> bool:
         """Whether the stream holds more that we have not read than passing traffic explains."""
-        return self.router.pending > CATCHING_UP_MESSAGES
+        return self.at_least_behind > CATCHING_UP_MESSAGES
+
+    @property
+    def at_least_behind(self) -> int:
+        """Messages that the stream is known to hold behind ours, by its leader or a consumer."""
+        return max(self.router.pending, self.behind or 0)
 
     @property
     def behind(self) -> int | None:

@@ -23,7 +23,14 @@ from alarmdigest.inflight.pace import Pace
 from alarmdigest.inflight.window import Window
 from alarmdigest.logs import Fields, LimitedLog
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer, StreamMissing
+from alarmdigest.nats.errors import (
+    ConnectionLost,
+    JetStreamError,
+    NatsError,
+    NoAnswer,
+    StreamMissing,
+)
+from alarmdigest.nats.jetstream import NO_LEADER
 from alarmdigest.nats.link import Link
 from alarmdigest.store.base import Outputs, Position
 from alarmdigest.threads import TICK_S, ByteQueue, ServiceThread
@@ -95,6 +102,7 @@ class Publisher(ServiceThread):
         self._ask_at = 0.0
         self._lost_after_s = FIRST_LOST_AFTER_S
         self._trouble = LimitedLog(log, logging.ERROR)
+        self._no_answers = LimitedLog(log, logging.INFO)
 
     @property
     def blocked_reason(self) -> str | None:
@@ -240,7 +248,11 @@ class Publisher(ServiceThread):
     def _retry(self) -> None:
         """See that the streams are there, then send again what was refused."""
         try:
-            if not self.confirmer.check_streams(self._go_on):
+            if not self.confirmer.check_streams(self._for_a_second()):
+                self.pace.retried()
+                self._block(
+                    Refusal(f"no connection to look at the streams: {self.link.last_error}")
+                )
                 return
         except NatsError as error:
             self.pace.retried()
@@ -343,7 +355,7 @@ class Publisher(ServiceThread):
         try:
             lost = self.confirmer.lost_track(self._for_a_second())
             if lost or time.monotonic() - self._progress_at > self._lost_after_s:
-                log.info("answers do not come: looking up what the output streams hold")
+                self._no_answers("answers do not come: looking up what the output streams hold")
                 self._must_look_up = True
                 self._look_up_at = 0.0
                 # What is sent again for nothing makes a slow server slower.
@@ -419,5 +431,7 @@ class Publisher(ServiceThread):
 
 def refusal_of(error: NatsError) -> Refusal:
     """What is wrong with a stream, or with asking for it, as the refusal of a message."""
-    passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing))
+    passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing)) or (
+        isinstance(error, JetStreamError) and error.err_code in NO_LEADER
+    )
     return Refusal(str(error), passing=passing)

@@ -160,6 +160,13 @@ def _limit(limits: dict[str, Any], name: str) -> int:
     return value if isinstance(value, int) else -1
 
 
+def _shorter_window(plan: StreamPlan, info: StreamInfo) -> str:
+    """JetStream wants the duplicate window to lie within the age."""
+    if 0 < plan.max_age_ns < info.duplicate_window_ns:
+        return f" --dupe-window={age_text(plan.max_age_ns)}"
+    return ""
+
+
 def _unheeded(plan: StreamPlan, usual: StreamPlan, info: StreamInfo) -> Iterator[str]:
     """Limits that were asked for, of a stream that was there already and has others."""
     age = int(info.config.get("max_age") or 0)
@@ -167,7 +174,7 @@ def _unheeded(plan: StreamPlan, usual: StreamPlan, info: StreamInfo) -> Iterator
         yield (
             f"stream {plan.name} was there already and has max_age {age_text(age)}, not what "
             f"{plan.limit_options}-age says: nats stream edit {plan.name} "
-            f"--max-age={age_text(plan.max_age_ns)}"
+            f"--max-age={age_text(plan.max_age_ns)}{_shorter_window(plan, info)}"
         )
     size = int(info.config.get("max_bytes") or -1)
     if plan.max_bytes not in (usual.max_bytes, size):

@@ -375,7 +375,7 @@ class Service:
             if thread.busy_for_s > BUSY_IS_TROUBLE_S
         ]
         if self.listener is not None and self.listener.catching_up and not self._draining:
-            found.append(f"catching up: {self.listener.router.pending} messages behind")
+            found.append(f"catching up: {self.listener.at_least_behind} messages behind")
         return found
 
     @property

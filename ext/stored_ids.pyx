@@ -9,7 +9,6 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memmove
 
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from deliveries cimport Delivery, read_delivery
@@ -279,15 +278,11 @@ cdef class StoredIds:
         self.head = 0
 
     cdef int compact(self) except -1:
-        """Give back the room of those in front that were taken."""
+        """Give back the room of those that were taken, once they are most."""
         self.skip_taken()
         if self.waiting == 0:
             self.empty()
-        elif self.head > COMPACT_AT and self.head > self.count() // 2:
-            memmove(self.entries.data, self.entry(self.head),
-                    (self.count() - self.head) * sizeof(Entry))
-            self.entries.used -= self.head * sizeof(Entry)
-            self.head = 0
+        elif self.count() > COMPACT_AT and self.waiting < self.count() // 2:
             self.index_anew()
         return 0
 
@@ -317,15 +312,15 @@ cdef class StoredIds:
         self.slots[slot] = <uint32_t> i + 1
 
     cdef int index_anew(self) except -1:
-        """Room for twice as many as there are, without those that were taken in front."""
-        cdef size_t i, wanted = FIRST_SLOTS
+        """Room for twice as many as there are, without those that were taken."""
+        cdef size_t i, kept = 0, wanted = FIRST_SLOTS
         cdef uint32_t* slots
-        self.skip_taken()
-        if self.head:
-            memmove(self.entries.data, self.entry(self.head),
-                    (self.count() - self.head) * sizeof(Entry))
-            self.entries.used -= self.head * sizeof(Entry)
-            self.head = 0
+        for i in range(self.head, self.count()):
+            if not self.entry(i).taken:
+                self.entry(kept)[0] = self.entry(i)[0]
+                kept += 1
+        self.entries.used = kept * sizeof(Entry)
+        self.head = 0
         while wanted < 4 * (self.count() + 1):
             wanted *= 2
         slots = <uint32_t*> calloc(wanted, sizeof(uint32_t))

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 ANSWER_WITHIN_S = 2.0
 REPORT_INTERVAL_S = 5.0
+SINGLY = "deleted singly, or by a limit per subject"
 
 
 class Gap(NamedTuple):
@@ -68,9 +69,9 @@ class Gaps:
         if stream_begins_at is not None:
             before = max(0, min(gap.last + 1, stream_begins_at) - gap.first)
             self.expired += min(gap.missing, before)
-            why = "a limit of the stream, or a purge" if before else "deleted singly"
+            why = "a limit of the stream, or a purge" if before else SINGLY
             if 0 < before < gap.missing:
-                why += "; and deleted singly"
+                why += f"; and {SINGLY}"
         happenings.note(
             "stream_deleted",
             f"{self._stream}: messages {gap.first} to {gap.last}: {gap.missing} were deleted "

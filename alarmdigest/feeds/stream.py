@@ -158,7 +158,8 @@ class StreamFeed(Feed):
             self._plan.name, name=name, start=beginning.at, inactive_s=CONSUMER_INACTIVE_S
         )
         patience_s = max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s)
-        old, self._consumers = self._consumers, [*self._consumers, name]
+        # Of those that nobody could tell us are gone, the newest: the server forgets them all soon.
+        old, self._consumers = self._consumers, [*self._consumers[-7:], name]
         made = self._create(jetstream, create, body, beginning, patience_s)
         if made is None:
             assert self._kept is not None

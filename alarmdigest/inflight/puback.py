@@ -23,7 +23,7 @@ from alarmdigest.inflight.window import InFlightBatch, Window
 from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import NoAnswer
+from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
@@ -155,6 +155,7 @@ class PubAckConfirmer(Confirmer):
         connection.send(f"SUB {inbox}.*  {ACK_SID}\r\n".encode())
 
     def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
+        self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
         infos = self._ask_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
             return False
@@ -175,13 +176,12 @@ class PubAckConfirmer(Confirmer):
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
         infos = self._ask_leaders(under_way, go_on)
-        if not self._answers.trusts_answers:
-            self._to_look_up.update(under_way)
+        lost = not self._answers.trusts_answers
         for kind, info in (infos or {}).items():
             before = self._leaders[kind]
-            if before and info.leader and before != info.leader:
-                self._to_look_up.add(kind)
-        return bool(self._to_look_up)
+            lost = lost or kind in self._to_look_up
+            lost = lost or (before != "" and info.leader != "" and before != info.leader)
+        return lost
 
     def _ask_leaders(
         self, kinds: Iterable[int], go_on: Callable[[], bool]
@@ -189,7 +189,7 @@ class PubAckConfirmer(Confirmer):
         """What the leaders of the streams say, by kind of message; None when we shall not go on.
 
         Once it is known what the streams hold, nobody waits for that of the rejected messages:
-        where it has no leader it is left out.
+        where it has no leader, or cannot be used, it is left out.
         """
         connection = self._link.open(go_on)
         if connection is None:
@@ -201,9 +201,12 @@ class PubAckConfirmer(Confirmer):
             for kind in sorted(kinds):
                 try:
                     info = infos[kind] = self._keepers[kind].ensure(js)
-                except NoAnswer:
+                except ConnectionLost:
+                    raise
+                except NatsError as error:
                     if kind == DIGEST or self.replay is None:
                         raise
+                    self._trouble("rejected messages cannot be published and wait", reason=error)
                     continue
                 self._recognise(js, kind, info)
         finally:
@@ -303,7 +306,7 @@ class PubAckConfirmer(Confirmer):
 
     @property
     def sendable(self) -> bool:
-        return self._in_flight.sendable
+        return self._in_flight.sendable and self.under_way < MAX_UNCONFIRMED_MESSAGES
 
     def send(self, connection: Connection, most: int) -> Refusal | None:
         room = min(most, MAX_UNCONFIRMED_MESSAGES) - self._in_flight.outstanding
@@ -398,6 +401,6 @@ def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, cr
     stored = js.stored_message(info.name, place)
     if stored is not None:
         return b"Nats-Msg-Id: " + message_id in stored[0]
-    # Deleted: all that is left lies behind it. Or it was taken out in the middle, or the stream
-    # never had it: what cannot be told is read from the beginning, which is never wrong.
-    return info.first_seq > place
+    # Deleted: all that is left lies behind it, or it was taken out singly. A stream that never had
+    # it was made at another time; where a server changes that without reason, too much is read.
+    return info.first_seq > place or created == info.created

@@ -63,10 +63,9 @@ class PubAckReader:
         if kind < 0:
             return None
         if not text and headers.startswith(b"NATS/1.0 503"):
-            name = self._streams[kind]
-            return self._refuse(
-                number, Refusal(f"no stream captures what should go into {name}", passing=True)
-            )
+            reason = f"no stream captures what should go into {self._streams[kind]}"
+            # Whoever sends rubbish must not be able to hold up digests with it.
+            return self._refuse(number, Refusal(reason, only_this_one=kind != DIGEST, passing=True))
         answer = _read_answer(text)
         if answer is None:
             return None
@@ -116,7 +115,9 @@ class PubAckReader:
         passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
         # A stream of rejected messages that is full would let whoever sends rubbish silence all.
         if kind == DIGEST or (passing and err_code != STORE_FAILED):
-            return self._refuse(number, Refusal(reason, err_code == MESSAGE_TOO_LARGE))
+            passes = passing and err_code != STORE_FAILED
+            only_this_one = err_code == MESSAGE_TOO_LARGE or kind != DIGEST
+            return self._refuse(number, Refusal(reason, only_this_one, passes))
         self.give_up(number)
         self._trouble("a refusal cannot be published and is given up", reason=reason)
         return None

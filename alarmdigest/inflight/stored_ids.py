@@ -18,8 +18,8 @@ from alarmdigest._ext.stored_ids import StoredIds
 from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StartAt, status_of
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
-from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.errors import ConnectionLost, JetStreamError, NatsError, NoAnswer
+from alarmdigest.nats.jetstream import TOO_MANY_CONSUMERS, JetStream
 from alarmdigest.nats.link import Link
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,6 @@ PULL_EXPIRES_S = 5.0
 SILENCE_S = 1.0
 ANSWER_TIMEOUT_S = 1.0
 CREATE_TIMEOUT_S = 0.25
-# So few messages are asked of the stream's leader one by one: no consumer is worth it.
-FEW = 1000
 CONSUMER_INACTIVE_S = 60.0
 BUFFER_BYTES = 256 * 1024
 
@@ -117,14 +115,15 @@ class StoredIdsReader:
     def _read_leader(self, js: JetStream) -> None:
         """Some messages of the stream's leader, as a consumer would have brought them."""
         messages = js.leader_messages(self._stream, self.ids.place + 1)
+        # Scanned like deliveries of a consumer; nobody looks at the subject.
         lines = []
         for number, (seq, headers, _body) in enumerate(messages, self.ids.expected + 1):
             reply = f"$JS.ACK.{self._stream}.leader.1.{seq}.{number}.0.0".encode()
             headers = headers or b"NATS/1.0\r\n\r\n"
             sizes = len(headers), len(headers)
             lines.append(b"HMSG x %d %b %d %d\r\n%b\r\n" % (IDS_SID, reply, *sizes, headers))
-        frames_ = b"".join(lines)
-        self.ids.scan(frames_, 0, len(frames_))
+        wire = b"".join(lines)
+        self.ids.scan(wire, 0, len(wire))
         self.done = not messages or self.ids.place >= self._end
 
     def _open(self, go_on: Callable[[], bool]) -> bool:
@@ -146,10 +145,6 @@ class StoredIdsReader:
         if self.done:
             return True
         name = f"alarmdigest-ids-{secrets.token_hex(8)}"
-        if self._end - place <= FEW:
-            self._leader = js
-            self.ids.expected = 0
-            return True
         try:
             js.create_consumer(
                 self._stream,
@@ -162,6 +157,11 @@ class StoredIdsReader:
         except NoAnswer:
             # Consumers are made by the leader of the whole cluster, and there may be none just now.
             self._leader = js
+        except JetStreamError as error:
+            if error.err_code not in TOO_MANY_CONSUMERS:
+                raise
+            self._leader = js
+        if self._leader is not None:
             self.ids.expected = 0
             return True
         js.close()

@@ -102,7 +102,7 @@ class Status:
             events=listener.router.events if listener is not None else 0,
             requests=listener.router.requests if listener is not None else 0,
             digests=publisher.confirmer.digests if publisher is not None else 0,
-            behind=listener.router.pending if listener is not None else 0,
+            behind=listener.at_least_behind if listener is not None else 0,
         )
 
     def _behind(self) -> dict[str, Any]:
@@ -129,7 +129,7 @@ class Status:
         router = listener.router
         return {
             "sequence": router.sequence,
-            "last_sequence": router.sequence + router.pending,
+            "last_sequence": router.sequence + listener.at_least_behind,
             "stored_at": timestamps.to_text(router.timestamp_ns) if router.timestamp_ns else None,
         }
 

@@ -141,6 +141,8 @@ class JetStream(Requests):
         next_at, deadline = 0.0, time.monotonic() + self._timeout_s
         while len(found) < count:
             if (now := time.monotonic()) >= deadline:
+                if first in found:  # the rest is asked for next time
+                    break
                 raise NoAnswer(f"{self._connection.url}: no answer in time to {what}")
             if now >= next_at:
                 next_at = now + self._ask_again_s

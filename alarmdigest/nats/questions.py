@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import orjson
@@ -19,6 +19,9 @@ from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import NO_LEADER, read_answer
 from alarmdigest.nats.requests import ASK_AGAIN_S
 
+# So many times a question may have been asked again before its first answer comes.
+LATE_REPLIES = 8
+
 OnAnswer: TypeAlias = "Callable[[dict[str, Any] | JetStreamError], None]"
 
 
@@ -28,6 +31,7 @@ class _Question:
     body: bytes
     on_answer: OnAnswer
     asked_at: float = 0.0
+    replies: list[bytes] = field(default_factory=list)
 
 
 class Questions:
@@ -56,8 +60,13 @@ class Questions:
     def ask_again(self) -> None:
         """Call it often: asks again what was not answered in time."""
         before = time.monotonic() - self._again_s
-        late = [reply for reply, question in self._open.items() if question.asked_at < before]
-        self._publish([self._open.pop(reply) for reply in late])
+        late = {id(one): one for one in self._open.values() if one.asked_at < before}
+        for question in late.values():
+            # A late answer counts, too; but not for ever.
+            for reply in question.replies[:-LATE_REPLIES]:
+                self._open.pop(reply, None)
+            question.replies = question.replies[-LATE_REPLIES:]
+        self._publish(list(late.values()))
 
     def hear(self) -> None:
         """Call it behind every read: hands over the answers that came."""
@@ -71,7 +80,8 @@ class Questions:
             except JetStreamError as error:
                 answer = None if error.err_code in NO_LEADER else error
             if answer is not None:
-                del self._open[reply]
+                for one in question.replies:
+                    self._open.pop(one, None)
                 question.on_answer(answer)
 
     def _publish(self, questions: list[_Question]) -> None:
@@ -80,6 +90,7 @@ class Questions:
             self._asked += 1
             reply = f"{self._inbox}.{self._asked}".encode()
             question.asked_at = time.monotonic()
+            question.replies.append(reply)
             self._open[reply] = question
             head = question.subject.encode(), reply, len(question.body)
             lines.append(b"PUB %b %b %d\r\n%b\r\n" % (*head, question.body))

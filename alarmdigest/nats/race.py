@@ -60,11 +60,16 @@ class Race:
         """The winner; None when all have failed, or as soon as ``go_on()`` is false."""
         next_at = 0.0
         while go_on():
+            target = None
             with self._changed:
                 now = time.monotonic()
                 if self._waiting and (not self._running or now >= next_at):
                     next_at = now + STAGGER_S
-                    self._start(self._waiting.popleft())
+                    target = self._waiting.popleft()
+                    self._running += 1
+            if target is not None:
+                self._start(target)
+            with self._changed:
                 if self._winner is None and not self._failed:
                     self._changed.wait(STEP_S)
                 failed, self._failed = self._new_failures(), []
@@ -90,7 +95,6 @@ class Race:
         return found
 
     def _start(self, target: Target) -> None:
-        self._running += 1
         thread = threading.Thread(
             target=self._attempt, args=(target,), name="connecting", daemon=True
         )
