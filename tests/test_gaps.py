@@ -92,8 +92,8 @@ def test_what_is_deleted_singly_under_a_reader_that_waits(
     wait_until_read(service, 40)
     # Those of one pull are in one report, the others may come with the next.
     assert re.search(r"first=13 last=(14 missing=2|21 missing=3) stream_begins_at=1 ", report)
-    assert "deleted singly" in report
-    assert "a limit" not in report
+    assert "deleted singly, or by a limit per subject" in report
+    assert "a limit of the stream" not in report
     assert [service.metric(name) for name in (DELETED, EXPIRED)] == [3, 0]
 
 
