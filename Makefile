@@ -15,7 +15,7 @@ run: build  ## start the service; with no NATS server at hand, on an embedded on
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
 
 test: build  ## run all tests, the linters among them
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)

@@ -146,7 +146,7 @@ def by_user(digests: list[Digest]) -> dict[str, list[Digest]]:
 
 
 @settings(
-    max_examples=cases(4_000, 100_000) // VARIANTS,
+    max_examples=cases(2_000, 100_000) // VARIANTS,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

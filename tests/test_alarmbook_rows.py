@@ -256,7 +256,7 @@ def check_history(history: History, random: Random) -> None:
 
 
 @settings(
-    max_examples=cases(400, 20_000), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=cases(200, 20_000), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 @given(histories(min_size=5), st.integers(0, 2**32 - 1))
 def test_a_book_made_from_rows_goes_on_as_the_one_that_wrote_them(
@@ -267,7 +267,7 @@ def test_a_book_made_from_rows_goes_on_as_the_one_that_wrote_them(
         check_history(history, random)
 
 
-@settings(max_examples=cases(300, 10_000), deadline=None)
+@settings(max_examples=cases(150, 10_000), deadline=None)
 @given(histories(min_size=5), st.integers(0, 2**32 - 1))
 def test_rows_of_a_restarted_book_are_those_of_one_that_went_on(
     history: History, seed: int
