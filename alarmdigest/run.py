@@ -18,7 +18,7 @@ from alarmdigest.reload import Reloader
 from alarmdigest.service import Service
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.setup import NotReachable
-from alarmdigest.shortage import shortage
+from alarmdigest.shortage import shortage, too_few_files
 from alarmdigest.signals import Signals
 from alarmdigest.store import StoreError, open_store
 from alarmdigest.systemd import Supervisor
@@ -62,6 +62,9 @@ class Runner:
             Fields(pid=os.getpid(), workers=self._settings.workers),
         )
         try:
+            if problem := too_few_files():
+                log.critical("%s", problem)
+                return exit_codes.INTERNAL_ERROR
             return self._run()
         except (SettingsError, UrlError) as error:
             for problem in error.args:

@@ -1,10 +1,28 @@
-"""What the system does not give us any more of, in words for whoever can change that."""
+"""What the system gives us too little of, in words for whoever can change that."""
 
 from __future__ import annotations
 
 import errno
+import resource
 
 NO_THREAD = "can't start new thread"
+# What a service in stream mode has open at rest is some 25; with fewer it would begin and then lack
+# one here and one there.
+LEAST_FILES = 32
+
+
+def too_few_files() -> str | None:
+    """Why the service cannot work under this limit of open files; raises the limit where it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft >= LEAST_FILES or soft == resource.RLIM_INFINITY:
+        return None
+    if hard >= LEAST_FILES or hard == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (LEAST_FILES, hard))
+        return None
+    return (
+        f"this process may have {hard} files open, and needs at least {LEAST_FILES}: raise the "
+        "limit (ulimit -n, LimitNOFILE= of the unit)"
+    )
 
 
 def shortage(error: BaseException) -> str | None:

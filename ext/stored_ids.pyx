@@ -47,7 +47,7 @@ cdef class StoredIds:
     cdef uint32_t* slots
     cdef size_t slot_count       # a power of two, or 0
     cdef uint64_t key
-    cdef Place through
+    cdef Place through           # the greatest mark: what belongs to requests up to it was stored
     cdef MessageId newest        # at `place`
     cdef bint newest_is_known
     cdef public uint64_t place
@@ -68,12 +68,6 @@ cdef class StoredIds:
     @property
     def held_bytes(self) -> int:
         return self.entries.capacity + self.slot_count * sizeof(uint32_t)
-
-    @property
-    def stored_through(self) -> tuple[int, int]:
-        """The greatest mark that was read: all digests for requests up to this sequence and
-        timestamp had been stored before it."""
-        return self.through.sequence, self.through.timestamp_ns
 
     @property
     def newest_id(self) -> bytes:

@@ -165,7 +165,7 @@ class PubAckConfirmer(Confirmer):
                 return False
             self._in_flight.unsend(kind)
             self._to_look_up.discard(kind)
-        if self.replay is None:
+        if self.replay is None:  # the first time both streams have answered
             self._begin_replay([infos[kind] for kind in KINDS])
         self._count()
         return True

@@ -3,7 +3,8 @@
 The input is read again from the last checkpoint on, and gives the same messages with the same ids.
 Those that their stream holds already, behind the checkpoint's position in it, are not sent again,
 however long ago they were. Their ids are read as the replay goes, so that memory holds only what
-lies between the two, and not all that a long outage or a lost store leaves to be read.
+lies between the two, and not all that a long outage or a lost store leaves to be read. Rejected
+messages do not tell where they come from: ids of theirs that nothing makes again stay to the end.
 """
 
 from __future__ import annotations
@@ -24,14 +25,12 @@ RETRY_PAUSE_S = 0.3
 class Replay:
     """One reader for each output stream, by kind of message.
 
-    ``suppressed`` counts messages, by kind, that were made again and not sent again; ``expired``
-    those among them that their stream has deleted since.
+    ``suppressed`` counts messages, by kind, that were made again and not sent again.
     """
 
     def __init__(self, readers: Sequence[StoredIdsReader]) -> None:
         self.readers = list(readers)
         self.suppressed = [0 for _ in readers]
-        self.expired = 0
         self._trouble = LimitedLog(log, logging.WARNING)
 
     def decide(self, records: bytes, go_on: Callable[[], bool]) -> list[int] | None:
@@ -48,7 +47,6 @@ class Replay:
                 more, missing = reader.ids.take_made(records, kind, missing)
                 found += more
             self.suppressed[kind] += len(found)
-            self.expired += sum(place == 0 for _number, place in found)
             stored += [number for number, _place in found]
         return stored
 

@@ -166,11 +166,6 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         """Bytes that the server takes as one message, headers included."""
         return int(self.info.get("max_payload", 1024 * 1024))
 
-    @property
-    def heard_at(self) -> float:
-        """When the server last sent anything (``time.monotonic()``)."""
-        return self._last_heard
-
     def watch(self, fd: int) -> None:
         """Have ``receive_into`` end its waiting also when this file descriptor can be read."""
         self._poller.register(fd, select.POLLIN)
