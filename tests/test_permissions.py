@@ -146,6 +146,30 @@ def test_inboxes_are_where_the_server_allows_them(tmp_path: Path) -> None:
         assert 'Permissions Violation for Subscription to "_INBOX.alarmdigest.' in other.log
 
 
+def test_the_permissions_of_the_first_versions_will_do(tmp_path: Path) -> None:
+    """They do not let it read a single message of an output stream."""
+    text = (DEPLOY / "nats-permissions.conf").read_text()
+    lines = [line for line in text.splitlines() if "MSG.GET.ALARM_" not in line]
+    assert len(lines) == len(text.splitlines()) - 2
+    (tmp_path / "first.conf").write_text("\n".join(lines))
+    with (
+        NatsServer(extra=config(tmp_path / "first.conf")) as server,
+        ServiceProcess(
+            server.url,
+            mode="stream",
+            environment=LOGIN,
+            options=("--workers", "2", "--checkpoint-interval", "100ms"),
+        ) as service,
+        Bus(url_of(server, "owner")) as bus,
+    ):
+        store_all(bus, pairs(range(5)))
+        bus.wait_for_digests(5)
+        assert service.stop() == 0
+        service.start()
+        store_all(bus, pairs(range(5, 10)))
+        bus.wait_for_digests(10)
+
+
 FORBIDDEN = [
     b"PUB AlarmStatusChanged 0\r\n\r\n",
     b"PUB SendAlarmDigest 0\r\n\r\n",
@@ -155,7 +179,7 @@ FORBIDDEN = [
     b"PUB $JS.API.STREAM.UPDATE.ALARMS 0\r\n\r\n",
     b"PUB $JS.API.STREAM.MSG.DELETE.ALARMS 0\r\n\r\n",
     b"PUB $JS.API.STREAM.CREATE.OTHER 0\r\n\r\n",
-    b"PUB $JS.API.STREAM.MSG.GET.ALARM_DIGESTS 0\r\n\r\n",
+    b"PUB $JS.API.STREAM.MSG.GET.OTHER 0\r\n\r\n",
     b"PUB $JS.API.CONSUMER.CREATE.OTHER.x 0\r\n\r\n",
     b"SUB > 1\r\n",
     b"SUB elsewhere 1\r\n",
