@@ -265,7 +265,11 @@ class PubAckConfirmer(Confirmer):
         )
         try:
             while not reader.done:
-                reader.read(go_on)
+                try:
+                    reader.read(go_on)
+                except ConnectionLost:
+                    if not reader.was_silent:
+                        raise
                 if not go_on():
                     return False
         finally:

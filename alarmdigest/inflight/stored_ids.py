@@ -31,7 +31,7 @@ IDS_PER_PULL = 5_000
 BYTES_PER_PULL = 8 * 1024 * 1024
 PULL_EXPIRES_S = 5.0
 # A consumer that gives nothing for so long sits on a server that hangs, or on a replica that lags.
-SILENCE_S = 1.0
+SILENCE_S = 0.6
 ANSWER_TIMEOUT_S = 1.0
 CREATE_TIMEOUT_S = 0.25
 CONSUMER_INACTIVE_S = 60.0
@@ -107,6 +107,11 @@ class StoredIdsReader:
         except NatsError as error:
             log.debug("a consumer is left behind:%s", Fields(reason=error))
 
+    @property
+    def was_silent(self) -> bool:
+        """Whether the last consumer gave nothing; the next read asks the stream's leader."""
+        return self._silent
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -140,9 +145,14 @@ class StoredIdsReader:
         if not self.done and self._silent:
             # Nothing comes: the stream's leader knows whether something is there at all.
             self.done = js.next_message(self._stream, place + 1) is None
+        # A consumer that was silent sits on a server that hangs or lags, and so may the next one.
+        self._leader = js if self._silent else None
         self._silent = False
         self._delete = b""
         if self.done:
+            return True
+        if self._leader is not None:
+            self.ids.expected = 0
             return True
         name = f"alarmdigest-ids-{secrets.token_hex(8)}"
         try:

@@ -97,9 +97,13 @@ class Link:
             self._patience = min(self._patience * 2, MOST_PATIENCE) if hung else 1.0
         while self._pause(go_on):
             self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
-            won = Race(self._candidates(), self._connection, self._failed).run(go_on)
+            candidates = self._candidates()
+            won = Race(candidates, self._connection, self._failed).run(go_on)
             if won is not None:
                 target, connection = won
+                # Those that had their turn before it hang, perhaps: not first again.
+                for url in candidates[: candidates.index(target.url)]:
+                    self._failed_at[_place(url)] = time.monotonic()
                 self._current, self._last = target.url, connection
                 self._current_name = self._tls_names.get(target.url) or _host(target.url)
                 self._opened_at = time.monotonic()
