@@ -45,6 +45,10 @@ MAX_TAKEN_BYTES = 1024 * 1024
 # Answers come within milliseconds. After so long without any we ask who leads the streams.
 FIRST_DOUBT_S = 0.5
 ASK_PAUSE_S = 0.3
+# A stream answers in order, but for moments. What later messages have overtaken for so long was lost
+# on the way.
+OVERTAKEN_FOR_S = 0.3
+LOOK_FOR_OVERTAKEN_S = 0.1
 # Where the streams have a leader, and it is the same one, what is not answered for so long was lost
 # on the way to it: there was another one meanwhile.
 FIRST_LOST_AFTER_S = 1.5
@@ -100,6 +104,9 @@ class Publisher(ServiceThread):
         self._confirmations = 0
         self._progress_at = time.monotonic()
         self._ask_at = 0.0
+        self._overtaken = 0
+        self._overtaken_since = 0.0
+        self._overtaken_seen_at = 0.0
         self._lost_after_s = FIRST_LOST_AFTER_S
         self._trouble = LimitedLog(log, logging.ERROR)
         self._no_answers = LimitedLog(log, logging.INFO)
@@ -333,8 +340,14 @@ class Publisher(ServiceThread):
     def _doubt(self) -> None:
         """Find out why answers do not come."""
         now = time.monotonic()
-        waits = self.confirmer.under_way > 0 and not self._must_look_up
-        if not waits or now - self._progress_at < FIRST_DOUBT_S:
+        if self.confirmer.under_way == 0 or self._must_look_up:
+            return
+        if now - self._overtaken_seen_at > LOOK_FOR_OVERTAKEN_S and self._is_overtaken(now):
+            self._no_answers("some answers do not come: looking up what the output streams hold")
+            self._must_look_up = True
+            self._look_up_at = 0.0
+            return
+        if now - self._progress_at < FIRST_DOUBT_S:
             return
         if now >= self._ask_at:
             self._ask_whether_lost()
@@ -350,6 +363,15 @@ class Publisher(ServiceThread):
                     passing=True,
                 )
             )
+
+    def _is_overtaken(self, now: float) -> bool:
+        """Whether the same message is overtaken for a while. While others are confirmed, nothing
+        else tells that it was lost: a cluster had no leader when it was sent."""
+        self._overtaken_seen_at = now
+        first = self.confirmer.overtaken()
+        if first != self._overtaken:
+            self._overtaken, self._overtaken_since = first, now
+        return first > 0 and now - self._overtaken_since > OVERTAKEN_FOR_S
 
     def _ask_whether_lost(self) -> None:
         try:

@@ -50,6 +50,7 @@ ctypedef struct Slot:
     uint64_t earlier             # the one before of the same user that was unconfirmed; 0: none
     uint64_t later               # the one that waits for this one; 0: none
     uint64_t same_gate           # the one before with the same gate; 0: none
+    uint64_t sending             # counts what was sent, this one the last time; 0: never
     uint8_t state
     uint8_t kind
     uint8_t sends
@@ -81,6 +82,8 @@ cdef class InFlight:
     cdef readonly uint64_t refusals
     cdef readonly uint64_t second_answers
     cdef readonly uint64_t resent
+    cdef uint64_t sendings
+    cdef uint64_t newest_confirmed[2]        # the greatest sending that was confirmed, by kind
     cdef uint64_t* gates         # by user: the number of the last message
     cdef Buffer line             # array of uint64_t: numbers that may be sent, in order
     cdef size_t line_head
@@ -295,6 +298,8 @@ cdef class InFlight:
                         self.resent += 1
                     if slot.sends < 255:
                         slot.sends += 1
+                    self.sendings += 1
+                    slot.sending = self.sendings
                     slot.state = SENT
                     self.outstanding += 1
                     sent += 1
@@ -352,6 +357,20 @@ cdef class InFlight:
         return [number for number in range(self.base, self.next)
                 if self.slot(number).state == SENT and self.slot(number).kind == kind]
 
+    def overtaken(self) -> int:
+        """Identifies the first message under way of which a later one of its kind is confirmed
+        already; 0 if there is none. A stream answers in order, but for moments."""
+        cdef uint64_t number, first = 0
+        cdef Slot* slot
+        if self.outstanding == 0:
+            return 0
+        for number in range(self.base, self.next):
+            slot = self.slot(number)
+            if slot.state == SENT and slot.sending < self.newest_confirmed[slot.kind]:
+                if first == 0 or slot.sending < first:
+                    first = slot.sending
+        return first
+
     def answer(self, uint64_t number) -> None:
         """Note one answer to a message, whatever it says."""
         cdef Slot* slot
@@ -388,6 +407,7 @@ cdef class InFlight:
         elif slot.state == REFUSED:
             self.refused -= 1
         slot.state = CONFIRMED
+        self.newest_confirmed[slot.kind] = max(self.newest_confirmed[slot.kind], slot.sending)
         if slot.kind == 0:
             self.digests += 1
         else:

@@ -30,8 +30,6 @@ PROBE = [("AlarmDigest", b'{"UserID":"a probe of the test"}')]
 ROLES = {0: "leads ALARMS", 1: "leads ALARM_DIGESTS", 2: "has the service's connections"}
 # How a node goes, and what the service may add then, in seconds.
 WAYS = {"killed": 2.0, "stopped (SIGSTOP)": 2.0, "ended (SIGTERM)": 1.0, "lame duck": 1.0}
-# Where the aim of 2 s is not reached yet: 0.1 to 0.8 s, and in up to half of the runs 4.6 s.
-NOT_REACHED_YET = {(1, "stopped (SIGSTOP)"): 6.0, (2, "stopped (SIGSTOP)"): 3.0}
 # So long it stays so after publishers wait no more: longer than the service may need.
 AFTER_S = 4.0
 # From the confirmation of a request to that of its digest, generously.
@@ -133,8 +131,7 @@ def test_the_service_adds_little_to_what_publishers_wait(
         found = measured(cluster, service, run, pairs, probes, f"{ROLES[victim]}, {how}")
         figures.append(found)
         print(f"\n{found}")
-        most = NOT_REACHED_YET.get((victim, how), WAYS[how])
-        assert found.share <= most, f"{found}\n{service.log}"
+        assert found.share <= WAYS[how], f"{found}\n{service.log}"
         assert service.stop() == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import orjson
@@ -10,10 +11,12 @@ from nats.js.errors import NotFoundError
 from support.bus import Bus
 from support.faults import Message
 from support.nats_server import NatsServer
+from support.proxy import Proxy
 from support.streams import DIGESTS, add, info, js, last_of, stream_service, update
 from support.wait import eventually
 
 COUNT = 400
+PUBLISHED = 'alarmdigest_published_total{kind="digest"}'
 
 
 def events_and_requests(count: int, users: int = 1) -> list[Message]:
@@ -148,3 +151,25 @@ def test_a_digest_that_its_stream_never_takes_holds_up_only_its_user() -> None:
             assert "message size exceeds maximum" in service.http("/readyz")[1]
             update(bus, DIGESTS, max_msg_size=-1)
             eventually(lambda: last_of(bus, DIGESTS) == 21, timeout=40, what="the large one")
+
+
+def test_an_answer_that_is_lost_is_missed_also_while_others_come() -> None:
+    """As when a cluster has no leader for a moment, and has one again for what comes next."""
+    with NatsServer() as server, Proxy(server.port) as proxy, Bus(server.url) as bus:
+        add(bus, DIGESTS, ["AlarmDigest"])
+        with stream_service(proxy.url) as service:
+            proxy.rewrite = (b'"seq":3}', b'"was":3}')
+            numbers = itertools.count()
+
+            def is_missed() -> bool:
+                # Each of another user, and the next one once this one is stored.
+                number = next(numbers)
+                bus.publish_all(events_and_requests(number + 1, users=10**6)[2 * number :])
+                eventually(lambda: last_of(bus, DIGESTS) == number + 1, timeout=0.9)
+                return "some answers do not come" in service.log
+
+            eventually(is_missed, timeout=5, what="the look-up of the third one")
+            count = next(numbers)
+            assert count > 5
+            eventually(lambda: service.metric(PUBLISHED) == count, what="all confirmed")
+            assert last_of(bus, DIGESTS) == count, "one was sent again"

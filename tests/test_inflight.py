@@ -189,6 +189,27 @@ def test_a_second_answer_is_noticed_and_one_to_a_message_sent_twice_is_none() ->
     assert messages.second_answers == 1
 
 
+def test_what_later_messages_of_its_stream_have_overtaken_is_told() -> None:
+    messages = sent(DIGEST, DIGEST, REFUSAL, DIGEST)
+    assert messages.overtaken() == 0
+    scan(messages, ack(2, 5))
+    first = messages.overtaken()
+    assert first > 0
+    scan(messages, ack(4, 6))
+    assert messages.overtaken() == first, "still the same one"
+    scan(messages, ack(1, 7))
+    assert messages.overtaken() == 0, "only a rejected message waits, and its stream is another one"
+
+
+def test_what_is_sent_again_is_not_overtaken_by_what_was_sent_before() -> None:
+    messages = sent(DIGEST, DIGEST)
+    scan(messages, ack(2, 5))
+    messages.unsend(DIGEST)
+    assert messages.overtaken() == 0, "it is not under way"
+    assert send(messages) == [1]
+    assert messages.overtaken() == 0
+
+
 # -- the order of one user's digests ---------------------------------------------------------------
 
 

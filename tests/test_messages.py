@@ -6,7 +6,6 @@ reason, the other two must make of it as well.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import time
@@ -385,17 +384,12 @@ VARIANTS = [
         pytest.param(b"1" * MEGABYTE, "json", id="one number"),
     ],
 )
-def test_a_megabyte_of_malice_costs_little_more_than_to_decode_it(
-    body: bytes, expected: Reading
-) -> None:
-    started = time.process_time()
-    with contextlib.suppress(orjson.JSONDecodeError):
-        orjson.loads(body)
-    decoded = time.process_time()
-    # Each way decodes it once, and the router then asks messages, which does so again.
+def test_a_megabyte_of_malice_does_not_cost_its_square(body: bytes, expected: Reading) -> None:
+    started = time.thread_time()
     assert by_messages(EVENT, body) == expected
     assert by_router(EVENT, body) == expected
-    assert time.process_time() - decoded < 6 * (decoded - started) + 0.15
+    # Some 0.1 s; what grows with the square of the length takes minutes.
+    assert time.thread_time() - started < 5.0
 
 
 # -- mutated and generated bodies -----------------------------------------------------------------

@@ -119,6 +119,10 @@ class Confirmer(ABC):
         """
         return True
 
+    def overtaken(self) -> int:
+        """Identifies the first message under way that a later one was confirmed before; 0: none."""
+        return 0
+
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         """Whether another server leads the streams than at the last look-up, or they are others:
         what was under way may be lost, and has to be looked up. Raises NatsError while nobody can

@@ -173,6 +173,9 @@ class PubAckConfirmer(Confirmer):
     def check_streams(self, go_on: Callable[[], bool]) -> bool:
         return self._ask_leaders(KINDS, go_on) is not None
 
+    def overtaken(self) -> int:
+        return self._in_flight.overtaken()
+
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
         infos = self._ask_leaders(under_way, go_on)
