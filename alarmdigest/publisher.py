@@ -45,8 +45,8 @@ MAX_TAKEN_BYTES = 1024 * 1024
 # Answers come within milliseconds. After so long without any we ask who leads the streams.
 FIRST_DOUBT_S = 0.5
 ASK_PAUSE_S = 0.3
-# A stream answers in order, but for moments. What later messages have overtaken for so long was lost
-# on the way.
+# A stream answers in order, but for moments. What later messages have overtaken for so long was
+# lost on the way.
 OVERTAKEN_FOR_S = 0.3
 LOOK_FOR_OVERTAKEN_S = 0.1
 # Where the streams have a leader, and it is the same one, what is not answered for so long was lost

@@ -42,6 +42,7 @@ class Runner:
     def __init__(self, settings: Settings, reloader: Reloader) -> None:
         self._settings = settings
         self._reloader = reloader
+        self._service: Service | None = None
         self._embedded: EmbeddedServer | None = None
         self._restarts = 0
         self._restarted_at = 0.0
@@ -86,7 +87,7 @@ class Runner:
         store = open_store(self._settings.store, self._settings.data_dir)
         service: Service | None = None
         try:
-            service = Service(
+            service = self._service = Service(
                 self._settings,
                 self._find_servers(),
                 store,
@@ -179,7 +180,7 @@ class Runner:
                     log.info("stopped: everything that arrived was worked off")
                     return exit_codes.CLEAN
                 if service.failure is None:
-                    self._tell_what_is_left(service)
+                    self._tell_what_is_left("the drain timed out")
                     return exit_codes.DRAIN_TIMED_OUT
             elif self._embedded is not None:
                 try:
@@ -193,10 +194,14 @@ class Runner:
             log.critical("thread %s died, the service cannot go on", thread, exc_info=cause)
         return exit_codes.INTERNAL_ERROR
 
-    @staticmethod
-    def _tell_what_is_left(service: Service) -> None:
+    def _tell_what_is_left(self, why: str) -> None:
+        service = self._service
+        if service is None or not service.mode:
+            log.warning("%s; nothing was read yet", why)
+            return
         log.error(
-            "the drain timed out%s; what is left is %s; reasons: %s",
+            "%s%s; what is left is %s; reasons: %s",
+            why,
             Fields(
                 backlog_bytes=service.listener.backlog_bytes if service.listener else 0,
                 unconfirmed_bytes=(service.publisher.window.bytes if service.publisher else 0),
@@ -232,7 +237,7 @@ class Runner:
 
     def _stop_at_once(self, name: str) -> None:
         try:
-            log.warning("second %s: stopping at once", name)
+            self._tell_what_is_left(f"second {name}: stopping at once")
             if self._embedded is not None:
                 self._embedded.terminate()
             log_writer.end(LAST_WORDS_S)

@@ -47,9 +47,15 @@ def plans_of(settings: Settings) -> Plans:
     )
 
 
-def version_problem(connection: Connection, mode: str) -> str:
-    """Why a server of this version will not do for ``stream`` or ``core``; empty if it will."""
-    return too_old(str(connection.info.get("version", "")), mode)
+def version_problem(connection: Connection, mode: str, *, asked_for: str) -> str:
+    """Why a server of this version will not do for ``stream`` or ``core``; empty if it will.
+
+    ``asked_for`` is what ``--mode`` says.
+    """
+    problem = too_old(str(connection.info.get("version", "")), mode)
+    if problem and mode == "stream" and asked_for == "auto":
+        problem += "; --mode core works there, without streams"
+    return problem
 
 
 def look_at_streams(jetstream: JetStream, settings: Settings) -> Examined:

@@ -73,7 +73,7 @@ def _try_again(link: Link, error: NatsError) -> None:
 
 def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> Found:
     _check_store(settings, last)
-    _check_version(connection, "core")
+    _check_version(connection, "core", asked_for=settings.mode)
     mode = "core"
     digests = replay_end = None
     # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
@@ -81,7 +81,7 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
         jetstream = JetStream(connection, domain=settings.js_domain)
         mode = _mode(jetstream, settings, last, connection.url)
         if mode == "stream":
-            _check_version(connection, mode)
+            _check_version(connection, mode, asked_for=settings.mode)
             streams = ready_streams(jetstream, settings)
             events, digests = streams["alarms"], streams["digests"]
             replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
@@ -99,8 +99,8 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
     return Found(mode, content["split_bytes"], replay_end, content)
 
 
-def _check_version(connection: Connection, mode: str) -> None:
-    if problem := version_problem(connection, mode):
+def _check_version(connection: Connection, mode: str, *, asked_for: str) -> None:
+    if problem := version_problem(connection, mode, asked_for=asked_for):
         raise SettingsError(problem)
 
 

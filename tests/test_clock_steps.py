@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import orjson
 import pytest
 from support.bus import Bus
+from support.command import run_command
 from support.faults import Message, event, patched, request
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
@@ -178,6 +180,9 @@ def test_a_stream_from_the_future_is_believed_and_seen_and_there_is_a_way_back()
             assert service.metric(STEPS) == 1
             arrival = status_of(service)["arrival"]
             assert arrival["ahead_seconds"] == pytest.approx(YEARS_S, abs=60)
+            address = service.wait_for_log(r"on=http://(\S+)")[1]
+            status = run_command("status", "--http", address).stdout
+            assert re.search(r"\nclock +arrivals go by 2\d{3}-.* days ahead of our clock", status)
             assert arrival["steps"] == 1
             service.wait_for_log("WARNING .*the stream's times are over a day ahead of our")
             # The way back, as docs/faq.md has it.

@@ -111,13 +111,16 @@ def test_a_second_signal_ends_a_drain_at_once_with_exit_code_5(
         send_until_it_ends(service, second)
         assert service.wait() == 5
         assert time.monotonic() - start < 3
+        wanted = rf"second {second.name}: stopping at once.*; what is left is lost; reasons: .*"
         if form == "text":
-            last_words = f" WARNING signals second {second.name}: stopping at once\n"
-            assert service.log.endswith(last_words)
+            said = service.log.splitlines()[-1]
+            assert re.search(rf" ERROR   signals {wanted}", said)
+            assert re.search(r" unconfirmed_bytes=[1-9]", said)
         else:
             last = [json.loads(line) for line in service.log.splitlines()][-1]
-            assert last["msg"] == f"second {second.name}: stopping at once"
-            assert (last["level"], last["thread"]) == ("warning", "signals")
+            assert re.fullmatch(wanted, last["msg"])
+            assert last["unconfirmed_bytes"] > 0
+            assert (last["level"], last["thread"]) == ("error", "signals")
             assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]{12}Z", last["ts"])
 
 

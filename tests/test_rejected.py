@@ -96,6 +96,14 @@ def test_with_body_it_shows_what_was_sent_but_never_to_the_terminal(server: Nats
     assert "\x1b" not in text
 
 
+def test_of_an_empty_stream_it_says_so() -> None:
+    with NatsServer() as server, Bus(server.url) as bus:
+        add(bus, "ALARM_REJECTED", ["AlarmRejected"])
+        result = run_command("rejected", "--server", server.url)
+        assert (result.returncode, result.stdout) == (0, "")
+        assert "ALARM_REJECTED holds no rejected messages" in result.stderr
+
+
 def test_last_shows_only_the_newest(server: NatsServer) -> None:
     everything = shown(server)
     assert shown(server, "--last", "2") == everything[-2:]

@@ -276,7 +276,8 @@ def test_an_old_server_ends_the_start_and_core_mode_lives_with_it() -> None:
         wanted = ["stream mode needs nats-server >= 2.9.4, this is 2.8.4"]
         assert complaints(proxy.url) == wanted
         assert refused_start(proxy.url) == wanted
-        assert refused_start(proxy.url, mode="auto") == wanted
+        in_auto = [f"{wanted[0]}; --mode core works there, without streams"]
+        assert refused_start(proxy.url, mode="auto") == in_auto
         with ServiceProcess(proxy.url, mode="core"):
             pass
 
@@ -312,6 +313,31 @@ def test_check_config_looks_at_the_first_server_that_answers(server: NatsServer)
         "nats stream edit ALARMS --ack\n"
     )
     assert run_command("check-config", "--mode", "core", "--server", server.url).returncode == 0
+
+
+def test_check_config_says_that_all_is_well(server: NatsServer) -> None:
+    result = run_command("check-config", "--server", server.url)
+    assert (result.returncode, result.stderr) == (
+        0,
+        f"alarmdigest: all is well, also with {server.url}\n",
+    )
+    unwise = run_command("check-config", "--server", server.url, "--digests-max-age", "1d")
+    assert unwise.returncode == 0
+    assert "less than the events stream" in unwise.stderr
+    assert "all is well" not in unwise.stderr
+
+
+def test_check_config_finds_no_fault_in_what_passes() -> None:
+    """A server that says what a cluster without a leader says."""
+    with NatsServer() as server, Proxy(server.port) as proxy:
+        make(server.url, ALARMS, INPUTS)
+        unavailable = b'{"error":{"code":503,"err_code":10008,"description":"unavailable"'
+        known = b'{"type":"io.nats.jetstream.api.v1.stream_info_response"'
+        proxy.rewrite = (known, unavailable.ljust(len(known) - 1) + b"}")
+        result = run_command("check-config", "--server", proxy.url, "--mode", "stream")
+        assert result.returncode == 0, result.stderr
+        assert "no server was looked at" in result.stderr
+        assert "10008" in result.stderr
 
 
 def test_check_config_knows_that_there_is_no_jetstream() -> None:

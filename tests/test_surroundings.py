@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import re
 import resource
+import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from support.bus import Bus
@@ -43,6 +46,25 @@ def assert_works(server: NatsServer, number: int) -> None:
     with Bus(server.url) as bus:
         bus.publish_all(pairs([number]))
         assert numbers(bus.wait_for_digests(1)) == [number]
+
+
+def knock(url: str, *, times: int, for_s: float) -> None:
+    """Ask for a page so often at once, and wait so long for answers, or until all have hung up."""
+    address = urlsplit(url)
+    with ExitStack() as opened:
+        waiting = []
+        for _ in range(times):
+            place = address.hostname, address.port or 0
+            sock = socket.create_connection(place, timeout=for_s)
+            waiting.append(opened.enter_context(sock))
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        deadline = time.monotonic() + for_s
+        while waiting and (left_s := deadline - time.monotonic()) > 0:
+            for sock in select.select(waiting, [], [], left_s)[0]:
+                with suppress(OSError):
+                    if sock.recv(4096):
+                        continue
+                waiting.remove(sock)
 
 
 def last_line(service: Surrounded) -> str:
@@ -252,12 +274,8 @@ def test_without_descriptors_it_waits_at_rest_and_goes_on_when_there_are_some() 
         server.start()
         eventually(lambda: "Too many open files" in service.log, what="the reason")
         # Somebody knocks at its door, too, whom it cannot let in.
-        knocking = [
-            subprocess.Popen(["curl", "-s", "-m", "3", service.url + "/healthz"]) for _ in range(3)
-        ]
         used, start = service.cpu_seconds(), time.monotonic()
-        for one in knocking:
-            one.wait()
+        knock(service.url, times=3, for_s=3.0)
         busy = (service.cpu_seconds() - used) / (time.monotonic() - start)
         assert busy < 0.3, f"it uses {busy:.0%} of a core"
         resource.prlimit(pid, resource.RLIMIT_NOFILE, before)

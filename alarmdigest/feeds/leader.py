@@ -116,15 +116,18 @@ class LeaderReads:
         while (message := self._found.pop(router.sequence + 1, None)) is not None:
             try:
                 frame = as_delivery(message, self._stream, self._consumer_seq + 1)
+                router.scan(frame, 0, len(frame), time.time_ns())
             except (KeyError, TypeError, ValueError):  # not as JetStream writes it: ask again
+                self._next_at = time.monotonic() + AGAIN_AFTER_S
                 break
             self._consumer_seq += 1
-            router.scan(frame, 0, len(frame), time.time_ns())
         if pause or self._on_their_way or time.monotonic() < self._next_at:
             return
-        self._found.clear()
         first = router.sequence + 1
-        for sequence in range(first, first + READ_AHEAD):
+        # At the end of the stream one question is enough.
+        ended = first in self._found and self._found[first] is None
+        self._found.clear()
+        for sequence in range(first, first + (1 if ended else READ_AHEAD)):
             self._on_their_way += 1
             take = partial(self._got, sequence)
             ask_for(self._questions, self._stream, sequence, take, partial(take, None))

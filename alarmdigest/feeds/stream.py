@@ -172,7 +172,7 @@ class StreamFeed(Feed):
         # also if nothing comes until then.
         self._kept = place
         self._created = info.created
-        pending = int((made or {}).get("num_pending", 0))
+        pending = _pending(made or {})
         router.begin_deliveries(place.sequence, pending=pending)
         router.set_position(place.sequence, place.timestamp_ns)
         router.begin_reread(*(place.reread or (0, 0, 0)))
@@ -243,7 +243,7 @@ class StreamFeed(Feed):
             return
         log.info("%s: a consumer could be made again", self._plan.name)
         self._reads = None
-        pending = int(answer.get("num_pending", 0))
+        pending = _pending(answer)
         router.begin_deliveries(router.sequence, pending=pending)
         self._pull_from(connection, router, str(answer.get("name")))
 
@@ -432,5 +432,13 @@ class StreamFeed(Feed):
             log.warning("connection lost%s", Fields(name="alarmdigest", reason=reason))
         elif isinstance(reason, ConsumerGone):
             log.warning("consumer lost, making another%s", Fields(reason=reason))
+        elif isinstance(reason, NoAnswer):
+            log.warning("JetStream does not answer, asking again%s", Fields(reason=reason))
         else:
             self._trouble("JetStream does not do what we ask, trying again", reason=reason)
+
+
+def _pending(consumer: dict[str, Any]) -> int:
+    """How many messages wait for a consumer, by the server's answer; 0 where it does not say."""
+    found = consumer.get("num_pending")
+    return found if isinstance(found, int) and found >= 0 else 0

@@ -146,12 +146,13 @@ class StreamKeeper:
         they have our subjects: what ALARMS holds is not read any better later, and refusals must
         not hold up digests. The stream watcher says what is wrong with them.
         """
-        now = time.monotonic()
-        if self._create and js.stream_info(self.plan.name) is None:
+        info = js.stream_info(self.plan.name)
+        if info is None:
+            now = time.monotonic()
             self._missing_since = self._missing_since or now
-            if now - self._missing_since < MAKE_AGAIN_AFTER_S:
+            if self._create and now - self._missing_since < MAKE_AGAIN_AFTER_S:
                 raise StreamMissing(f"stream {self.plan.name} was deleted; we make it again soon")
-        info = _present(js, self.plan, create=self._create)
+            info = _present(js, self.plan, create=self._create)
         refusals = [
             one.text
             for one in findings(js, self.plan, info)
@@ -171,8 +172,9 @@ def _absence(
         return StreamConflict(plan.for_its_domain(_remedy(plan, holders)))
     if not create:
         return StreamMissing(
-            f"there is no stream {plan.name}, and we may not create it. Create one that "
-            f"captures {', '.join(plan.subjects)}, or let us do it"
+            f"there is no stream {plan.name}, and we may not create it (--no-create-streams). "
+            f"Leave that option out, or create one: nats stream add {plan.name} "
+            f"--subjects '{','.join(plan.subjects)}' --defaults"
         )
     return None
 

@@ -25,6 +25,7 @@ from alarmdigest.settings.readers import (
     one_of,
     path,
     positive,
+    replicas,
     servers,
     size,
     size_limit,
@@ -161,7 +162,7 @@ class Settings:
     )
     no_create_streams: bool = flag("do not make streams that are missing: end with code 2 instead")
     stream_replicas: int = option(
-        positive, "1", "N", "on how many servers of a cluster the streams that we make are kept"
+        replicas, "1", "N", "on how many servers of a cluster the streams that we make are kept"
     )
     events_max_age: int = option(
         age_limit, "7d", "TIME", "how long the events stream, if we make it, keeps a message"

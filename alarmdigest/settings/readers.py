@@ -76,6 +76,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def replicas(text: str) -> int:
+    """A number of servers that JetStream keeps a stream on: it takes up to 5."""
+    if text not in ("1", "2", "3", "4", "5"):
+        raise ValueError(f"{text!r} is not a whole number from 1 to 5")
+    return int(text)
+
+
 def subject(text: str) -> str:
     """A subject to publish to: tokens separated by dots, no wildcards, no blanks."""
     if not valid_subject(text):

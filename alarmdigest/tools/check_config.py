@@ -34,10 +34,13 @@ def check_config(effective: Effective, *, as_json: bool) -> int:
         problems += server.problems
         if server.reason and effective.settings.server and not as_json:
             print(f"alarmdigest: no server was looked at: {server.reason}", file=sys.stderr)
+    problems = list(dict.fromkeys(problems))  # one cause may concern several streams
     for line in (*(f"warning: {one}" for one in warnings), *problems):
         print(f"alarmdigest: {printable(line)}", file=sys.stderr)
     if problems or server is None:
         return exit_codes.USAGE
+    if server.server and not warnings and not as_json:
+        print(f"alarmdigest: all is well, also with {redacted(server.server)}", file=sys.stderr)
     rows = [(item.name, *_shown(item, effective)) for item in fields(Settings)]
     if as_json:
         found = {name: {"value": value, "origin": origin} for name, value, origin in rows}

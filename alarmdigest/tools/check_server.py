@@ -5,8 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectFailed, NatsError
+from alarmdigest.nats.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    JetStreamError,
+    NatsError,
+    NoAnswer,
+)
 from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.lasting_errors import lasts
 from alarmdigest.server_checks import (
     cannot_be_made,
     look_at_streams,
@@ -29,6 +36,10 @@ class ServerReport:
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
+    def not_looked_at(self, reason: str) -> None:
+        """What it says may be otherwise in a moment: no fault of the configuration."""
+        self.server, self.reason = "", reason
+
 
 def look_at_server(settings: Settings) -> ServerReport:
     """Connect to the first server that can be reached, and change nothing there."""
@@ -47,6 +58,13 @@ def look_at_server(settings: Settings) -> ServerReport:
             _look(connection, settings, report)
         except SettingsError as error:
             report.problems += map(str, error.args)
+        except JetStreamError as error:
+            if lasts(error):
+                report.problems.append(str(error))
+            else:
+                report.not_looked_at(str(error))
+        except (ConnectionLost, NoAnswer) as error:
+            report.not_looked_at(str(error))
         except NatsError as error:
             report.problems.append(str(error))
         finally:
@@ -57,7 +75,7 @@ def look_at_server(settings: Settings) -> ServerReport:
 
 def _look(connection: Connection, settings: Settings, report: ServerReport) -> None:
     """Raises SettingsError and NatsError for what stands in the way of looking further."""
-    if problem := version_problem(connection, "core"):
+    if problem := version_problem(connection, "core", asked_for=settings.mode):
         report.problems.append(problem)
         return
     digests = None
@@ -69,7 +87,7 @@ def _look(connection: Connection, settings: Settings, report: ServerReport) -> N
                 report.problems.append(f"{said}, which --mode stream needs")
             else:
                 report.warnings.append(f"{said}: it would be core mode")
-        elif problem := version_problem(connection, "stream"):
+        elif problem := version_problem(connection, "stream", asked_for=settings.mode):
             report.problems.append(problem)
         else:
             found = look_at_streams(jetstream, settings)

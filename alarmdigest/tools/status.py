@@ -22,6 +22,7 @@ from alarmdigest.tools.terminal import (
 )
 
 TIMEOUT_S = 5.0
+A_DAY_S = 86_400
 SENTENCES = {
     "ready": "The service is well.",
     "not ready": "The service does not do its work right now:",
@@ -91,6 +92,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             ("behind", _behind(behind, found["mode"])),
             ("position", _position(found["position"])),
             ("backlog", size_text(behind["backlog_bytes"])),
+            *_clock(found["arrival"]),
             ("alarms", _alarms(found["alarms"])),
             ("last digest", _output(found["output"]) if found["output"] else "none yet"),
             ("checkpoint", _checkpoint(checkpoint) if checkpoint else "none yet"),
@@ -148,6 +150,16 @@ def _alarms(alarms: dict[str, int]) -> str:
         f"{alarms['held']:,} held, {alarms['active']:,} active, {alarms['due']:,} due, of "
         f"{alarms['users']:,} users"
     )
+
+
+def _clock(arrival: dict[str, Any]) -> list[tuple[str, str]]:
+    """Only where something is wrong with it."""
+    ahead_s = arrival["ahead_seconds"]
+    if ahead_s is None or ahead_s < A_DAY_S:  # behind: of old messages
+        return []
+    days = f"{ahead_s / A_DAY_S:,.0f} days ahead of our clock"
+    where = "see 'A clock was wrong by years' in docs/faq.md"
+    return [("clock", f"arrivals go by {arrival['at']}, {days}: {where}")]
 
 
 def _output(output: dict[str, Any]) -> str:

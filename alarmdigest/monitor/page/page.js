@@ -166,6 +166,12 @@ function showState(state, sentence, reasons) {
   byId("reasons").replaceChildren(...reasons.map((reason) => element("li", reason)));
 }
 
+// A stream that old data is read from is behind, and that is no fault.
+function wrongClock({ at, ahead_seconds: ahead }) {
+  const days = Math.round((ahead ?? 0) / 86400);
+  return days < 1 ? [] : [["Arrivals go by", `${at}, ${count(days)} days ahead of our clock`, true]];
+}
+
 function show(status) {
   showState(status.state, SENTENCES[status.state], status.reasons);
   say("about", about(status));
@@ -220,6 +226,7 @@ function show(status) {
   pairs("identity", [
     ["Host", status.host], ["Process", `${status.pid}, Python ${status.python}`],
     ["Started", clock(new Date(status.started_at))], ["Data directory", status.data_dir],
+    ...wrongClock(status.arrival),
   ]);
   pairs("settings", Object.entries(status.settings));
   byId("settings-title").hidden = Object.keys(status.settings).length === 0;
