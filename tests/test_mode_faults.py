@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 from support.bus import Bus
-from support.faults import ChangingServer, numbers, pairs
+from support.faults import ChangingServer, numbers, pairs, publish_surely
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.streams import (
@@ -110,7 +110,9 @@ def test_jetstream_switched_off_and_on_again_costs_nothing() -> None:
 
         eventually(says_why, what="/readyz to say that there is no JetStream, for both ways")
         assert service.http("/healthz")[0] == 200
-        bus.publish_all(pairs([50]))  # nobody keeps it
+        # Nobody keeps it; but the client would, until there is a server again.
+        eventually(lambda: bus.client.is_connected, what="the client to be connected")
+        publish_surely(bus, pairs([50]))
         server.stop()
         server.change(WITH_JETSTREAM)
         server.start()

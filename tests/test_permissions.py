@@ -122,7 +122,8 @@ def test_the_tools_need_a_user_of_their_own() -> None:
                 'Permissions Violation for Subscription to "AlarmDigest"\n'
             )
         shown = run_command("rejected", NATS_URL=url_of(server, "service"))
-        assert (shown.returncode, shown.stderr) == (0, "")
+        wanted = "stream ALARM_REJECTED holds no rejected messages\n"
+        assert (shown.returncode, shown.stderr) == (0, wanted)
 
 
 def test_inboxes_are_where_the_server_allows_them(tmp_path: Path) -> None:

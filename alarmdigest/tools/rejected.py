@@ -35,10 +35,10 @@ def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as
         if settings.mode != "core":
             jetstream = JetStream(connection, domain=settings.js_domain)
             if there := _stream(jetstream, settings, connection.url):
-                if there.messages == 0 and not as_json:
-                    print(f"stream {there.name} holds no rejected messages", file=sys.stderr)
                 tail = _Tail(jetstream, there, connection, with_body=with_body, as_json=as_json)
                 tail.show(last, follow=follow)
+                if there.messages == 0 and not as_json:
+                    print(f"stream {there.name} holds no rejected messages", file=sys.stderr)
                 return exit_codes.CLEAN
             jetstream.close()
         _listen(connection, settings.rejected_subject, with_body=with_body, as_json=as_json)
