@@ -51,7 +51,7 @@ done
 # Whatever needs no server and uses a compiled module; a name that is not there is an error.
 tests=()
 for name in frames messages timestamps outgoing routing alarmbook alarmbook_rows digest_json \
-    acks deliveries rows store store_faults store_lmdb; do
+    inflight stored_ids deliveries rows store store_faults store_lmdb; do
     tests+=("tests/test_$name.py")
 done
 
