@@ -48,7 +48,7 @@ ASK_PAUSE_S = 0.3
 # A stream answers in order, but for moments. What later messages have overtaken for so long was
 # lost on the way.
 OVERTAKEN_FOR_S = 0.3
-LOOK_FOR_OVERTAKEN_S = 0.1
+LOOK_AT_FIRST_S = 0.1
 # Where the streams have a leader, and it is the same one, what is not answered for so long was lost
 # on the way to it: there was another one meanwhile.
 FIRST_LOST_AFTER_S = 1.5
@@ -56,6 +56,21 @@ LONGEST_LOST_AFTER_S = 12.0
 # After so long without an answer somebody ought to know.
 ACK_TIMEOUT_S = 5.0
 LOOK_UP_PAUSE_S = 0.5
+BUFFER_BYTES = 64 * 1024
+
+
+class WaitsLong:
+    """For how long the same message is the first of its sort."""
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._since = 0.0
+
+    def seconds(self, first: int, now: float) -> float:
+        """``first`` identifies the message; 0: there is none."""
+        if first != self._first:
+            self._first, self._since = first, now
+        return now - self._since if first else 0.0
 
 
 class Publisher(ServiceThread):
@@ -97,16 +112,18 @@ class Publisher(ServiceThread):
         self._on_published = on_published
         self._given_up = threading.Event()
         self._connection: Connection | None = None
-        self._buffer = bytearray(64 * 1024)
+        self._buffer = bytearray(BUFFER_BYTES)
         self._received = 0
         self._must_look_up = True
         self._look_up_at = 0.0
         self._confirmations = 0
         self._progress_at = time.monotonic()
         self._ask_at = 0.0
-        self._overtaken = 0
-        self._overtaken_since = 0.0
-        self._overtaken_seen_at = 0.0
+        self._waits_long = WaitsLong()
+        self._overtaken = WaitsLong()
+        self._overtaken_for_s = OVERTAKEN_FOR_S
+        self._overtaken_at = 0.0
+        self._first_seen_at = 0.0
         self._lost_after_s = FIRST_LOST_AFTER_S
         self._trouble = LimitedLog(log, logging.ERROR)
         self._no_answers = LimitedLog(log, logging.INFO)
@@ -303,7 +320,12 @@ class Publisher(ServiceThread):
         self._buffer[:rest] = self._buffer[answers.position : end]
         self._received = rest
         if rest == len(self._buffer):
-            raise ConnectionLost(f"{connection.url}: a line of over {rest} bytes")
+            # Anybody may answer us, with anything that the server takes.
+            if rest > connection.max_payload + 2 * BUFFER_BYTES:
+                raise ConnectionLost(f"{connection.url}: a frame of over {rest} bytes")
+            self._buffer.extend(bytes(rest))
+        elif rest == 0 and len(self._buffer) > BUFFER_BYTES:
+            self._buffer = bytearray(BUFFER_BYTES)
         self._note_progress()
         for refusal in answers.refusals:
             self._progress_at = time.monotonic()
@@ -342,7 +364,7 @@ class Publisher(ServiceThread):
         now = time.monotonic()
         if self.confirmer.under_way == 0 or self._must_look_up:
             return
-        if now - self._overtaken_seen_at > LOOK_FOR_OVERTAKEN_S and self._is_overtaken(now):
+        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._some_are_lost(now):
             self._no_answers("some answers do not come: looking up what the output streams hold")
             self._must_look_up = True
             self._look_up_at = 0.0
@@ -364,14 +386,21 @@ class Publisher(ServiceThread):
                 )
             )
 
-    def _is_overtaken(self, now: float) -> bool:
-        """Whether the same message is overtaken for a while. While others are confirmed, nothing
-        else tells that it was lost: a cluster had no leader when it was sent."""
-        self._overtaken_seen_at = now
-        first = self.confirmer.overtaken()
-        if first != self._overtaken:
-            self._overtaken, self._overtaken_since = first, now
-        return first > 0 and now - self._overtaken_since > OVERTAKEN_FOR_S
+    def _some_are_lost(self, now: float) -> bool:
+        """While other messages are confirmed, nothing else tells that one was lost: a cluster had
+        no leader when it was sent."""
+        self._first_seen_at = now
+        first, overtaken = self.confirmer.first_under_way()
+        lost = self._waits_long.seconds(first, now) > LONGEST_LOST_AFTER_S
+        overtaken_s = self._overtaken.seconds(overtaken, now)
+        if overtaken_s > self._overtaken_for_s:
+            lost = True
+            # What is sent again for nothing makes a slow server slower.
+            self._overtaken_for_s = min(2 * self._overtaken_for_s, LONGEST_LOST_AFTER_S)
+            self._overtaken_at = now
+        elif now - self._overtaken_at > 2 * LONGEST_LOST_AFTER_S:
+            self._overtaken_for_s = OVERTAKEN_FOR_S
+        return lost
 
     def _ask_whether_lost(self) -> None:
         try:
@@ -394,9 +423,10 @@ class Publisher(ServiceThread):
 
     def _look_up(self) -> None:
         """Until it succeeds nothing is sent."""
+        rest_only = not self._must_look_up
         try:
             with self.busy("reading what the output streams hold"):
-                if not self.confirmer.look_up(self.window, self._go_on):
+                if not self.confirmer.look_up(self.window, self._go_on, rest_only=rest_only):
                     return
         except NatsError as error:
             self.link.last_error = str(error)
@@ -406,8 +436,10 @@ class Publisher(ServiceThread):
         # The rest, if any: it holds up digests for as long as it takes.
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
         self._must_look_up = False
-        self._progress_at = time.monotonic()
+        if not rest_only:
+            self._progress_at = time.monotonic()
         self._note_progress()
+        self.pace.goes_on()
         if self.confirmer.refused == 0:
             self.pace.retried()
             if not self.confirmer.sendable:

@@ -357,19 +357,26 @@ cdef class InFlight:
         return [number for number in range(self.base, self.next)
                 if self.slot(number).state == SENT and self.slot(number).kind == kind]
 
-    def overtaken(self) -> int:
-        """Identifies the first message under way of which a later one of its kind is confirmed
-        already; 0 if there is none. A stream answers in order, but for moments."""
-        cdef uint64_t number, first = 0
+    def first_under_way(self) -> tuple[int, int]:
+        """Two messages that were sent and not answered, each by the count of its sending: the first
+        of all, and the first of which a later one of its kind is confirmed already. 0: none.
+
+        A stream answers in order, but for moments.
+        """
+        cdef uint64_t number, first = 0, overtaken = 0
         cdef Slot* slot
         if self.outstanding == 0:
-            return 0
+            return 0, 0
         for number in range(self.base, self.next):
             slot = self.slot(number)
-            if slot.state == SENT and slot.sending < self.newest_confirmed[slot.kind]:
-                if first == 0 or slot.sending < first:
-                    first = slot.sending
-        return first
+            if slot.state != SENT:
+                continue
+            if first == 0 or slot.sending < first:
+                first = slot.sending
+            if slot.sending < self.newest_confirmed[slot.kind]:
+                if overtaken == 0 or slot.sending < overtaken:
+                    overtaken = slot.sending
+        return first, overtaken
 
     def answer(self, uint64_t number) -> None:
         """Note one answer to a message, whatever it says."""
@@ -407,7 +414,8 @@ cdef class InFlight:
         elif slot.state == REFUSED:
             self.refused -= 1
         slot.state = CONFIRMED
-        self.newest_confirmed[slot.kind] = max(self.newest_confirmed[slot.kind], slot.sending)
+        if slot.sends == 1:          # else it may be an earlier sending that was answered
+            self.newest_confirmed[slot.kind] = max(self.newest_confirmed[slot.kind], slot.sending)
         if slot.kind == 0:
             self.digests += 1
         else:

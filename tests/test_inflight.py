@@ -191,23 +191,32 @@ def test_a_second_answer_is_noticed_and_one_to_a_message_sent_twice_is_none() ->
 
 def test_what_later_messages_of_its_stream_have_overtaken_is_told() -> None:
     messages = sent(DIGEST, DIGEST, REFUSAL, DIGEST)
-    assert messages.overtaken() == 0
+    assert messages.first_under_way() == (1, 0)
     scan(messages, ack(2, 5))
-    first = messages.overtaken()
-    assert first > 0
+    assert messages.first_under_way() == (1, 1)
     scan(messages, ack(4, 6))
-    assert messages.overtaken() == first, "still the same one"
+    assert messages.first_under_way() == (1, 1), "still the same one"
     scan(messages, ack(1, 7))
-    assert messages.overtaken() == 0, "only a rejected message waits, and its stream is another one"
+    assert messages.first_under_way() == (3, 0), "a rejected message, and its stream is another one"
+    scan(messages, ack(3, 1, REFUSAL))
+    assert messages.first_under_way() == (0, 0)
 
 
 def test_what_is_sent_again_is_not_overtaken_by_what_was_sent_before() -> None:
     messages = sent(DIGEST, DIGEST)
     scan(messages, ack(2, 5))
     messages.unsend(DIGEST)
-    assert messages.overtaken() == 0, "it is not under way"
+    assert messages.first_under_way() == (0, 0), "it is not under way"
     assert send(messages) == [1]
-    assert messages.overtaken() == 0
+    assert messages.first_under_way() == (3, 0)
+
+
+def test_a_late_answer_to_the_first_of_two_sendings_overtakes_nothing() -> None:
+    messages = sent(DIGEST, DIGEST, DIGEST)
+    messages.unsend(DIGEST)
+    assert send(messages) == [1, 2, 3]
+    scan(messages, ack(3, 7))
+    assert messages.first_under_way() == (4, 0)
 
 
 # -- the order of one user's digests ---------------------------------------------------------------

@@ -26,6 +26,7 @@ from alarmdigest.nats.errors import (
     JetStreamDenied,
     JetStreamError,
     JetStreamOff,
+    NatsError,
     NoAnswer,
 )
 from alarmdigest.nats.jetstream import JetStream
@@ -487,6 +488,24 @@ def test_an_answer_that_is_late_for_its_own_question_is_taken_all_the_same() -> 
         asking(server.url, timeout_s=5.0) as js,
     ):
         assert js.request("STREAM.INFO.S")["n"] == 1
+
+
+@pytest.mark.parametrize(
+    "message", [None, "text", {"seq": 1}, {"seq": 4, "data": "!"}, {"seq": "x"}]
+)
+def test_a_leader_that_answers_nonsense_is_not_read_for_ever(message: object) -> None:
+    def answer(asked: Msg) -> list[tuple[str, bytes]]:
+        body = {"type": "io.nats.jetstream.api.v1.x", "message": message}
+        return [(asked.reply, orjson.dumps(body))]
+
+    with (
+        NatsServer(jetstream=False) as server,
+        Bus(server.url) as bus,
+        answering(bus, "$JS.API.STREAM.MSG.GET.S", answer),
+        asking(server.url, timeout_s=0.7) as js,
+        pytest.raises(NatsError),
+    ):
+        js.leader_messages("S", 5)
 
 
 @pytest.mark.parametrize("err_code", [10008, 10118])

@@ -227,3 +227,25 @@ def test_a_server_that_seems_to_hang_again_and_again_is_given_more_and_more_time
         assert given == [1.0, 2.0, 4.0, 8.0, 8.0, 8.0]
         opened(link).close()
         assert opened(link).patience == 1.0
+
+
+def test_a_server_that_is_of_no_use_to_the_caller_is_tried_last() -> None:
+    """It takes connections; but its JetStream does not answer, as it is cut off from the others."""
+    with NatsServer(jetstream=False) as first, NatsServer(jetstream=False) as second:
+        link = Link([first.url, second.url], name="test", short_lived=True)
+        for _ in range(2):
+            connection = opened(link)
+            assert connection.url == first.url
+            connection.close()
+        link.avoid(connection)
+        assert opened(link).url == second.url
+
+
+@pytest.mark.parametrize("urls", [5, "here", {"a": 1}, [5, None, ["x"], "a:b:c"]])
+def test_an_info_that_lists_no_servers_is_lived_with(urls: object) -> None:
+    with NatsServer(jetstream=False) as server:
+        link = Link([server.url], name="test")
+        connection = opened(link)
+        connection.info["connect_urls"] = urls
+        link.learn(connection)
+        assert not link.has_alternative()

@@ -3,9 +3,11 @@ all there in the end, each once and in the order of their requests."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nats.aio.msg import Msg
@@ -13,8 +15,9 @@ from support.bus import Bus
 from support.faults import gated, pairs, patched
 from support.jetstream import frames_with_ids
 from support.nats_server import NatsServer
+from support.proxy import Proxy
 from support.raw import publish_raw
-from support.records import DIGEST, Outgoing, pack_outgoing
+from support.records import DIGEST, REFUSAL, Outgoing, pack_outgoing
 from support.service import ServiceProcess
 from support.streams import (
     DIGESTS,
@@ -34,6 +37,7 @@ from support.streams import (
 from support.wait import eventually
 
 from alarmdigest.batches import Outgoing as Batch
+from alarmdigest.inflight.confirmer import Refusal
 from alarmdigest.inflight.puback import PubAckConfirmer
 from alarmdigest.inflight.window import Window
 from alarmdigest.nats.link import Link
@@ -41,6 +45,7 @@ from alarmdigest.nats.streams import plans
 from alarmdigest.store.base import OutputPosition
 
 USERS = 7
+ERROR: dict[str, Any] = {"code": 400, "err_code": 10049}
 
 
 def wait_for_digests(bus: Bus, wanted: list[int], service: ServiceProcess) -> None:
@@ -138,6 +143,10 @@ NONSENSE = [
     b'{"stream":"%b", "seq":"7"}',
     b'{"stream":"%b", "seq":-7}',
     b'{"error":"no"}',
+    # As deep as orjson goes, and deeper than Python can write down.
+    b'{"seq":5,"stream":' + b"[" * 1020 + b"]" * 1020 + b"}",
+    b'{"error":{"code":1,"description":' + b"[" * 1020 + b"]" * 1020 + b"}}",
+    b'{"error":' + b"[" * 1020 + b"]" * 1020 + b"}",
 ]
 
 
@@ -259,9 +268,9 @@ from alarmdigest.inflight.confirmer import Answers
 from alarmdigest.inflight.puback import PubAckConfirmer
 publisher.ACK_TIMEOUT_S = 0.6
 look_up, read, looks = PubAckConfirmer.look_up, PubAckConfirmer.read, []
-def count(self, window, go_on):
+def count(self, window, go_on, *, rest_only):
     looks.append(1)
-    return look_up(self, window, go_on)
+    return look_up(self, window, go_on, rest_only=rest_only)
 PubAckConfirmer.look_up = count
 def hear(self, data, end):
     return Answers(end) if len(looks) == 1 else read(self, data, end)
@@ -336,7 +345,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
         eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 stored")
         confirmer = confirmer_at(server.url, DIGESTS, 3, ids[2])
-        assert confirmer.look_up(Window(), go_on)
+        assert confirmer.look_up(Window(), go_on, rest_only=False)
         assert made_again(confirmer, ids[7]) == 1
         assert confirmer.output_positions()[DIGESTS].sequence == 3
         saved.put_back()
@@ -367,7 +376,7 @@ def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> N
             bus.run(js(bus).purge_stream(DIGESTS))
         elif change == "taken out":
             bus.run(js(bus).delete_msg(DIGESTS, 8))
-        assert confirmer.look_up(Window(), go_on)
+        assert confirmer.look_up(Window(), go_on, rest_only=False)
         # What was taken out singly is not told from a stream that never had it, but by its time.
         anew = change in ("recreated", "taken out")
         assert confirmer.recreated == anew
@@ -389,9 +398,98 @@ def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
     records = pack_outgoing([Outgoing(DIGEST, b"", b"{}")])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
-    refusal = confirmer._answers._refused(1, DIGEST, {"description": "full\nall is well"})
+    refusal = confirmer._answers._refused(1, DIGEST, ERROR | {"description": "full\nall is well"})
     assert refusal is not None
     assert refusal.reason == r"ALARM_DIGESTS refused a message: full\nall is well"
+
+
+def a_refusal_of(kind: int, error: dict[str, Any]) -> tuple[Refusal | None, PubAckConfirmer]:
+    """What is made of JetStream's error for a lone message of this kind."""
+    confirmer = confirmer_at("nats://127.0.0.1:1", DIGESTS, 0, "")
+    confirmer._replays = False
+    assert (
+        confirmer.add([Batch(pack_outgoing([Outgoing(kind, b"", b"{}")]), 0.0)], go_on) is not None
+    )
+    confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
+    return confirmer._answers._refused(1, kind, error), confirmer
+
+
+@pytest.mark.parametrize("kind", [DIGEST, REFUSAL])
+def test_a_copy_that_comes_while_the_first_is_stored_waits_for_the_answer_to_that(
+    kind: int,
+) -> None:
+    """So a stream with replicas answers whoever sends again at once."""
+    in_process = {
+        "code": 409,
+        "err_code": 10158,
+        "description": "duplicate message id is in process",
+    }
+    refusal, confirmer = a_refusal_of(kind, in_process)
+    assert refusal is None
+    assert confirmer._in_flight.unanswered(kind) == [1]
+    assert confirmer._answers.given_up == 0
+
+
+@pytest.mark.parametrize("kind", [DIGEST, REFUSAL])
+@pytest.mark.parametrize(
+    ("code", "err_code"), [(500, 10009), (500, 10041), (503, 10008), (429, 10167)]
+)
+def test_what_passes_is_tried_again_and_given_up_by_nobody(
+    kind: int, code: int, err_code: int
+) -> None:
+    refusal, confirmer = a_refusal_of(kind, {"code": code, "err_code": err_code})
+    assert refusal is not None
+    assert refusal.passing
+    assert confirmer._answers.given_up == 0
+
+
+@pytest.mark.parametrize("error", [{}, {"code": "x"}, {"code": 400, "err_code": None}])
+def test_an_error_that_is_none_is_no_refusal(error: dict[str, Any]) -> None:
+    refusal, confirmer = a_refusal_of(DIGEST, error)
+    assert refusal is None
+    assert confirmer._in_flight.unanswered(DIGEST) == [1]
+
+
+def test_large_answers_of_a_subscriber_cost_no_connection() -> None:
+    async def answer(message: Msg) -> None:
+        await message.respond(b"x" * 200_000)
+
+    with (
+        NatsServer() as server,
+        stream_service(server.url) as service,
+        Bus(server.url) as bus,
+        Bus(server.url) as other,
+    ):
+        other.run(other.client.subscribe("AlarmDigest", cb=answer))
+        other.flush()
+        store_all(bus, pairs(range(20)))
+        wait_for_digests(bus, list(range(20)), service)
+        assert service.metric('alarmdigest_reconnects_total{connection="publisher"}') == 0
+
+
+def test_a_lost_answer_about_a_rejected_message_is_missed_while_digests_flow() -> None:
+    """Else no checkpoint would be complete as long as they do."""
+    sooner = "import alarmdigest.publisher as p; assert p.LONGEST_LOST_AFTER_S"
+    program = patched(f"{sooner}; p.LONGEST_LOST_AFTER_S = 1.0")
+    with NatsServer() as server, Proxy(server.port) as proxy, Bus(server.url) as bus:
+        with ServiceProcess(proxy.url, mode="stream", program=program) as service:
+            proxy.rewrite = (
+                b'"stream":"ALARM_REJECTED","seq":1',
+                b'"stream":"ALARM_REJECTED","was":1',
+            )
+            store_all(bus, [("AlarmStatusChanged", b"no JSON")])
+            numbers = itertools.count()
+
+            def is_missed() -> bool:
+                store_all(bus, pairs([next(numbers)]))
+                return "some answers do not come" in service.log
+
+            eventually(is_missed, timeout=10, what="the look-up")
+            eventually(
+                lambda: service.metric('alarmdigest_published_total{kind="refusal"}') == 1,
+                what="the rejected message to be confirmed",
+            )
+            assert last_of(bus, REJECTED) == 1
 
 
 def confirmer_at(

@@ -105,8 +105,10 @@ class Confirmer(ABC):
         """
 
     @abstractmethod
-    def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
         """Find out what is stored of what was under way, and that more can be; whether to go on.
+
+        ``rest_only``: only for streams that the last look-up had to leave out.
 
         Nothing is sent on a new connection before. What turns out not to be stored is to be sent
         again. Raises NatsError when it cannot be found out now.
@@ -119,9 +121,10 @@ class Confirmer(ABC):
         """
         return True
 
-    def overtaken(self) -> int:
-        """Identifies the first message under way that a later one was confirmed before; 0: none."""
-        return 0
+    def first_under_way(self) -> tuple[int, int]:
+        """The first message under way, and the first that a later one was confirmed before: each by
+        a number that identifies this sending of it; 0: none."""
+        return 0, 0
 
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         """Whether another server leads the streams than at the last look-up, or they are others:

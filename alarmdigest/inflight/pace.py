@@ -13,6 +13,7 @@ from alarmdigest.inflight.confirmer import Refusal
 
 FIRST_PAUSE_S = 1.0
 PASSING_PAUSE_S = 0.3
+LONGEST_PASSING_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 UNLIMITED = 1 << 30
 
@@ -26,6 +27,7 @@ class Pace:
         self.most = UNLIMITED
         self._pausing = False
         self._pause_s = FIRST_PAUSE_S
+        self._passing_pause_s = PASSING_PAUSE_S
         self._retry_at: float | None = None
 
     @property
@@ -43,17 +45,23 @@ class Pace:
         if not refusal.only_this_one:
             self.most = 1
             self._pausing = True
-        if self._retry_at is not None:
-            return  # it is one of many that were under way together
         if refusal.passing:
-            self._retry_at = time.monotonic() + PASSING_PAUSE_S
-        else:
+            retry_at = time.monotonic() + self._passing_pause_s
+            if self._retry_at is None:
+                self._passing_pause_s = min(self._passing_pause_s * 2, LONGEST_PASSING_PAUSE_S)
+            # Also where one that is refused for longer waits already.
+            self._retry_at = min(retry_at, self._retry_at or retry_at)
+        elif self._retry_at is None:  # else it is one of many that were under way together
             self._retry_at = time.monotonic() + self._pause_s
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
     def retried(self) -> None:
         """What was refused is sent again now."""
         self._retry_at = None
+        self._pausing = False
+
+    def goes_on(self) -> None:
+        """The streams are there: whatever is refused by itself, the rest may be sent."""
         self._pausing = False
 
     def confirmed(self, *, all_is_well: bool) -> None:
@@ -64,3 +72,4 @@ class Pace:
             self.blocked_reason = self._retry_at = None
             self.most = UNLIMITED
             self._pause_s = FIRST_PAUSE_S
+            self._passing_pause_s = PASSING_PAUSE_S

@@ -69,7 +69,7 @@ class PongConfirmer(Confirmer):
     def connected(self, connection: Connection) -> None:
         self._send_again()
 
-    def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
         return True
 
     def send(self, connection: Connection, most: int) -> Refusal | None:

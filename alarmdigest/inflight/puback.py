@@ -23,7 +23,7 @@ from alarmdigest.inflight.window import InFlightBatch, Window
 from alarmdigest.logs import Fields
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, JetStreamDenied, NatsError
+from alarmdigest.nats.errors import ConnectionLost, JetStreamDenied, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.link import Link
 from alarmdigest.nats.streams import StreamKeeper, StreamPlan
@@ -154,8 +154,9 @@ class PubAckConfirmer(Confirmer):
         self._in_flight.set_inbox(inbox.encode())
         connection.send(f"SUB {inbox}.*  {ACK_SID}\r\n".encode())
 
-    def look_up(self, window: Window, go_on: Callable[[], bool]) -> bool:
-        self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+        if not rest_only:
+            self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
         infos = self._ask_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
             return False
@@ -173,8 +174,8 @@ class PubAckConfirmer(Confirmer):
     def check_streams(self, go_on: Callable[[], bool]) -> bool:
         return self._ask_leaders(KINDS, go_on) is not None
 
-    def overtaken(self) -> int:
-        return self._in_flight.overtaken()
+    def first_under_way(self) -> tuple[int, int]:
+        return self._in_flight.first_under_way()
 
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
@@ -203,15 +204,18 @@ class PubAckConfirmer(Confirmer):
             js = JetStream(connection, domain=self._domain, timeout_s=patience_s)
             for kind in sorted(kinds):
                 try:
-                    info = infos[kind] = self._keepers[kind].ensure(js)
+                    info = self._keepers[kind].ensure(js)
+                    self._recognise(js, kind, info)
+                    infos[kind] = info
                 except ConnectionLost:
                     raise
                 except NatsError as error:
                     if kind == DIGEST or self.replay is None:
                         raise
                     self._trouble("rejected messages cannot be published and wait", reason=error)
-                    continue
-                self._recognise(js, kind, info)
+        except (ConnectionLost, NoAnswer):
+            self._link.avoid(connection)  # another server may hear the stream's leader
+            raise
         finally:
             connection.close()
         return infos

@@ -14,14 +14,15 @@ import orjson
 from alarmdigest._ext.inflight import DIGEST, InFlight
 from alarmdigest.inflight.confirmer import Refusal
 from alarmdigest.logs import LimitedLog
+from alarmdigest.nats.errors import JetStreamError
+from alarmdigest.nats.jetstream import read_error
+from alarmdigest.nats.lasting_errors import lasts
 
 log = logging.getLogger(__name__)
 
-# JetStream's answers that are about the moment, not about the message.
-TOO_MANY_REQUESTS = 10167
+IN_PROCESS = 10158
 STORE_FAILED = 10077  # it is full and discards what is new
 MESSAGE_TOO_LARGE = 10054
-RETRYABLE_CODES = (408, 429, 503)
 
 
 class PubAckReader:
@@ -71,8 +72,9 @@ class PubAckReader:
             return None
         error, seq = answer.get("error"), answer.get("seq")
         if isinstance(error, dict):
-            # It names no domain: it may be that of a stream which is not meant. Then the message is
-            # sent again for nothing, and the stream that has it says so.
+            # It names no domain: it may be that of a stream which is not meant. Then a digest is
+            # sent again for nothing, and the stream that has it says so; a rejected message may be
+            # given up for nothing, and is counted as lost.
             meant = answer.get("stream", self._streams[kind]) == self._streams[kind]
             meant = meant and self._in_flight.kind_of(number) >= 0
             return self._refused(number, kind, error) if meant else None
@@ -83,8 +85,8 @@ class PubAckReader:
             self.foreign_answers += 1
             self._foreign(
                 "another stream answers to what we publish; that confirms nothing",
-                stream=ascii(answer.get("stream", "?"))[:80],
-                domain=ascii(answer.get("domain", ""))[:80],
+                stream=_text(answer.get("stream")),
+                domain=_text(answer.get("domain")),
             )
             return None
         self._in_flight.answer(number)
@@ -109,10 +111,14 @@ class PubAckReader:
 
     def _refused(self, number: int, kind: int, error: dict[str, Any]) -> Refusal | None:
         # Anybody can answer a reply subject: it must not write lines into our log.
-        description = ascii(str(error.get("description", error))[:200])[1:-1]
-        reason = f"{self._streams[kind]} refused a message: {description}"
-        err_code = error.get("err_code")
-        passing = err_code == TOO_MANY_REQUESTS or error.get("code") in RETRYABLE_CODES
+        try:
+            code, err_code, description = read_error(error)
+        except (KeyError, TypeError, ValueError):
+            return None
+        if err_code == IN_PROCESS:
+            return None  # an earlier copy of the same message is being stored, and will be answered
+        reason = f"{self._streams[kind]} refused a message: {ascii(description)[1:-1]}"
+        passing = not lasts(JetStreamError(code, err_code, description))
         # A stream of rejected messages that is full would let whoever sends rubbish silence all.
         if kind == DIGEST or (passing and err_code != STORE_FAILED):
             passes = passing and err_code != STORE_FAILED
@@ -124,6 +130,10 @@ class PubAckReader:
 
     def _refuse(self, number: int, refusal: Refusal) -> Refusal | None:
         return refusal if self._in_flight.refuse(number) else None
+
+
+def _text(value: object) -> str:
+    return ascii(value[:80]) if isinstance(value, str) else "none"
 
 
 def _read_answer(text: bytes) -> dict[str, Any] | None:

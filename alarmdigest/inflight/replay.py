@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 
+from alarmdigest._ext.inflight import DIGEST
 from alarmdigest.inflight.stored_ids import StoredIdsReader
 from alarmdigest.logs import LimitedLog
 from alarmdigest.nats.errors import NatsError
@@ -31,19 +32,23 @@ class Replay:
     def __init__(self, readers: Sequence[StoredIdsReader]) -> None:
         self.readers = list(readers)
         self.suppressed = [0 for _ in readers]
+        self._unreadable = False  # what was asked last
         self._trouble = LimitedLog(log, logging.WARNING)
 
     def decide(self, records: bytes, go_on: Callable[[], bool]) -> list[int] | None:
         """Which of these records their stream holds, by their numbers in the batch.
 
-        Reads on until it is known of each. None if ``go_on()`` was false before.
+        Reads on until it is known of each; of rejected messages only if that can be read now, else
+        they are taken for new ones. None if ``go_on()`` was false before.
         """
         stored: list[int] = []
         for kind, reader in enumerate(self.readers):
             found, missing = reader.ids.take_made(records, kind)
             while missing and not reader.done:
-                if not self._read(reader, go_on):
+                if not self._read(reader, go_on, waits=kind == DIGEST):
                     return None
+                if self._unreadable:
+                    break  # digests do not wait for the stream of rejected messages
                 more, missing = reader.ids.take_made(records, kind, missing)
                 found += more
             self.suppressed[kind] += len(found)
@@ -67,11 +72,15 @@ class Replay:
         for reader in self.readers:
             reader.close()
 
-    def _read(self, reader: StoredIdsReader, go_on: Callable[[], bool]) -> bool:
+    def _read(self, reader: StoredIdsReader, go_on: Callable[[], bool], *, waits: bool) -> bool:
+        self._unreadable = False
         try:
             reader.read(go_on)
         except NatsError as error:
             self._trouble("cannot read what an output stream holds; trying again", reason=error)
+            self._unreadable = not waits
+            if self._unreadable:
+                return go_on()
             resume_at = time.monotonic() + RETRY_PAUSE_S
             while time.monotonic() < resume_at and go_on():
                 time.sleep(RETRY_PAUSE_S / 10)

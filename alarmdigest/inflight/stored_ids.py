@@ -35,6 +35,10 @@ SILENCE_S = 0.6
 ANSWER_TIMEOUT_S = 1.0
 CREATE_TIMEOUT_S = 0.25
 CONSUMER_INACTIVE_S = 60.0
+# Of messages that a stream's leader gives one by one.
+FIRST_AT_ONCE = 4
+MOST_AT_ONCE = 64
+LITTLE_BYTES = 1024 * 1024
 BUFFER_BYTES = 256 * 1024
 
 
@@ -59,6 +63,7 @@ class StoredIdsReader:
         self._delete = b""
         self._buffer = bytearray(BUFFER_BYTES)
         self._leader: JetStream | None = None
+        self._at_once = FIRST_AT_ONCE
         self._filled = 0
         self._asked = 0  # deliveries that the pulls of this consumer may bring
 
@@ -85,6 +90,11 @@ class StoredIdsReader:
                 self._read_leader(self._leader)
             elif not self.done:
                 self._read_pull(go_on)
+        except (ConnectionLost, NoAnswer):
+            if self._connection is not None:
+                self._link.avoid(self._connection)
+            self.close()
+            raise
         except BaseException:
             self.close()
             raise
@@ -119,7 +129,12 @@ class StoredIdsReader:
 
     def _read_leader(self, js: JetStream) -> None:
         """Some messages of the stream's leader, as a consumer would have brought them."""
-        messages = js.leader_messages(self._stream, self.ids.place + 1)
+        messages = js.leader_messages(self._stream, self.ids.place + 1, self._at_once)
+        # Whole ones, and they may be large: more at once only while that is little.
+        size = sum(len(headers) + len(body) for _seq, headers, body in messages)
+        self._at_once = (
+            min(2 * self._at_once, MOST_AT_ONCE) if size < LITTLE_BYTES else FIRST_AT_ONCE
+        )
         # Scanned like deliveries of a consumer; nobody looks at the subject.
         lines = []
         for number, (seq, headers, _body) in enumerate(messages, self.ids.expected + 1):
@@ -128,7 +143,10 @@ class StoredIdsReader:
             sizes = len(headers), len(headers)
             lines.append(b"HMSG x %d %b %d %d\r\n%b\r\n" % (IDS_SID, reply, *sizes, headers))
         wire = b"".join(lines)
-        self.ids.scan(wire, 0, len(wire))
+        try:
+            self.ids.scan(wire, 0, len(wire))
+        except ValueError as error:
+            raise ConnectionLost(f"{self._stream}: {error}") from error
         self.done = not messages or self.ids.place >= self._end
 
     def _open(self, go_on: Callable[[], bool]) -> bool:

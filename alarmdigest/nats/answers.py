@@ -121,5 +121,13 @@ def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
         raise bad_answer(answer) from error
 
 
-def bad_answer(answer: dict[str, Any]) -> BadAnswer:
-    return BadAnswer(f"not an answer of JetStream's: {str(answer)[:200]}")
+def bad_answer(answer: object) -> BadAnswer:
+    return BadAnswer(f"not an answer of JetStream's: {in_short(answer)}")
+
+
+def in_short(value: object) -> str:
+    """Of JSON that anybody may have sent: lists within lists within lists have no text."""
+    try:
+        return repr(value)[:200]
+    except RecursionError:
+        return f"a {type(value).__name__}, nested too deeply to be shown"

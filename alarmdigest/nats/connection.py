@@ -395,7 +395,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             info = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConnectionLost(f"{self.url}: unreadable INFO: {error}") from error
-        if not isinstance(info, dict) or not isinstance(info.get("max_payload", 0), int):
+        if not isinstance(info, dict) or not _is_size(info.get("max_payload", 1)):
             raise ConnectionLost(f"{self.url}: unreadable INFO: not as a NATS server writes it")
         self.info.update(info)
 
@@ -462,3 +462,7 @@ def valid_subject(subject: str) -> bool:
         token and token not in ("*", ">") and token.isprintable() and " " not in token
         for token in subject.split(".")
     )
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, int) and 0 < value < 1 << 31

@@ -163,8 +163,8 @@ class JetStream(Requests):
                     elif error.err_code not in NO_LEADER:
                         raise
                 else:
-                    if answer is not None:
-                        found[seq] = answer.get("message")
+                    if answer is not None and isinstance(answer.get("message"), dict):
+                        found[seq] = answer["message"]
         messages, seq = [], first
         while (message := found.get(seq)) is not None:
             try:
@@ -172,6 +172,8 @@ class JetStream(Requests):
                 parts = b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise bad_answer(message) from error
+            if here < seq:
+                raise bad_answer(message)
             messages.append((here, *parts))
             seq = here + 1
         return messages
@@ -357,10 +359,17 @@ def read_answer(payload: bytes, subject: str) -> dict[str, Any] | None:
         error = answer.get("error")
         if error is None:
             return dict(answer)
-        code, err_code = int(error["code"]), int(error.get("err_code", 0))
+        refusal = read_error(error)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-    raise JetStreamError(code, err_code, str(error.get("description", "")), subject)
+    raise JetStreamError(*refusal, subject)
+
+
+def read_error(error: dict[str, Any]) -> tuple[int, int, str]:
+    """``code``, ``err_code`` and description of JetStream's error; raises as dict and int() do."""
+    description = error.get("description")
+    text = description if isinstance(description, str) else ""
+    return int(error["code"]), int(error.get("err_code", 0)), text[:200]
 
 
 def _read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:
@@ -368,11 +377,12 @@ def _read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:
         answer = orjson.loads(payload)
         error = answer.get("error")
         if error is None:
-            return str(answer["stream"]), int(answer["seq"])
-        code, err_code = int(error["code"]), int(error.get("err_code", 0))
+            stream = answer["stream"]
+            return stream if isinstance(stream, str) else "", int(answer["seq"])
+        refusal = read_error(error)
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BadAnswer(f"no PubAck for {subject}: {payload[:80]!r}") from problem
-    raise JetStreamError(code, err_code, str(error.get("description", "")), subject)
+    raise JetStreamError(*refusal, subject)
 
 
 def _name(name: str) -> str:

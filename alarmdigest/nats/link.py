@@ -158,8 +158,11 @@ class Link:
         name = self._current_name
         self._learned, self._tls_names = [], {}
         configured = {_place(url) for url in self._configured}
-        for place in connection.info.get("connect_urls") or ():
-            url = prefix + str(place)
+        places = connection.info.get("connect_urls")
+        for place in places if isinstance(places, list) else ():
+            if not isinstance(place, str):
+                continue
+            url = prefix + place
             with suppress(UrlError, ValueError):  # some server's mistake must not end this thread
                 if _place(url) in configured:
                     continue
@@ -167,6 +170,10 @@ class Link:
                 self._learned.append(url)
                 if name and _is_address(urlsplit(url).hostname) and not _is_address(name):
                     self._tls_names[url] = name
+
+    def avoid(self, connection: Connection) -> None:
+        """Try its server last next time: it is there, but does not give what we need."""
+        self._failed_at[_place(connection.url)] = time.monotonic()
 
     def has_alternative(self) -> bool:
         """Whether there is a server besides the one in use."""

@@ -1,0 +1,43 @@
+"""How much may be under way after a refusal, and when the next attempt is made."""
+
+from __future__ import annotations
+
+from alarmdigest.inflight.confirmer import Refusal
+from alarmdigest.inflight.pace import LONGEST_PASSING_PAUSE_S, PASSING_PAUSE_S, UNLIMITED, Pace
+
+LASTING_OF_ONE = Refusal("too large", only_this_one=True)
+PASSING = Refusal("no leader", passing=True)
+
+
+def test_one_that_is_refused_for_good_does_not_make_the_others_wait() -> None:
+    pace = Pace()
+    for _ in range(10):
+        pace.refused(LASTING_OF_ONE)
+        assert pace.may_send
+        pace.retried()
+    pace.refused(LASTING_OF_ONE)
+    wait_s = pace.seconds_to_retry
+    assert wait_s is not None
+    assert wait_s > 20
+    pace.refused(PASSING)
+    assert not pace.may_send
+    wait_s = pace.seconds_to_retry
+    assert wait_s is not None
+    assert wait_s <= PASSING_PAUSE_S
+    pace.goes_on()
+    assert pace.may_send
+
+
+def test_what_passes_is_tried_again_soon_and_a_little_less_often() -> None:
+    pace, waits = Pace(), []
+    for _ in range(5):
+        pace.refused(PASSING)
+        waits.append(pace.seconds_to_retry or 0.0)
+        pace.retried()
+    assert waits[0] <= PASSING_PAUSE_S
+    assert waits == sorted(waits)
+    assert waits[-1] <= LONGEST_PASSING_PAUSE_S
+    pace.confirmed(all_is_well=True)
+    assert pace.most == UNLIMITED
+    pace.refused(PASSING)
+    assert (pace.seconds_to_retry or 1.0) <= PASSING_PAUSE_S
