@@ -13,8 +13,7 @@ from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissin
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import NO_PEERS, cannot_make
 from alarmdigest.nats.server_versions import too_old
-from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, plans
-from alarmdigest.nats.stream_questions import age_text
+from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, age_text, plans
 from alarmdigest.nats.streams import Examined, ensure_stream, examine
 from alarmdigest.settings import (
     HEADER_ROOM_BYTES,

@@ -369,6 +369,9 @@ class Service:
             found += self.stream_watcher.troubles
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
+        listens = self.listener is not None and self.listener.consuming.is_set()
+        if self._draining and listens and self.mode == "core":
+            found.append("waiting for the server to say that nothing more is on its way to us")
         found += [
             f"thread {thread.name} has been {thread.busy_with} for {thread.busy_for_s:.0f} s"
             for thread in self.threads

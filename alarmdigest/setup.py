@@ -146,7 +146,10 @@ def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url
     position = last.position if last is not None else None
     if settings.mode == "stream" or position is not None:
         wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
-        raise NotReachable(f"this NATS server (or account) has no JetStream, which {wanted} needs")
+        raise NotReachable(
+            f"{url} (or our account there) has no JetStream, which {wanted} needs: turn it on "
+            "there (jetstream {} in the server's configuration), or say --mode core"
+        )
     log.warning(
         "no JetStream on %s: core mode; what is published while this service is away is lost to "
         "it; --mode core says that this is wanted",

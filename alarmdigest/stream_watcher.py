@@ -64,7 +64,8 @@ class StreamWatcher(threading.Thread):
                     return
                 try:
                     self._watch(JetStream(connection, domain=self._domain))
-                except NatsError as error:
+                except (AttributeError, KeyError, NatsError, TypeError, ValueError) as error:
+                    # Also an answer of a kind that JetStream does not give.
                     if not self._stopping.is_set():
                         self._blind("cannot look at the streams", reason=error)
                 finally:
@@ -94,7 +95,7 @@ class StreamWatcher(threading.Thread):
                 self._said[text] = now
                 log.error("%s", text)
         if self.troubles and not found.refusals:
-            log.info("the streams will do again")
+            log.info("all streams are usable again")
         self.troubles, self.infos = tuple(found.refusals), found.infos
         if self._warned is not None:  # the start has warned of what was there then
             for text in found.warnings:

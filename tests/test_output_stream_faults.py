@@ -471,25 +471,29 @@ def test_a_lost_answer_about_a_rejected_message_is_missed_while_digests_flow() -
     """Else no checkpoint would be complete as long as they do."""
     sooner = "import alarmdigest.publisher as p; assert p.LONGEST_LOST_AFTER_S"
     program = patched(f"{sooner}; p.LONGEST_LOST_AFTER_S = 1.0")
-    with NatsServer() as server, Proxy(server.port) as proxy, Bus(server.url) as bus:
-        with ServiceProcess(proxy.url, mode="stream", program=program) as service:
-            proxy.rewrite = (
-                b'"stream":"ALARM_REJECTED","seq":1',
-                b'"stream":"ALARM_REJECTED","was":1',
-            )
-            store_all(bus, [("AlarmStatusChanged", b"no JSON")])
-            numbers = itertools.count()
+    with (
+        NatsServer() as server,
+        Proxy(server.port) as proxy,
+        Bus(server.url) as bus,
+        ServiceProcess(proxy.url, mode="stream", program=program) as service,
+    ):
+        proxy.rewrite = (
+            b'"stream":"ALARM_REJECTED","seq":1',
+            b'"stream":"ALARM_REJECTED","was":1',
+        )
+        store_all(bus, [("AlarmStatusChanged", b"no JSON")])
+        numbers = itertools.count()
 
-            def is_missed() -> bool:
-                store_all(bus, pairs([next(numbers)]))
-                return "some answers do not come" in service.log
+        def is_missed() -> bool:
+            store_all(bus, pairs([next(numbers)]))
+            return "some answers do not come" in service.log
 
-            eventually(is_missed, timeout=10, what="the look-up")
-            eventually(
-                lambda: service.metric('alarmdigest_published_total{kind="refusal"}') == 1,
-                what="the rejected message to be confirmed",
-            )
-            assert last_of(bus, REJECTED) == 1
+        eventually(is_missed, timeout=10, what="the look-up")
+        eventually(
+            lambda: service.metric('alarmdigest_published_total{kind="refusal"}') == 1,
+            what="the rejected message to be confirmed",
+        )
+        assert last_of(bus, REJECTED) == 1
 
 
 def confirmer_at(

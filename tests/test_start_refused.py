@@ -327,6 +327,37 @@ def test_check_config_says_that_all_is_well(server: NatsServer) -> None:
     assert "all is well" not in unwise.stderr
 
 
+def test_check_config_says_that_a_server_does_not_let_us_in() -> None:
+    users = "authorization { user: u, password: p }"
+    with NatsServer(extra=users) as server:
+        result = run_command("check-config", "--server", server.url)
+        assert result.returncode == 2
+        assert "the server refused us: Authorization Violation" in result.stderr
+
+
+def test_what_a_start_tells_to_add_suits_it(server: NatsServer) -> None:
+    """The commands, in which case the settings that a start would have used are in them."""
+    options = ["--no-create-streams", "--rejected-max-bytes", "1MiB", "--digests-max-age", "8d"]
+    told = complaints(server.url, *options)
+    assert len(told) == 3
+    assert told[0].endswith(
+        ": nats stream add ALARMS --subjects 'AlarmStatusChanged,AlarmStatusChanged.>,"
+        "SendAlarmDigest,SendAlarmDigest.>' --storage file --retention limits --discard old "
+        "--max-age 7d --dupe-window 2m --replicas 1 --defaults"
+    )
+    assert "--max-age 8d" in told[1]
+    assert f"--max-bytes {2**20}" in told[2]
+
+
+def test_the_age_of_a_stream_that_somebody_else_will_make_is_not_guessed(
+    server: NatsServer,
+) -> None:
+    make(server.url, ALARMS, INPUTS)
+    result = run_command("check-config", "--server", server.url, "--no-create-streams")
+    assert result.returncode == 2
+    assert "less than the events stream" not in result.stderr
+
+
 def test_check_config_finds_no_fault_in_what_passes() -> None:
     """A server that says what a cluster without a leader says."""
     with NatsServer() as server, Proxy(server.port) as proxy:

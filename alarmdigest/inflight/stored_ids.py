@@ -132,9 +132,8 @@ class StoredIdsReader:
         messages = js.leader_messages(self._stream, self.ids.place + 1, self._at_once)
         # Whole ones, and they may be large: more at once only while that is little.
         size = sum(len(headers) + len(body) for _seq, headers, body in messages)
-        self._at_once = (
-            min(2 * self._at_once, MOST_AT_ONCE) if size < LITTLE_BYTES else FIRST_AT_ONCE
-        )
+        more = min(2 * self._at_once, MOST_AT_ONCE)
+        self._at_once = more if size < LITTLE_BYTES else FIRST_AT_ONCE
         # Scanned like deliveries of a consumer; nobody looks at the subject.
         lines = []
         for number, (seq, headers, _body) in enumerate(messages, self.ids.expected + 1):

@@ -21,7 +21,13 @@ from urllib.parse import unquote, urlsplit
 
 from alarmdigest import __version__
 from alarmdigest._ext import frames
-from alarmdigest.nats.errors import ConnectFailed, ConnectionLost, LoginError, UrlError
+from alarmdigest.nats.errors import (
+    ConnectFailed,
+    ConnectionLost,
+    LoginError,
+    LoginRefused,
+    UrlError,
+)
 from alarmdigest.nats.login import Login
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
 
@@ -143,7 +149,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._poller.register(self._socket, select.POLLIN)
         except (OSError, ValueError, ConnectionLost, LoginError) as error:
             self.close()
-            raise ConnectFailed(f"{self.url}: {error}") from error
+            kind_of = LoginRefused if isinstance(error, LoginRefused) else ConnectFailed
+            raise kind_of(f"{self.url}: {error}") from error
         self._last_heard = self._last_ping = time.monotonic()
 
     def close(self) -> None:
@@ -264,7 +271,9 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             del received[:position]
             for kind, *_, text in found:
                 if kind == frames.ERR:
-                    raise ConnectFailed(f"the server refused us: {error_text(text)}")
+                    said = error_text(text)
+                    kind_of = LoginRefused if "Authorization" in said else ConnectFailed
+                    raise kind_of(f"the server refused us: {said}")
                 if kind == frames.PONG:
                     accepted = True
                 else:

@@ -19,6 +19,10 @@ class ConnectFailed(ConnectionLost):
     """No connection came about: nobody listens, or the server refused us."""
 
 
+class LoginRefused(ConnectFailed):
+    """The server is there and does not let us in."""
+
+
 class BadAnswer(ConnectionLost):
     """An answer that JetStream would not give: something else listens on its subjects."""
 

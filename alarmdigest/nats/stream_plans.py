@@ -53,6 +53,18 @@ class StreamPlan:
         """How the options for its limits begin."""
         return self.option.removesuffix("stream") + "max"
 
+    @property
+    def add_command(self) -> str:
+        """How to make it with the nats tool."""
+        config = self.config()
+        size = f" --max-bytes {self.max_bytes}" if self.max_bytes > 0 else ""
+        return self.for_its_domain(
+            f"nats stream add {self.name} --subjects '{','.join(self.subjects)}' --storage file "
+            f"--retention limits --discard old --max-age {age_text(self.max_age_ns)}{size} "
+            f"--dupe-window {age_text(config['duplicate_window'])} --replicas {self.replicas} "
+            "--defaults"
+        )
+
     def config(self) -> dict[str, Any]:
         # JetStream wants the window to lie within the age.
         window = min(self.duplicate_window_ns, self.max_age_ns or self.duplicate_window_ns)
@@ -126,3 +138,18 @@ def _plan(
     name: str, subjects: tuple[str, ...], limits: Limits, role: Role, shared: dict[str, Any]
 ) -> StreamPlan:
     return StreamPlan(name, subjects, limits.max_age_ns, limits.max_bytes, role=role, **shared)
+
+
+def age_text(ns: int) -> str:
+    """Nanoseconds as options and the nats tool write them; 0 is for ever."""
+    if ns == 0:
+        return "0"
+    for unit, size in (
+        ("d", 24 * 3600 * SECOND_NS),
+        ("h", 3600 * SECOND_NS),
+        ("m", 60 * SECOND_NS),
+        ("s", SECOND_NS),
+    ):
+        if ns >= size and ns % size == 0:
+            return f"{ns // size}{unit}"
+    return f"{ns / 10**6:g}ms"

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from alarmdigest.nats.stream_plans import StreamPlan
+from alarmdigest.nats.stream_plans import StreamPlan, age_text
 from alarmdigest.nats.subjects import covers, covers_any_below, meet, meets_base, written_by
 
 Config: TypeAlias = Mapping[str, Any]
@@ -132,21 +132,6 @@ def shown(field: str, value: object) -> str:
     if field == "republish" and isinstance(value, dict):
         return f"to {value.get('dest')}"
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def age_text(ns: int) -> str:
-    """Nanoseconds as options and the nats tool write them; 0 is for ever."""
-    if ns == 0:
-        return "0"
-    for unit, size in (
-        ("d", 24 * HOUR_NS),
-        ("h", HOUR_NS),
-        ("m", 60 * SECOND_NS),
-        ("s", SECOND_NS),
-    ):
-        if ns >= size and ns % size == 0:
-            return f"{ns // size}{unit}"
-    return f"{ns / 10**6:g}ms"
 
 
 def original(seen: Seen) -> str:

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from alarmdigest.nats.stream_plans import ROLES, Role
+from alarmdigest.nats.stream_plans import ROLES, Role, age_text
 from alarmdigest.nats.stream_questions import (
     HOUR_NS,
     SECOND_NS,
     Config,
     Question,
     Seen,
-    age_text,
     below,
     fills_up,
     is_full_of_consumers,

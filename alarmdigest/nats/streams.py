@@ -11,8 +11,8 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import cannot_make
-from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, plans
-from alarmdigest.nats.stream_questions import Seen, age_text
+from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, age_text, plans
+from alarmdigest.nats.stream_questions import Seen
 from alarmdigest.nats.stream_rules import Finding, check, unknown_fields
 from alarmdigest.nats.subjects import covers
 
@@ -75,7 +75,9 @@ def examine(
         for one in findings(js, plan, info, ours=ours):
             kept = found.refusals if one.verdict == "refuses" else found.warnings
             kept.append(one.text)
-    found.warnings += _ages(all_plans, found.infos)
+    # What somebody else will make may have any age.
+    there = all_plans if create else [plan for plan in all_plans if plan.role in found.infos]
+    found.warnings += _ages(there, found.infos)
     return found
 
 
@@ -173,8 +175,7 @@ def _absence(
     if not create:
         return StreamMissing(
             f"there is no stream {plan.name}, and we may not create it (--no-create-streams). "
-            f"Leave that option out, or create one: nats stream add {plan.name} "
-            f"--subjects '{','.join(plan.subjects)}' --defaults"
+            f"Leave that option out, or create one: {plan.add_command}"
         )
     return None
 

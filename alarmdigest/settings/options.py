@@ -162,7 +162,10 @@ class Settings:
     )
     no_create_streams: bool = flag("do not make streams that are missing: end with code 2 instead")
     stream_replicas: int = option(
-        replicas, "1", "N", "on how many servers of a cluster the streams that we make are kept"
+        replicas,
+        "1",
+        "N",
+        "on how many servers of a cluster (1 to 5) the streams that we make are kept",
     )
     events_max_age: int = option(
         age_limit, "7d", "TIME", "how long the events stream, if we make it, keeps a message"

@@ -9,6 +9,7 @@ from alarmdigest.nats.errors import (
     ConnectFailed,
     ConnectionLost,
     JetStreamError,
+    LoginRefused,
     NatsError,
     NoAnswer,
 )
@@ -51,6 +52,9 @@ def look_at_server(settings: Settings) -> ServerReport:
         try:
             connection.connect()
         except ConnectFailed as error:
+            if isinstance(error, LoginRefused):
+                report.problems.append(str(error))
+                break
             report.reason = report.reason or str(error)
             continue
         try:
@@ -84,7 +88,10 @@ def _look(connection: Connection, settings: Settings, report: ServerReport) -> N
         if not jetstream.available():
             said = f"{connection.url} (or our account there) has no JetStream"
             if settings.mode == "stream":
-                report.problems.append(f"{said}, which --mode stream needs")
+                report.problems.append(
+                    f"{said}, which --mode stream needs: turn it on there (jetstream {{}} in the "
+                    "server's configuration), or say --mode core"
+                )
             else:
                 report.warnings.append(f"{said}: it would be core mode")
         elif problem := version_problem(connection, "stream", asked_for=settings.mode):

@@ -90,7 +90,8 @@ def _first_miss(
                 return (
                     f"a digest was published on {settings.digest_subject}, but within "
                     f"{timeout_s:g} s it did not get into {settings.digests_stream}, which "
-                    "receivers read: does that stream capture the subject, and is it full?"
+                    "receivers read: does that stream capture the subject, is it full, or does a "
+                    "subject_transform of it keep digests under another subject?"
                 )
             if found is None:
                 return (
