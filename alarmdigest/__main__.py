@@ -2,6 +2,6 @@
 
 import sys
 
-from alarmdigest.entry import main
+from alarmdigest.cli.entry import main
 
 sys.exit(main())

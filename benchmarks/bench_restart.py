@@ -22,7 +22,9 @@ def imports_seconds() -> float:
     """A process that imports what the service does, and ends."""
     started = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-c", "import alarmdigest.run"], check=True, env=dict(os.environ)
+        [sys.executable, "-c", "import alarmdigest.process.runner"],
+        check=True,
+        env=dict(os.environ),
     )
     return time.perf_counter() - started
 

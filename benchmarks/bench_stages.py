@@ -21,9 +21,9 @@ from report import Report
 from alarmdigest._ext import frames, outgoing
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import EVENT_SIDS, REQUEST_SIDS, STREAM_SID, Router
-from alarmdigest.routing import BUCKETS
 from alarmdigest.store import Checkpoint
-from alarmdigest.store.lmdb import LmdbStore
+from alarmdigest.store.lmdb.store import LmdbStore
+from alarmdigest.wire.buckets import BUCKETS
 
 USERS, ALARMS = 2000, 25
 EVENTS = USERS * ALARMS

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from support.raw import frames_of
 
-from alarmdigest.routing import worker_of
+from alarmdigest.wire.buckets import worker_of
 
 TESTS = Path(__file__).parent.parent / "tests"
 

@@ -20,11 +20,11 @@ from nats.aio.msg import Msg
 
 from alarmdigest._ext import frames
 from alarmdigest._ext.events import Router
-from alarmdigest.feeds.stream import StreamFeed
-from alarmdigest.listener import BUFFER_BYTES
 from alarmdigest.nats.connection import Connection
+from alarmdigest.pipeline.listener import BUFFER_BYTES
+from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
+from alarmdigest.pipeline.startup import plans_of
 from alarmdigest.settings import Settings
-from alarmdigest.setup import plans_of
 
 SUBJECT = "AlarmStatusChanged"
 

@@ -7,7 +7,7 @@ domain and account hash before the stream in newer servers).
 
 One call takes the plain shape of a message only: the exact field names (and Go's ``UserId``), all
 values valid. Whatever it does not take goes, at its place in the order, to a Python function that
-knows every spelling and every reason to refuse (``alarmdigest.messages``). What this one takes,
+knows every spelling and every reason to refuse (``alarmdigest.wire.messages``). What this one takes,
 that one reads the same; a property test holds them together.
 """
 
@@ -95,7 +95,7 @@ cdef inline int status_of(Span text) noexcept:
     return STATUS_NONE
 
 
-cdef enum:                       # as alarmdigest.messages.REASONS has them; or the reader must tell
+cdef enum:                       # as alarmdigest.wire.messages.REASONS has them; or the reader must tell
     REASON_JSON = 0
     REASON_SCHEMA
     REASON_TOO_LONG

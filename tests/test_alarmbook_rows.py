@@ -25,7 +25,7 @@ from support.records import EVENT, REQUEST, Outgoing, Routed, origin, pack, unpa
 from support.scale import cases
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest.routing import bucket_of
+from alarmdigest.wire.buckets import bucket_of
 
 Rows = dict[bytes, bytes]
 

@@ -23,7 +23,7 @@ from support.wait import eventually
 from alarmdigest._ext import timestamps
 from alarmdigest.store import StoreError
 from alarmdigest.store.backup import back_up
-from alarmdigest.store.lmdb import LmdbReader, LmdbStore
+from alarmdigest.store.lmdb.store import LmdbReader, LmdbStore
 
 NO_ROOM = """
 import resource

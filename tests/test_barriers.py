@@ -23,7 +23,7 @@ from support.wait import eventually
 # Only the thread of the slow worker, or the reader, waits; all others go on.
 SLOW_TO_MEET = """
 import time
-from alarmdigest.worker import Worker
+from alarmdigest.pipeline.worker import Worker
 meet = Worker._meet
 def meet_late(self, barrier):
     if self.name == "worker-0":
@@ -64,7 +64,7 @@ def test_what_passes_a_barrier_that_is_under_way_is_neither_lost_nor_doubled(
 
 # What the publisher sends never reaches the server, and it does not notice.
 NOTHING_GOES_OUT = """
-from alarmdigest.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 send = PubAckConfirmer.send
 def lose(self, connection, most):
     connection.send = lambda data: None

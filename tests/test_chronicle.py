@@ -12,11 +12,11 @@ from support.nats_server import NatsServer
 from support.streams import DIGESTS, delete, stream_service
 from support.wait import eventually
 
-from alarmdigest.happenings import KEPT, Happenings
-from alarmdigest.monitor import chronicle
-from alarmdigest.monitor.chronicle import Chronicle
-from alarmdigest.monitor.losses import PLACES
-from alarmdigest.service import Service
+from alarmdigest.observability import chronicle
+from alarmdigest.observability.chronicle import Chronicle
+from alarmdigest.observability.losses import PLACES
+from alarmdigest.pipeline.service import Service
+from alarmdigest.runtime.happenings import KEPT, Happenings
 from alarmdigest.settings import Settings
 from alarmdigest.store.memory import MemoryStore
 

@@ -21,7 +21,7 @@ from support.streams import ALARMS, INPUTS, add, bodies, js, store_all, wait_unt
 from support.wait import eventually
 
 from alarmdigest._ext import timestamps
-from alarmdigest.feeds.clock import SteadyClock
+from alarmdigest.pipeline.sources.clock import SteadyClock
 
 HOUR_S = 3600
 YEARS_S = 73 * 365 * 86_400

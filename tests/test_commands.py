@@ -17,7 +17,7 @@ from support.nats_server import HOST, NatsServer, free_port
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 
 from alarmdigest import __version__
-from alarmdigest.arguments import COMMANDS, EVERYTHING, GROUPS
+from alarmdigest.cli.arguments import COMMANDS, EVERYTHING, GROUPS
 from alarmdigest.settings import SECRETS, Settings
 
 
@@ -293,10 +293,10 @@ def test_a_taken_http_port_that_was_asked_for_ends_with_2(server: NatsServer) ->
 # The real default port may be in use by whatever else runs here, so another one plays its part.
 MOVED_DEFAULT = """
 import sys
-from alarmdigest import cli
+from alarmdigest.cli.main import main
 from alarmdigest.settings import HttpAddress, options
 options.DEFAULT_HTTP = HttpAddress("127.0.0.1", int(sys.argv.pop(1)), may_move=True)
-sys.exit(cli.main())
+sys.exit(main())
 """
 
 

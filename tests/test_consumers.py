@@ -103,7 +103,7 @@ def test_a_refusal_is_said_as_what_it_is_and_asked_again_on_the_same_connection(
 
 NO_CONSUMER_UNTIL = """
 import pathlib
-from alarmdigest.feeds import stream
+from alarmdigest.pipeline.sources import pull_consumer
 from alarmdigest.nats.errors import NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.questions import Questions
@@ -121,14 +121,14 @@ def ask_if(self, what, body, on_answer):
         HELD.append((self, what, body, on_answer))
 HELD = []
 Questions.ask = ask_if
-turn = stream.StreamFeed.turn
+turn = pull_consumer.StreamFeed.turn
 def turn_and_ask(self, *args, **named):
     while HELD and pathlib.Path({gate!r}).exists():
         held = HELD.pop()
         if held[0] is self._questions:
             ask(*held)
     turn(self, *args, **named)
-stream.StreamFeed.turn = turn_and_ask
+pull_consumer.StreamFeed.turn = turn_and_ask
 """
 
 
@@ -189,7 +189,7 @@ def test_what_a_consumer_does_not_know_of_its_leader_does(tmp_path: Path) -> Non
     gate = tmp_path / "gate"
     deaf = patched(f"""
 import pathlib
-from alarmdigest.feeds.pulls import Pulls
+from alarmdigest.pipeline.sources.pulls import Pulls
 pull = Pulls._pull
 def pull_elsewhere(self):
     right = self._next

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from alarmdigest.monitor.stream_changes import CHANGES
+from alarmdigest.observability.stream_changes import CHANGES
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy/prometheus-alerts.yml"

@@ -23,8 +23,8 @@ from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
 
 from alarmdigest import __version__
-from alarmdigest.cli import main
-from alarmdigest.nats.discovery import find_server
+from alarmdigest.cli.main import main
+from alarmdigest.nats.embedded.discovery import find_server
 from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
 
 ROOT = Path(__file__).parent.parent

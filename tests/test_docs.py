@@ -15,14 +15,15 @@ import orjson
 import pytest
 from test_model import replay
 
-from alarmdigest import __version__, exit_codes
-from alarmdigest.arguments import CONFIG, CONTEXT
-from alarmdigest.cli import main
-from alarmdigest.messages import EVENT_FIELDS, REASONS, read_event, read_request
+from alarmdigest import __version__
+from alarmdigest.cli.arguments import CONFIG, CONTEXT
+from alarmdigest.cli.main import main
+from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import FLAGS, Settings, read_settings
 from alarmdigest.settings.options import flag_of, variable
 from alarmdigest.settings.reference import reference
 from alarmdigest.settings.sources import CONFIG_VARIABLE, CONTEXT_VARIABLE
+from alarmdigest.wire.messages import EVENT_FIELDS, REASONS, read_event, read_request
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [

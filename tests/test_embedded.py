@@ -20,19 +20,19 @@ import pytest
 from support.nats_server import HOST, NatsServer, free_port
 from support.wait import eventually
 
-from alarmdigest.nats.discovery import (
+from alarmdigest.nats.embedded.discovery import (
     EmbeddedServerError,
     Program,
     choose_server,
     find_server,
     server_name_at,
 )
-from alarmdigest.nats.embedded import EmbeddedServer
+from alarmdigest.nats.embedded.server import EmbeddedServer
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from alarmdigest.nats.embedded import EmbeddedServer
+from alarmdigest.nats.embedded.server import EmbeddedServer
 server = EmbeddedServer(Path(sys.argv[1]), port=int(sys.argv[2]))
 server.start()
 print(server.pid, flush=True)

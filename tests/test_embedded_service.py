@@ -89,8 +89,8 @@ def test_a_dead_server_is_replaced_three_times_then_it_gives_up_with_exit_code_3
 
 
 HOPELESS = """
-from alarmdigest.nats.discovery import EmbeddedServerError
-from alarmdigest.nats.embedded import EmbeddedServer
+from alarmdigest.nats.embedded.discovery import EmbeddedServerError
+from alarmdigest.nats.embedded.server import EmbeddedServer
 def restart(self, timeout=20.0):
     self._forget()
     raise EmbeddedServerError("no room on the disk")
@@ -147,7 +147,7 @@ def test_after_a_full_disk_its_server_takes_messages_again(tmp_path: Path) -> No
 
 STUCK_WORKER = """
 import time
-from alarmdigest.worker import Worker
+from alarmdigest.pipeline.worker import Worker
 Worker._merge = lambda self, batch: time.sleep(60)
 """
 

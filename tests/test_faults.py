@@ -171,8 +171,8 @@ def test_a_killed_server_that_comes_back() -> None:
 
 
 BOUNDS = """
-import alarmdigest.inflight.window as window, alarmdigest.publisher as publisher
-import alarmdigest.threads as threads
+import alarmdigest.pipeline.inflight.window as window, alarmdigest.pipeline.publisher as publisher
+import alarmdigest.runtime.service_thread as threads
 publisher.MAX_QUEUED_BYTES = 1_000_000
 window.MAX_UNCONFIRMED_BYTES = publisher.MAX_TAKEN_BYTES = 100_000
 threads.TICK_S = 0.005

@@ -25,7 +25,7 @@ from support.streams import (
 )
 from support.wait import eventually
 
-from alarmdigest.feeds.gaps import Gaps
+from alarmdigest.pipeline.sources.gaps import Gaps
 
 DELETED = "alarmdigest_stream_deleted_total"
 EXPIRED = "alarmdigest_stream_expired_unread_total"
@@ -37,14 +37,15 @@ def slow_reader(gate: Path) -> tuple[str, str]:
     """A service that asks for the first 10 messages, and for more once the file exists."""
     return patched(f"""
 import pathlib
-import alarmdigest.feeds.pulls as pulls, alarmdigest.feeds.stream as feed
+import alarmdigest.pipeline.sources.pulls as pulls
+import alarmdigest.pipeline.sources.pull_consumer as source
 assert pulls.PULL_MESSAGES and pulls.ALL_PULLS_BYTES
 pulls.PULL_MESSAGES, pulls.ALL_PULLS_BYTES = 10, 1
-turn = feed.StreamFeed.turn
+turn = source.StreamFeed.turn
 def turn_once(self, connection, router, *, pause):
     waits = self._pulls._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
     turn(self, connection, router, pause=pause or waits)
-feed.StreamFeed.turn = turn_once
+source.StreamFeed.turn = turn_once
 """)
 
 

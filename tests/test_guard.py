@@ -14,7 +14,7 @@ from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
 
-from alarmdigest.monitor.guard import MAX_REQUEST_BYTES, may_ask_as
+from alarmdigest.observability.guard import MAX_REQUEST_BYTES, may_ask_as
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_request_without_end_is_cut(service: ServiceProcess) -> None:
 
 
 SHORT_LIVES = """
-from alarmdigest.monitor import guard
+from alarmdigest.observability import guard
 guard.CONNECTION_LIFE_S = 0.5
 """
 
@@ -159,7 +159,7 @@ def test_the_status_is_there_before_the_service_is_connected() -> None:
 
 
 BROKEN_COLLECTOR = """
-from alarmdigest.monitor.metrics import ServiceCollector
+from alarmdigest.observability.metrics import ServiceCollector
 def fail(self):
     raise RuntimeError("on purpose")
 ServiceCollector._books = fail

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alarmdigest.monitor.history import KEPT_S, STEP_S, History, Sample, rates_between
+from alarmdigest.observability.history import KEPT_S, STEP_S, History, Sample, rates_between
 
 
 def sample(at: float, count: int = 0) -> Sample:

@@ -11,11 +11,11 @@ from support.credentials import certificates
 from support.nats_server import HOST, NatsServer, free_port
 from support.proxy import Proxy
 
-from alarmdigest.nats import link as link_module
+from alarmdigest.nats import reconnect as link_module
+from alarmdigest.nats.auth import Login
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectFailed, UrlError
-from alarmdigest.nats.link import FIRST_PAUSE_S, Link
-from alarmdigest.nats.login import Login
+from alarmdigest.nats.reconnect import FIRST_PAUSE_S, Link
 
 
 def opened(link: Link) -> Connection:

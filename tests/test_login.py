@@ -21,10 +21,10 @@ from support.service import ServiceProcess
 from support.surroundings import Surrounded
 from support.wait import eventually
 
-from alarmdigest import pipes
+from alarmdigest.nats.auth import Login
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectFailed, LoginError
-from alarmdigest.nats.login import Login
+from alarmdigest.runtime import pipes
 
 
 @contextmanager
@@ -155,7 +155,7 @@ def test_a_seed_where_its_file_belongs_is_not_shown(
 WITHOUT_NKEYS = """
 import sys
 sys.modules["nkeys"] = None
-from alarmdigest.cli import main
+from alarmdigest.cli.main import main
 sys.exit(main())
 """
 
@@ -361,7 +361,7 @@ def test_files_that_do_not_fit_are_named(ours: Certificates, foreign: Certificat
 IN_A_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from alarmdigest.cli import main
+from alarmdigest.cli.main import main
 sys.exit(main())
 """
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alarmdigest.logs import Fields, Foreign, JsonFormatter, LimitedLog, TextFormatter
+from alarmdigest.runtime.logs import Fields, Foreign, JsonFormatter, LimitedLog, TextFormatter
 
 SOURCES = Path(__file__).parent.parent / "alarmdigest"
 

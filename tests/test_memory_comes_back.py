@@ -16,7 +16,7 @@ from support.service import ServiceProcess, memory
 from support.wait import eventually
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest.worker import SWEEP_FRACTION, steps_of_a_barrier
+from alarmdigest.pipeline.worker import SWEEP_FRACTION, steps_of_a_barrier
 
 CLEARED, WARNING = 0, 1
 RETENTION_NS = 1_000

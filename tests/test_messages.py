@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from support.records import EVENT, REQUEST, Routed, unpack
 from support.scale import cases
 
-from alarmdigest import messages
 from alarmdigest._ext.events import Router
+from alarmdigest.wire import messages
 
 HOUR_NS = 3600 * 10**9
 NOON = 1_623_098_415 * 10**9

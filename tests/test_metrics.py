@@ -18,8 +18,8 @@ from support.service import ServiceProcess
 from support.streams import store_all
 from support.wait import eventually
 
-from alarmdigest.histogram import BOUNDS_S, Histogram
-from alarmdigest.monitor.losses import PLACES
+from alarmdigest.observability.losses import PLACES
+from alarmdigest.runtime.histogram import BOUNDS_S, Histogram
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/metrics.md").read_text("utf-8")
@@ -167,7 +167,7 @@ def test_the_stream_tells_how_far_behind_in_messages_and_seconds(tmp_path: Path)
     hesitant = gated(
         gate,
         "from alarmdigest import listener\n"
-        "from alarmdigest.feeds import pulls\n"
+        "from alarmdigest.pipeline.sources import pulls\n"
         "listener.PAUSE_AT_BYTES, pulls.PULL_MESSAGES = 0, 10",
     )
     with (

@@ -212,14 +212,14 @@ def test_many_others_are_warned_of_once_a_minute(server: NatsServer, bus: Bus) -
 
 
 BROKEN = """
-from alarmdigest.monitor.micro import ServiceApi
+from alarmdigest.observability.nats_service_api import ServiceApi
 def fail(*arguments):
     raise RuntimeError("on purpose")
 ServiceApi._answer = fail
 """
 STUCK = """
 import time
-from alarmdigest.monitor.micro import ServiceApi
+from alarmdigest.observability.nats_service_api import ServiceApi
 ServiceApi._serve = lambda self, connection: time.sleep(1000)
 """
 

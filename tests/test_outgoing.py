@@ -13,10 +13,10 @@ from nats.protocol.parser import Parser
 from support.records import DIGEST, REFUSAL, Outgoing, pack_outgoing, unpack_outgoing
 from support.scale import cases
 
-from alarmdigest import refusals
 from alarmdigest._ext import events, outgoing
-from alarmdigest.messages import Refused
-from alarmdigest.refusals import RefusalDesk, headers_of
+from alarmdigest.pipeline import rejections
+from alarmdigest.pipeline.rejections import RefusalDesk, headers_of
+from alarmdigest.wire.messages import Refused
 
 MAX_PAYLOAD = 1024 * 1024
 MAX_WAITING = 16 * 1024 * 1024
@@ -269,7 +269,7 @@ def test_one_refusal_may_be_larger_than_all_that_may_wait() -> None:
 
 def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     desk = RefusalDesk()
-    with caplog.at_level(logging.WARNING, logger=refusals.__name__):
+    with caplog.at_level(logging.WARNING, logger=rejections.__name__):
         for _ in range(1_000):
             refuse(desk, b"secret\n", b"a\x1b[31m\r\n\xe2\x80\xa8")
     assert len(caplog.records) == 1

@@ -36,12 +36,12 @@ from support.streams import (
 )
 from support.wait import eventually
 
-from alarmdigest.batches import Outgoing as Batch
-from alarmdigest.inflight.confirmer import Refusal
-from alarmdigest.inflight.puback import PubAckConfirmer
-from alarmdigest.inflight.window import Window
-from alarmdigest.nats.link import Link
+from alarmdigest.nats.reconnect import Link
 from alarmdigest.nats.streams import plans
+from alarmdigest.pipeline.batches import Outgoing as Batch
+from alarmdigest.pipeline.inflight.confirmer import Refusal
+from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.store.base import OutputPosition
 
 USERS = 7
@@ -263,9 +263,9 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
 
 # Until it looks at the streams a second time it hears no confirmation.
 DEAF_AT_FIRST = """
-import alarmdigest.publisher as publisher
-from alarmdigest.inflight.confirmer import Answers
-from alarmdigest.inflight.puback import PubAckConfirmer
+import alarmdigest.pipeline.publisher as publisher
+from alarmdigest.pipeline.inflight.confirmer import Answers
+from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 publisher.ACK_TIMEOUT_S = 0.6
 look_up, read, looks = PubAckConfirmer.look_up, PubAckConfirmer.read, []
 def count(self, window, go_on, *, rest_only):
@@ -292,7 +292,7 @@ def test_it_is_ready_again_when_the_stream_turns_out_to_hold_what_was_not_confir
 
 # What it sends first never reaches the server, and the connection is well.
 LOSES_AT_FIRST = """
-from alarmdigest.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 send, sends = PubAckConfirmer.send, []
 def lose(self, connection, most):
     sends.append(1)
@@ -469,7 +469,7 @@ def test_large_answers_of_a_subscriber_cost_no_connection() -> None:
 
 def test_a_lost_answer_about_a_rejected_message_is_missed_while_digests_flow() -> None:
     """Else no checkpoint would be complete as long as they do."""
-    sooner = "import alarmdigest.publisher as p; assert p.LONGEST_LOST_AFTER_S"
+    sooner = "import alarmdigest.pipeline.publisher as p; assert p.LONGEST_LOST_AFTER_S"
     program = patched(f"{sooner}; p.LONGEST_LOST_AFTER_S = 1.0")
     with (
         NatsServer() as server,

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from alarmdigest.inflight.confirmer import Refusal
-from alarmdigest.inflight.pace import LONGEST_PASSING_PAUSE_S, PASSING_PAUSE_S, UNLIMITED, Pace
+from alarmdigest.pipeline.inflight.confirmer import Refusal
+from alarmdigest.pipeline.inflight.pace import (
+    LONGEST_PASSING_PAUSE_S,
+    PASSING_PAUSE_S,
+    UNLIMITED,
+    Pace,
+)
 
 LASTING_OF_ONE = Refusal("too large", only_this_one=True)
 PASSING = Refusal("no leader", passing=True)

@@ -16,7 +16,7 @@ from support.service import ServiceProcess
 from support.streams import ALARMS, js, store_all
 from support.talk import talk
 
-from alarmdigest import exit_codes
+from alarmdigest.runtime import exit_codes
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 LOGIN = {"ALARMDIGEST_USER": "service", "ALARMDIGEST_PASSWORD": "p"}

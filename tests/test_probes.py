@@ -170,7 +170,7 @@ def test_a_probe_does_not_wait_while_the_pipeline_is_busy(
 
 DISK_THAT_HANGS = """
 import time
-from alarmdigest.monitor.metrics import ServiceCollector
+from alarmdigest.observability.metrics import ServiceCollector
 def hang(self):
     time.sleep(3600)
     yield

@@ -151,7 +151,7 @@ def test_one_wish_that_comes_twice_is_no_second_one(
 def test_a_signal_at_the_very_end_changes_no_exit_code() -> None:
     late = """
 import atexit, os, signal
-from alarmdigest import cli
+from alarmdigest.cli.main import main
 for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
     atexit.register(os.kill, os.getpid(), number)
 """

@@ -19,7 +19,7 @@ def test_pulls_that_are_lost_are_noticed_by_their_missing_heartbeats(tmp_path: P
     gate = tmp_path / "pulls arrive"
     lose = f"""
 import pathlib
-from alarmdigest.feeds.pulls import Pulls
+from alarmdigest.pipeline.sources.pulls import Pulls
 pull = Pulls._pull
 def lose(self):
     connection = self._connection
@@ -45,7 +45,7 @@ Pulls._pull = lose
 
 TELLS_ITS_BOUND = """
 import logging
-from alarmdigest.feeds.pulls import Pulls
+from alarmdigest.pipeline.sources.pulls import Pulls
 status = Pulls.status
 def tell(self, headers):
     status(self, headers)
@@ -87,7 +87,7 @@ def test_workers_that_lag_are_not_fed_beyond_a_bound(tmp_path: Path) -> None:
     gate, count = tmp_path / "open", 60_000
     # Far less than what the stream holds, and pulls that ask for less still.
     bounds = """
-import alarmdigest.feeds.pulls as feeds, alarmdigest.listener as listener
+import alarmdigest.pipeline.sources.pulls as feeds, alarmdigest.pipeline.listener as listener
 listener.PAUSE_AT_BYTES = 500_000
 feeds.PULL_MESSAGES, feeds.PULL_BYTES, feeds.ALL_PULLS_BYTES = 500, 250_000, 500_000
 """

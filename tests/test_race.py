@@ -15,9 +15,9 @@ from support.credentials import certificates
 from support.nats_server import HOST, NatsServer
 from support.proxy import Proxy
 
+from alarmdigest.nats.auth import Login
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.link import Link
-from alarmdigest.nats.login import Login
+from alarmdigest.nats.reconnect import Link
 
 
 def opened(link: Link, within: float) -> Connection:

@@ -17,9 +17,9 @@ from support.service import ServiceProcess
 from support.wait import eventually
 
 from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, STREAM_SID, Router
-from alarmdigest.messages import REASONS
-from alarmdigest.refusals import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN, RefusalDesk
-from alarmdigest.routing import BUCKETS
+from alarmdigest.pipeline.rejections import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN, RefusalDesk
+from alarmdigest.wire.buckets import BUCKETS
+from alarmdigest.wire.messages import REASONS
 
 EVENTS = "AlarmStatusChanged"
 GOOD = event_body(Event("user", "alarm", Status.WARNING, START))

@@ -138,7 +138,7 @@ def test_what_waits_behind_a_digest_that_is_too_large_is_no_reason_to_repeat_wha
     tmp_path: Path,
 ) -> None:
     gate = tmp_path / "open"
-    one_by_one = "import alarmdigest.publisher as publisher; publisher.MAX_TAKEN_BYTES = 1"
+    one_by_one = "import alarmdigest.pipeline.publisher as publisher; publisher.MAX_TAKEN_BYTES = 1"
     with (
         ChangingServer(extra="max_payload: 100000") as server,
         Proxy(server.port) as proxy,

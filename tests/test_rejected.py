@@ -21,7 +21,7 @@ from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.streams import add, last_of
 from support.wait import eventually
 
-from alarmdigest.tools.refusal import read_refusal
+from alarmdigest.cli.rejected_message import read_refusal
 
 GOOD = {"AlarmID": "a", "UserID": "ada", "Status": "WARNING", "ChangedAt": "2026-01-02T03:04:05Z"}
 BAD = [

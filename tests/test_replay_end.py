@@ -2,9 +2,9 @@
 
 import pytest
 
-from alarmdigest.inflight.pong import PongConfirmer
-from alarmdigest.nats.link import Link
-from alarmdigest.publisher import Publisher
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.pipeline.inflight.pong import PongConfirmer
+from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.store import Position
 
 

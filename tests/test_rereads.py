@@ -185,14 +185,15 @@ def test_a_service_that_is_killed_while_it_reads_again_does_not_forget_what_it_k
     store_all(bus, [*alarms("d"), ASK])
     # It pulls one message at a time, and no second one: the rest is left to the next start.
     code = """
-import alarmdigest.feeds.pulls as pulls, alarmdigest.feeds.stream as feed
+import alarmdigest.pipeline.sources.pulls as pulls
+import alarmdigest.pipeline.sources.pull_consumer as source
 assert pulls.PULL_MESSAGES and pulls.ALL_PULLS_BYTES
 pulls.PULL_MESSAGES = pulls.ALL_PULLS_BYTES = 1
-turn = feed.StreamFeed.turn
-feed.StreamFeed.turn = lambda self, connection, router, *, pause: turn(
+turn = source.StreamFeed.turn
+source.StreamFeed.turn = lambda self, connection, router, *, pause: turn(
     self, connection, router, pause=pause or self._pulls._asked > 0)
 import sys
-from alarmdigest.cli import main
+from alarmdigest.cli.main import main
 sys.exit(main())
 """
     slow = ServiceProcess(

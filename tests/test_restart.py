@@ -123,7 +123,7 @@ def test_a_start_with_a_million_alarms_is_soon_ready_and_has_them_all() -> None:
 
 PULLS_WAIT = """
 import pathlib
-from alarmdigest.feeds.stream import StreamFeed
+from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
 turn = StreamFeed.turn
 def wait_and_turn(self, connection, router, *, pause):
     turn(self, connection, router, pause=pause or not pathlib.Path({gate!r}).exists())
@@ -181,7 +181,7 @@ def numbers_of(digest: Stored) -> list[str]:
 
 HELD_UP_ONCE = """
 import time
-from alarmdigest.listener import Listener
+from alarmdigest.pipeline.listener import Listener
 read, held_up = Listener._read, []
 def late(self, connection):
     read(self, connection)

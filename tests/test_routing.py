@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from support.records import unpack
 from support.scale import cases
 
-from alarmdigest import messages, routing
 from alarmdigest._ext import events
+from alarmdigest.wire import buckets, messages
 
 
 def murmur3_32(data: bytes) -> int:
@@ -50,25 +50,25 @@ def murmur3_32(data: bytes) -> int:
 )
 def test_the_hash_is_murmur3_as_published(text: str, hashed: int) -> None:
     assert murmur3_32(text.encode()) == hashed
-    assert routing.bucket_of(text) == hashed % 4096
+    assert buckets.bucket_of(text) == hashed % 4096
 
 
 def test_there_are_4096_buckets_for_ever() -> None:
     """A store is ordered by bucket: another number would lose every user in it."""
-    assert routing.BUCKETS == 4096
+    assert buckets.BUCKETS == 4096
 
 
 @settings(max_examples=cases(500, 20_000), deadline=None)
 @given(ids())
 def test_a_bucket_is_the_hash_of_the_utf8(user: str) -> None:
-    assert routing.bucket_of(user) == murmur3_32(user.encode()) % 4096
+    assert buckets.bucket_of(user) == murmur3_32(user.encode()) % 4096
 
 
 def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
     """Which workers hold a message of this user after an event and a request, kind by kind."""
     router = events.Router(
         workers=workers,
-        buckets=routing.BUCKETS,
+        buckets=buckets.BUCKETS,
         hash32=mmh3.hash,
         skew_ns=0,
         read_odd=lambda kind, payload, _subject, _origin: messages.read_odd(kind, payload),
@@ -84,14 +84,14 @@ def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
     taken = [(worker, unpack(router.take(worker))) for worker in range(workers)]
     got = [(worker, record) for worker, records in taken for record in records]
     assert [record.user for _, record in got] == [user.encode()] * 2
-    assert [record.bucket for _, record in got] == [routing.bucket_of(user)] * 2
+    assert [record.bucket for _, record in got] == [buckets.bucket_of(user)] * 2
     return [worker for worker, _ in got]
 
 
 @settings(max_examples=cases(300, 20_000), deadline=None)
 @given(ids(), st.one_of(st.integers(1, 40), st.sampled_from([64, 1000, 1024, 4096, 5000])))
 def test_the_compiled_router_chooses_the_worker_that_routing_names(user: str, workers: int) -> None:
-    expected = routing.worker_of(user, workers)
+    expected = buckets.worker_of(user, workers)
     assert 0 <= expected < workers
     assert expected == murmur3_32(user.encode()) % 4096 % workers
     for odd in (False, True):
@@ -101,7 +101,7 @@ def test_the_compiled_router_chooses_the_worker_that_routing_names(user: str, wo
 def test_users_are_spread_over_all_workers() -> None:
     counts = [0] * 12
     for number in range(12_000):
-        counts[routing.worker_of(f"user-{number}", 12)] += 1
+        counts[buckets.worker_of(f"user-{number}", 12)] += 1
     assert 800 < min(counts) <= max(counts) < 1200
 
 
@@ -117,9 +117,9 @@ def test_a_router_needs_a_worker_and_knows_how_many_there_are() -> None:
 
     with pytest.raises(ValueError, match="at least 1"):
         build(0)
-    for buckets in (0, 65537):
+    for number in (0, 65537):
         with pytest.raises(ValueError, match="from 1 to 65536"):
-            build(1, buckets)
+            build(1, number)
     assert build(2).take(1) == b""
     with pytest.raises(IndexError):
         build(2).take(2)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from alarmdigest import cli, exit_codes
 from alarmdigest import settings as module
+from alarmdigest.cli.main import main
+from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import HttpAddress, Settings, SettingsError, read_settings
 
 MS = 10**6
@@ -353,7 +354,7 @@ def test_servers_are_listed_with_commas_and_get_a_scheme() -> None:
 def test_a_setting_that_cannot_be_used_is_exit_code_2(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(arguments) == exit_codes.USAGE == 2
+    assert main(arguments) == exit_codes.USAGE == 2
     printed, complaint = capsys.readouterr()
     assert said in complaint
     assert complaint.count("\n") == 1
@@ -368,7 +369,7 @@ def test_an_option_that_does_not_exist_or_a_tools_wrong_value_is_exit_code_2(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main(arguments)
+        main(arguments)
     assert left.value.code == 2
     assert arguments[-2] in capsys.readouterr().err
 

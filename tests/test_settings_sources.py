@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.command import run_command
 from support.credentials import private
 
-from alarmdigest import cli
+from alarmdigest.cli.main import main
 from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
 from alarmdigest.settings.layers import Given, Level
 from alarmdigest.settings.sources import winners
@@ -396,7 +396,7 @@ def test_check_config_tells_values_and_origins_and_masks_secrets(
     monkeypatch.setenv("NATS_URL", "nats://u:s3cret-2@a:1,b:2")
     monkeypatch.setenv("ALARMDIGEST_HTTP", "off")
     arguments = ["check-config", "--config", str(file), "--workers", "3"]
-    assert cli.main([*arguments, "--json"]) == 0
+    assert main([*arguments, "--json"]) == 0
     printed = capsys.readouterr().out
     told = json.loads(printed)
     expected = {
@@ -414,7 +414,7 @@ def test_check_config_tells_values_and_origins_and_masks_secrets(
         assert told["settings"][name] == {"value": value, "origin": origin}
     assert told["warnings"] == []
     file.chmod(0o644)
-    assert cli.main(arguments) == 0
+    assert main(arguments) == 0
     lines, warnings = capsys.readouterr()
     assert [line.split() for line in lines.splitlines() if line.startswith("retention")] == [
         ["retention", "2d", f"{file}:1"]
@@ -454,7 +454,7 @@ def test_check_config_shows_the_login_that_hides_in_a_url(
 ) -> None:
     for name, text in {"NATS_URL": url, **more}.items():
         monkeypatch.setenv(name, text)
-    assert cli.main(["check-config", "--json"]) == 0
+    assert main(["check-config", "--json"]) == 0
     printed = capsys.readouterr().out
     told = json.loads(printed)["settings"]
     assert {name: told[name]["value"] for name in shown} == shown
@@ -468,7 +468,7 @@ def test_check_config_lists_a_variable_that_nothing_reads(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ALARMDIGEST_WORKER", "3")
-    assert cli.main(["check-config"]) == 0
+    assert main(["check-config"]) == 0
     warning = "alarmdigest: warning: the variable ALARMDIGEST_WORKER is set"
     assert capsys.readouterr().err.startswith(warning)
 
@@ -530,7 +530,7 @@ def test_problems_are_a_line_each_whatever_is_in_them(tmp_path: Path) -> None:
 def test_check_config_ends_with_2_and_the_reason(
     arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["check-config", *arguments]) == 2
+    assert main(["check-config", *arguments]) == 2
     printed, complaint = capsys.readouterr()
     assert said in complaint
     assert printed == ""
@@ -542,7 +542,7 @@ def test_a_secret_is_no_option_and_not_shown_when_it_is_given_as_one(
     command: str, arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        cli.main([command, *arguments])
+        main([command, *arguments])
     assert left.value.code == 2
     said = capsys.readouterr().err
     assert "could be read in the list of processes" in said

@@ -228,10 +228,10 @@ def test_one_that_others_made_non_blocking_loses_nothing(server: NatsServer) -> 
 
 
 CRASH = """
-import threading, alarmdigest.run
+import threading, alarmdigest.process.runner
 def broken(self, service):
     raise ArithmeticError("broken on purpose")
-alarmdigest.run.Runner._watch = broken
+alarmdigest.process.runner.Runner._watch = broken
 """
 
 
@@ -245,8 +245,8 @@ def test_the_last_words_of_a_crash_come_out_last(server: NatsServer) -> None:
 def test_what_is_printed_instead_of_logged_is_in_the_log_too(server: NatsServer) -> None:
     code = """
 import sys, threading, warnings
-from alarmdigest.run import Runner
-from alarmdigest.service import Service
+from alarmdigest.process.runner import Runner
+from alarmdigest.pipeline.service import Service
 start = Service.start
 def fail(cause):
     raise cause

@@ -251,8 +251,8 @@ def test_a_second_service_with_its_own_server_ends_and_leaves_the_first_ones_ser
 
 SLOW = """
 import sys, time
-from alarmdigest.checkpoint import Checkpointer
-from alarmdigest.store.lmdb import LmdbStore
+from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.store.lmdb.store import LmdbStore
 commit, rows_taken = LmdbStore.commit, Checkpointer.rows_taken
 def slowly(self, rows, checkpoint):
     print("commit begins", file=sys.stderr, flush=True)

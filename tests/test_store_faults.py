@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from support.rows import checkpoint, key_of, packed, some_rows, unpacked
 
-from alarmdigest.store.lmdb import LmdbStore, open_for_reading
+from alarmdigest.store.lmdb.store import LmdbStore, open_for_reading
 
 TESTS = Path(__file__).parent
 LONG = os.environ.get("ALARMDIGEST_TEST_LONG") == "1"

@@ -18,9 +18,9 @@ from support.command import run_command
 from support.rows import checkpoint, key_of, packed, some_rows, unpacked
 
 from alarmdigest.store import StoreDamaged, StoreError, StoreInUse, StoreTooNew
-from alarmdigest.store.folder import MARKER
-from alarmdigest.store.lmdb import LmdbStore, open_for_reading
-from alarmdigest.store.lmdb_file import leave_to_owner
+from alarmdigest.store.lmdb.file import leave_to_owner
+from alarmdigest.store.lmdb.folder import MARKER
+from alarmdigest.store.lmdb.store import LmdbStore, open_for_reading
 
 MIB = 1 << 20
 
@@ -74,7 +74,7 @@ def test_a_second_owner_is_told_who_the_first_is(data_dir: Path) -> None:
 
 def test_an_owner_in_another_process_counts_until_it_dies(data_dir: Path) -> None:
     program = """
-import sys; from pathlib import Path; from alarmdigest.store.lmdb import LmdbStore
+import sys; from pathlib import Path; from alarmdigest.store.lmdb.store import LmdbStore
 store = LmdbStore(Path(sys.argv[1])); print("open", flush=True); sys.stdin.read()
 """
     with python(program, data_dir) as other:
@@ -222,7 +222,7 @@ def test_a_file_that_ends_within_its_unused_pages_is_whole(tmp_path: Path) -> No
     held: dict[bytes, bytes] = {}
     lengths: list[bool] = []
     program = """
-import sys; from pathlib import Path; from alarmdigest.store.lmdb import *
+import sys; from pathlib import Path; from alarmdigest.store.lmdb.store import *
 from support.command import run_command
 from support.rows import checkpoint
 blocks, number, data_dir = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
@@ -260,7 +260,7 @@ with LmdbStore(data_dir) as store:
 
 READER = """
 import sys, hashlib; from pathlib import Path
-from alarmdigest.store.lmdb import open_for_reading
+from alarmdigest.store.lmdb.store import open_for_reading
 with open_for_reading(Path(sys.argv[1])) as reader:
     print(reader.last.number, flush=True)
     sys.stdin.readline()
@@ -299,7 +299,7 @@ def test_a_reader_that_died_does_not_pin_its_snapshot_beyond_the_next_start(
         other.wait()
     assert str(other.pid) in onlooker.readers()
     program = """
-import sys; from pathlib import Path; from alarmdigest.store.lmdb import LmdbStore
+import sys; from pathlib import Path; from alarmdigest.store.lmdb.store import LmdbStore
 LmdbStore(Path(sys.argv[1])).close()
 """
     with python(program, data_dir) as service:
@@ -366,7 +366,7 @@ def test_a_link_that_is_put_there_behind_the_look_leads_root_nowhere(
         lock.unlink()
         lock.symlink_to(ours)
 
-    monkeypatch.setattr("alarmdigest.store.lmdb.leave_to_owner", look_and_be_fooled)
+    monkeypatch.setattr("alarmdigest.store.lmdb.store.leave_to_owner", look_and_be_fooled)
     before = Path.cwd(), os.getegid(), os.getgroups()
     with pytest.raises(StoreError, match="Permission denied"):
         open_for_reading(data_dir)
@@ -383,7 +383,7 @@ def test_nothing_is_imported_as_the_owner(data_dir: Path) -> None:
     code = f"""
 import os, sys
 from pathlib import Path
-from alarmdigest.store.lmdb import open_for_reading
+from alarmdigest.store.lmdb.store import open_for_reading
 def look(event, arguments):
     if event == "import" and os.geteuid():
         os.write(1, arguments[0].encode())

@@ -18,12 +18,12 @@ from support.wait import eventually
 
 from alarmdigest._ext.frames import ProtocolError
 from alarmdigest._ext.stored_ids import StoredIds
-from alarmdigest.inflight import stored_ids
-from alarmdigest.inflight.replay import Replay
-from alarmdigest.inflight.stored_ids import StoredIdsReader
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.link import Link
+from alarmdigest.nats.reconnect import Link
 from alarmdigest.nats.streams import ensure_stream, plans
+from alarmdigest.pipeline.inflight import stored_ids
+from alarmdigest.pipeline.inflight.replay import Replay
+from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 
 DIGESTS = plans().digests
 

@@ -26,7 +26,7 @@ from support.streams import (
 )
 from support.wait import eventually
 
-from alarmdigest.monitor.stream_changes import CHANGES
+from alarmdigest.observability.stream_changes import CHANGES
 
 DOCUMENT = (Path(__file__).parent.parent / "docs/operating-commands.md").read_text("utf-8")
 

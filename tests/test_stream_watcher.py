@@ -18,7 +18,7 @@ from support.streams import ALARMS, DIGESTS, INPUTS, QUICK, REJECTED, numbers_in
 from support.wait import eventually
 
 LOOKS_OFTEN = """
-import alarmdigest.stream_watcher as stream_watcher
+import alarmdigest.pipeline.stream_watcher as stream_watcher
 stream_watcher.LOOK_EVERY_S = 0.1
 """
 

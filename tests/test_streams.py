@@ -20,11 +20,11 @@ from support.jetstream import (
 from support.nats_server import NatsServer
 from support.wait import eventually
 
-from alarmdigest.feeds.where_to_start import Start, where_to_start
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.errors import StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import Limits, StreamPlan, covers, ensure_stream, plans
+from alarmdigest.pipeline.sources.start_position import Start, where_to_start
 
 DAY_NS = 86_400 * 10**9
 ALARMS, DIGESTS, REJECTED = plans()

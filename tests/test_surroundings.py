@@ -154,10 +154,10 @@ def test_what_it_writes_is_for_nobody_else_whatever_the_umask(server: NatsServer
 
 EARLY = """
 import os, signal, sys
-from alarmdigest.entry import main
+from alarmdigest.cli.entry import main
 class Early:
     def find_spec(self, name, path=None, target=None):
-        if name == "alarmdigest.cli":
+        if name == "alarmdigest.cli.main":
             for number in (signal.SIGHUP, {number}):
                 os.kill(os.getpid(), number)
 sys.meta_path.insert(0, Early())
@@ -228,7 +228,8 @@ def test_too_little_memory_for_its_threads_is_one_line(server: NatsServer, kib: 
 
 FEW_PROCESSES = """
 import os, resource
-import alarmdigest.cli, alarmdigest.reload, alarmdigest.run, alarmdigest.store.memory
+import alarmdigest.cli.main, alarmdigest.process.reload
+import alarmdigest.process.runner, alarmdigest.store.memory
 import encodings.idna
 resource.setrlimit(resource.RLIMIT_NPROC, ({count}, {count}))
 os.setuid({nobody})  # root is not limited, and Python may lie where nobody else gets in
@@ -289,7 +290,7 @@ def test_without_descriptors_it_waits_at_rest_and_goes_on_when_there_are_some() 
 
 MODULES = """
 import sys
-from alarmdigest.run import Runner
+from alarmdigest.process.runner import Runner
 watch = Runner._watch
 def and_tell(self, service):
     before = set(sys.modules)

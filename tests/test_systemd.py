@@ -16,7 +16,7 @@ from support.nats_server import HOST, NatsServer, free_port
 from support.service import ServiceProcess
 from support.wait import eventually
 
-from alarmdigest.systemd import Supervisor
+from alarmdigest.process.supervisor import Supervisor
 
 
 class Systemd:
@@ -91,9 +91,9 @@ def test_the_status_tells_what_is_wrong_while_the_watchdog_is_fed(systemd: Syste
 
 STUCK_ON_A_REQUEST = """
 import time
-from alarmdigest import threads
-from alarmdigest.worker import Worker
-threads.STUCK_AFTER_S = 2
+from alarmdigest.runtime import service_thread
+from alarmdigest.pipeline.worker import Worker
+service_thread.STUCK_AFTER_S = 2
 Worker._merge = lambda self, batch: time.sleep(1000)
 """
 

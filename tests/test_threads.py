@@ -13,7 +13,7 @@ from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
 
-from alarmdigest.threads import STUCK_AFTER_S, ByteQueue, ServiceThread
+from alarmdigest.runtime.service_thread import STUCK_AFTER_S, ByteQueue, ServiceThread
 
 
 class Waiter(ServiceThread):
@@ -47,8 +47,8 @@ def test_a_checkpoint_that_takes_long_makes_it_not_ready_and_not_unhealthy(tmp_p
     gate = tmp_path / "written"
     slow = f"""
 import pathlib, time
-import alarmdigest.service as service, alarmdigest.threads as threads
-from alarmdigest.store.lmdb import LmdbStore
+import alarmdigest.service as service, alarmdigest.runtime.service_thread as threads
+from alarmdigest.store.lmdb.store import LmdbStore
 service.BUSY_IS_TROUBLE_S = 0.2
 threads.STUCK_AFTER_S = 1.5
 commit = LmdbStore.commit
@@ -80,7 +80,7 @@ LmdbStore.commit = slowly
 
 MUTE = """
 import ctypes
-from alarmdigest.run import Runner
+from alarmdigest.process.runner import Runner
 def hang(self, service):
     mutex, libc = ctypes.create_string_buffer(128), ctypes.CDLL(None)
     while True:

@@ -19,7 +19,7 @@ from support.service import ServiceProcess
 from support.streams import DIGESTS, delete, js, update
 from support.wait import eventually
 
-from alarmdigest.tools.subscription import Subscription
+from alarmdigest.cli.subscription import Subscription
 
 QUICK = ("--shots", "1", "--bursts", "2")
 

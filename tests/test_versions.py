@@ -143,7 +143,8 @@ def test_kills_on_both_sides_leave_each_digest_once(server: NatsServer, bus: Bus
 
 def test_an_idle_service_keeps_its_connection_when_pulls_end(server: NatsServer, bus: Bus) -> None:
     short = patched(
-        "import alarmdigest.feeds.pulls as f; assert f.PULL_EXPIRES_S; f.PULL_EXPIRES_S = 4"
+        "import alarmdigest.pipeline.sources.pulls as pulls\n"
+        "assert pulls.PULL_EXPIRES_S; pulls.PULL_EXPIRES_S = 4"
     )
     with ServiceProcess(server.url, mode="stream", program=short) as service:
         store_all(bus, pairs([1]))

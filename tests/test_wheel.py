@@ -32,9 +32,9 @@ COMPILED = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
 # The service on another port than everybody's 4222.
 SERVICE = """
 import sys
-import alarmdigest.run
-from alarmdigest.cli import main
-alarmdigest.run.LOCAL_PORT = int(sys.argv[1])
+import alarmdigest.process.runner
+from alarmdigest.cli.main import main
+alarmdigest.process.runner.LOCAL_PORT = int(sys.argv[1])
 sys.exit(main(["run", "--http", "off"]))
 """
 

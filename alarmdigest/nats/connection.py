@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 
 from alarmdigest import __version__
 from alarmdigest._ext import frames
+from alarmdigest.nats.auth import Login
 from alarmdigest.nats.errors import (
     ConnectFailed,
     ConnectionLost,
@@ -28,7 +29,6 @@ from alarmdigest.nats.errors import (
     LoginRefused,
     UrlError,
 )
-from alarmdigest.nats.login import Login
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
 
 DEFAULT_PORT = 4222

@@ -25,13 +25,7 @@ from alarmdigest.nats.answers import (
     valid_name,
 )
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import (
-    BadAnswer,
-    ConsumerGone,
-    JetStreamError,
-    JetStreamOff,
-    NoAnswer,
-)
+from alarmdigest.nats.errors import BadAnswer, ConsumerGone, JetStreamError, JetStreamOff, NoAnswer
 from alarmdigest.nats.requests import Requests
 
 ANSWER_TYPE = "io.nats.jetstream.api.v1."

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from alarmdigest.nats.connection import DEFAULT_PORT, Connection, redacted
 from alarmdigest.nats.errors import ConnectFailed
-from alarmdigest.shortage import shortage
+from alarmdigest.runtime.shortage import shortage
 
 STAGGER_S = 0.3
 # How often the caller is asked whether to go on.

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
-from alarmdigest import pipes
+from alarmdigest.runtime import pipes
 from alarmdigest.settings.layers import Given, Layer, Level
 from alarmdigest.settings.strays import nearest
 

@@ -11,9 +11,9 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from alarmdigest.nats.auth import INBOX_PREFIX, Login
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import UrlError
-from alarmdigest.nats.login import INBOX_PREFIX, Login
 from alarmdigest.settings.readers import (
     SPLIT_AUTO,
     HttpAddress,

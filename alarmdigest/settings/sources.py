@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from alarmdigest.nats.login import exposure, noting
+from alarmdigest.nats.auth import exposure, noting
 from alarmdigest.settings.files import read_file
 from alarmdigest.settings.layers import Given, Layer, Level
 from alarmdigest.settings.nats_cli import context_file, read_context, read_variables

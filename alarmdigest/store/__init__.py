@@ -34,7 +34,7 @@ def open_store(kind: str, data_dir: Path) -> Store:
     """
     # Imported here: a run in memory shall not need LMDB, nor any other store's library.
     if kind == "lmdb":
-        from alarmdigest.store.lmdb import LmdbStore
+        from alarmdigest.store.lmdb.store import LmdbStore
 
         return LmdbStore(data_dir)
     if kind == "memory":

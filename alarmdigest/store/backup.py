@@ -10,9 +10,9 @@ import shutil
 from pathlib import Path
 
 from alarmdigest.store.base import Checkpoint, StoreError
-from alarmdigest.store.folder import sync, write_marker
-from alarmdigest.store.lmdb import open_for_reading
-from alarmdigest.store.lmdb_file import DATA, explained
+from alarmdigest.store.lmdb.file import DATA, explained
+from alarmdigest.store.lmdb.folder import sync, write_marker
+from alarmdigest.store.lmdb.store import open_for_reading
 
 
 def back_up(data_dir: Path, target: Path) -> Checkpoint | None:

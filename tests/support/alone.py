@@ -7,12 +7,12 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 
-from alarmdigest.nats.discovery import server_name_at
+from alarmdigest.nats.embedded.discovery import server_name_at
 from support.faults import patched
 from support.nats_server import HOST, free_port
 from support.service import ServiceProcess
 
-PORT = "import alarmdigest.run\nalarmdigest.run.LOCAL_PORT = {}"
+PORT = "import alarmdigest.process.runner\nalarmdigest.run.LOCAL_PORT = {}"
 
 
 class Alone(ServiceProcess):

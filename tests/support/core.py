@@ -14,8 +14,8 @@ from model import RETENTION_NS, SKEW_NS, Digest, Entry, Event, Message, Status, 
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
-from alarmdigest.messages import Refused, read_odd
-from alarmdigest.routing import BUCKETS
+from alarmdigest.wire.buckets import BUCKETS
+from alarmdigest.wire.messages import Refused, read_odd
 from support.records import DIGEST, unpack_outgoing
 
 SECRET = bytes(range(16))

@@ -17,7 +17,7 @@ Message = tuple[str, bytes]
 
 def patched(code: str) -> tuple[str, str]:
     """A ``program`` for ServiceProcess: ``code`` runs first, in the service's own process."""
-    start = "import sys\nfrom alarmdigest.cli import main\nsys.exit(main())\n"
+    start = "import sys\nfrom alarmdigest.cli.main import main\nsys.exit(main())\n"
     return "-c", f"{code}\n{start}"
 
 
@@ -25,7 +25,7 @@ def gated(gate: Path, code: str = "") -> tuple[str, str]:
     """A service whose workers merge nothing until the file ``gate`` exists."""
     return patched(f"""
 import pathlib, time
-from alarmdigest.worker import Worker
+from alarmdigest.pipeline.worker import Worker
 merge = Worker._merge
 def wait_and_merge(self, batch):
     while not pathlib.Path({str(gate)!r}).exists():

@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from alarmdigest.nats.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.embedded.discovery import EmbeddedServerError, find_server, server_name_at
 
 HOST = "127.0.0.1"
 

@@ -6,9 +6,9 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from alarmdigest.routing import bucket_of
 from alarmdigest.store import Checkpoint, Position
 from alarmdigest.store.base import OutputPosition
+from alarmdigest.wire.buckets import bucket_of
 
 Rows = dict[bytes, bytes]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.store import StoreError
-from alarmdigest.store.lmdb import open_for_reading
+from alarmdigest.store.lmdb.store import open_for_reading
 
 
 def stored_rows(data_dir: Path) -> int:

@@ -1,0 +1,107 @@
+"""A plain NATS client for the tools: one thread, one connection, no reconnecting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+
+from alarmdigest._ext import timestamps
+from alarmdigest.cli.subscription import Subscription
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectFailed
+from alarmdigest.nats.race import Race, Target
+from alarmdigest.settings import Settings
+
+LOCAL_SERVER = "nats://127.0.0.1:4222"
+
+
+def connect(settings: Settings, name: str) -> Connection:
+    """Connect to the server that answers first. Raises ConnectionLost, UrlError."""
+    failures: list[ConnectFailed] = []
+
+    def make(target: Target) -> Connection:
+        return Connection(
+            target.url,
+            name=name,
+            login=settings.login,
+            timeout=settings.connect_attempt_timeout / 1e9,
+            address=target.address,
+        )
+
+    urls = settings.server or (LOCAL_SERVER,)
+    for url in urls:
+        make(Target(url))  # a URL that can never work is a mistake, whatever the others do
+    won = Race(urls, make, lambda _target, error: failures.append(error)).run(lambda: True)
+    if won is None:
+        raise failures[-1]
+    return won[1]
+
+
+class Client:
+    """Subscribes to digests, publishes events and requests. Raises ConnectionLost (NatsError)."""
+
+    def __init__(self, settings: Settings, name: str) -> None:
+        """Connects to the first of the servers that answers."""
+        self.connection = connect(settings, name)
+        self._subscription = Subscription(self.connection, settings.digest_subject)
+
+    def flush(self) -> None:
+        """Wait until the server has taken everything sent so far."""
+        self._subscription.flush()
+
+    def publish(self, messages: Iterable[tuple[str, bytes]]) -> None:
+        """Publish ``(subject, body)`` pairs in one write."""
+        self.connection.send(
+            b"".join(
+                b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(body), body)
+                for subject, body in messages
+            )
+        )
+
+    def digests(self, until: float) -> Iterator[dict[str, Any]]:
+        """The digests that arrive until the given ``time.monotonic()``, as they come."""
+        for _headers, payload in self._subscription.messages(until):
+            if (digest := read_digest(payload)) is not None:
+                yield digest
+
+
+def read_digest(payload: bytes) -> dict[str, Any] | None:
+    """None for what is no digest: anybody who may can write anything on the subject."""
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) and isinstance(found.get("UserID"), str) else None
+
+
+def event_body(user: str, alarm: str, status: str, changed_at_ns: int) -> bytes:
+    """An AlarmStatusChanged as JSON."""
+    return orjson.dumps(
+        {
+            "AlarmID": alarm,
+            "UserID": user,
+            "Status": status,
+            "ChangedAt": timestamps.to_text(changed_at_ns),
+        }
+    )
+
+
+def request_body(user: str) -> bytes:
+    """A SendAlarmDigest as JSON."""
+    return orjson.dumps({"UserID": user})
+
+
+def expected_digest(user: str, alarm: str, status: str, changed_at_ns: int) -> dict[str, Any]:
+    """The digest of one alarm."""
+    return {
+        "UserID": user,
+        "ActiveAlarms": [
+            {
+                "AlarmID": alarm,
+                "Status": status,
+                "LatestChangedAt": timestamps.to_text(changed_at_ns),
+            }
+        ],
+    }

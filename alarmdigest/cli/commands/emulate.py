@@ -1,0 +1,149 @@
+"""The command ``emulate``: traffic as many agents make it, and an account of every digest."""
+
+from __future__ import annotations
+
+import sys
+import time
+import uuid
+from dataclasses import dataclass, field
+from typing import Any
+
+from tqdm import tqdm
+
+from alarmdigest.cli.client import Client, event_body, expected_digest, request_body
+from alarmdigest.cli.target import say_what_is_tested
+from alarmdigest.runtime import exit_codes
+from alarmdigest.settings import Settings
+
+# After the last request, for as long as digests keep coming at least this often.
+PATIENCE_S = 5.0
+# A digest that comes twice comes soon: wait this long for none.
+SILENCE_S = 0.3
+STATUSES = ("WARNING", "CRITICAL")
+
+
+@dataclass
+class Account:
+    """What was asked for and what came. A user is expected to get exactly one digest."""
+
+    expected: dict[str, dict[str, Any]] = field(default_factory=dict)
+    received: set[str] = field(default_factory=set)
+    wrong: list[dict[str, Any]] = field(default_factory=list)
+    doubled: int = 0
+
+    def expect(self, digest: dict[str, Any]) -> None:
+        self.expected[digest["UserID"]] = digest
+
+    def enter(self, digest: dict[str, Any]) -> bool:
+        """Note a digest; False when it is none of those that were asked for."""
+        user = digest["UserID"]
+        if user not in self.expected:
+            return False
+        if user in self.received and digest.get("ActiveAlarms") == []:
+            return False  # a service with --publish-empty answers the second request like this
+        if digest != self.expected[user]:
+            self.wrong.append(digest)
+        elif user in self.received:
+            self.doubled += 1
+        self.received.add(user)
+        return True
+
+    @property
+    def missing(self) -> int:
+        return len(self.expected) - len(self.received)
+
+    @property
+    def well(self) -> bool:
+        return not (self.missing or self.doubled or self.wrong)
+
+
+def emulate(settings: Settings, *, shots: int, bursts: int, wait_s: float) -> int:
+    """Publish, collect, report on stdout; the exit code. Raises NatsError."""
+    client = Client(settings, "alarmdigest-emulate")
+    say_what_is_tested(settings, client.connection)
+    account = Account()
+    events: list[tuple[str, str, int]] = []
+    try:
+        took = _play(client, settings, account, events, shots=shots, bursts=bursts, wait_s=wait_s)
+    finally:
+        _clear(client, settings, events)
+    return _report(account, took)
+
+
+def _play(
+    client: Client,
+    settings: Settings,
+    account: Account,
+    events: list[tuple[str, str, int]],
+    *,
+    shots: int,
+    bursts: int,
+    wait_s: float,
+) -> float:
+    """Publish and collect; how long it took until the last digest, in seconds."""
+    started = time.monotonic()
+    with tqdm(total=shots * bursts, unit=" digests", disable=not sys.stderr.isatty()) as bar:
+        for shot in range(shots):
+            messages: list[tuple[str, bytes]] = []
+            for number in range(bursts):
+                user, alarm = str(uuid.uuid4()), str(uuid.uuid4())
+                status, now = STATUSES[(shot + number) % 2], time.time_ns()
+                account.expect(expected_digest(user, alarm, status, now))
+                events.append((user, alarm, now))
+                # Each message on the numbered subject, then once more on the plain one: the
+                # repetition must not show in any digest.
+                event, request = event_body(user, alarm, status, now), request_body(user)
+                messages += [
+                    (f"{settings.event_subject}.{number}", event),
+                    (settings.event_subject, event),
+                    (f"{settings.request_subject}.{number}", request),
+                    (settings.request_subject, request),
+                ]
+            client.publish(messages)
+            _collect(client, account, bar, time.monotonic() + wait_s)
+        while account.missing:
+            before = account.missing
+            _collect(client, account, bar, time.monotonic() + PATIENCE_S, stop_when_complete=True)
+            if account.missing == before:
+                break
+        took = time.monotonic() - started
+        _collect(client, account, bar, time.monotonic() + SILENCE_S)
+    return took
+
+
+def _collect(
+    client: Client, account: Account, bar: Any, until: float, *, stop_when_complete: bool = False
+) -> None:
+    for digest in client.digests(until):
+        if account.enter(digest):
+            bar.update()
+        if stop_when_complete and not account.missing:
+            return
+
+
+def _clear(client: Client, settings: Settings, events: list[tuple[str, str, int]]) -> None:
+    """Leave no active alarms behind in the service."""
+    for start in range(0, len(events), 1000):
+        client.publish(
+            (settings.event_subject, event_body(user, alarm, "CLEARED", raised_at + 1))
+            for user, alarm, raised_at in events[start : start + 1000]
+        )
+    client.flush()
+    client.connection.close()
+
+
+def _report(account: Account, took: float) -> int:
+    print(
+        f"{len(account.expected)} digests expected, {len(account.received)} received, "
+        f"{account.missing} missing, {account.doubled} doubled, {len(account.wrong)} wrong, "
+        f"in {took:.2f} s"
+    )
+    if account.wrong:
+        print(f"the first wrong one: {account.wrong[0]}")
+    if account.well:
+        return exit_codes.CLEAN
+    print(
+        "if digests are missing, is the service running, on this server and with these subjects? "
+        "its /metrics count what it refused and dropped"
+    )
+    return exit_codes.INTERNAL_ERROR

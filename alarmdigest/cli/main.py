@@ -1,0 +1,193 @@
+"""The command line: which command, with which settings."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from alarmdigest.cli.arguments import COMMANDS, EVERYTHING, parser
+from alarmdigest.cli.entry import HELD_BACK
+from alarmdigest.nats.auth import noting
+from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
+from alarmdigest.process.installation import core_is_older_than_its_sources
+from alarmdigest.runtime import exit_codes, log_writer, logs
+from alarmdigest.runtime.shortage import shortage
+from alarmdigest.runtime.text import printable
+from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
+from alarmdigest.store import StoreError
+
+log = logging.getLogger(__name__)
+
+WITH_DATA = ("run", "show", "backup")
+CONNECTING = ("run", "verify", "emulate", "rejected")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given and not given[0].startswith("-") and given[0] not in COMMANDS:
+        _complain(f"{given[0]!r} is no command; there are {', '.join(COMMANDS)}")
+        return exit_codes.USAGE
+    given = given if _names_command(given) else ["run", *given]
+    if given[0] != "run":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        return _run_command(given)
+    try:
+        log_writer.begin()
+        return _run_command(given)
+    except ImportError:  # the installation is at fault, see entry.py
+        raise
+    except Exception as error:
+        if (why := shortage(error)) is None:
+            log.critical("an internal error, the service cannot go on", exc_info=error)
+            if core_is_older_than_its_sources():
+                _complain("the compiled core is older than its sources: `make build`")
+        else:
+            _complain(why)
+        return exit_codes.INTERNAL_ERROR
+    finally:
+        log_writer.end()
+
+
+def _run_command(given: list[str]) -> int:
+    parsed = parser().parse_args(given)
+    there = {name: getattr(parsed, name, None) for name in EVERYTHING}
+    texts = {name: text for name, text in there.items() if text is not None}
+    try:
+        found = survey(texts, os.environ)
+        if parsed.command == "check-config":
+            from alarmdigest.cli.commands.check_config import check_config
+
+            return check_config(found, as_json=parsed.json)
+        settings = _checked(found, connects=parsed.command in CONNECTING)
+        if parsed.command in WITH_DATA:
+            _must_lie_somewhere(settings.data_dir)
+        if parsed.command == "run":
+            from alarmdigest.process.reload import Reloader
+            from alarmdigest.process.runner import Runner
+
+            reloader = Reloader(settings, lambda: read_settings(texts, os.environ))
+            return Runner(settings, reloader).run()
+        # The tools wait for a user at a terminal and have no use for the service's threads.
+        code = _TOOLS[parsed.command](settings, parsed)
+        sys.stdout.flush()
+        return code
+    except (SettingsError, UrlError, LoginError) as error:
+        for problem in error.args:
+            _complain(printable(str(problem)))
+        return exit_codes.USAGE
+    except KeyboardInterrupt:
+        return exit_codes.INTERNAL_ERROR
+    except BrokenPipeError:
+        # `| head` has seen enough. What is still in the buffer must not fail at the very end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return exit_codes.CLEAN
+    except NatsError as error:
+        # After a refusal in the middle of the work it is there.
+        hint = "; is the service's NATS server there?" if isinstance(error, ConnectFailed) else ""
+        _complain(f"{error}{hint}")
+        return exit_codes.NATS_NOT_REACHABLE
+    except StoreError as error:
+        _complain(str(error))
+        return exit_codes.STORE_UNUSABLE
+    except (MemoryError, OSError, RuntimeError) as error:
+        if (why := shortage(error)) is None:
+            raise
+        _complain(why)
+        return exit_codes.INTERNAL_ERROR
+
+
+def _must_lie_somewhere(data_dir: Path) -> None:
+    """Raises SettingsError."""
+    try:
+        data_dir.absolute()
+    except FileNotFoundError:
+        raise SettingsError(
+            f"--data-dir {data_dir}: the folder that this was started in is gone: name a whole path"
+        ) from None
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # who closes stderr does not want to know
+        print(f"alarmdigest: {text}", file=sys.stderr)
+
+
+def _checked(found: Effective, *, connects: bool) -> Settings:
+    """The settings, once the warnings are logged. Raises SettingsError with all problems."""
+    warnings, problems = list(found.warnings), list(found.problems)
+    if connects:  # only then do the files of the login matter
+        with noting(problems):
+            warnings += found.settings.login.check()
+    logs.configure(found.settings.log_level, found.settings.log_format)
+    for warning in warnings:
+        log.warning("%s", warning)
+    if problems:
+        raise SettingsError(*problems)
+    return found.settings
+
+
+# Each imports what it needs when it is called: a command shall not wait for another's libraries.
+
+
+def _verify(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.verify import verify
+
+    return verify(settings, timeout_s=parsed.timeout / 1e9)
+
+
+def _emulate(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.emulate import emulate
+
+    return emulate(settings, shots=parsed.shots, bursts=parsed.bursts, wait_s=parsed.wait / 1e9)
+
+
+def _status(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.status import status
+
+    return status(settings, as_json=parsed.json)
+
+
+def _show(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.show import show
+
+    return show(settings, parsed.whose, only_due=parsed.due, as_json=parsed.json)
+
+
+def _backup(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.backup import backup
+
+    return backup(settings, Path(parsed.target), as_json=parsed.json)
+
+
+def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.rejected import refeed, rejected
+
+    if parsed.refeed is not None:
+        return refeed(settings, parsed.refeed, as_json=parsed.json)
+    return rejected(
+        settings,
+        last=parsed.last,
+        follow=parsed.follow,
+        with_body=parsed.body,
+        as_json=parsed.json,
+    )
+
+
+_TOOLS = {
+    "verify": _verify,
+    "emulate": _emulate,
+    "status": _status,
+    "show": _show,
+    "rejected": _rejected,
+    "backup": _backup,
+}
+
+
+def _names_command(given: list[str]) -> bool:
+    return bool(given) and given[0] in (*COMMANDS, "-h", "--help", "--version")

@@ -1,0 +1,71 @@
+"""Histograms of the threads as Prometheus metrics, and how old what waits in a queue is."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.utils import floatToGoString
+
+from alarmdigest.pipeline.batches import Outgoing, Routed
+from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.service import Service
+from alarmdigest.runtime.histogram import BOUNDS_S, Histogram
+
+_LABELS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
+
+
+def durations(service: Service) -> Iterator[Metric]:
+    """Every stage is there from the start, with 0."""
+    listener, publisher, workers = service.listener, service.publisher, service.workers
+    publishers = [publisher] if publisher is not None else []
+    stages = HistogramMetricFamily(
+        "alarmdigest_stage_seconds", "Durations of a stage, once per batch.", labels=["stage"]
+    )
+    _add(stages, ["route"], [listener.routing] if listener is not None else [])
+    _add(stages, ["wait"], [worker.waited for worker in workers])
+    _add(stages, ["merge"], [worker.merging for worker in workers])
+    _add(stages, ["send"], [one.sending for one in publishers])
+    _add(stages, ["confirm"], [one.window.confirming for one in publishers])
+    yield stages
+    requests = HistogramMetricFamily(
+        "alarmdigest_request_seconds",
+        "From reading a request to handing its digest to the socket, once per request.",
+        labels=[],
+    )
+    _add(requests, [], [one.window.answering for one in publishers])
+    yield requests
+    checkpoints = HistogramMetricFamily(
+        "alarmdigest_checkpoint_stage_seconds", "Durations in a checkpoint.", labels=["stage"]
+    )
+    checkpointer = service.checkpointer
+    _add(checkpoints, ["gather"], [checkpointer.gathering] if checkpointer is not None else [])
+    _add(checkpoints, ["write"], [checkpointer.writing] if checkpointer is not None else [])
+    yield checkpoints
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], parts: Iterable[Histogram]) -> None:
+    """One sample out of the histograms that several threads keep."""
+    counts = [0] * len(_LABELS)
+    sum_s = 0.0
+    for part in parts:
+        counts = [a + b for a, b in zip(counts, part.counts, strict=True)]
+        sum_s += part.sum_s
+    family.add_metric(
+        labels, list(zip(_LABELS, map(float, accumulate(counts)), strict=True)), sum_s
+    )
+
+
+def oldest_s(waiting: queue.Queue[Any]) -> float:
+    """Since when the first item of a queue is on its way, in seconds; 0 when none waits."""
+    try:
+        first = waiting.queue[0]
+    except IndexError:
+        return 0.0
+    if isinstance(first, (Routed, Outgoing)):
+        return time.monotonic() - first.read_at
+    return time.monotonic() - first.sent_at if isinstance(first, Barrier) else 0.0

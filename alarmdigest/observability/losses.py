@@ -1,0 +1,35 @@
+"""Everything that was lost, by the place where it was."""
+
+from __future__ import annotations
+
+from alarmdigest.pipeline.service import Service
+from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
+
+PLACES = (
+    "reader",
+    "core_connection",
+    "stream_deleted",
+    "stream_gone",
+    "refusal_desk",
+    "refusal_publisher",
+)
+
+
+def losses(service: Service) -> dict[str, int]:
+    """Messages lost at each of PLACES since the start; all of them are always there.
+
+    What a lost connection of core mode cost nobody knows: each counts as one.
+    """
+    found = dict.fromkeys(PLACES, 0)
+    found["refusal_desk"] = service.desk.unpublished
+    if service.publisher is not None:
+        found["refusal_publisher"] = service.publisher.confirmer.refusals_given_up
+    if (listener := service.listener) is not None:
+        router = listener.router
+        found["reader"] = router.dropped_events + router.dropped_requests
+        if isinstance(listener.feed, StreamFeed):
+            found["stream_deleted"] = router.deleted
+            found["stream_gone"] = listener.feed.counters.gone
+        else:
+            found["core_connection"] = listener.connections_lost
+    return found

@@ -1,0 +1,237 @@
+"""The NATS service API (ADR-32): answers $SRV.PING, INFO and STATS, so that `nats micro` lists us.
+
+It has a connection and a thread of its own. On the subscriber's connection a question would stand
+behind megabytes of events, on the publisher's an answer behind the digests that wait; and when this
+one is lost, nothing else is.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from datetime import datetime, timezone
+from typing import Any
+
+import orjson
+
+from alarmdigest import __version__
+from alarmdigest._ext import events, frames
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.pipeline.other_instances import Effect, effect_of
+from alarmdigest.pipeline.service import Service
+from alarmdigest.pipeline.startup import plans_of
+from alarmdigest.runtime.logs import Foreign, LimitedLog
+from alarmdigest.runtime.service_thread import TICK_S
+
+log = logging.getLogger(__name__)
+
+NAME = "alarmdigest"
+VERBS = ("PING", "INFO", "STATS")
+# Each verb is asked of everybody, of all services of our name, and of us alone: VERBS[n] has the
+# subscriptions 3n to 3n + 2. The one behind them is for answers to our own PING.
+ADDRESSES = 3
+ANSWERS_SID = len(VERBS) * ADDRESSES
+# $SRV.PING.alarmdigest: when one of us asks, its question has the body of an answer of its own, so
+# that those who were there before learn of it.
+ASKED_OF_US_ALL = 1
+ASK_EVERY_S = 60.0
+# Questions have no body, or a small one. A message larger than this costs whoever sends it nothing
+# and us only a new connection.
+BUFFER_BYTES = 64 * 1024
+# What is wrong here is about the surroundings and lasts; an answer to our PING can come from
+# anybody, as often as they like.
+WARN_INTERVAL_S = 60.0
+OTHERS_INTERVAL_S = 600.0
+# What comes of another one, and what to do.
+SENTENCES: dict[Effect, str] = {
+    "twice": "another alarmdigest answers the same requests, and every digest is published twice, "
+    "with different ids: stop one of us, or give it other subjects;",
+    "once_in_stream": "another alarmdigest answers the same requests from the same stream: the "
+    "digest stream holds each digest once, as long as neither of us is further behind than its "
+    "duplicate window, and a plain subscriber sees each twice, with the same id: stop one of us;",
+}
+
+
+class ServiceApi(threading.Thread):
+    """Answers for one service, until stop(). Whatever happens to it is logged, and no more.
+
+    On every connection, and then once a minute, it asks who else is there, and says who it is: two
+    services on the same subjects both publish every digest.
+    """
+
+    def __init__(self, service: Service, link: Link) -> None:
+        super().__init__(name="micro", daemon=True)
+        self._service = service
+        self._link = link
+        self._id = secrets.token_hex(11)
+        self._since = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
+        self._stopping = threading.Event()
+        self._trouble = LimitedLog(log, logging.WARNING, interval_s=WARN_INTERVAL_S)
+        self._others = LimitedLog(log, logging.WARNING, interval_s=OTHERS_INTERVAL_S)
+        self._inbox = b""
+        self._ask_at = 0.0
+
+    def stop(self) -> None:
+        """Does not wait: a drain must not depend on it."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                connection = self._link.open(lambda: not self._stopping.is_set())
+                if connection is None:
+                    return
+                try:
+                    self._serve(connection)
+                except (NatsError, frames.ProtocolError) as lost:
+                    if not self._stopping.is_set():  # else an embedded server has ended before us
+                        self._trouble("the service API has lost its connection", reason=lost)
+                finally:
+                    connection.close()
+        except Exception:
+            log.exception("the service API has ended; nothing else depends on it")
+
+    def _serve(self, connection: Connection) -> None:
+        """Subscribe, ask who else is there, then answer. Raises ConnectionLost, ProtocolError."""
+        self._subscribe(connection)
+        buffer, filled = bytearray(BUFFER_BYTES), 0
+        while not self._stopping.is_set():
+            filled += connection.receive_into(buffer, filled, TICK_S)
+            found, end = frames.scan(buffer, 0, filled)
+            buffer[: filled - end] = buffer[end:filled]
+            filled -= end
+            if filled == len(buffer):
+                raise ConnectionLost(f"{connection.url}: a question of over {filled} bytes")
+            for kind, sid, _subject, reply, _headers, payload in found:
+                if kind not in (frames.MSG, frames.HMSG):
+                    self._control(connection, kind, payload)
+                elif sid == ANSWERS_SID:
+                    self._meet(payload)
+                elif reply:
+                    if sid == ASKED_OF_US_ALL and payload:
+                        self._meet(payload)
+                    answer = orjson.dumps(self._answer(VERBS[sid // ADDRESSES]))
+                    connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(answer), answer))
+            connection.keep_alive()
+            self._trouble.catch_up()
+            if time.monotonic() >= self._ask_at:
+                self._ask_for_others(connection)
+
+    def _subscribe(self, connection: Connection) -> None:
+        subjects = [
+            f"$SRV.{verb}{whom}"
+            for verb in VERBS
+            for whom in ("", f".{NAME}", f".{NAME}.{self._id}")
+        ]
+        lines = [f"SUB {subject} {sid}\r\n" for sid, subject in enumerate(subjects)]
+        inbox = connection.new_inbox()
+        lines.append(f"SUB {inbox} {ANSWERS_SID}\r\n")
+        connection.send("".join(lines).encode())
+        self._inbox = inbox.encode()
+        self._ask_for_others(connection)
+
+    def _ask_for_others(self, connection: Connection) -> None:
+        self._ask_at = time.monotonic() + ASK_EVERY_S
+        body = orjson.dumps(self._answer("PING"))
+        head = b"PUB $SRV.PING.%b %b %d" % (NAME.encode(), self._inbox, len(body))
+        connection.send(b"%b\r\n%b\r\n" % (head, body))
+
+    def _control(self, connection: Connection, kind: int, text: bytes) -> None:
+        refused = connection.handle(kind, text)
+        if kind == frames.INFO:
+            self._link.learn(connection)
+        if refused is not None:
+            self._trouble("the server does not let us answer for `nats micro`", reason=refused)
+
+    # -- what we say -----------------------------------------------------------------------------
+
+    def _answer(self, verb: str) -> dict[str, Any]:
+        answer: dict[str, Any] = {
+            "type": f"io.nats.micro.v1.{verb.lower()}_response",
+            "name": NAME,
+            "id": self._id,
+            "version": __version__,
+            "metadata": self._metadata(),
+        }
+        if verb == "INFO":
+            answer["description"] = "keeps alarms and answers requests with digests"
+            answer["endpoints"] = [
+                {"name": name, "subject": subject, "queue_group": "", "metadata": {}}
+                for name, subject in self._endpoints().items()
+            ]
+        elif verb == "STATS":
+            answer["started"] = self._since
+            answer["endpoints"] = self._stats()
+        return answer
+
+    def _metadata(self) -> dict[str, str]:
+        settings, stream_mode = self._service.settings, self._service.mode == "stream"
+        return {
+            "mode": self._service.mode,
+            "streams": ",".join(plan.name for plan in plans_of(settings)) if stream_mode else "",
+            "requests": settings.request_subject,
+            "digests": settings.digest_subject,
+        }
+
+    def _endpoints(self) -> dict[str, str]:
+        settings = self._service.settings
+        return {"event": settings.event_subject, "request": settings.request_subject}
+
+    def _stats(self) -> list[dict[str, Any]]:
+        """Of events, the time that went into routing and merging batches, with whatever was in
+        them; of requests, the time from reading each to handing its digest to the socket."""
+        service = self._service
+        listener, publisher = service.listener, service.publisher
+        if listener is None or publisher is None:
+            return []
+        router, desk, subjects = listener.router, service.desk, self._endpoints()
+        worked = [listener.routing, *(worker.merging for worker in service.workers)]
+        answered = [publisher.window.answering]
+        found = []
+        digests = sum(sum(part.counts) for part in answered)
+        for name, kind, requests, spent, timed in (
+            ("event", events.EVENT, router.events, worked, router.events),
+            # Those that had nothing due are not timed.
+            ("request", events.REQUEST, router.requests, answered, digests),
+        ):
+            spent_ns = round(sum(part.sum_s for part in spent) * 1e9)
+            found.append(
+                {
+                    "name": name,
+                    "subject": subjects[name],
+                    "queue_group": "",
+                    "num_requests": requests,
+                    "num_errors": desk.by_kind[kind],
+                    "last_error": desk.last_reason[kind],
+                    "processing_time": spent_ns,
+                    "average_processing_time": spent_ns // timed if timed else 0,
+                }
+            )
+        return found
+
+    # -- who else is there -----------------------------------------------------------------------
+
+    def _meet(self, payload: bytes) -> None:
+        """An answer to our PING: our own, or that of another service."""
+        try:
+            answer = orjson.loads(payload)
+            other, theirs = str(answer["id"]), dict(answer["metadata"])
+        except (ValueError, KeyError, TypeError):
+            return  # anybody may answer
+        mine = self._metadata()
+        same = all(theirs.get(name) == mine[name] for name in ("requests", "digests"))
+        if other == self._id or not same:
+            return
+        mode = str(theirs.get("mode"))[:64]
+        effect = effect_of(mine["mode"], mode)
+        self._service.others.saw(other[:64], effect)
+        self._others(
+            SENTENCES[effect],
+            its_id=Foreign(other[:64]),
+            its_mode=Foreign(mode),
+            our_id=self._id,
+        )

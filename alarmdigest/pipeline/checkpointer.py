@@ -1,0 +1,202 @@
+"""Barriers, and the thread that writes a checkpoint once everything before it is done.
+
+The listener puts a barrier for position S into every worker's queue and into the publisher's. A
+worker that meets it hands over the rows that it has changed since the last one and passes the
+barrier on to the publisher, behind the digests it has made. When the publisher has met it once for
+each of these, and what stood before it is confirmed, S is complete: the rows, S, and the places in
+the output streams are written at once. (The aligned barriers of Flink and Kafka Streams; queues are
+FIFO here, which is all that it takes.)
+
+One checkpoint is on its way at a time. The workers do not wait for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from alarmdigest.runtime import failpoints, memory
+from alarmdigest.runtime.histogram import Histogram
+from alarmdigest.runtime.logs import LimitedLog
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
+from alarmdigest.store.base import Checkpoint, Outputs, Position, Store, StoreError
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE_S = 1.0
+# What a checkpoint of this size needs is worth returning afterwards.
+LARGE_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Everything up to ``position`` (None in core mode) stands before it in every queue.
+
+    ``arrival_ns`` is the arrival clock there, ``sent_at`` when it was sent (``time.monotonic()``).
+    """
+
+    number: int
+    position: Position | None
+    arrival_ns: int
+    sent_at: float = field(default_factory=time.monotonic, compare=False)
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What has come in for a barrier. Kept until it is written, however often that fails."""
+
+    barrier: Barrier
+    rows: list[bytes] = field(default_factory=list)
+    blocks: int = 0
+    workers: int = 0
+    outputs: Outputs | None = None
+
+
+class Checkpointer(ServiceThread):
+    """Owns the store once the service runs.
+
+    ``completed`` is the number of the last barrier whose checkpoint is written (or had nothing to
+    write); ``failing_because`` is why the one on its way cannot be.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        workers: int,
+        settings: Mapping[str, int],
+        on_failure: Callable[[threading.Thread, BaseException], None],
+    ) -> None:
+        """``settings`` are those that decide what digests hold; they are stored with each one."""
+        super().__init__("checkpointer", on_failure)
+        self.store = store
+        self.completed = 0
+        self.completed_at = time.monotonic()
+        self.failing_because: str | None = None
+        self.written = 0
+        self.failures = 0
+        self.rows_bytes = 0
+        self.write_seconds = 0.0
+        self._memory_kept = False
+        # How long barriers took to come through, with everything before them confirmed; and writes.
+        self.gathering = Histogram()
+        self.writing = Histogram()
+
+        self._workers = workers
+        self._settings = dict(settings)
+        # At most one item for each worker and one of the publisher: one barrier is on its way.
+        self._queue: queue.Queue[tuple[Barrier, list[bytes], int] | tuple[Barrier, Outputs] | None]
+        self._queue = queue.Queue()
+        self._pending: _Pending | None = None
+        self._trouble = LimitedLog(log, logging.ERROR)
+
+    # -- called from other threads ---------------------------------------------------------------
+
+    def rows_taken(self, barrier: Barrier, rows: list[bytes], blocks: int) -> None:
+        """A worker's changes up to the barrier, and how many blocks its book holds in all."""
+        self._queue.put((barrier, rows, blocks))
+
+    def published(self, barrier: Barrier, outputs: Outputs) -> None:
+        """All digests and refusals up to the barrier are confirmed.
+
+        Behind ``outputs`` lies, in the output streams, whatever belongs to requests after it.
+        """
+        self._queue.put((barrier, outputs))
+
+    def stop(self) -> None:
+        """Finish what has come in. For when all workers and the publisher have ended."""
+        self._queue.put(None)
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while True:
+            self.beat()
+            try:
+                item = self._queue.get(timeout=TICK_S * 5)
+            except queue.Empty:
+                continue
+            if item is None:
+                return
+            pending = self._pending or _Pending(item[0])
+            self._pending = pending
+            if len(item) == 3:
+                _barrier, rows, blocks = item
+                pending.rows += rows
+                pending.blocks += blocks
+                pending.workers += 1
+            else:
+                pending.outputs = item[1]
+            if pending.workers == self._workers and pending.outputs is not None:
+                self._complete(pending, pending.outputs)
+                self._pending = None
+
+    def _complete(self, pending: _Pending, outputs: Outputs) -> None:
+        barrier, last = pending.barrier, self.store.last
+        self.gathering.observe(time.monotonic() - barrier.sent_at)
+        unchanged = (
+            last is not None
+            and last.position == barrier.position
+            and last.outputs == outputs
+            and last.settings == self._settings
+            # It goes back only where somebody has said so: that must outlive a quiet hour.
+            and last.arrival_ns <= barrier.arrival_ns
+        )
+        if pending.rows or not unchanged:
+            self._write(
+                pending.rows,
+                Checkpoint(
+                    number=last.number + 1 if last is not None else 1,
+                    written_at_ns=time.time_ns(),
+                    position=barrier.position,
+                    arrival_ns=barrier.arrival_ns,
+                    outputs=outputs,
+                    settings=self._settings,
+                    blocks=pending.blocks,
+                ),
+            )
+        failpoints.reach("checkpointer.done")
+        if self._memory_kept and sum(map(len, pending.rows)) < LARGE_BYTES:
+            self._give_back()
+        self.completed_at = time.monotonic()
+        self.completed = barrier.number
+
+    def _write(self, rows: list[bytes], checkpoint: Checkpoint) -> None:
+        """Until it succeeds: nothing is skipped, and meanwhile no other barrier is sent."""
+        failpoints.reach("checkpointer.before_write")
+        while True:
+            started = time.monotonic()
+            try:
+                with self.busy("writing a checkpoint"):
+                    self.store.commit(rows, checkpoint)
+            except StoreError as error:
+                self.failures += 1
+                self.failing_because = str(error)
+                self._trouble("no checkpoint can be written; trying again", reason=error)
+            else:
+                break
+            retry_at = time.monotonic() + RETRY_PAUSE_S
+            while (left := retry_at - time.monotonic()) > 0:
+                self.beat()
+                time.sleep(min(left, TICK_S))
+        if self.failing_because is not None:
+            log.info("checkpoints can be written again")
+        self.failing_because = None
+        self.write_seconds = time.monotonic() - started
+        self.writing.observe(self.write_seconds)
+        self.rows_bytes = sum(map(len, rows))
+        self.written += 1
+        self._memory_kept = self._memory_kept or self.rows_bytes >= LARGE_BYTES
+
+    def _give_back(self) -> None:
+        """After large checkpoints, once there is a small one: until then it is used again."""
+        self._memory_kept = False
+        try:
+            self.store.give_back()
+        except StoreError as error:  # the next commit opens it, or says so again
+            self._trouble("the store cannot be opened again", reason=error)
+        memory.give_back()

@@ -1,0 +1,175 @@
+"""What the publisher asks of a confirmer: number messages, send them, know which are stored.
+
+One kind for each way in which a server tells: PONG (``pong.py``) and PubAck (``puback.py``). A
+confirmer belongs to the publisher's thread.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from alarmdigest.nats.connection import Connection
+from alarmdigest.pipeline.batches import Outgoing
+from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
+from alarmdigest.runtime.logs import LimitedLog
+from alarmdigest.store.base import Outputs, Position
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a digest cannot be published now; whether that concerns no other one, and whether it may
+    be over in a moment."""
+
+    reason: str
+    only_this_one: bool = False
+    passing: bool = False
+
+
+@dataclass(slots=True)
+class Answers:
+    """What one read has brought: the position behind the last whole frame, the frames that are no
+    answers to messages, and why messages were refused."""
+
+    position: int
+    control: list[tuple[int, bytes]] = field(default_factory=list)
+    refusals: list[Refusal] = field(default_factory=list)
+
+
+class Confirmer(ABC):
+    """``digests`` and ``refusals`` were published and are confirmed, ``resent`` were sent again;
+    ``refusals_given_up`` will never be published."""
+
+    def __init__(self, digest_subject: str, rejected_subject: str) -> None:
+        self.digest_subject = digest_subject.encode()
+        self.rejected_subject = rejected_subject.encode()
+        self.digests = 0
+        self.refusals = 0
+        self.refusals_given_up = 0
+        self.resent = 0
+        self._trouble = LimitedLog(log, logging.ERROR)
+
+    #: Messages that were refused and wait to be sent again.
+    refused: int = 0
+    #: Messages that were sent and need an answer each.
+    under_way: int = 0
+    #: Whether ``add`` has to ask the server first.
+    add_asks: bool = False
+    #: The names of the output streams, if there are any.
+    streams: Sequence[str] = ()
+
+    @property
+    def looks_up_later(self) -> bool:
+        """Whether something is left to be looked up that what is new need not wait for."""
+        return False
+
+    @property
+    def confirmations(self) -> int:
+        """Grows with everything that is confirmed."""
+        return self.digests + self.refusals + self.refusals_given_up
+
+    @property
+    @abstractmethod
+    def full(self) -> bool:
+        """Whether as many messages are unconfirmed as may be."""
+
+    @property
+    @abstractmethod
+    def sendable(self) -> bool:
+        """Whether ``send`` has something to send."""
+
+    @property
+    @abstractmethod
+    def sent_below(self) -> int:
+        """All numbers below this one were sent, or need not be."""
+
+    @property
+    @abstractmethod
+    def confirmed_below(self) -> int:
+        """All numbers below this one are confirmed."""
+
+    @abstractmethod
+    def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
+        """Number the messages of these batches, which becomes one. None if ``go_on()`` was false
+        before it was known which of them are stored already."""
+
+    @abstractmethod
+    def connected(self, connection: Connection) -> None:
+        """A new connection: what was under way on the one before it may be lost.
+
+        Raises ConnectionLost.
+        """
+
+    @abstractmethod
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+        """Find out what is stored of what was under way, and that more can be; whether to go on.
+
+        ``rest_only``: only for streams that the last look-up had to leave out.
+
+        Nothing is sent on a new connection before. What turns out not to be stored is to be sent
+        again. Raises NatsError when it cannot be found out now.
+        """
+
+    def check_streams(self, go_on: Callable[[], bool]) -> bool:
+        """See that the streams are there, and make those that are not; whether to go on.
+
+        Raises NatsError for what is wrong with them.
+        """
+        return True
+
+    def first_under_way(self) -> tuple[int, int]:
+        """The first message under way, and the first that a later one was confirmed before: each by
+        a number that identifies this sending of it; 0: none."""
+        return 0, 0
+
+    def lost_track(self, go_on: Callable[[], bool]) -> bool:
+        """Whether another server leads the streams than at the last look-up, or they are others:
+        what was under way may be lost, and has to be looked up. Raises NatsError while nobody can
+        tell."""
+        return False
+
+    @abstractmethod
+    def send(self, connection: Connection, most: int) -> Refusal | None:
+        """Send messages that may be sent, as long as not more than ``most`` are under way; why some
+        cannot be, if so. Raises ConnectionLost.
+        """
+
+    @abstractmethod
+    def read(self, buffer: bytearray, end: int) -> Answers:
+        """Take in what the server sent. Raises ProtocolError."""
+
+    @abstractmethod
+    def ponged(self, pongs: int) -> None:
+        """So many PONGs have come on this connection."""
+
+    @abstractmethod
+    def server_refused(self, message: str) -> Refusal | None:
+        """An -ERR that leaves the connection open; why digests cannot be published, if so."""
+
+    @abstractmethod
+    def retry(self) -> None:
+        """What was refused may be sent again."""
+
+    @abstractmethod
+    def output_positions(self) -> Outputs:
+        """For each output stream a position that no message stands behind, or at, for which ``add``
+        has been called after now. Empty where there are none."""
+
+    def requests_passed(  # noqa: B027 - only streams know replays
+        self, position: Position, *, replay_ended: bool
+    ) -> None:
+        """Everything up to this input position has been added, and is confirmed.
+
+        ``replay_ended``: so is whatever an earlier run may have read.
+        """
+
+    def too_large(self, largest: int, max_payload: int) -> Refusal:
+        return Refusal(
+            f"a digest of {largest} bytes exceeds the server's max_payload of {max_payload}: "
+            "raise it there, or restart with a smaller --split-size",
+            only_this_one=True,
+        )

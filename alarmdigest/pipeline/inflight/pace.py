@@ -1,0 +1,75 @@
+"""How much may be under way: everything, or, after a refusal, little and after a pause.
+
+A stream that refuses one message mostly refuses all. So after a refusal nothing more is sent for a
+while, then one message is tried, later and later as long as it is refused, too. Each confirmation
+lets twice as many go.
+"""
+
+from __future__ import annotations
+
+import time
+
+from alarmdigest.pipeline.inflight.confirmer import Refusal
+
+FIRST_PAUSE_S = 1.0
+PASSING_PAUSE_S = 0.3
+LONGEST_PASSING_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
+UNLIMITED = 1 << 30
+
+
+class Pace:
+    """``blocked_reason`` is why digests cannot be published, or one of them; None when all is well.
+    ``most`` is how many messages may be under way."""
+
+    def __init__(self) -> None:
+        self.blocked_reason: str | None = None
+        self.most = UNLIMITED
+        self._pausing = False
+        self._pause_s = FIRST_PAUSE_S
+        self._passing_pause_s = PASSING_PAUSE_S
+        self._retry_at: float | None = None
+
+    @property
+    def may_send(self) -> bool:
+        return not self._pausing
+
+    @property
+    def seconds_to_retry(self) -> float | None:
+        """Until what was refused should be tried again, 0 when that is due; None if nothing was."""
+        return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
+
+    def refused(self, refusal: Refusal) -> None:
+        """A message was refused, or a stream cannot be used."""
+        self.blocked_reason = refusal.reason
+        if not refusal.only_this_one:
+            self.most = 1
+            self._pausing = True
+        if refusal.passing:
+            retry_at = time.monotonic() + self._passing_pause_s
+            if self._retry_at is None:
+                self._passing_pause_s = min(self._passing_pause_s * 2, LONGEST_PASSING_PAUSE_S)
+            # Also where one that is refused for longer waits already.
+            self._retry_at = min(retry_at, self._retry_at or retry_at)
+        elif self._retry_at is None:  # else it is one of many that were under way together
+            self._retry_at = time.monotonic() + self._pause_s
+            self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
+
+    def retried(self) -> None:
+        """What was refused is sent again now."""
+        self._retry_at = None
+        self._pausing = False
+
+    def goes_on(self) -> None:
+        """The streams are there: whatever is refused by itself, the rest may be sent."""
+        self._pausing = False
+
+    def confirmed(self, *, all_is_well: bool) -> None:
+        """Some message was confirmed; ``all_is_well`` when none is refused any more."""
+        self._pausing = False
+        self.most = min(self.most * 2, UNLIMITED)
+        if all_is_well:
+            self.blocked_reason = self._retry_at = None
+            self.most = UNLIMITED
+            self._pause_s = FIRST_PAUSE_S
+            self._passing_pause_s = PASSING_PAUSE_S

@@ -1,0 +1,128 @@
+"""Confirmation with plain NATS: a PONG tells that the server has taken all before the PING.
+
+Every write ends with a PING. There is nothing to look up, and no message is refused by itself: a
+connection keeps the order of what is written to it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from alarmdigest._ext import frames, outgoing
+from alarmdigest.nats.connection import Connection
+from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
+from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, Refusal
+from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
+from alarmdigest.store.base import Outputs
+
+
+@dataclass(slots=True)
+class _Write:
+    """One batch, whose number is that of the write. ``ping`` is the PING behind it."""
+
+    records: bytes
+    number: int
+    sends: int = 0
+    ping: int = 0
+    digests: int = 0
+    refusals: int = 0
+    given_up: int = 0  # refusals that the server did not take, or that were not sent to it
+
+
+class PongConfirmer(Confirmer):
+    """Numbers batches, not messages. Ids are unique to the process and the message."""
+
+    def __init__(self, digest_subject: str, rejected_subject: str) -> None:
+        super().__init__(digest_subject, rejected_subject)
+        # 96 random bits, batch, place in the batch.
+        self._process_id = secrets.token_hex(12)
+        self._next = 1
+        self._unsent: deque[_Write] = deque()
+        self._sent: deque[_Write] = deque()
+
+    @property
+    def full(self) -> bool:
+        return False  # the window's bytes are the limit
+
+    @property
+    def sendable(self) -> bool:
+        return bool(self._unsent)
+
+    @property
+    def sent_below(self) -> int:
+        return next((write.number for write in self._unsent if not write.sends), self._next)
+
+    @property
+    def confirmed_below(self) -> int:
+        first = self._sent or self._unsent
+        return first[0].number if first else self._next
+
+    def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
+        write = _Write(joined(batches), self._next)
+        self._next += 1
+        self._unsent.append(write)
+        return InFlightBatch(write.records, write.number, 1, answers_in(batches))
+
+    def connected(self, connection: Connection) -> None:
+        self._send_again()
+
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+        return True
+
+    def send(self, connection: Connection, most: int) -> Refusal | None:
+        while self._unsent:
+            write = self._unsent[0]
+            wire, write.digests, write.refusals, write.given_up, largest = outgoing.to_wire(
+                write.records,
+                self.digest_subject,
+                self.rejected_subject,
+                f"{self._process_id}-{write.number}-".encode(),
+                connection.max_payload,
+            )
+            if largest > connection.max_payload:
+                # What is behind it must not overtake it: one connection, one order.
+                return Refusal(self.too_large(largest, connection.max_payload).reason)
+            write.ping = connection.count_ping()
+            connection.send(wire + b"PING\r\n")
+            if write.sends:
+                self.resent += write.digests + write.refusals
+            write.sends += 1
+            self._sent.append(self._unsent.popleft())
+        return None
+
+    def read(self, buffer: bytearray, end: int) -> Answers:
+        found, position = frames.scan(buffer, 0, end)
+        return Answers(position, [(kind, text) for kind, *_, text in found])
+
+    def ponged(self, pongs: int) -> None:
+        while self._sent and self._sent[0].ping <= pongs:
+            write = self._sent.popleft()
+            self.digests += write.digests
+            self.refusals += write.refusals
+            self.refusals_given_up += write.given_up
+
+    def server_refused(self, message: str) -> Refusal | None:
+        if f'"{self.rejected_subject.decode()}"' not in message:
+            # Which one it was is not said; a PONG behind it must not confirm any.
+            self._send_again()
+            return Refusal(message)
+        # A refusal that nobody may hear of must not hold up the digests. Answers come in
+        # order: it was in the first write without its PONG.
+        if self._sent:
+            self._sent[0].refusals -= 1
+            self._sent[0].given_up += 1
+        self._trouble("the server does not let us publish refusals", reason=message)
+        return None
+
+    def retry(self) -> None:
+        """All that was refused is unsent."""
+
+    def output_positions(self) -> Outputs:
+        return {}
+
+    def _send_again(self) -> None:
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()

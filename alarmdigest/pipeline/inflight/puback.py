@@ -1,0 +1,420 @@
+"""Confirmation with JetStream: a PubAck for each message tells that the output stream holds it.
+
+Messages have ids that a replay makes again. What an output stream holds already is not sent again:
+of what an earlier run had sent (``replay.py``), and of what was under way on a connection that was
+lost or whose answers do not come (``look_up``). The streams' duplicate window catches only what was
+still in flight then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+
+from alarmdigest._ext import frames
+from alarmdigest._ext.inflight import ACK_SID, DIGEST, InFlight
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost, JetStreamDenied, NatsError, NoAnswer
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.streams import StreamKeeper, StreamPlan
+from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
+from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, Refusal
+from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
+from alarmdigest.pipeline.inflight.replay import Replay
+from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
+from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
+from alarmdigest.runtime.happenings import happenings
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.store.base import OutputPosition, Outputs, Position
+
+log = logging.getLogger(__name__)
+
+# Far below the 100,000 that a stream lets wait (max_buffered_msgs), so that it refuses nothing.
+MAX_UNCONFIRMED_MESSAGES = 16_384
+MAX_WRITE_BYTES = 1024 * 1024
+ANSWER_TIMEOUT_S = 0.6
+KINDS = (DIGEST, DIGEST + 1)
+EMPTY = OutputPosition("", 0)
+
+
+class PubAckConfirmer(Confirmer):
+    """Kinds of messages are 0 for digests and 1 for rejected ones, each with its stream."""
+
+    def __init__(
+        self,
+        digest_subject: str,
+        rejected_subject: str,
+        plans: tuple[StreamPlan, StreamPlan],
+        link: Link,
+        *,
+        create: bool,
+        domain: str,
+        outputs: Outputs,
+        replays: bool,
+    ) -> None:
+        """``plans`` of the streams for digests and for rejected messages; ``outputs`` of the
+        checkpoint. Looks things up on connections of ``link``.
+
+        ``replays``: whether messages may be read that an earlier run has read already.
+        """
+        super().__init__(digest_subject, rejected_subject)
+        self.streams = [plan.name for plan in plans]
+        self.replay: Replay | None = None
+        #: Times that an output stream was another one than before, or had lost its tail.
+        self.recreated = 0
+        self.truncated = 0
+        self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
+        self._link = link
+        self._domain = domain
+        self._replays = replays
+        self.add_asks = replays
+        self._created = [outputs.get(name, EMPTY).created for name in self.streams]
+        self._leaders = ["", ""]
+        self._to_look_up = set(KINDS)
+        self._in_flight = InFlight()
+        for kind, name in enumerate(self.streams):
+            position = outputs.get(name, EMPTY)
+            self._in_flight.set_place(kind, position.sequence, position.message_id.encode())
+        self._mark = b""
+        self._answers = PubAckReader(self._in_flight, self.streams, digest_subject)
+
+    # -- messages in -----------------------------------------------------------------------------
+
+    @property
+    def full(self) -> bool:
+        return self._in_flight.next - self._in_flight.base > MAX_UNCONFIRMED_MESSAGES
+
+    @property
+    def looks_up_later(self) -> bool:
+        return bool(self._to_look_up)
+
+    @property
+    def replay_suppressed(self) -> int:
+        """Messages of a replay that the output streams held already."""
+        return sum(self.replay.suppressed) if self.replay is not None else 0
+
+    @property
+    def sent_below(self) -> int:
+        return self._in_flight.all_sent_below
+
+    @property
+    def confirmed_below(self) -> int:
+        return self._in_flight.base
+
+    def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
+        first, records = self._in_flight.next, joined(batches)
+        if self.replay is None or not self.replay.readers:
+            self._in_flight.add(records)
+            answers = answers_in(batches)
+        else:
+            answers = []
+            for batch in batches:
+                stored = self.replay.decide(batch.records, go_on)
+                if stored is None:
+                    return None
+                number, count = self._in_flight.add(batch.records)
+                for place_in_batch in stored:
+                    self._in_flight.confirm(number + place_in_batch)
+                # Of a digest in several parts some may be there: at most so many are answered now.
+                if answered := min(batch.answered, count - len(stored)):
+                    answers.append((batch.read_at, answered))
+            self._count()
+        return InFlightBatch(records, first, self._in_flight.next - first, answers)
+
+    def requests_passed(self, position: Position, *, replay_ended: bool) -> None:
+        self._mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (
+            position.sequence,
+            position.timestamp_ns,
+        )
+        if self.replay is None:
+            return
+        self.replay.requests_passed(position.sequence)
+        if replay_ended:
+            self._end_replay(self.replay)
+
+    def _end_replay(self, replay: Replay) -> None:
+        for kind, reader in enumerate(replay.readers):
+            if left := len(reader.ids):
+                # Most often of requests before the checkpoint: the place that it noted is a
+                # cautious one. After a change of settings, what was made with the old ones.
+                log.debug("in the output streams and not of this replay:%s", Fields(count=left))
+            if reader.ids.place > self._in_flight.get_place(kind)[0]:
+                self._in_flight.set_place(kind, reader.ids.place, reader.ids.newest_id)
+        replay.close()
+        replay.readers.clear()
+        self.add_asks = False
+
+    # -- looking up ------------------------------------------------------------------------------
+
+    def connected(self, connection: Connection) -> None:
+        self._to_look_up = set(KINDS)
+        inbox = connection.new_inbox()
+        self._in_flight.set_inbox(inbox.encode())
+        connection.send(f"SUB {inbox}.*  {ACK_SID}\r\n".encode())
+
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+        if not rest_only:
+            self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
+        infos = self._ask_leaders(self._to_look_up or KINDS, go_on)
+        if infos is None:
+            return False
+        for kind, info in infos.items():
+            self._leaders[kind] = info.leader
+            if not self._find_stored(kind, info, window, go_on):
+                return False
+            self._in_flight.unsend(kind)
+            self._to_look_up.discard(kind)
+        if self.replay is None:  # the first time both streams have answered
+            self._begin_replay([infos[kind] for kind in KINDS])
+        self._count()
+        return True
+
+    def check_streams(self, go_on: Callable[[], bool]) -> bool:
+        return self._ask_leaders(KINDS, go_on) is not None
+
+    def first_under_way(self) -> tuple[int, int]:
+        return self._in_flight.first_under_way()
+
+    def lost_track(self, go_on: Callable[[], bool]) -> bool:
+        under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
+        infos = self._ask_leaders(under_way, go_on)
+        lost = not self._answers.trusts_answers
+        for kind, info in (infos or {}).items():
+            before = self._leaders[kind]
+            lost = lost or kind in self._to_look_up
+            lost = lost or (before != "" and info.leader != "" and before != info.leader)
+        return lost
+
+    def _ask_leaders(
+        self, kinds: Iterable[int], go_on: Callable[[], bool]
+    ) -> dict[int, StreamInfo] | None:
+        """What the leaders of the streams say, by kind of message; None when we shall not go on.
+
+        Once it is known what the streams hold, nobody waits for that of the rejected messages:
+        where it has no leader, or cannot be used, it is left out.
+        """
+        connection = self._link.open(go_on)
+        if connection is None:
+            return None
+        infos = {}
+        try:
+            patience_s = max(ANSWER_TIMEOUT_S, 4 * connection.round_trip_s)
+            js = JetStream(connection, domain=self._domain, timeout_s=patience_s)
+            for kind in sorted(kinds):
+                try:
+                    info = self._keepers[kind].ensure(js)
+                    self._recognise(js, kind, info)
+                    infos[kind] = info
+                except ConnectionLost:
+                    raise
+                except NatsError as error:
+                    if kind == DIGEST or self.replay is None:
+                        raise
+                    self._trouble("rejected messages cannot be published and wait", reason=error)
+        except (ConnectionLost, NoAnswer):
+            self._link.avoid(connection)  # another server may hear the stream's leader
+            raise
+        finally:
+            connection.close()
+        return infos
+
+    def _recognise(self, js: JetStream, kind: int, info: StreamInfo) -> None:
+        """See whether the stream is the one that we know, by the message at our place in it; forget
+        what is not true any more of one that is another one, or lost its tail."""
+        self._answers.set_domain(kind, info.domain)
+        place, message_id = self._in_flight.get_place(kind)
+        created, self._created[kind] = self._created[kind], info.created
+        if created and created != info.created:
+            self._to_look_up.add(kind)
+        if self.replay is None and not self._replays:
+            # All that we make is new to it.
+            self._in_flight.set_place(kind, info.last_seq)
+        elif place > info.last_seq and created == info.created:
+            self.truncated += 1
+            sentence = (
+                f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
+                f"confirmed {place}"
+            )
+            happenings.note("output_rolled_back", sentence, 1)
+            log.error("%s", sentence)
+            self._go_back(kind, info.last_seq, info)
+        elif place and not _is_known(js, info, place, message_id, created):
+            self.recreated += 1
+            sentence = (
+                f"{info.name} is another stream than before: message {place} is not the one that "
+                f"it had confirmed; it was made at {info.created}"
+            )
+            happenings.note("output_made_anew", sentence, 1)
+            log.error("%s", sentence)
+            self._go_back(kind, 0, info)
+
+    def _go_back(self, kind: int, place: int, info: StreamInfo) -> None:
+        self._in_flight.set_place(kind, place)
+        self._in_flight.lower_floors(kind, place)
+        if self.replay is not None and self.replay.readers:
+            reader = self.replay.readers[kind]
+            if place == 0:
+                reader.begin_anew(info.last_seq)
+            else:
+                reader.cut(place)
+
+    def _find_stored(
+        self, kind: int, info: StreamInfo, window: Window, go_on: Callable[[], bool]
+    ) -> bool:
+        """Confirm what the stream holds of what was sent to it."""
+        floor = self._in_flight.floor(kind)
+        if floor < 0 or info.last_seq <= floor:
+            return True
+        reader = StoredIdsReader(
+            self._link, info.name, domain=self._domain, after=floor, end=info.last_seq
+        )
+        try:
+            while not reader.done:
+                try:
+                    reader.read(go_on)
+                except ConnectionLost:
+                    if not reader.was_silent:
+                        raise
+                if not go_on():
+                    return False
+        finally:
+            reader.close()
+        for batch in window.batches:
+            for number, place in reader.ids.take_made(batch.records, kind)[0]:
+                self._in_flight.confirm(batch.first + number, place)
+        self._count()
+        return True
+
+    def _begin_replay(self, infos: list[StreamInfo]) -> None:
+        readers = [
+            StoredIdsReader(
+                self._link,
+                info.name,
+                domain=self._domain,
+                after=self._in_flight.get_place(kind)[0],
+                end=info.last_seq,
+            )
+            for kind, info in enumerate(infos)
+        ]
+        if all(reader.done for reader in readers):
+            readers.clear()
+        else:
+            behind = [
+                max(0, info.last_seq - max(info.first_seq - 1, self._in_flight.get_place(kind)[0]))
+                for kind, info in enumerate(infos)
+            ]
+            log.info(
+                "the output streams hold messages behind the checkpoint, which a replay does not "
+                "publish again:%s",
+                Fields(digests=behind[0], refusals=behind[1]),
+            )
+        self.replay = Replay(readers)
+        self.add_asks = bool(readers)
+
+    # -- messages out ----------------------------------------------------------------------------
+
+    @property
+    def sendable(self) -> bool:
+        return self._in_flight.sendable and self.under_way < MAX_UNCONFIRMED_MESSAGES
+
+    def send(self, connection: Connection, most: int) -> Refusal | None:
+        room = min(most, MAX_UNCONFIRMED_MESSAGES) - self._in_flight.outstanding
+        problem = None
+        while room > 0 and self._in_flight.sendable:
+            wire, messages, unpublishable, largest, marked = self._in_flight.frame(
+                self.digest_subject,
+                self.rejected_subject,
+                connection.max_payload,
+                room,
+                MAX_WRITE_BYTES,
+                self._mark,
+            )
+            if marked:
+                self._mark = b""
+            for number in unpublishable:
+                if self._in_flight.kind_of(number) == DIGEST:
+                    problem = self.too_large(largest, connection.max_payload)
+                else:
+                    self._answers.give_up(number)
+            if messages:
+                connection.send(wire)
+            room -= messages
+        self.resent = self._in_flight.resent
+        self._count()
+        return problem
+
+    def retry(self) -> None:
+        self._in_flight.retry_refused()
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def read(self, buffer: bytearray, end: int) -> Answers:
+        answers = Answers(self._in_flight.scan(buffer, 0, end))
+        for kind, number, headers, text in self._in_flight.take_other():
+            if number >= 0:
+                if refusal := self._answers.answered(number, headers, text):
+                    answers.refusals.append(refusal)
+            elif kind not in (frames.MSG, frames.HMSG):
+                answers.control.append((kind, text))
+        self._count()
+        return answers
+
+    def ponged(self, pongs: int) -> None:
+        """A PONG says nothing of streams."""
+
+    def server_refused(self, message: str) -> Refusal | None:
+        if f'"{self.rejected_subject.decode()}"' not in message:
+            # Which one it was is not said.
+            for number in self._in_flight.unanswered(DIGEST):
+                self._in_flight.refuse(number)
+            self._count()
+            return Refusal(message)
+        self._trouble("the server does not let us publish refusals", reason=message)
+        for number in self._in_flight.unanswered(DIGEST + 1):
+            self._answers.give_up(number)
+        return None
+
+    # -- what is confirmed -----------------------------------------------------------------------
+
+    def output_positions(self) -> Outputs:
+        found = {}
+        for kind, name in enumerate(self.streams):
+            place, message_id = self._in_flight.get_place(kind)
+            if self.replay is not None and self.replay.readers:
+                place, message_id = self.replay.position(kind, (place, message_id))
+            found[name] = OutputPosition(self._created[kind], place, message_id.decode())
+        return found
+
+    @property
+    def duplicates(self) -> int:
+        """Messages that their stream held already."""
+        return self._answers.duplicates
+
+    @property
+    def foreign_answers(self) -> int:
+        """Answers of streams that are not meant."""
+        return self._answers.foreign_answers
+
+    def _count(self) -> None:
+        self.refusals_given_up = self._answers.given_up
+        self.under_way, self.refused = self._in_flight.outstanding, self._in_flight.refused
+        suppressed = self.replay.suppressed if self.replay is not None else [0, 0]
+        self.digests = self._in_flight.digests - sum(suppressed[:1])
+        self.refusals = self._in_flight.refusals - self.refusals_given_up - sum(suppressed[1:])
+
+
+def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, created: str) -> bool:
+    """Whether the stream is the one whose message at ``place`` had this id."""
+    if not message_id:
+        return created == info.created
+    try:
+        stored = js.stored_message(info.name, place)
+    except JetStreamDenied:  # by permissions as they were for the first versions
+        return created == info.created
+    if stored is not None:
+        return b"Nats-Msg-Id: " + message_id in stored[0]
+    # Deleted: all that is left lies behind it, or it was taken out singly. A stream that never had
+    # it was made at another time; where a server changes that without reason, too much is read.
+    return info.first_seq > place or created == info.created

@@ -1,0 +1,87 @@
+"""What the output streams held when this process started: a replay makes it again.
+
+The input is read again from the last checkpoint on, and gives the same messages with the same ids.
+Those that their stream holds already, behind the checkpoint's position in it, are not sent again,
+however long ago they were. Their ids are read as the replay goes, so that memory holds only what
+lies between the two, and not all that a long outage or a lost store leaves to be read. Rejected
+messages do not tell where they come from: ids of theirs that nothing makes again stay to the end.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from alarmdigest._ext.inflight import DIGEST
+from alarmdigest.nats.errors import NatsError
+from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
+from alarmdigest.runtime.logs import LimitedLog
+
+log = logging.getLogger(__name__)
+
+RETRY_PAUSE_S = 0.3
+
+
+class Replay:
+    """One reader for each output stream, by kind of message.
+
+    ``suppressed`` counts messages, by kind, that were made again and not sent again.
+    """
+
+    def __init__(self, readers: Sequence[StoredIdsReader]) -> None:
+        self.readers = list(readers)
+        self.suppressed = [0 for _ in readers]
+        self._unreadable = False  # what was asked last
+        self._trouble = LimitedLog(log, logging.WARNING)
+
+    def decide(self, records: bytes, go_on: Callable[[], bool]) -> list[int] | None:
+        """Which of these records their stream holds, by their numbers in the batch.
+
+        Reads on until it is known of each; of rejected messages only if that can be read now, else
+        they are taken for new ones. None if ``go_on()`` was false before.
+        """
+        stored: list[int] = []
+        for kind, reader in enumerate(self.readers):
+            found, missing = reader.ids.take_made(records, kind)
+            while missing and not reader.done:
+                if not self._read(reader, go_on, waits=kind == DIGEST):
+                    return None
+                if self._unreadable:
+                    break  # digests do not wait for the stream of rejected messages
+                more, missing = reader.ids.take_made(records, kind, missing)
+                found += more
+            self.suppressed[kind] += len(found)
+            stored += [number for number, _place in found]
+        return stored
+
+    def position(self, kind: int, confirmed: tuple[int, bytes]) -> tuple[int, bytes]:
+        """A place in the stream, and the id there if it is known, that nothing which the replay
+        will make again stands at or before. ``confirmed`` is that of what was sent since."""
+        reader = self.readers[kind]
+        if first := reader.ids.first_place:
+            return first - 1, b""
+        read = (reader.ids.place, reader.ids.newest_id)
+        return max(read, confirmed) if reader.done else read
+
+    def requests_passed(self, sequence: int) -> None:
+        for reader in self.readers:
+            reader.ids.drop_passed(sequence)
+
+    def close(self) -> None:
+        for reader in self.readers:
+            reader.close()
+
+    def _read(self, reader: StoredIdsReader, go_on: Callable[[], bool], *, waits: bool) -> bool:
+        self._unreadable = False
+        try:
+            reader.read(go_on)
+        except NatsError as error:
+            self._trouble("cannot read what an output stream holds; trying again", reason=error)
+            self._unreadable = not waits
+            if self._unreadable:
+                return go_on()
+            resume_at = time.monotonic() + RETRY_PAUSE_S
+            while time.monotonic() < resume_at and go_on():
+                time.sleep(RETRY_PAUSE_S / 10)
+        return go_on()

@@ -1,0 +1,373 @@
+"""The nats-client thread: reads the socket, routes what it read, hands one batch to each worker.
+
+Fed by plain subscriptions it never waits for anybody but the server. A core NATS subscriber that
+stops reading is cut off, and everything in between is lost; so batches for a worker that lags are
+kept, up to a limit in bytes, and beyond it whole arriving messages are dropped and counted. Fed by
+a stream it asks for no more instead, and nothing is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from alarmdigest._ext import events, frames
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.pipeline.batches import Outgoing, Routed
+from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
+from alarmdigest.pipeline.rejections import RefusalDesk
+from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.pipeline.worker import Worker
+from alarmdigest.runtime import failpoints
+from alarmdigest.runtime.histogram import Histogram
+from alarmdigest.runtime.logs import LimitedLog
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
+
+log = logging.getLogger(__name__)
+
+# Megabytes per read: at full speed the cost of a read, of N queue hand-overs and of N wake-ups is
+# spread over thousands of messages. At rest a read returns one message, and nothing waits.
+BUFFER_BYTES = 2 * 1024 * 1024
+# So much may wait for the workers before a stream is asked for no more.
+PAUSE_AT_BYTES = 64 * 1024 * 1024
+CATCHING_UP_MESSAGES = 10_000
+# When JetStream refuses what we ask or does not answer, we ask again after a pause; and after so
+# long another server, if there is one.
+FIRST_PAUSE_S = 0.1
+LONGEST_PAUSE_S = 2.0
+OPEN_FOR_S = 15.0
+# Also without any message there is something to write now and then: alarms are forgotten.
+IDLE_CHECKPOINT_S = 10.0
+
+
+class Listener(ServiceThread):
+    """Owns the reading connection and the router.
+
+    ``consuming`` is set while what is published reaches us. ``stop()`` drains: ask for no more,
+    finish what has arrived, have it checkpointed, then tell every worker, through its queue, that
+    nothing more will come.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        feed: Feed,
+        router: events.Router,
+        desk: RefusalDesk,
+        workers: Sequence[Worker],
+        publisher_queue: queue.Queue[Outgoing | Barrier | None],
+        checkpointer: Checkpointer,
+        *,
+        backlog_limit: int,
+        checkpoint_interval_s: float,
+        on_failure: Callable[[threading.Thread, BaseException], None],
+    ) -> None:
+        super().__init__("nats-client", on_failure)
+        self.router = router
+        self.feed = feed
+        self.desk = desk
+        self.consuming = threading.Event()
+        self.dropping = False
+        self.connections_lost = 0
+        self.delivery_gaps = 0
+        # How long the messages of one read took to be decoded and routed.
+        self.routing = Histogram()
+        # The connection broke while the last messages were under way: they are lost (core mode).
+        self.drain_was_cut = False
+
+        self.link = link
+        self._workers = workers
+        self._publisher_queue = publisher_queue
+        self._checkpointer = checkpointer
+        self._checkpoint_interval_s = checkpoint_interval_s
+        self._barriers = 0
+        self._barrier_at = time.monotonic()
+        # The barrier that waits for room in the publisher's queue, and the refusals that belong
+        # before it (None: not taken yet).
+        self._barrier: Barrier | None = None
+        self._refusals_before: bytes | None = None
+        self._routed_at_barrier = 0
+        self._backlog_limit = backlog_limit
+        self._handed_bytes = 0
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._filled = 0
+        self._read_at = time.monotonic()
+        self._stopping = threading.Event()
+        self._trouble = LimitedLog(log, logging.ERROR)
+
+    @property
+    def backlog_bytes(self) -> int:
+        """Bytes that were routed and not yet merged."""
+        return self._handed_bytes - sum(worker.merged_bytes for worker in self._workers)
+
+    @property
+    def catching_up(self) -> bool:
+        """Whether the stream holds more that we have not read than passing traffic explains."""
+        return self.at_least_behind > CATCHING_UP_MESSAGES
+
+    @property
+    def at_least_behind(self) -> int:
+        """Messages that the stream is known to hold behind ours, by its leader or a consumer."""
+        return max(self.router.pending, self.behind or 0)
+
+    @property
+    def behind(self) -> int | None:
+        """Messages that wait behind the last one that was routed; None where nobody knows."""
+        return self.feed.behind(self.router) if self.consuming.is_set() else None
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while not self._stopping.is_set():
+            connection = self.link.open(self._go_on)
+            if connection is None:
+                break
+            try:
+                self._consume(connection)
+            except NatsError as lost:
+                self._lost(lost)
+                self.drain_was_cut = self._stopping.is_set() and self.feed.may_drop
+            finally:
+                self.consuming.clear()
+                connection.close()
+                self._hand_over()  # what was routed before the bytes that ended it
+                self.router.take_other()  # a PONG of this connection is none of the next one
+        self._last_checkpoint()
+        for worker in self._workers:
+            worker.queue.put(None)
+        self._finish_publishing()
+
+    def _consume(self, connection: Connection) -> None:
+        """Ask for messages, then read and route until the connection is lost or was drained."""
+        if not self._open_feed(connection, None):
+            return
+        draining = False
+        while True:
+            self.beat()
+            if not self.consuming.is_set() and self._is_consuming(connection):
+                self.consuming.set()
+            try:
+                self._turn(connection)
+                if draining or self._stopping.is_set():
+                    if not draining:
+                        draining = True
+                        self.feed.stop(connection)
+                    if self.feed.stopped(connection):
+                        return
+                else:
+                    # Before the barrier, which may wait for room: that is no silence of the
+                    # server's.
+                    pause = self.backlog_bytes > PAUSE_AT_BYTES
+                    self.feed.turn(connection, self.router, pause=pause)
+                    self._checkpoint_when_due()
+            except ConsumerGone as gone:
+                self.consuming.clear()
+                self.link.last_error = str(gone)
+                self.feed.lost(gone)
+                self._hand_over()
+                if draining or not self._open_feed(connection, self._unread()):
+                    return
+
+    def _turn(self, connection: Connection) -> None:
+        """What has come, in hand."""
+        self._read(connection)
+        self.feed.hear(connection, self.router)
+        self._hand_over()
+        gone: ConsumerGone | None = None
+        for kind, text in self.router.take_other():
+            try:
+                self._answer(connection, kind, text)
+            except ConsumerGone as error:  # what stands behind it counts all the same
+                gone = gone or error
+        if gone is not None:
+            raise gone
+        if connection.lame_duck and self.link.has_alternative():
+            raise ConnectionLost(f"{connection.url} is about to shut down")
+        connection.keep_alive()
+        self.desk.log_what_was_left_out()
+
+    def _unread(self) -> bytes:
+        """The beginning of a frame."""
+        return bytes(self._buffer[: self._filled])
+
+    def _open_feed(self, connection: Connection, received: bytes | None) -> bool:
+        """Ask for messages, again and again while what answers is JetStream's refusal or nothing at
+        all; false when told to stop. Raises ConnectionLost, also when another server may do better.
+        """
+        pause_s, give_up_at = FIRST_PAUSE_S, time.monotonic() + OPEN_FOR_S
+        while True:
+            try:
+                self._filled = 0
+                self.feed.open(connection, self.router, received)
+                return True
+            except ConnectionLost:
+                raise
+            except NatsError as error:
+                self.link.last_error = str(error)
+                self.feed.lost(error)
+                if time.monotonic() > give_up_at and self.link.has_alternative():
+                    raise ConnectionLost(f"{connection.url}: {error}") from error
+            until = time.monotonic() + pause_s
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            while time.monotonic() < until:
+                self._turn(connection)
+                if not self._go_on():
+                    return False
+            received = self._unread()
+
+    def _is_consuming(self, connection: Connection) -> bool:
+        """Whether what is published now will reach us, whatever dies."""
+        if self.feed.place_is_fleeting and self._checkpointer.completed == 0:
+            if self._barriers == 0:
+                self._send_barrier()
+            return False
+        return self.feed.consuming(connection)
+
+    def _read(self, connection: Connection) -> None:
+        """One read, and everything whole in it routed. A frame's beginning stays in the buffer."""
+        count = connection.receive_into(self._buffer, self._filled, TICK_S)
+        self.dropping = self.feed.may_drop and self.backlog_bytes > self._backlog_limit
+        if count == 0:
+            return
+        self._read_at = time.monotonic()
+        end = self._filled + count
+        if self.dropping:
+            self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
+        now_ns = self.feed.now_ns()
+        position = 0
+        try:
+            # In steps, so that no thread waits long for the GIL.
+            while True:
+                start = position
+                position = self.router.scan(self._buffer, start, end, now_ns, drop=self.dropping)
+                if position == start:
+                    break
+        except frames.ProtocolError as error:
+            raise ConnectionLost(f"{connection.url}: {error}") from error
+        except events.DeliveryGap as gap:
+            self.delivery_gaps += 1
+            log.error("deliveries were lost on their way, reading them again: %s", gap)
+            raise ConnectionLost(f"{connection.url}: {gap}") from gap
+        self.routing.observe(time.monotonic() - self._read_at)
+        self._filled = end - position
+        self._buffer[: self._filled] = self._buffer[position:end]
+        if self.router.wanted > len(self._buffer):
+            self._buffer.extend(bytes(self.router.wanted - len(self._buffer)))
+        elif self._filled == 0 and len(self._buffer) > BUFFER_BYTES:
+            self._buffer = bytearray(BUFFER_BYTES)
+
+    def _hand_over(self) -> None:
+        for number, worker in enumerate(self._workers):
+            batch = self.router.take(number)
+            if batch:
+                self._handed_bytes += len(batch)
+                worker.queue.put(Routed(batch, self._read_at))
+        self._hand_over_barrier()
+        if self._barrier is not None:
+            return  # refusals of messages behind the barrier must not overtake it
+        if self.feed.may_drop and self._publisher_queue.full():
+            return  # they wait at the desk
+        refusals = self.desk.take()
+        if refusals and not self._offer(Outgoing(refusals, self._read_at)):
+            self.desk.put_back(refusals)
+
+    def _offer(self, item: Outgoing | Barrier) -> bool:
+        """Put into the publisher's queue; false when it is full and we must not wait."""
+        if not self.feed.may_drop:
+            put_patiently(self._publisher_queue, item, self.beat)
+            return True
+        try:
+            self._publisher_queue.put_nowait(item)
+        except queue.Full:
+            return False
+        return True
+
+    def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
+        if kind in (frames.MSG, frames.HMSG):
+            self.feed.status(text, self.router)
+            return
+        refused = connection.handle(kind, text)
+        if kind == frames.INFO:
+            self.link.learn(connection)
+        if refused is not None:
+            # Without one of the subscriptions we would look well and hear nothing.
+            raise ConnectionLost(f"{connection.url}: the server said: {refused}")
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    @property
+    def _may_checkpoint(self) -> bool:
+        return self._barrier is None and self._checkpointer.completed == self._barriers
+
+    def _checkpoint_when_due(self) -> None:
+        since = time.monotonic() - self._barrier_at
+        if since < self._checkpoint_interval_s or not self._may_checkpoint:
+            return
+        routed = self.router.events + self.router.requests
+        if routed != self._routed_at_barrier or since >= IDLE_CHECKPOINT_S:
+            self._send_barrier()
+
+    def _send_barrier(self) -> None:
+        """Behind everything that was routed; all of it must have been handed over."""
+        failpoints.reach("listener.before_barrier")
+        self._barriers += 1
+        self._barrier_at = time.monotonic()
+        self._routed_at_barrier = self.router.events + self.router.requests
+        barrier = Barrier(self._barriers, self.feed.position(self.router), self.router.arrival_ns)
+        for worker in self._workers:
+            worker.queue.put(barrier)
+        self._barrier = barrier
+        # Refusals of messages before it that had no room yet go first.
+        self._hand_over_barrier()
+        failpoints.reach("listener.after_barrier")
+
+    def _hand_over_barrier(self) -> None:
+        """Our own way for the barrier: to the publisher, behind the refusals before it."""
+        if self._barrier is None:
+            return
+        if self._refusals_before is None:
+            self._refusals_before = self.desk.take()
+        refusals = self._refusals_before
+        if refusals and not self._offer(Outgoing(refusals, self._read_at)):
+            return
+        self._refusals_before = b""
+        if self._offer(self._barrier):
+            self._barrier = None
+            self._refusals_before = None
+
+    def _last_checkpoint(self) -> None:
+        """Wait for the one that is on its way, then have everything written that was routed."""
+        while not self._may_checkpoint:
+            self.beat()
+            self._hand_over_barrier()
+            time.sleep(TICK_S / 10)
+        self._send_barrier()
+        while self._barrier is not None:
+            self.beat()
+            self._hand_over_barrier()
+            time.sleep(TICK_S / 10)
+
+    # -- endings ---------------------------------------------------------------------------------
+
+    def _go_on(self) -> bool:
+        self.beat()
+        return not self._stopping.is_set()
+
+    def _lost(self, lost: NatsError) -> None:
+        self.connections_lost += 1
+        self.link.last_error = str(lost)
+        self.feed.lost(lost)
+
+    def _finish_publishing(self) -> None:
+        """The last refusals, and the sign that no more will come."""
+        self.desk.log_what_was_left_out(at_once=True)
+        put_patiently(self._publisher_queue, Outgoing(self.desk.take(), self._read_at), self.beat)
+        put_patiently(self._publisher_queue, None, self.beat)

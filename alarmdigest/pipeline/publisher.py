@@ -1,0 +1,491 @@
+"""The one publishing thread: digests and refusals out, in order, until they are confirmed.
+
+What has been sent is kept until its confirmation (``inflight/``). What is not known to be stored is
+sent again, with the same ids, and never a digest before an earlier one of the same user. What
+cannot be published is not dropped: the queue fills, and the workers wait.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from alarmdigest._ext import frames
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import (
+    ConnectionLost,
+    JetStreamError,
+    NatsError,
+    NoAnswer,
+    StreamMissing,
+)
+from alarmdigest.nats.jetstream import NO_LEADER
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.pipeline.batches import Outgoing
+from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.inflight.confirmer import Confirmer, Refusal
+from alarmdigest.pipeline.inflight.pace import Pace
+from alarmdigest.pipeline.inflight.window import Window
+from alarmdigest.runtime import failpoints
+from alarmdigest.runtime.histogram import Histogram
+from alarmdigest.runtime.logs import Fields, LimitedLog
+from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
+from alarmdigest.store.base import Outputs, Position
+
+log = logging.getLogger(__name__)
+
+# With what the window may hold, what waits for the server stays within some 100 MB however long it
+# is away; and one digest of whatever size.
+MAX_QUEUED_BYTES = 64 * 1024 * 1024
+# What is taken from the queue at once.
+MAX_TAKEN_BYTES = 1024 * 1024
+# Answers come within milliseconds. After so long without any we ask who leads the streams.
+FIRST_DOUBT_S = 0.5
+ASK_PAUSE_S = 0.3
+# A stream answers in order, but for moments. What later messages have overtaken for so long was
+# lost on the way.
+OVERTAKEN_FOR_S = 0.3
+LOOK_AT_FIRST_S = 0.1
+# Where the streams have a leader, and it is the same one, what is not answered for so long was lost
+# on the way to it: there was another one meanwhile.
+FIRST_LOST_AFTER_S = 1.5
+LONGEST_LOST_AFTER_S = 12.0
+# After so long without an answer somebody ought to know.
+ACK_TIMEOUT_S = 5.0
+LOOK_UP_PAUSE_S = 0.5
+BUFFER_BYTES = 64 * 1024
+
+
+class WaitsLong:
+    """For how long the same message is the first of its sort."""
+
+    def __init__(self) -> None:
+        self._first = 0
+        self._since = 0.0
+
+    def seconds(self, first: int, now: float) -> float:
+        """``first`` identifies the message; 0: there is none."""
+        if first != self._first:
+            self._first, self._since = first, now
+        return now - self._since if first else 0.0
+
+
+class Publisher(ServiceThread):
+    """Owns the publishing connection. ``queue`` takes batches of outgoing records, and barriers.
+
+    One None in the queue from each of ``producers`` ends it, once everything is confirmed.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        confirmer: Confirmer,
+        *,
+        producers: int,
+        replay_end: Position | None,
+        on_published: Callable[[Barrier, Outputs], None],
+        on_failure: Callable[[threading.Thread, BaseException], None],
+    ) -> None:
+        """``on_published`` is called when all that stood before a barrier, from every producer, is
+        confirmed, with the output positions at the moment when the first of them brought it.
+        An earlier run has read the input stream up to ``replay_end`` at most (None: there is none).
+        """
+        super().__init__("publisher", on_failure)
+        self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
+        # Set while what is published reaches the server, and what it holds is known.
+        self.connected = threading.Event()
+        self.window = Window()
+        self.pace = Pace()
+        # How long framing and writing took, in seconds, once for each write.
+        self.sending = Histogram()
+
+        self.link = link
+        self.confirmer = confirmer
+        self._all_producers = producers
+        self._replay_end = replay_end
+        self._producers = producers
+        self._barriers_met = 0
+        self._outputs: Outputs = {}
+        self._on_published = on_published
+        self._given_up = threading.Event()
+        self._connection: Connection | None = None
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._received = 0
+        self._must_look_up = True
+        self._look_up_at = 0.0
+        self._confirmations = 0
+        self._progress_at = time.monotonic()
+        self._ask_at = 0.0
+        self._waits_long = WaitsLong()
+        self._overtaken = WaitsLong()
+        self._overtaken_for_s = OVERTAKEN_FOR_S
+        self._overtaken_at = 0.0
+        self._first_seen_at = 0.0
+        self._lost_after_s = FIRST_LOST_AFTER_S
+        self._trouble = LimitedLog(log, logging.ERROR)
+        self._no_answers = LimitedLog(log, logging.INFO)
+
+    @property
+    def blocked_reason(self) -> str | None:
+        """Why digests cannot be published although a server is there; None when all is well."""
+        return self.pace.blocked_reason
+
+    def give_up(self) -> None:
+        """Stop even though something is unconfirmed: the drain took too long."""
+        self._given_up.set()
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while self._has_work():
+            if self._given_up.is_set():
+                break
+            self.beat()
+            try:
+                connection = self._connection or self._connect()
+                if connection is None:
+                    break
+                self._turn(connection)
+            except ConnectionLost as lost:
+                self._forget_connection(lost)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _has_work(self) -> bool:
+        return self._producers > 0 or not self.window.empty
+
+    def _go_on(self) -> bool:
+        self.beat()
+        return not self._given_up.is_set()
+
+    def _turn(self, connection: Connection) -> None:
+        """Answers first, so that a full window cannot wait for itself; then what they allow."""
+        self._read(connection)
+        must = self._must_look_up or self.confirmer.looks_up_later
+        if must and time.monotonic() >= self._look_up_at:
+            self._look_up()
+        if self.pace.seconds_to_retry == 0.0:
+            self._retry()
+        if self._takes_more:
+            self._take()
+        if self._sends_more:
+            self._send(connection)
+        self._doubt()
+        connection.keep_alive()
+        if connection.lame_duck and self.window.empty and self.link.has_alternative():
+            raise ConnectionLost(f"{connection.url} is about to shut down")
+
+    @property
+    def _takes_more(self) -> bool:
+        full = self.window.full or self.confirmer.full
+        return self._producers > 0 and not full and not self._must_look_up
+
+    @property
+    def _sends_more(self) -> bool:
+        room = self.confirmer.under_way < self.pace.most
+        may = self.pace.may_send and not self._must_look_up
+        return may and room and self.confirmer.sendable
+
+    # -- from the queue into the window ------------------------------------------------------------
+
+    def _take(self) -> None:
+        """Move what waits in the queue into the window, up to the size of one write."""
+        batches: list[Outgoing] = []
+        size = 0
+        while size < MAX_TAKEN_BYTES:
+            try:
+                item = self.queue.get_nowait()
+            except queue.Empty:
+                break
+            if isinstance(item, Outgoing):
+                batches.append(item)
+                size += len(item)
+                continue
+            self._add(batches)
+            if item is None:
+                self._producers -= 1
+            else:
+                self._on_barrier(item)
+        self._add(batches)
+        self._release()
+
+    def _add(self, batches: list[Outgoing]) -> None:
+        if any(batch.records for batch in batches):
+            with self.busy("reading what the output streams hold"):
+                added = self.confirmer.add(batches, self._go_on)
+            if added is not None:  # else we have been given up, and so is what they hold
+                self.window.add(added)
+        batches.clear()
+
+    def _on_barrier(self, barrier: Barrier) -> None:
+        """A barrier comes once from every producer; only one is on its way at a time."""
+        if self._barriers_met == 0:
+            self._outputs = self.confirmer.output_positions()
+            failpoints.reach("publisher.first_barrier")
+        self._barriers_met += 1
+        if self._barriers_met == self._all_producers:
+            self._barriers_met = 0
+            self.window.add_barrier(barrier, self._outputs)
+
+    def _release(self) -> None:
+        """Let go what is confirmed, and tell of the barriers that are complete with it."""
+        for complete in self.window.release(self.confirmer.confirmed_below):
+            position = complete.barrier.position
+            if position is not None:
+                self.confirmer.requests_passed(position, replay_ended=self._behind_replay(position))
+            self._on_published(complete.barrier, complete.outputs)
+
+    def _behind_replay(self, position: Position) -> bool:
+        end = self._replay_end
+        # A stream that was made anew meanwhile will never bring what an earlier run has read; its
+        # messages are later ones.
+        return (
+            end is None
+            or position.sequence >= end.sequence
+            or position.timestamp_ns > end.timestamp_ns
+        )
+
+    # -- sending ---------------------------------------------------------------------------------
+
+    def _send(self, connection: Connection) -> None:
+        failpoints.reach("publisher.before_send")
+        started = time.monotonic()
+        if self.confirmer.under_way == 0:
+            self._progress_at = started
+        with self.busy("sending"):
+            refusal = self.confirmer.send(connection, self.pace.most)
+        self.sending.observe(time.monotonic() - started)
+        self.window.note_sent(self.confirmer.sent_below)
+        failpoints.reach("publisher.after_send")
+        if refusal is not None:
+            self._block(refusal)
+        self._note_progress()
+
+    def _block(self, refusal: Refusal) -> None:
+        """Digests cannot be published: keep them all, say so, try again after a pause."""
+        self.pace.refused(refusal)
+        self._trouble("digests cannot be published and are kept", reason=refusal.reason)
+
+    def _retry(self) -> None:
+        """See that the streams are there, then send again what was refused."""
+        try:
+            if not self.confirmer.check_streams(self._for_a_second()):
+                self.pace.retried()
+                self._block(
+                    Refusal(f"no connection to look at the streams: {self.link.last_error}")
+                )
+                return
+        except NatsError as error:
+            self.pace.retried()
+            self._block(refusal_of(error))
+            return
+        self.pace.retried()
+        self.confirmer.retry()
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def _read(self, connection: Connection) -> None:
+        """Take in what the server has sent, waiting for it, or for something in the queue, as long
+        as there is nothing else to do."""
+        timeout = 0.0 if self._sends_more else self._seconds_to_wait()
+        if self._takes_more:
+            with self.queue.sleeping() as empty:
+                count = connection.receive_into(
+                    self._buffer, self._received, timeout if empty else 0.0
+                )
+        else:
+            count = connection.receive_into(self._buffer, self._received, timeout)
+        if self.link.has_alternative():
+            # Also while nothing is under way: not only when the next digest finds out.
+            connection.still_there()
+        if count:
+            self._understand(connection, self._received + count)
+
+    def _seconds_to_wait(self) -> float:
+        wait_s = TICK_S
+        if self._must_look_up:
+            wait_s = min(wait_s, max(0.0, self._look_up_at - time.monotonic()))
+        retry_s = self.pace.seconds_to_retry
+        return wait_s if retry_s is None else min(wait_s, retry_s)
+
+    def _understand(self, connection: Connection, end: int) -> None:
+        try:
+            answers = self.confirmer.read(self._buffer, end)
+        except frames.ProtocolError as error:
+            raise ConnectionLost(str(error)) from error
+        rest = end - answers.position
+        self._buffer[:rest] = self._buffer[answers.position : end]
+        self._received = rest
+        if rest == len(self._buffer):
+            # Anybody may answer us, with anything that the server takes.
+            if rest > connection.max_payload + 2 * BUFFER_BYTES:
+                raise ConnectionLost(f"{connection.url}: a frame of over {rest} bytes")
+            self._buffer.extend(bytes(rest))
+        elif rest == 0 and len(self._buffer) > BUFFER_BYTES:
+            self._buffer = bytearray(BUFFER_BYTES)
+        self._note_progress()
+        for refusal in answers.refusals:
+            self._progress_at = time.monotonic()
+            self._block(refusal)
+        for kind, text in answers.control:
+            self._handle(connection, kind, text)
+
+    def _handle(self, connection: Connection, kind: int, text: bytes) -> None:
+        refused = connection.handle(kind, text)
+        if kind == frames.PONG:
+            self.confirmer.ponged(connection.pongs)
+            self._note_progress()
+        elif kind == frames.INFO:
+            self.link.learn(connection)
+        elif refused is not None:
+            # At once: a PONG behind it must not be taken for a confirmation.
+            refusal = self.confirmer.server_refused(refused)
+            if refusal is not None:
+                self._block(refusal)
+
+    def _note_progress(self) -> None:
+        confirmations = self.confirmer.confirmations
+        if confirmations == self._confirmations:
+            return
+        self._confirmations = confirmations
+        self._progress_at = time.monotonic()
+        self._lost_after_s = FIRST_LOST_AFTER_S
+        self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
+        self._release()
+        failpoints.reach("publisher.confirmed")
+
+    # -- answers that do not come ------------------------------------------------------------------
+
+    def _doubt(self) -> None:
+        """Find out why answers do not come."""
+        now = time.monotonic()
+        if self.confirmer.under_way == 0 or self._must_look_up:
+            return
+        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._some_are_lost(now):
+            self._no_answers("some answers do not come: looking up what the output streams hold")
+            self._must_look_up = True
+            self._look_up_at = 0.0
+            return
+        if now - self._progress_at < FIRST_DOUBT_S:
+            return
+        if now >= self._ask_at:
+            self._ask_whether_lost()
+        if now - self._progress_at > ACK_TIMEOUT_S:
+            self._progress_at = now
+            self._must_look_up = True
+            self._look_up_at = 0.0
+            streams = " and ".join(self.confirmer.streams)
+            self._block(
+                Refusal(
+                    f"no confirmation within {ACK_TIMEOUT_S:g} s: "
+                    f"do the streams {streams} capture their subjects?",
+                    passing=True,
+                )
+            )
+
+    def _some_are_lost(self, now: float) -> bool:
+        """While other messages are confirmed, nothing else tells that one was lost: a cluster had
+        no leader when it was sent."""
+        self._first_seen_at = now
+        first, overtaken = self.confirmer.first_under_way()
+        lost = self._waits_long.seconds(first, now) > LONGEST_LOST_AFTER_S
+        overtaken_s = self._overtaken.seconds(overtaken, now)
+        if overtaken_s > self._overtaken_for_s:
+            lost = True
+            # What is sent again for nothing makes a slow server slower.
+            self._overtaken_for_s = min(2 * self._overtaken_for_s, LONGEST_LOST_AFTER_S)
+            self._overtaken_at = now
+        elif now - self._overtaken_at > 2 * LONGEST_LOST_AFTER_S:
+            self._overtaken_for_s = OVERTAKEN_FOR_S
+        return lost
+
+    def _ask_whether_lost(self) -> None:
+        try:
+            lost = self.confirmer.lost_track(self._for_a_second())
+            if lost or time.monotonic() - self._progress_at > self._lost_after_s:
+                self._no_answers("answers do not come: looking up what the output streams hold")
+                self._must_look_up = True
+                self._look_up_at = 0.0
+                # What is sent again for nothing makes a slow server slower.
+                self._lost_after_s = min(self._lost_after_s * 2, LONGEST_LOST_AFTER_S)
+        except (ConnectionLost, NoAnswer) as error:  # there is no leader at the moment
+            self.link.last_error = str(error)
+        except NatsError as error:
+            self._block(refusal_of(error))
+        self._ask_at = time.monotonic() + ASK_PAUSE_S
+
+    def _for_a_second(self) -> Callable[[], bool]:
+        deadline = time.monotonic() + 1.0
+        return lambda: self._go_on() and time.monotonic() < deadline
+
+    def _look_up(self) -> None:
+        """Until it succeeds nothing is sent."""
+        rest_only = not self._must_look_up
+        try:
+            with self.busy("reading what the output streams hold"):
+                if not self.confirmer.look_up(self.window, self._go_on, rest_only=rest_only):
+                    return
+        except NatsError as error:
+            self.link.last_error = str(error)
+            self._look_up_at = time.monotonic() + LOOK_UP_PAUSE_S
+            self._block(refusal_of(error))
+            return
+        # The rest, if any: it holds up digests for as long as it takes.
+        self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
+        self._must_look_up = False
+        if not rest_only:
+            self._progress_at = time.monotonic()
+        self._note_progress()
+        self.pace.goes_on()
+        if self.confirmer.refused == 0:
+            self.pace.retried()
+            if not self.confirmer.sendable:
+                self.pace.confirmed(all_is_well=True)
+        self.connected.set()
+
+    # -- connections -----------------------------------------------------------------------------
+
+    def _connect(self) -> Connection | None:
+        def go_on() -> bool:
+            self.beat()
+            # Looks into the queue also without a server: when there is nothing to publish, a
+            # drain need not wait for one.
+            if self.window.empty and not self.confirmer.add_asks:
+                self._take()
+            return self._has_work() and not self._given_up.is_set()
+
+        connection = self._connection = self.link.open(go_on)
+        if connection is None:
+            return None
+        connection.watch(self.queue.waker.fileno())
+        self._received = 0
+        self._must_look_up = True
+        self._look_up_at = 0.0
+        self.confirmer.connected(connection)
+        return connection
+
+    def _forget_connection(self, lost: ConnectionLost) -> None:
+        self.link.last_error = str(lost)
+        log.warning(
+            "connection lost%s",
+            Fields(
+                name="alarmdigest-publisher",
+                unconfirmed_bytes=self.window.bytes,
+                reason=lost,
+            ),
+        )
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+        self.connected.clear()
+
+
+def refusal_of(error: NatsError) -> Refusal:
+    """What is wrong with a stream, or with asking for it, as the refusal of a message."""
+    passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing)) or (
+        isinstance(error, JetStreamError) and error.err_code in NO_LEADER
+    )
+    return Refusal(str(error), passing=passing)

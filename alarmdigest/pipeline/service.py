@@ -1,0 +1,448 @@
+"""The life of an alarm, and the order in which the service starts and stops.
+
+An ``AlarmStatusChanged`` that an agent publishes goes through these hands:
+
+1. ``listener.py``, thread *nats-client*: the socket's bytes are cut into frames, every payload is
+   decoded (orjson), checked and packed into the batch of the worker that holds its user
+   (``ext/events.pyx``; what is not of the plain shape is read by ``messages.py``, and what nobody
+   accepts goes to the desk in ``refusals.py``). One batch per worker goes into its queue.
+2. ``worker.py``, threads *worker-0…*: the batch is merged into the worker's alarm book
+   (``ext/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
+   A ``SendAlarmDigest`` goes the same way behind it, and makes the book write the user's due
+   alarms as one digest.
+3. ``publisher.py``, thread *publisher*: digests and refusals are framed and sent, and kept until
+   the server has confirmed them.
+
+4. ``checkpoint.py``, thread *checkpointer*: every second a barrier follows the same ways through
+   all queues; when it has come through, what the books have changed and the place in the stream up
+   to which it is complete are written to the store at once.
+
+Each thread owns its state and is reached through its queue only. Data goes one way; when the
+publisher cannot publish, the workers wait, and so does a listener that reads a stream; one with
+plain subscriptions never waits (see there).
+
+**Start**, downstream first, so that nothing arrives where nobody listens: the setup looks at the
+server and makes the streams; the publisher connects; the books are loaded from the store; the
+checkpointer; the workers; the listener goes on behind the checkpoint; ``ready``.
+
+**Stop**, upstream first, so that everything that arrived comes out: the listener asks for no more,
+routes what has arrived, sends a last barrier and then None through every worker's queue; each
+worker merges what stands before it and passes the None on; the publisher, having one from
+everybody, waits for the last confirmation; the checkpointer writes the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+
+import mmh3
+
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest._ext.events import DAY_NS, Router
+from alarmdigest._ext.rows import split_by_worker
+from alarmdigest.nats.auth import Login
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.pipeline.inflight.confirmer import Confirmer
+from alarmdigest.pipeline.inflight.pong import PongConfirmer
+from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.listener import Listener
+from alarmdigest.pipeline.other_instances import OtherInstances
+from alarmdigest.pipeline.publisher import Publisher
+from alarmdigest.pipeline.rejections import RefusalDesk
+from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
+from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.pipeline.sources.subscription import CoreFeed
+from alarmdigest.pipeline.startup import Found, NotReachable, look_at_server, plans_of
+from alarmdigest.pipeline.stream_watcher import StreamWatcher
+from alarmdigest.pipeline.worker import Worker
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.runtime.service_thread import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
+from alarmdigest.settings import Settings
+from alarmdigest.store.base import UNKNOWN_NS, Store, StoreDamaged
+from alarmdigest.wire.buckets import BUCKETS
+
+log = logging.getLogger(__name__)
+
+
+class Service:
+    """The threads of one service on one NATS server (or one of several).
+
+    ``failure`` is set to ``(thread name, exception)`` when a thread has died; whoever runs the
+    service must end the process then, because messages for that thread are lost.
+    """
+
+    def __init__(
+        self, settings: Settings, urls: list[str], store: Store, go_on: Callable[[], bool]
+    ) -> None:
+        """Opens nothing yet. Raises UrlError. The store must be open, and is not closed here.
+
+        A ``start`` ends as soon as ``go_on()`` is false.
+        """
+        self.settings = settings
+        self.store = store
+        self.failure: tuple[str, BaseException] | None = None
+        self._urls = urls
+        self._draining = False
+        self._asked_to_go_on = go_on
+        self.mode = ""
+        self.others = OtherInstances()
+        self.desk = RefusalDesk(settings.events_stream)
+        self.workers: list[Worker] = []
+        self.publisher: Publisher | None = None
+        self.checkpointer: Checkpointer | None = None
+        self.listener: Listener | None = None
+        self.stream_watcher: StreamWatcher | None = None
+        self._setup_link = self._link("alarmdigest-setup")
+        self._listener_link = self._link("alarmdigest")
+        self._publisher_link = self._link("alarmdigest-publisher")
+        self._lookup_link = self._link("alarmdigest-lookup", short_lived=True)
+        self.service_api_link = self._link("alarmdigest-micro")
+        self._watcher_link = self._link("alarmdigest-streams")
+
+    def _go_on(self) -> bool:
+        return self._asked_to_go_on() and self.failure is None
+
+    def _link(self, name: str, *, short_lived: bool = False) -> Link:
+        return Link(
+            self._urls,
+            name=name,
+            short_lived=short_lived,
+            login=self.settings.login,
+            ping_interval=self.settings.ping_interval / 1e9,
+            attempt_timeout=self.settings.connect_attempt_timeout / 1e9,
+        )
+
+    @property
+    def links(self) -> dict[str, Link]:
+        """Those that last, by what they are for."""
+        return {
+            "subscriber": self._listener_link,
+            "publisher": self._publisher_link,
+            "service_api": self.service_api_link,
+        }
+
+    def change_login(self, login: Login) -> None:
+        """Use it from the next connection on."""
+        for link in (
+            self._setup_link,
+            self._listener_link,
+            self._publisher_link,
+            self._lookup_link,
+            self.service_api_link,
+            self._watcher_link,
+        ):
+            link.login = login
+
+    # -- start -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Bring everything up, or return before that because it is not to go on.
+
+        Raises NotReachable, SettingsError, StoreError.
+        """
+        deadline = self._deadline()
+        found = look_at_server(
+            self._setup_link,
+            self.settings,
+            self.store.last,
+            go_on=lambda: self._go_on() and time.monotonic() < deadline,
+        )
+        if not self._go_on():
+            return
+        if found is None:
+            raise not_reachable(self._setup_link)
+        self.mode = found.mode
+        self.publisher = self._make_publisher(found)
+        self.publisher.start()
+        if not self._await(self.publisher.connected, self.publisher, self._publisher_link):
+            return
+        self.checkpointer = self._make_checkpointer(found)
+        self.workers = self._make_workers(found)
+        self._load_books()
+        self.listener = self._make_listener(found)
+        for thread in (self.checkpointer, *self.workers, self.listener):
+            thread.start()
+        self._await(self.listener.consuming, self.listener, self._listener_link)
+        if self.mode == "stream" and self._go_on():
+            self.stream_watcher = StreamWatcher(
+                self._watcher_link,
+                plans_of(self.settings),
+                domain=self.settings.js_domain,
+                create=not self.settings.no_create_streams,
+            )
+            self.stream_watcher.start()
+
+    def _make_publisher(self, found: Found) -> Publisher:
+        settings = self.settings
+        confirmer: Confirmer
+        if found.mode == "stream":
+            _events, digests, rejected = plans_of(settings)
+            confirmer = PubAckConfirmer(
+                settings.digest_subject,
+                settings.rejected_subject,
+                (digests, rejected),
+                self._lookup_link,
+                create=not settings.no_create_streams,
+                domain=settings.js_domain,
+                outputs=self.store.last.outputs if self.store.last is not None else {},
+                replays=self.store.last is not None or settings.start != "new",
+            )
+        else:
+            confirmer = PongConfirmer(settings.digest_subject, settings.rejected_subject)
+        return Publisher(
+            self._publisher_link,
+            confirmer,
+            producers=settings.workers + 1,
+            replay_end=found.replay_end,
+            on_published=lambda barrier, outputs: self._checkpointer.published(barrier, outputs),
+            on_failure=self._thread_died,
+        )
+
+    @property
+    def _checkpointer(self) -> Checkpointer:
+        assert self.checkpointer is not None, "barriers are sent after the start"
+        return self.checkpointer
+
+    def _make_checkpointer(self, found: Found) -> Checkpointer:
+        return Checkpointer(
+            self.store,
+            workers=self.settings.workers,
+            settings=found.content_settings,
+            on_failure=self._thread_died,
+        )
+
+    def _make_workers(self, found: Found) -> list[Worker]:
+        assert self.publisher is not None
+        # Whoever knows the secret could choose ids that make the tables slow.
+        secret = os.urandom(16)
+        return [
+            Worker(
+                number,
+                AlarmBook(
+                    retention_ns=self.settings.retention,
+                    split_bytes=found.split_bytes,
+                    secret=secret,
+                    publish_empty=self.settings.publish_empty,
+                    stream=self.settings.events_stream.encode(),
+                ),
+                self.publisher.queue,
+                self._checkpointer,
+                self._thread_died,
+            )
+            for number in range(self.settings.workers)
+        ]
+
+    def _load_books(self) -> None:
+        """Raises StoreError."""
+        last = self.store.last
+        if last is None:
+            return
+        started = time.monotonic()
+        load_books(self.store, [worker.book for worker in self.workers])
+        log.info(
+            "went on from%s",
+            Fields(
+                checkpoint=last.number,
+                alarms=sum(worker.book.alarm_count for worker in self.workers),
+                users=sum(worker.book.user_count for worker in self.workers),
+                position=last.position.sequence if last.position is not None else None,
+                seconds=time.monotonic() - started,
+            ),
+        )
+
+    def _make_listener(self, found: Found) -> Listener:
+        assert self.publisher is not None
+        settings, last = self.settings, self.store.last
+        router = Router(
+            workers=settings.workers,
+            buckets=BUCKETS,
+            hash32=mmh3.hash,
+            skew_ns=settings.clock_skew,
+            read_odd=self.desk.read,
+            only_count=self.desk.only_count,
+            event_subject=settings.event_subject.encode(),
+            request_subject=settings.request_subject.encode(),
+        )
+        if last is not None:
+            router.arrival_ns = arrival_at_start(last.arrival_ns, settings)
+            place = last.position
+            router.stepped_back_ns = UNKNOWN_NS if place is None else place.stepped_back_ns
+        feed: Feed
+        if found.mode == "stream":
+            feed = StreamFeed(
+                plans_of(settings)[0],
+                create=not settings.no_create_streams,
+                domain=settings.js_domain,
+                start=settings.start,
+                position=last.position if last is not None else None,
+            )
+        else:
+            feed = CoreFeed(
+                settings.event_subject,
+                settings.request_subject,
+                settings.drain_timeout / 1e9,
+                accept_clock_step=settings.accept_clock_step,
+            )
+        return Listener(
+            self._listener_link,
+            feed,
+            router,
+            self.desk,
+            self.workers,
+            self.publisher.queue,
+            self._checkpointer,
+            backlog_limit=settings.backlog_limit,
+            checkpoint_interval_s=settings.checkpoint_interval / 1e9,
+            on_failure=self._thread_died,
+        )
+
+    def _deadline(self) -> float:
+        return time.monotonic() + self.settings.connect_timeout / 1e9
+
+    def _await(self, event: threading.Event, thread: ServiceThread, link: Link) -> bool:
+        """Wait for a thread to be connected; what it is busy with takes as long as it takes."""
+        deadline = self._deadline()
+        while not event.wait(TICK_S):
+            if not self._go_on():
+                return False
+            if time.monotonic() > deadline and not thread.busy_with:
+                raise not_reachable(link)
+        return True
+
+    # -- watching --------------------------------------------------------------------------------
+
+    @property
+    def whereabouts(self) -> Fields:
+        """Where it reads and writes, for the log: the streams and how far the input was read, or
+        the subjects."""
+        if self.mode != "stream" or self.listener is None:
+            return Fields(events=self.settings.event_subject, digests=self.settings.digest_subject)
+        streams = ",".join(plan.name for plan in plans_of(self.settings))
+        return Fields(streams=streams, position=self.listener.router.sequence)
+
+    @property
+    def threads(self) -> list[ServiceThread]:
+        """In the order of the data."""
+        every = [self.listener, *self.workers, self.publisher, self.checkpointer]
+        return [thread for thread in every if thread is not None and thread.ident is not None]
+
+    def illnesses(self) -> list[str]:
+        """Why the process should be replaced; empty when all threads are alive and beating."""
+        found = []
+        for thread in self.threads:
+            if not thread.is_alive() and not self._draining:
+                found.append(f"thread {thread.name} is not running")
+            elif thread.stuck:
+                found.append(f"thread {thread.name} is stuck")
+        return found
+
+    def unreadiness(self) -> list[str]:
+        """Why it does not do its work right now, though it may again; empty when ready."""
+        found = self.illnesses()
+        if self._draining:
+            listens = self.listener is not None and self.listener.consuming.is_set()
+            found.append("draining" if listens else "draining, not subscribed any more")
+        return [*found, *self.troubles()]
+
+    def troubles(self) -> list[str]:
+        """What holds up the work."""
+        if not self.mode:
+            return [f"not connected to NATS yet: {self._setup_link.last_error}"]
+        found = []
+        if self.listener is None or not (self._draining or self.listener.consuming.is_set()):
+            found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
+        elif self.listener.dropping:
+            found.append("workers lag behind: messages are dropped")
+        blocked = None if self.publisher is None else self.publisher.blocked_reason
+        if blocked is not None:
+            found.append(f"digests cannot be published: {blocked}")
+        connected = self.publisher is not None and self.publisher.connected.is_set()
+        if not connected and self._publisher_link.last_error != blocked:
+            found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
+        if self.stream_watcher is not None:
+            found += self.stream_watcher.troubles
+        if self.checkpointer is not None and self.checkpointer.failing_because is not None:
+            found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
+        listens = self.listener is not None and self.listener.consuming.is_set()
+        if self._draining and listens and self.mode == "core":
+            found.append("waiting for the server to say that nothing more is on its way to us")
+        found += [
+            f"thread {thread.name} has been {thread.busy_with} for {thread.busy_for_s:.0f} s"
+            for thread in self.threads
+            if thread.busy_for_s > BUSY_IS_TROUBLE_S
+        ]
+        if self.listener is not None and self.listener.catching_up and not self._draining:
+            found.append(f"catching up: {self.listener.at_least_behind} messages behind")
+        return found
+
+    @property
+    def uses_store(self) -> bool:
+        """Whether a thread may be reading from or writing to the store."""
+        return self.checkpointer is not None and self.checkpointer.is_alive()
+
+    def _thread_died(self, thread: threading.Thread, error: BaseException) -> None:
+        self.failure = (thread.name, error)
+
+    # -- stop ------------------------------------------------------------------------------------
+
+    def drain(self) -> bool:
+        """Stop in order; everything that has arrived comes out. False if it took too long."""
+        self._draining = True
+        if self.stream_watcher is not None:
+            self.stream_watcher.stop()
+        deadline = time.monotonic() + self.settings.drain_timeout / 1e9
+        publisher = self.publisher
+        if publisher is None:
+            return self.failure is None
+        if self.listener is None:  # it never came to subscribing: there is nothing to bring out
+            publisher.give_up()
+        else:
+            self.listener.stop()
+        for thread in self.threads:
+            if thread is self.checkpointer:  # all who send to it have ended
+                self.checkpointer.stop()
+            while thread.is_alive():
+                if self.failure is not None or time.monotonic() > deadline:
+                    publisher.give_up()
+                    return False
+                thread.join(TICK_S)
+        lost = self.listener is not None and self.listener.drain_was_cut
+        return self.failure is None and not lost
+
+
+def not_reachable(link: Link) -> NotReachable:
+    if link.connections:
+        return NotReachable(f"NATS is there, but does not do what is needed: {link.last_error}")
+    return NotReachable(f"cannot connect to NATS: {link.last_error}")
+
+
+def arrival_at_start(stored_ns: int, settings: Settings) -> int:
+    """The arrival clock as the store has it; our clock, where that is to be accepted instead."""
+    now_ns = time.time_ns()
+    if stored_ns <= now_ns + DAY_NS or not settings.accept_clock_step:
+        return stored_ns
+    log.warning(
+        "the store's arrival clock is set back to ours, as --accept-clock-step says:%s",
+        Fields(store=timestamps.to_text(stored_ns), clock=timestamps.to_text(now_ns)),
+    )
+    return now_ns
+
+
+def load_books(store: Store, books: list[AlarmBook]) -> None:
+    """Load every row of a store into the book of the worker that its bucket belongs to.
+
+    Raises StoreError; the books are useless then.
+    """
+    for chunk in store.rows():
+        for book, part in zip(books, split_by_worker(chunk, len(books)), strict=True):
+            if part:
+                try:
+                    book.load_rows(part)
+                except ValueError as error:
+                    raise StoreDamaged(f"the store is damaged: {error}") from error

@@ -1,0 +1,444 @@
+"""Fed by a stream: a pull consumer, and a position that is ours."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, TypeAlias
+
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.events import Router
+from alarmdigest.nats.answers import StreamInfo, bad_answer, read_stream_info
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import (
+    BadAnswer,
+    ConnectionLost,
+    ConsumerGone,
+    JetStreamError,
+    NatsError,
+    NoAnswer,
+    StreamConflict,
+    StreamMissing,
+)
+from alarmdigest.nats.jetstream import (
+    INACTIVE_TOO_LONG,
+    TOO_MANY_CONSUMERS,
+    JetStream,
+    consumer_request,
+)
+from alarmdigest.nats.questions import Questions
+from alarmdigest.nats.streams import StreamKeeper, StreamPlan
+from alarmdigest.pipeline.sources.clock import ArrivalWatch
+from alarmdigest.pipeline.sources.gaps import Gaps
+from alarmdigest.pipeline.sources.leader import LeaderReads, LeaderWatch
+from alarmdigest.pipeline.sources.pulls import Pulls
+from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.pipeline.sources.start_position import Start, where_to_start
+from alarmdigest.runtime.happenings import happenings
+from alarmdigest.runtime.logs import Fields, LimitedLog
+from alarmdigest.store.base import Position, Reread
+
+log = logging.getLogger(__name__)
+
+StartOption: TypeAlias = 'Literal["first", "new"] | int'
+
+# What a beginning may tell about the stream, as the page and the metrics call it.
+CHANGES = {"new_stream": "input_made_anew", "rolled_back": "input_rolled_back"}
+# The server forgets a consumer that nobody pulls from for so long.
+CONSUMER_INACTIVE_S = 60
+# All consumers are made by the leader of the whole cluster. When it does not answer for so long,
+# the stream is read from its own leader until it does.
+CREATE_TIMEOUT_S = 0.25
+# Where a server is about to end, it would get the new consumer as well: so long the stream's leader
+# is read before another one is made.
+SETTLES_AFTER_S = 1.5
+# The old consumer was told to go; what counts them may learn of it a moment later.
+TOO_MANY_PAUSE_S = 0.1
+TOO_MANY_TRIES = 5
+CREATE_AGAIN_AFTER_S = 20.0
+# The leader has had a message for so long that no consumer has brought: the replica lags that the
+# consumer sits on.
+LAGS_AFTER_S = 1.5
+# A consumer that is silent again and again, each time within GOOD_AFTER_S, is given more time.
+GOOD_AFTER_S = 5.0
+MOST_PATIENCE = 8.0
+
+
+@dataclass(slots=True)
+class FeedCounters:
+    """What happened to the stream under us; see the metrics for what each means."""
+
+    gone: int = 0
+    rolled_back: int = 0
+    made_anew: int = 0
+
+
+class StreamFeed(Feed):
+    """A pull consumer of a stream, a new one for every connection; the position is ours.
+
+    The server's consumer state is not used: it counts as delivered what it sent into a connection
+    that died.
+    """
+
+    may_drop = False
+
+    def __init__(
+        self,
+        plan: StreamPlan,
+        *,
+        create: bool,
+        domain: str,
+        start: StartOption,
+        position: Position | None,
+    ) -> None:
+        """``position`` is where an earlier run had got to; without one, ``start`` says where."""
+        self._plan = plan
+        self._keeper = StreamKeeper(plan, create=create)
+        self._domain = domain
+        self._start = start
+        self._kept = position
+        self.place_is_fleeting = position is None and start == "new"
+        self._created = position.created if position is not None else ""
+        self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
+        self._pulls: Pulls | None = None
+        self._reads: LeaderReads | None = None
+        self._questions: Questions | None = None
+        self._watch: LeaderWatch | None = None
+        self._patience = 1.0
+        self._opened_at = 0.0
+        self._create_again_at = math.inf
+        self._settled_at = 0.0
+        self._ask_for_consumer: Callable[[], None] | None = None
+        self._reread_is_on = False
+        self._not_answered_before = 0
+        self._arrivals = ArrivalWatch()
+        self.gaps = Gaps(plan.name)
+        self._paused = False
+        self._consumers: list[str] = []  # the one in use, and those not yet known to be deleted
+        self.counters = FeedCounters()
+        self._missing = LimitedLog(log, logging.ERROR)
+        self._trouble = LimitedLog(log, logging.ERROR)
+        self._slow = LimitedLog(log, logging.WARNING)
+
+    def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
+        self._kept = self.position(router)
+        if received is not None:
+            if self._pulls is not None:
+                self._pulls.unsubscribe()
+            if self._questions is not None:
+                self._questions.close()
+        self._pulls = self._reads = self._questions = self._watch = None
+        self._ask_for_consumer = None
+        # A stream may allow so many consumers only: the old one goes first.
+        self._forget_consumers(connection)
+        jetstream = JetStream(connection, domain=self._domain, received=received)
+        try:
+            self._open(connection, jetstream, router)
+        except ConnectionLost:
+            raise
+        except NatsError:
+            jetstream.drop()
+            raise
+
+    def _open(self, connection: Connection, jetstream: JetStream, router: Router) -> None:
+        info = self._keeper.ensure(jetstream)
+        beginning = where_to_start(
+            jetstream, info, self._kept, self._start, newest_ns=router.arrival_ns
+        )
+        name = f"alarmdigest-{secrets.token_hex(8)}"
+        # All subjects, also where the stream has others than ours: with a filter nobody can tell
+        # what it leaves out from what is deleted. (And nats-server 2.9 has no such filters.)
+        create, body = consumer_request(
+            self._plan.name, name=name, start=beginning.at, inactive_s=CONSUMER_INACTIVE_S
+        )
+        patience_s = max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s)
+        # Of those that nobody could tell us are gone, the newest: the server forgets them all soon.
+        old, self._consumers = self._consumers, [*self._consumers[-7:], name]
+        made = self._create(jetstream, create, body, beginning, patience_s)
+        if made is None:
+            assert self._kept is not None
+            place = self._kept
+        else:
+            place = self._place_before(jetstream, info, beginning, made, router.stepped_back_ns)
+        jetstream.drop()
+        self._note(beginning, place)
+        # A number from here on, whatever the beginning was: it is the same one after a restart,
+        # also if nothing comes until then.
+        self._kept = place
+        self._created = info.created
+        pending = _pending(made or {})
+        router.begin_deliveries(place.sequence, pending=pending)
+        router.set_position(place.sequence, place.timestamp_ns)
+        router.begin_reread(*(place.reread or (0, 0, 0)))
+        self._reread_is_on = place.sequence < router.reread_seq
+        self.gaps.answered(None)
+        self._opened_at = time.monotonic()
+        self._create_again_at = math.inf
+        self._questions = Questions(connection, router, prefix=self._prefix)
+        self._watch = LeaderWatch(self._questions, router, info)
+        # The leader of the cluster may not have been there to be told.
+        for gone in old:
+            what = f"CONSUMER.DELETE.{self._plan.name}.{gone}"
+            self._questions.ask(what, {}, partial(self._deleted, gone))
+        if made is not None:
+            self._pull_from(connection, router, name)
+            return
+        self._reads = LeaderReads(self._questions, router, self._plan.name)
+        self._ask_for_consumer = partial(
+            self._questions.ask, create, body, partial(self._created_late, connection, router)
+        )
+
+    def _create(
+        self,
+        jetstream: JetStream,
+        what: str,
+        body: dict[str, Any],
+        beginning: Start,
+        patience_s: float,
+    ) -> dict[str, Any] | None:
+        """Make the consumer; None when the stream must be read without one for now."""
+        goes_on = beginning.kind == "continues"
+        if goes_on and time.monotonic() < self._settled_at:
+            return None
+        for left in range(TOO_MANY_TRIES, -1, -1):
+            try:
+                return jetstream.request(what, body, timeout_s=patience_s if goes_on else None)
+            except NoAnswer as error:
+                if not goes_on:
+                    raise
+                reason = str(error)
+            except JetStreamError as error:
+                if error.err_code == INACTIVE_TOO_LONG and left:
+                    # Without a limit of our own we get the one of the stream's consumer_limits.
+                    body["config"].pop("inactive_threshold", None)
+                    continue
+                if error.err_code not in TOO_MANY_CONSUMERS:
+                    raise
+                if left:
+                    time.sleep(TOO_MANY_PAUSE_S)
+                    continue
+                reason = (
+                    f"{error}; raise max_consumers of stream {self._plan.name} or of our account "
+                    f"(nats stream edit {self._plan.name} --max-consumers …), or remove another "
+                    f"consumer (nats consumer ls {self._plan.name})"
+                )
+                if not goes_on:
+                    raise StreamConflict(reason) from error
+            break
+        self._slow("no consumer can be made: the stream's leader is read until then", reason=reason)
+        return None
+
+    def _created_late(
+        self, connection: Connection, router: Router, answer: dict[str, Any] | JetStreamError
+    ) -> None:
+        if isinstance(answer, JetStreamError):
+            # Too many of them: its leader is read until the next try.
+            self._create_again_at = time.monotonic() + CREATE_AGAIN_AFTER_S
+            return
+        log.info("%s: a consumer could be made again", self._plan.name)
+        self._reads = None
+        pending = _pending(answer)
+        router.begin_deliveries(router.sequence, pending=pending)
+        self._pull_from(connection, router, str(answer.get("name")))
+
+    def _pull_from(self, connection: Connection, router: Router, name: str) -> None:
+        self._pulls = Pulls(
+            connection,
+            router,
+            next_subject=f"{self._prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}",
+            patience=self._patience,
+        )
+
+    def _place_before(
+        self,
+        jetstream: JetStream,
+        info: StreamInfo,
+        beginning: Start,
+        made: dict[str, Any],
+        stepped_back_ns: int,
+    ) -> Position:
+        """The last message that the consumer passes over. Raises ConnectionLost if the stream is
+        not the one any more that the beginning was found in: its numbers mean nothing there."""
+        now = jetstream.stream_info(info.name)
+        if now is None or now.created != info.created or now.last_seq < info.last_seq:
+            raise ConnectionLost(f"stream {info.name} was made anew while we looked at it")
+        try:
+            sequence = int(made["delivered"]["stream_seq"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise bad_answer(made) from error
+        timestamp_ns = jetstream.message_time_ns(info.name, sequence) if sequence else 0
+        kept = self._kept
+        if timestamp_ns is None:  # deleted: what follows must not be older than the one we know
+            goes_on = kept is not None and beginning.kind == "continues"
+            timestamp_ns = kept.timestamp_ns if goes_on and kept is not None else 0
+        reread = kept.reread if kept is not None else None  # one that goes on
+        if (last := beginning.last_known) is not None:
+            reread = Reread(*last, stepped_back_ns)
+        return Position(info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread)
+
+    def _note(self, beginning: Start, place: Position) -> None:
+        """Say and count what the beginning is like; called once the consumer is there."""
+        alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
+        log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
+        if beginning.last_known is not None:
+            sequence, time_ns = beginning.last_known
+            log.warning(
+                "%s: what was read before is read again, up to message %d at most; requests in it "
+                "that are not newer than %s are not answered again",
+                self._plan.name,
+                sequence,
+                timestamps.to_text(time_ns),
+            )
+        gone = beginning.gone
+        if beginning.kind == "continues" and self._kept is not None:
+            # The stream may have deleted more until the consumer was there.
+            gone = max(gone, place.sequence - self._kept.sequence)
+        if gone:
+            happenings.note("stream_gone", self._what_is_gone(beginning, gone), gone)
+        if change := CHANGES.get(beginning.kind):
+            happenings.note(change, beginning.sentence, 1)
+        self.counters.gone += gone
+        self.counters.rolled_back += beginning.kind == "rolled_back"
+        self.counters.made_anew += beginning.kind == "new_stream"
+
+    def _what_is_gone(self, beginning: Start, gone: int) -> str:
+        if beginning.kind != "continues" or self._kept is None:
+            return beginning.sentence
+        behind = self._kept.sequence
+        return (
+            f"{self._plan.name}: messages {behind + 1} to {behind + gone} were deleted "
+            "before we read them"
+        )
+
+    def consuming(self, connection: Connection) -> bool:
+        return True  # the stream keeps what is published, and open() has asked for it
+
+    def hear(self, connection: Connection, router: Router) -> None:
+        if self._questions is not None:
+            self._questions.hear()
+        if self._reads is not None:
+            self._reads.turn(pause=self._paused)
+
+    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+        self._paused = pause
+        if self._questions is not None and self._watch is not None:
+            self._questions.ask_again()
+            self._watch.turn(expecting=self._pulls is not None and not pause)
+            if self.gaps.turn(router.take_gap()):
+                self._questions.ask(f"STREAM.INFO.{self._plan.name}", {}, self._begins_at)
+        self._arrivals.turn(router.arrival_ns)
+        if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
+            self._end_reread(router)
+        if self._pulls is not None:
+            try:
+                self._pulls.turn(pause=pause)
+            except (ConnectionLost, ConsumerGone):
+                self._be_patient()
+                raise
+            if self._watch is not None and self._watch.missing_s > LAGS_AFTER_S:
+                self._be_patient()
+                raise ConsumerGone("the consumer's server lags behind the leader of the stream")
+        elif self._ask_for_consumer is not None and time.monotonic() >= self._settled_at:
+            self._ask_for_consumer()
+            self._ask_for_consumer = None
+        elif time.monotonic() > self._create_again_at:
+            raise ConsumerGone("there is none yet")
+
+    def _begins_at(self, answer: dict[str, Any] | JetStreamError) -> None:
+        """What the stream's leader says of its first message, for the gaps."""
+        if isinstance(answer, JetStreamError):
+            return
+        with suppress(BadAnswer):
+            self.gaps.answered(read_stream_info(answer).first_seq)
+
+    def _end_reread(self, router: Router) -> None:
+        self._reread_is_on = False
+        count = router.not_answered - self._not_answered_before
+        self._not_answered_before = router.not_answered
+        log.log(
+            logging.ERROR if count else logging.INFO,
+            "%s: what may have been read before ends with message %d; %d requests among it were "
+            "not answered again: what is due comes with the next request of each user",
+            self._plan.name,
+            router.sequence,
+            count,
+        )
+
+    def _be_patient(self) -> None:
+        """A consumer was lost in silence: one that lasted shows that it was no misjudgement."""
+        lasted = time.monotonic() - self._opened_at > GOOD_AFTER_S
+        self._patience = 1.0 if lasted else min(self._patience * 2, MOST_PATIENCE)
+
+    def behind(self, router: Router) -> int | None:
+        """As the leader of the stream sees it: what a consumer says ends where its server ends."""
+        pulls, watch = self._pulls, self._watch
+        if watch is None or watch.behind is None or (pulls is not None and not pulls.alive):
+            return None
+        return max(watch.behind, router.pending)
+
+    def status(self, headers: bytes, router: Router) -> None:
+        if self._pulls is None:
+            return
+        try:
+            self._pulls.status(headers)
+        except ConsumerGone as gone:
+            if "Shutdown" in str(gone) or "Leadership" in str(gone):
+                self._settled_at = time.monotonic() + SETTLES_AFTER_S
+            raise
+
+    def stop(self, connection: Connection) -> None:
+        """What is on its way is read by the next start."""
+        self._forget_consumers(connection)
+
+    def _forget_consumers(self, connection: Connection) -> None:
+        """The server need not keep them until they are seen to be inactive."""
+        for name in self._consumers:
+            what = f"{self._prefix}.CONSUMER.DELETE.{self._plan.name}.{name}"
+            connection.send(b"PUB %b 0\r\n\r\n" % what.encode())
+
+    def _deleted(self, name: str, _answer: object) -> None:
+        if name in self._consumers:
+            self._consumers.remove(name)
+
+    def stopped(self, connection: Connection) -> bool:
+        return True
+
+    def position(self, router: Router) -> Position | None:
+        if router.sequence == 0:
+            return self._kept
+        reread = None
+        if router.sequence < router.reread_seq:
+            reread = Reread(router.reread_seq, router.reread_ns, router.reread_stepped_back_ns)
+        return Position(
+            self._plan.name,
+            self._created,
+            router.sequence,
+            router.timestamp_ns,
+            router.stepped_back_ns,
+            reread,
+        )
+
+    def lost(self, reason: NatsError) -> None:
+        self.gaps.answered(None)
+        if isinstance(reason, StreamMissing):
+            self._missing("nothing keeps what is published now", reason=reason)
+        elif isinstance(reason, ConnectionLost):
+            log.warning("connection lost%s", Fields(name="alarmdigest", reason=reason))
+        elif isinstance(reason, ConsumerGone):
+            log.warning("consumer lost, making another%s", Fields(reason=reason))
+        elif isinstance(reason, NoAnswer):
+            log.warning("JetStream does not answer, asking again%s", Fields(reason=reason))
+        else:
+            self._trouble("JetStream does not do what we ask, trying again", reason=reason)
+
+
+def _pending(consumer: dict[str, Any]) -> int:
+    """How many messages wait for a consumer, by the server's answer; 0 where it does not say."""
+    found = consumer.get("num_pending")
+    return found if isinstance(found, int) and found >= 0 else 0

@@ -1,0 +1,99 @@
+"""Fed by plain subscriptions: everything is delivered once, to those who listen."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from alarmdigest._ext import events
+from alarmdigest._ext.events import DAY_NS, Router
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.pipeline.sources.clock import SteadyClock
+from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.store.base import Position
+
+log = logging.getLogger(__name__)
+
+
+class CoreFeed(Feed):
+    """Plain subscriptions: everything is delivered once, to those who listen."""
+
+    may_drop = True
+
+    def __init__(
+        self,
+        event_subject: str,
+        request_subject: str,
+        drain_timeout_s: float,
+        *,
+        accept_clock_step: bool = False,
+    ) -> None:
+        self._drain_timeout_s = drain_timeout_s
+        self._accept_clock_step = accept_clock_step
+        self.clock = SteadyClock(accept=accept_clock_step)
+        self._subscriptions = list(
+            zip(
+                events.EVENT_SIDS + events.REQUEST_SIDS,
+                (event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"),
+                strict=True,
+            )
+        )
+        self._subscribed = 0
+        self._unsubscribed = 0
+        self._deadline = 0.0
+
+    def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
+        connection.send(
+            b"".join(b"SUB %b  %d\r\n" % (name.encode(), sid) for sid, name in self._subscriptions)
+        )
+        self._subscribed = connection.send_ping()
+
+    def consuming(self, connection: Connection) -> bool:
+        return connection.pongs >= self._subscribed
+
+    def hear(self, connection: Connection, router: Router) -> None:
+        """Nothing is asked."""
+
+    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+        """A subscriber need not ask; but until it knows that it is one, it watches the server."""
+        if connection.pongs < self._subscribed:
+            connection.still_there()
+        if self._accept_clock_step and router.arrival_ns > (now_ns := time.time_ns()) + DAY_NS:
+            router.arrival_ns = now_ns
+
+    def now_ns(self) -> int:
+        return self.clock.now_ns()
+
+    @property
+    def arrival_steps(self) -> int:
+        return self.clock.steps
+
+    def status(self, headers: bytes, router: Router) -> None:
+        """Nobody sends us one."""
+
+    def stop(self, connection: Connection) -> None:
+        connection.send(b"".join(b"UNSUB %d\r\n" % sid for sid, _ in self._subscriptions))
+        # Everything that the server sent before it saw this comes before its PONG.
+        self._unsubscribed = connection.send_ping()
+        self._deadline = time.monotonic() + self._drain_timeout_s
+
+    def stopped(self, connection: Connection) -> bool:
+        if connection.pongs >= self._unsubscribed:
+            return True
+        if time.monotonic() > self._deadline:
+            raise ConnectionLost(f"{connection.url}: no answer while draining")
+        return False
+
+    def behind(self, router: Router) -> int | None:
+        return None  # what the server still holds for us, it does not say
+
+    def position(self, router: Router) -> Position | None:
+        return None
+
+    def lost(self, reason: NatsError) -> None:
+        log.error(
+            "connection lost%s; what is published until it is back does not reach us (core mode)",
+            Fields(name="alarmdigest", reason=reason),
+        )

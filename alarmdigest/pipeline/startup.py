@@ -1,0 +1,171 @@
+"""Before the threads start: what can this server do, and does it fit what the store holds?"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.events import DAY_NS
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.lasting_errors import lasts
+from alarmdigest.nats.reconnect import Link
+from alarmdigest.pipeline.server_checks import plans_of, ready_streams, split_bytes, version_problem
+from alarmdigest.settings import Settings, SettingsError
+from alarmdigest.store.base import Checkpoint, Position
+
+__all__ = ["Found", "NotReachable", "look_at_server", "plans_of"]
+
+log = logging.getLogger(__name__)
+
+
+class NotReachable(RuntimeError):
+    """No NATS server in time, or none that can do what is asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the setup has decided. Sizes in bytes.
+
+    ``replay_end`` is the last message of the input stream: an earlier run has read none behind it.
+    None in core mode.
+    ``content_settings`` are those that decide what digests hold.
+    """
+
+    mode: str
+    split_bytes: int
+    replay_end: Position | None
+    content_settings: dict[str, int]
+
+
+def look_at_server(
+    link: Link, settings: Settings, last: Checkpoint | None, *, go_on: Callable[[], bool]
+) -> Found | None:
+    """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
+
+    ``last`` is the checkpoint that the service will go on from. Raises SettingsError and
+    NotReachable for what will not mend itself.
+    """
+    while True:
+        connection = link.open(go_on)
+        if connection is None:
+            return None
+        try:
+            return _look(connection, settings, last)
+        except JetStreamError as error:
+            if lasts(error):
+                raise SettingsError(str(error)) from error
+            _try_again(link, error)
+        except NatsError as error:
+            _try_again(link, error)
+        finally:
+            connection.close()
+
+
+def _try_again(link: Link, error: NatsError) -> None:
+    link.last_error = str(error)
+    log.warning("the server does not do what we need, trying again: %s", error)
+
+
+def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> Found:
+    _check_store(settings, last)
+    _check_version(connection, "core", asked_for=settings.mode)
+    mode = "core"
+    digests = replay_end = None
+    # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
+    if settings.mode != "core":
+        jetstream = JetStream(connection, domain=settings.js_domain)
+        mode = _mode(jetstream, settings, last, connection.url)
+        if mode == "stream":
+            _check_version(connection, mode, asked_for=settings.mode)
+            streams = ready_streams(jetstream, settings)
+            events, digests = streams["alarms"], streams["digests"]
+            replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
+        jetstream.close()
+    if mode == "core":
+        _check_clock(settings, last)
+    content = {
+        "clock_skew": settings.clock_skew,
+        "retention": settings.retention,
+        "split_bytes": split_bytes(settings, connection, digests),
+        "publish_empty": int(settings.publish_empty),
+    }
+    if last is not None and last.position is not None:
+        _compare(last, content, replay_end.sequence if replay_end is not None else 0)
+    return Found(mode, content["split_bytes"], replay_end, content)
+
+
+def _check_version(connection: Connection, mode: str, *, asked_for: str) -> None:
+    if problem := version_problem(connection, mode, asked_for=asked_for):
+        raise SettingsError(problem)
+
+
+def _check_store(settings: Settings, last: Checkpoint | None) -> None:
+    """Raises SettingsError for a store that goes on somewhere else."""
+    position = last.position if last is not None else None
+    if position is None:
+        return
+    if position.stream != settings.events_stream:
+        raise SettingsError(
+            f"the store in {settings.data_dir} was fed by the stream {position.stream}, not by "
+            f"{settings.events_stream}: choose another --data-dir, or that stream"
+        )
+    if settings.mode == "core":
+        raise SettingsError(
+            f"--mode core: the store in {settings.data_dir} goes on at a place in the stream "
+            f"{position.stream}; use --mode stream, or another --data-dir"
+        )
+
+
+def _check_clock(settings: Settings, last: Checkpoint | None) -> None:
+    """Raises SettingsError where the store has seen a later time than ours, by over a day: we would
+    stay there until our clock has come so far."""
+    now_ns = time.time_ns()
+    if last is None or settings.accept_clock_step or last.arrival_ns <= now_ns + DAY_NS:
+        return
+    raise SettingsError(
+        f"our clock says {timestamps.to_text(now_ns)}, and the store in {settings.data_dir} has "
+        f"seen {timestamps.to_text(last.arrival_ns)}: one of both is wrong. Set our clock right; "
+        "if it is right, start once with --accept-clock-step"
+    )
+
+
+def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url: str) -> str:
+    if jetstream.available():
+        return "stream"
+    if settings.js_domain:
+        # Who names a domain wants a stream; and from a leaf its hub may be cut off for a moment.
+        raise JetStreamOff(
+            f"nobody answers for the JetStream domain {settings.js_domain}: is this its name, and "
+            "is its server connected to this one? (--mode core does without)"
+        )
+    position = last.position if last is not None else None
+    if settings.mode == "stream" or position is not None:
+        wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
+        raise NotReachable(
+            f"{url} (or our account there) has no JetStream, which {wanted} needs: turn it on "
+            "there (jetstream {} in the server's configuration), or say --mode core"
+        )
+    log.warning(
+        "no JetStream on %s: core mode; what is published while this service is away is lost to "
+        "it; --mode core says that this is wanted",
+        url,
+    )
+    return "core"
+
+
+def _compare(last: Checkpoint, content: dict[str, int], replay_end: int) -> None:
+    """A replay under other settings makes other digests than those that are published already."""
+    assert last.position is not None
+    changed = sorted(name for name in content if last.settings.get(name) != content[name])
+    if changed and replay_end > last.position.sequence:
+        log.warning(
+            "changed since the last checkpoint, with %d messages to read again: %s; a digest that "
+            "was published after that checkpoint may be published once more with other content",
+            replay_end - last.position.sequence,
+            ", ".join(changed),
+        )

@@ -1,0 +1,125 @@
+"""One worker: a queue of routed batches, and the alarm book of its users."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+
+from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest.pipeline.batches import Outgoing, Routed
+from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
+from alarmdigest.runtime import failpoints, memory
+from alarmdigest.runtime.histogram import Histogram
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
+
+# From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
+# checkpoints, or 45 where the steps get smaller with the book. These come every second while
+# anything arrives, else every ten seconds (listener.py): so within a minute, or eight at rest. In
+# slices of some milliseconds between two batches, so that a large book holds up nobody.
+SWEEP_FRACTION = 15
+SWEEP_AT_LEAST = 4096
+SWEEP_SLICE = 16 * 1024
+# A book that holds so much less than it did is worth asking the C library for the difference.
+WORTH_GIVING_BACK_BYTES = 4 * 1024 * 1024
+
+
+def steps_of_a_barrier(book: AlarmBook) -> int:
+    """How much of a book is swept from one barrier to the next."""
+    return max(SWEEP_AT_LEAST, -(-book.steps_around // SWEEP_FRACTION))
+
+
+class Worker(ServiceThread):
+    """Merges what is routed to it and hands the digests to the publisher.
+
+    ``merged_bytes`` counts what it has worked off: the client thread compares it with what it has
+    handed over, so neither has to take a lock for the backlog. ``waited`` is how long batches took
+    from the socket to here, ``merging`` how long they were worked on; each once for a batch.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        book: AlarmBook,
+        digests: queue.Queue[Outgoing | Barrier | None],
+        checkpointer: Checkpointer,
+        on_failure: Callable[[threading.Thread, BaseException], None],
+    ) -> None:
+        super().__init__(f"worker-{number}", on_failure)
+        self.book = book
+        # Not bounded by itself: the client thread must never wait for a worker, so it is the one
+        # that bounds, in bytes over all workers (see listener.py). None ends the worker.
+        self.queue: queue.Queue[Routed | Barrier | None] = queue.Queue()
+        self.merged_bytes = 0
+        self.waited = Histogram()
+        self.merging = Histogram()
+        self._digests = digests
+        self._checkpointer = checkpointer
+        self._sweep_steps = 0
+        self._sweep_until_ns = 0
+        self._most_held_bytes = 0
+
+    def work(self) -> None:
+        while True:
+            self.beat()
+            try:
+                item = self.queue.get(timeout=0 if self._sweep_steps else TICK_S * 5)
+            except queue.Empty:
+                self._sweep()
+                continue
+            if item is None:
+                break
+            if isinstance(item, Barrier):
+                self._meet(item)
+            else:
+                self._merge(item)
+                self.merged_bytes += len(item)
+                self._sweep()
+        put_patiently(self._digests, None, self.beat)
+
+    def _merge(self, batch: Routed) -> None:
+        position = 0
+        merging_s = 0.0
+        started = time.monotonic()
+        self.waited.observe(started - batch.read_at)
+        while position < len(batch):
+            before = self.book.answered
+            made, position = self.book.merge(batch.records, position)
+            merging_s += time.monotonic() - started
+            if made:
+                outgoing = Outgoing(made, batch.read_at, self.book.answered - before)
+                # Digests are never dropped: a publisher that cannot publish makes us wait.
+                put_patiently(self._digests, outgoing, self.beat)
+            started = time.monotonic()
+        self.merging.observe(merging_s)
+
+    def _meet(self, barrier: Barrier) -> None:
+        """Hand over what has changed since the last barrier, as bytes of their own."""
+        self._sweep_until_ns = barrier.arrival_ns
+        # What is left over from the last one, where batches leave little time for it, is not lost.
+        self._sweep_steps += steps_of_a_barrier(self.book)
+        self._sweep_steps = min(self._sweep_steps, self.book.steps_around)
+        self._sweep()
+        rows = []
+        while chunk := self.book.take_rows():
+            rows.append(chunk)
+        self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
+        failpoints.reach("worker.rows_taken")
+        self._give_back()
+        put_patiently(self._digests, barrier, self.beat)
+
+    def _sweep(self) -> None:
+        if self._sweep_steps == 0:
+            return
+        steps = min(self._sweep_steps, SWEEP_SLICE)
+        self.book.sweep(self._sweep_until_ns, steps)
+        self._sweep_steps -= steps
+
+    def _give_back(self) -> None:
+        """To the system, what the book has given back to the C library."""
+        held = self.book.held_bytes
+        self._most_held_bytes = max(self._most_held_bytes, held)
+        if self._most_held_bytes - held >= WORTH_GIVING_BACK_BYTES:
+            self._most_held_bytes = held
+            memory.give_back()
