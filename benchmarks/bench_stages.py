@@ -43,8 +43,14 @@ def refuse(*_args: object) -> None:
     raise AssertionError("none of these needs the slow reader")
 
 
-def router(workers: int = 12, read_odd: Callable[..., Any] = refuse) -> Router:
-    return Router(workers=workers, buckets=BUCKETS, hash32=mmh3.hash, skew_ns=0, read_odd=read_odd)
+def router(workers: int = 12, parse_leniently: Callable[..., Any] = refuse) -> Router:
+    return Router(
+        workers=workers,
+        buckets=BUCKETS,
+        hash32=mmh3.hash,
+        skew_ns=0,
+        parse_leniently=parse_leniently,
+    )
 
 
 def route(made: Router, load: bytes) -> None:

@@ -22,8 +22,8 @@ from alarmdigest._ext import frames
 from alarmdigest._ext.events import Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.listener import BUFFER_BYTES
-from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
-from alarmdigest.pipeline.startup import plans_of
+from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
+from alarmdigest.pipeline.startup import stream_configs_of
 from alarmdigest.settings import Settings
 
 SUBJECT = "AlarmStatusChanged"
@@ -103,7 +103,7 @@ def natspy(url: str, count: str) -> None:
 def puller(url: str, count: str) -> None:
     """A pull consumer, asking as the service does: messages counted, and nothing else."""
     skimmer = Skimmer(connected(url))
-    # Of the router only what the feed looks at.
+    # Of the router only what the source looks at.
     router = cast(
         Router,
         SimpleNamespace(
@@ -121,18 +121,18 @@ def puller(url: str, count: str) -> None:
             set_position=lambda *_args: None,
         ),
     )
-    feed = StreamFeed(
-        plans_of(Settings()).alarms, create=False, domain="", start="first", position=None
+    source = PullConsumerSource(
+        stream_configs_of(Settings()).alarms, create=False, domain="", start="first", position=None
     )
-    feed.open(skimmer.connection, router, None)
+    source.open(skimmer.connection, router, None)
 
     def work() -> None:
         while skimmer.messages < int(count):
             for kind, headers, _text in skimmer.read():
                 if kind == frames.HMSG:
-                    feed.status(headers, router)
+                    source.status(headers, router)
             cast(Any, router).delivered = skimmer.messages
-            feed.turn(skimmer.connection, router, pause=False)
+            source.turn(skimmer.connection, router, pause=False)
 
     report(work)
 

@@ -28,7 +28,7 @@ from row_codec cimport (
     take_block,
 )
 from state cimport (
-    CHANGED, FIRST_TABLE_SIZE, LISTED, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
+    CHANGED, FIRST_TABLE_SIZE, DIGEST_CANDIDATE, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
     alarm_at, alarm_tag, count_alarm, find_alarm, find_user, id_of_alarm, is_due, is_forgotten,
     list_as_due, mark_dirty, sweep_alarms, uncount_alarm, user_at, user_tag,
 )
@@ -321,7 +321,7 @@ cdef class AlarmBook:
         alarm.latest = record.status
         alarm.arrived_ns = record.arrival_ns
         alarm.sent_ns = 0
-        alarm.flags = STATUS_NONE | (alarm.flags & LISTED)
+        alarm.flags = STATUS_NONE | (alarm.flags & DIGEST_CANDIDATE)
 
     cdef bint follow(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
         """A further event of a known alarm, in whatever order; whether it changed anything."""
@@ -371,7 +371,7 @@ cdef class AlarmBook:
             while next_handle != 0:
                 alarm = alarm_at(&self.state, next_handle)
                 next_handle = alarm.next_listed
-                alarm.flags &= ~LISTED
+                alarm.flags &= ~DIGEST_CANDIDATE
                 if is_due(alarm):
                     if not buffer_reserve(&self.due, sizeof(Due)):
                         return False

@@ -7,7 +7,7 @@ domain and account hash before the stream in newer servers).
 
 One call takes the plain shape of a message only: the exact field names (and Go's ``UserId``), all
 values valid. Whatever it does not take goes, at its place in the order, to a Python function that
-knows every spelling and every reason to refuse (``alarmdigest.wire.messages``). What this one takes,
+knows every spelling and every reason to reject (``alarmdigest.wire.messages``). What this one takes,
 that one reads the same; a property test holds them together.
 """
 
@@ -120,7 +120,7 @@ cdef inline bint is_no_json(Span text) noexcept:
 
 
 cdef int reason_by_name(dict fields, str name, bint is_id) except -1:
-    """Why a field of this name is refused, REASON_UNKNOWN if it is not, or is spelt otherwise."""
+    """Why a field of this name is rejected, REASON_UNKNOWN if it is not, or is spelt otherwise."""
     cdef PyObject* value = PyDict_GetItem(fields, name)
     cdef Span text
     if value == NULL:
@@ -134,7 +134,7 @@ cdef int reason_by_name(dict fields, str name, bint is_id) except -1:
 
 
 cdef int reason_of(int kind, dict fields) except -1:
-    """Why an object is refused, where it can be told without the reader of all spellings."""
+    """Why an object is rejected, where it can be told without the reader of all spellings."""
     cdef int alarm, user, status
     cdef Span text
     user = reason_by_name(fields, USER_ID, True)
@@ -229,7 +229,7 @@ cdef class Router:
     cdef uint32_t workers
     cdef uint32_t buckets
     cdef object hash32
-    cdef object read_odd
+    cdef object parse_leniently
     cdef object only_count
     cdef int64_t skew_ns
     cdef int64_t now_ns
@@ -262,23 +262,23 @@ cdef class Router:
     cdef readonly uint64_t foreign
     cdef readonly uint64_t events
     cdef readonly uint64_t requests
-    cdef readonly uint64_t odd
+    cdef readonly uint64_t slow_path
     cdef readonly uint64_t clamped
     cdef readonly uint64_t dropped_events
     cdef readonly uint64_t dropped_requests
     cdef readonly size_t wanted
 
     def __cinit__(
-        self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_odd,
+        self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, parse_leniently,
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
         only_count=None,
     ):
-        """``hash32(user, 0, False)`` is mmh3; ``read_odd(kind, payload, subject, origin)`` gives
-        ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has refused.
+        """``hash32(user, 0, False)`` is mmh3; ``parse_leniently(kind, payload, subject, origin)`` gives
+        ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
         ``origin`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
 
         ``only_count(kind, reason)`` is asked before that where a plain subscription's message is
-        certainly refused, for the reason of that place in ``messages.REASONS``: true if it has
+        certainly rejected, for the reason of that place in ``messages.REASONS``: true if it has
         been counted and nobody need read it.
         """
         if not 1 <= buckets <= 65536:
@@ -292,7 +292,7 @@ cdef class Router:
         self.buckets = buckets
         self.hash32 = hash32
         self.skew_ns = skew_ns
-        self.read_odd = read_odd
+        self.parse_leniently = parse_leniently
         self.only_count = only_count
         self.event_subject = event_subject
         self.request_subject = request_subject
@@ -496,20 +496,20 @@ cdef class Router:
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_odd(KIND_EVENT, payload, frame, REASON_JSON)
+            return self.route_parsed(KIND_EVENT, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_odd(KIND_EVENT, payload, frame, REASON_SCHEMA)
+            return self.route_parsed(KIND_EVENT, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 4)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES
                 and text_of(PyDict_GetItem(fields, ALARM_ID), &alarm_id)
                 and alarm_id.length <= MAX_ID_BYTES
                 and text_of(PyDict_GetItem(fields, STATUS), &status_text)
                 and text_of(PyDict_GetItem(fields, CHANGED_AT), &changed_at)):
-            return self.route_odd(
+            return self.route_parsed(
                 KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         status = status_of(status_text)
         if status == STATUS_NONE or not parse_rfc3339(changed_at.data, changed_at.length, &time_ns):
-            return self.route_odd(
+            return self.route_parsed(
                 KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         return self.append(KIND_EVENT, <object> user, user_id, alarm_id, status, time_ns)
 
@@ -525,12 +525,12 @@ cdef class Router:
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_odd(KIND_REQUEST, payload, frame, REASON_JSON)
+            return self.route_parsed(KIND_REQUEST, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_odd(KIND_REQUEST, payload, frame, REASON_SCHEMA)
+            return self.route_parsed(KIND_REQUEST, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
-            return self.route_odd(
+            return self.route_parsed(
                 KIND_REQUEST, payload, frame, self.reason_if_asked(KIND_REQUEST, <dict> fields))
         return self.append_request(<object> user, user_id)
 
@@ -549,13 +549,13 @@ cdef class Router:
         return self.append(KIND_REQUEST, user, user_id, rest, STATUS_CLEARED, 0)
 
     cdef bint is_only_counted(self, int kind, int reason) except -1:
-        """Whether a message that is refused needs no more attention; if so it has been counted.
+        """Whether a message that is rejected needs no more attention; if so it has been counted.
 
-        Never one of a stream: there nobody is cut off, and a replay must refuse the same again.
+        Never one of a stream: there nobody is cut off, and a replay must reject the same again.
         """
         if self.in_stream or self.only_count is None or not self.only_count(kind, reason):
             return False
-        self.odd += 1
+        self.slow_path += 1
         return True
 
     cdef int reason_if_asked(self, int kind, dict fields) except -1:
@@ -563,14 +563,14 @@ cdef class Router:
             return REASON_UNKNOWN
         return reason_of(kind, fields)
 
-    cdef int route_odd(self, int kind, bytes payload, Frame* frame, int reason) except -1:
+    cdef int route_parsed(self, int kind, bytes payload, Frame* frame, int reason) except -1:
         """Not the plain shape: ask the reader that knows them all. ``reason`` is why it will
-        refuse this one, or REASON_UNKNOWN."""
+        reject this one, or REASON_UNKNOWN."""
         cdef Span user_id, alarm_id
         if reason != REASON_UNKNOWN and self.is_only_counted(kind, reason):
             return 0
-        self.odd += 1
-        accepted = self.read_odd(
+        self.slow_path += 1
+        accepted = self.parse_leniently(
             kind, payload,
             PyBytes_FromStringAndSize(<const char*> frame.subject.data, frame.subject.length),
             (self.sequence, self.timestamp_ns) if self.in_stream else None)

@@ -79,7 +79,7 @@ cdef class InFlight:
     cdef readonly uint64_t outstanding
     cdef readonly uint64_t refused
     cdef readonly uint64_t digests           # confirmed
-    cdef readonly uint64_t refusals
+    cdef readonly uint64_t rejections
     cdef readonly uint64_t second_answers
     cdef readonly uint64_t resent
     cdef uint64_t sendings
@@ -419,7 +419,7 @@ cdef class InFlight:
         if slot.kind == 0:
             self.digests += 1
         else:
-            self.refusals += 1
+            self.rejections += 1
         if place > self.places[slot.kind]:
             self.places[slot.kind] = place
             self.ids_known[slot.kind] = slot.record.headers_len >= ID_LINE

@@ -4,7 +4,7 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdio cimport snprintf
 
 from buffers cimport Buffer, buffer_put, buffer_reserve
-from records cimport OUTGOING_DIGEST, OUTGOING_REFUSAL, OutgoingRecord
+from records cimport OUTGOING_DIGEST, OUTGOING_REJECTION, OutgoingRecord
 
 cdef enum:
     MAX_NUMBERS = 128            # two sizes in decimal and blanks, with room to spare
@@ -22,7 +22,7 @@ ctypedef struct Wire:
     size_t max_payload
     Buffer out
     uint64_t digests
-    uint64_t refusals
+    uint64_t rejections
     uint64_t unpublishable
     size_t largest_digest
 
@@ -43,7 +43,7 @@ cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t num
         headers_len += 13 + w.id.length + digits_len + 2
     if record.kind == OUTGOING_DIGEST:
         headers_len += w.mark.length
-    if headers_len + body_len > w.max_payload and record.kind == OUTGOING_REFUSAL:
+    if headers_len + body_len > w.max_payload and record.kind == OUTGOING_REJECTION:
         cut = True
         headers_len += 23
         if headers_len > w.max_payload:  # not even its headers fit: nothing can be said of it
@@ -85,5 +85,5 @@ cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t num
     if record.kind == OUTGOING_DIGEST:
         w.digests += 1
     else:
-        w.refusals += 1
+        w.rejections += 1
     return True

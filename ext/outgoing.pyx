@@ -6,16 +6,16 @@ from libc.stdlib cimport free
 from libc.string cimport memset
 
 from outgoing cimport Text, Wire, put_message
-from records cimport OUTGOING_REFUSAL, OutgoingRecord, padded
+from records cimport OUTGOING_REJECTION, OutgoingRecord, padded
 
 
-def pack_refusal(bytes headers not None, bytes body not None) -> bytes:
-    """One refused message as an outgoing record; `headers` are whole ``Key: value\\r\\n`` lines."""
+def pack_rejection(bytes headers not None, bytes body not None) -> bytes:
+    """One rejected message as an outgoing record; `headers` are whole ``Key: value\\r\\n`` lines."""
     cdef OutgoingRecord record
     memset(&record, 0, sizeof(record))
     record.headers_len = <uint32_t> len(headers)
     record.body_len = <uint32_t> len(body)
-    record.kind = OUTGOING_REFUSAL
+    record.kind = OUTGOING_REJECTION
     cdef size_t length = sizeof(record) + len(headers) + len(body)
     return (<char*> &record)[:sizeof(record)] + headers + body + bytes(padded(length) - length)
 
@@ -33,8 +33,8 @@ def to_wire(
 ) -> tuple:
     """Frame a batch of outgoing records as HPUB, each with the id ``<id_prefix><place in batch>``.
 
-    A refusal larger than ``max_payload`` is cut and says so; one whose headers alone are larger is
-    left out. Returns ``(wire, digests, refusals, left_out, largest_digest)``, the last in bytes as
+    A rejection larger than ``max_payload`` is cut and says so; one whose headers alone are larger is
+    left out. Returns ``(wire, digests, rejections, left_out, largest_digest)``, the last in bytes as
     the server counts them, headers included. Copies without the GIL.
     """
     cdef Wire w
@@ -57,7 +57,7 @@ def to_wire(
                 position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
         if not enough_memory:
             raise MemoryError("no memory to frame outgoing messages")
-        return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), w.digests, w.refusals,
+        return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), w.digests, w.rejections,
                 w.unpublishable, w.largest_digest)
     finally:
         free(w.out.data)

@@ -35,7 +35,7 @@ cdef enum:
 
 cdef enum:
     OUTGOING_DIGEST = 0
-    OUTGOING_REFUSAL = 1
+    OUTGOING_REJECTION = 1
 
 ctypedef struct OutgoingRecord:  # followed by headers, then the body
     uint32_t headers_len         # "Key: value\r\n" lines, without version line and final CRLF

@@ -137,10 +137,10 @@ cdef class Batch:
     def __len__(self) -> int:
         return self.count
 
-    def puts(self) -> Puts:
+    def puts(self) -> RowsToWrite:
         """``(key, sealed value)`` of every row that is not a deletion; made one by one, so that
         nobody waits for the GIL while all of them are."""
-        return Puts(self)
+        return RowsToWrite(self)
 
     def deletions(self) -> list:
         """The keys of the rows that are to go."""
@@ -152,7 +152,7 @@ cdef class Batch:
         return keys
 
 
-cdef class Puts:
+cdef class RowsToWrite:
     cdef Batch batch
     cdef Py_ssize_t next
 

@@ -46,12 +46,12 @@ ctypedef struct Alarm:
     uint32_t next_in_block
     uint16_t id_len
     uint8_t latest
-    uint8_t flags                # bits 0-1: status sent; then CHANGED, LISTED
+    uint8_t flags                # bits 0-1: status sent; then CHANGED, DIGEST_CANDIDATE
 
 cdef enum:
     SENT_STATUS = 3
     CHANGED = 4
-    LISTED = 8
+    DIGEST_CANDIDATE = 8
 
 ctypedef struct Block:
     uint32_t user
@@ -353,9 +353,9 @@ cdef inline void list_as_due(State* s, uint32_t handle) noexcept nogil:
     """Let the next digest look at it. An alarm that is no longer due by then may stay listed."""
     cdef Alarm* alarm = alarm_at(s, handle)
     cdef User* user
-    if is_due(alarm) and not alarm.flags & LISTED:
+    if is_due(alarm) and not alarm.flags & DIGEST_CANDIDATE:
         user = user_at(s, block_at(s, alarm.block).user)
-        alarm.flags |= LISTED
+        alarm.flags |= DIGEST_CANDIDATE
         alarm.previous_listed = 0
         alarm.next_listed = user.first_listed
         if alarm.next_listed != 0:
@@ -370,7 +370,7 @@ cdef inline void unlist(State* s, Alarm* alarm) noexcept nogil:
         user_at(s, block_at(s, alarm.block).user).first_listed = alarm.next_listed
     if alarm.next_listed != 0:
         alarm_at(s, alarm.next_listed).previous_listed = alarm.previous_listed
-    alarm.flags &= ~LISTED
+    alarm.flags &= ~DIGEST_CANDIDATE
 
 
 cdef inline uint32_t slot_of_alarm(
@@ -402,7 +402,7 @@ cdef inline void move_alarm(State* s, uint32_t user, uint32_t* link) noexcept no
         return
     link[0] = other
     s.alarms.slots[slot_of_alarm(s, user, alarm, handle)].handle = other
-    if alarm.flags & LISTED:
+    if alarm.flags & DIGEST_CANDIDATE:
         if alarm.previous_listed != 0:
             alarm_at(s, alarm.previous_listed).next_listed = other
         else:
@@ -480,7 +480,7 @@ cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, Sweep* sw
             break
         i = (i + 1) & s.alarms.mask
     uncount_alarm(s, alarm)
-    if alarm.flags & LISTED:
+    if alarm.flags & DIGEST_CANDIDATE:
         unlist(s, alarm)
     link[0] = alarm.next_in_block
     block_at(s, alarm.block).bytes -= ALARM_FIXED_BYTES + alarm.id_len

@@ -51,7 +51,7 @@ cdef inline bint read_digits(const uint8_t* text, int count, int64_t* number) no
 
 
 cdef inline bint parse_rfc3339(const uint8_t* text, Py_ssize_t length, int64_t* ns) noexcept nogil:
-    """Read a ``ChangedAt``; False when the contract refuses it. Later than 64 bits: the last ns."""
+    """Read a ``ChangedAt``; False when the contract rejects it. Later than 64 bits: the last ns."""
     cdef int64_t year, month, day, hour, minute, second, offset_hour, offset_minute
     cdef int64_t offset_s = 0, seconds, fraction = 0, scale = 100_000_000
     cdef Py_ssize_t i = 19

@@ -7,7 +7,7 @@ from timestamps cimport TIMESTAMP_LEN, format_rfc3339, parse_rfc3339
 
 
 def to_ns(str text not None) -> int:
-    """Nanoseconds since 1970 UTC of an RFC 3339 time with a zone; ValueError where it is refused.
+    """Nanoseconds since 1970 UTC of an RFC 3339 time with a zone; ValueError where it is rejected.
 
     Later than 2262-04-10 gives ``2**63 - 1``, which is always further ahead than any clock skew.
     """

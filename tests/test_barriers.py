@@ -24,12 +24,12 @@ from support.wait import eventually
 SLOW_TO_MEET = """
 import time
 from alarmdigest.pipeline.worker import Worker
-meet = Worker._meet
+meet = Worker._on_barrier
 def meet_late(self, barrier):
     if self.name == "worker-0":
         time.sleep(0.15)
     meet(self, barrier)
-Worker._meet = meet_late
+Worker._on_barrier = meet_late
 """
 
 

@@ -99,5 +99,5 @@ def test_an_output_stream_that_is_made_anew_is_named() -> None:
 
         eventually(lambda: happened() != [], timeout=30, what="a happening")
         [one] = happened()
-        assert (one["kind"], one["count"]) == ("output_made_anew", 1)
+        assert (one["kind"], one["count"]) == ("output_recreated", 1)
         assert one["what"].startswith(f"{DIGESTS} is another stream than before: message 5 ")

@@ -23,7 +23,7 @@ def router() -> Router:
         buckets=4096,
         hash32=mmh3.hash,
         skew_ns=HOUR_NS,
-        read_odd=lambda *_: None,
+        parse_leniently=lambda *_: None,
         event_subject=b"Alarms",
         request_subject=b"Ask",
     )

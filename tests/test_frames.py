@@ -314,7 +314,7 @@ class Asked:
 
 def router(asked: Asked | None = None, *, workers: int = 1) -> events.Router:
     return events.Router(
-        workers=workers, buckets=4096, hash32=mmh3.hash, skew_ns=0, read_odd=asked or Asked()
+        workers=workers, buckets=4096, hash32=mmh3.hash, skew_ns=0, parse_leniently=asked or Asked()
     )
 
 
@@ -349,7 +349,7 @@ def route_chunks(chunks: list[bytes], most: int) -> tuple[tuple[list[Any], list[
                 assert len(buffer) - position < scanner.wanted <= MAX_LINE + MAX_PAYLOAD + 2
     except frames.ProtocolError:
         bad = True
-    assert scanner.events + scanner.requests == scanner.odd == len(asked.messages)
+    assert scanner.events + scanner.requests == scanner.slow_path == len(asked.messages)
     return (asked.messages, scanner.take_other()), position, bad
 
 

@@ -7,14 +7,14 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.records import DIGEST, REFUSAL, Outgoing, pack_outgoing
+from support.records import DIGEST, REJECTION, Outgoing, pack_outgoing
 from support.scale import cases
 
 from alarmdigest._ext.frames import HMSG, MSG, PONG, ProtocolError
 from alarmdigest._ext.inflight import ACK_SID, InFlight
 
 INBOX = b"_INBOX.abc"
-STREAMS = {DIGEST: b"ALARM_DIGESTS", REFUSAL: b"ALARM_REJECTED"}
+STREAMS = {DIGEST: b"ALARM_DIGESTS", REJECTION: b"ALARM_REJECTED"}
 ALL = 1 << 30
 
 
@@ -76,12 +76,12 @@ def scan(messages: InFlight, wire: bytes) -> list[tuple[int, int, bytes, bytes]]
 
 
 def test_a_puback_confirms_its_message_and_tells_the_place() -> None:
-    messages = sent(DIGEST, REFUSAL)
-    assert scan(messages, ack(1, 17) + ack(2, 9, REFUSAL)) == []
+    messages = sent(DIGEST, REJECTION)
+    assert scan(messages, ack(1, 17) + ack(2, 9, REJECTION)) == []
     assert (messages.base, messages.next) == (3, 3)
-    assert (messages.digests, messages.refusals, messages.outstanding) == (1, 1, 0)
+    assert (messages.digests, messages.rejections, messages.outstanding) == (1, 1, 0)
     assert messages.get_place(DIGEST) == (17, id_of(1).encode())
-    assert messages.get_place(REFUSAL) == (9, id_of(2).encode())
+    assert messages.get_place(REJECTION) == (9, id_of(2).encode())
 
 
 def test_the_base_waits_for_the_first_that_is_not_confirmed() -> None:
@@ -112,7 +112,7 @@ def test_in_a_domain_only_its_own_answers_confirm(text: bytes) -> None:
 @pytest.mark.parametrize(
     "wire",
     [
-        ack(1, 5, REFUSAL),  # of the other stream
+        ack(1, 5, REJECTION),  # of the other stream
         answer(1, b'{"stream":"ALARM_DIGESTS","domain":"hub","seq":5}'),
         answer(1, b'{"stream":"ALARM_DIGESTS2", "seq":5}'),
         answer(1, b'{"stream":"ALARM_DIGESTS", "seq":0}'),
@@ -190,7 +190,7 @@ def test_a_second_answer_is_noticed_and_one_to_a_message_sent_twice_is_none() ->
 
 
 def test_what_later_messages_of_its_stream_have_overtaken_is_told() -> None:
-    messages = sent(DIGEST, DIGEST, REFUSAL, DIGEST)
+    messages = sent(DIGEST, DIGEST, REJECTION, DIGEST)
     assert messages.first_under_way() == (1, 0)
     scan(messages, ack(2, 5))
     assert messages.first_under_way() == (1, 1)
@@ -198,7 +198,7 @@ def test_what_later_messages_of_its_stream_have_overtaken_is_told() -> None:
     assert messages.first_under_way() == (1, 1), "still the same one"
     scan(messages, ack(1, 7))
     assert messages.first_under_way() == (3, 0), "a rejected message, and its stream is another one"
-    scan(messages, ack(3, 1, REFUSAL))
+    scan(messages, ack(3, 1, REJECTION))
     assert messages.first_under_way() == (0, 0)
 
 
@@ -233,7 +233,7 @@ def test_a_digest_waits_for_the_one_before_of_the_same_user() -> None:
 
 
 def test_rejected_messages_wait_for_nobody() -> None:
-    messages = holding(record(REFUSAL, 1, user=7), record(REFUSAL, 2, user=7), record(number=3))
+    messages = holding(record(REJECTION, 1, user=7), record(REJECTION, 2, user=7), record(number=3))
     assert send(messages) == [1, 2, 3]
 
 
@@ -339,7 +339,7 @@ def test_whatever_happens_each_user_has_one_under_way_and_all_arrive_in_order(
 
 
 def test_only_what_may_be_sent_is_framed_and_asks_for_its_answer() -> None:
-    messages = holding(record(number=1), record(REFUSAL, 2), record(number=3))
+    messages = holding(record(number=1), record(REJECTION, 2), record(number=3))
     messages.confirm(1)
     wire, count, unpublishable, largest, marked = messages.frame(b"out", b"bad", 1024, ALL, ALL)
     assert (count, unpublishable, marked) == (2, [], False)
@@ -358,7 +358,7 @@ def test_at_most_so_many_are_sent_and_the_rest_later() -> None:
 
 
 def test_the_mark_goes_with_the_first_digest() -> None:
-    messages = holding(record(REFUSAL, 1), record(number=2), record(number=3))
+    messages = holding(record(REJECTION, 1), record(number=2), record(number=3))
     mark = b"Alarmdigest-Stored-Through: 5 77\r\n"
     wire, *_, marked = messages.frame(b"out", b"bad", 1024, 1, ALL, mark)
     assert (wire.count(mark), marked) == (0, False)
@@ -391,7 +391,7 @@ def test_unsent_messages_lie_behind_the_place_known_when_they_went_out() -> None
     assert messages.floor(DIGEST) == 12
     messages.lower_floors(DIGEST, 5)
     assert messages.floor(DIGEST) == 5
-    assert messages.floor(REFUSAL) == -1
+    assert messages.floor(REJECTION) == -1
 
 
 def test_what_was_sent_once_is_told() -> None:
@@ -407,7 +407,7 @@ def test_what_was_sent_once_is_told() -> None:
 @settings(max_examples=cases(200, 5000))
 @given(st.data())
 def test_whatever_the_order_of_answers_all_are_counted_once(data: st.DataObject) -> None:
-    kinds = data.draw(st.lists(st.sampled_from([DIGEST, REFUSAL]), min_size=1, max_size=40))
+    kinds = data.draw(st.lists(st.sampled_from([DIGEST, REJECTION]), min_size=1, max_size=40))
     messages = sent(*kinds)
     order = data.draw(st.permutations(range(len(kinds))))
     wire = b"".join(ack(number + 1, number + 2, kinds[number]) for number in order)
@@ -416,7 +416,7 @@ def test_whatever_the_order_of_answers_all_are_counted_once(data: st.DataObject)
         position = messages.scan(wire, position, cut)
     assert messages.take_other() == []
     assert messages.base == messages.next == len(kinds) + 1
-    assert (messages.digests, messages.refusals) == (kinds.count(DIGEST), kinds.count(REFUSAL))
+    assert (messages.digests, messages.rejections) == (kinds.count(DIGEST), kinds.count(REJECTION))
 
 
 def test_memory_stays_small_however_many_pass_through() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from alarmdigest.runtime.logs import Fields, Foreign, JsonFormatter, LimitedLog, TextFormatter
+from alarmdigest.runtime.logs import Fields, JsonFormatter, LimitedLog, TextFormatter, Untrusted
 
 SOURCES = Path(__file__).parent.parent / "alarmdigest"
 
@@ -72,7 +72,7 @@ def test_a_field_never_takes_the_place_of_what_every_line_has(lines: Lines) -> N
 
 
 def test_what_others_have_chosen_stays_on_its_line(lines: Lines) -> None:
-    log.info("refused%s", Fields(subject=Foreign("a\nb\u2028")))
+    log.info("refused%s", Fields(subject=Untrusted("a\nb\u2028")))
     assert lines.text == [r"refused subject='a\nb\u2028'"]
     assert lines.json[0]["subject"] == "a\nb\u2028"
 

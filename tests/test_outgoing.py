@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nats.protocol.parser import Parser
-from support.records import DIGEST, REFUSAL, Outgoing, pack_outgoing, unpack_outgoing
+from support.records import DIGEST, REJECTION, Outgoing, pack_outgoing, unpack_outgoing
 from support.scale import cases
 
 from alarmdigest._ext import events, outgoing
 from alarmdigest.pipeline import rejections
-from alarmdigest.pipeline.rejections import RefusalDesk, headers_of
-from alarmdigest.wire.messages import Refused
+from alarmdigest.pipeline.rejections import RejectionQueue, rejection_headers
+from alarmdigest.wire.messages import Rejected
 
 MAX_PAYLOAD = 1024 * 1024
 MAX_WAITING = 16 * 1024 * 1024
@@ -74,7 +74,7 @@ lines = st.lists(
 ).map(b"".join)
 records = st.builds(
     Outgoing,
-    st.sampled_from([DIGEST, REFUSAL]),
+    st.sampled_from([DIGEST, REJECTION]),
     lines,
     st.one_of(st.binary(max_size=30), st.sampled_from([b"\r\n", b"PING\r\n", b"x" * 5_000])),
     st.integers(0, 2**32 - 1),
@@ -95,7 +95,7 @@ def test_every_record_arrives_whole_and_in_order(sent: list[Outgoing]) -> None:
         for place, record in enumerate(sent)
     ]
     kinds = [record.kind for record in sent]
-    assert (digests, refused, left_out) == (kinds.count(DIGEST), kinds.count(REFUSAL), 0)
+    assert (digests, refused, left_out) == (kinds.count(DIGEST), kinds.count(REJECTION), 0)
     sizes = [
         len(b"NATS/1.0\r\n\r\n") + sum(len(line) + 2 for line in header) + len(body)
         for subject, header, body in published
@@ -107,8 +107,8 @@ def test_every_record_arrives_whole_and_in_order(sent: list[Outgoing]) -> None:
 
 def test_ids_are_unique_within_a_batch_and_count_what_is_left_out() -> None:
     """So that a message keeps its id when a server with another max_payload gets it again."""
-    large = Outgoing(REFUSAL, b"A: " + b"x" * 300 + b"\r\n", b"")
-    sent = [Outgoing(DIGEST, b"", b"{}"), large, *[Outgoing(REFUSAL, b"", b"")] * 1_500]
+    large = Outgoing(REJECTION, b"A: " + b"x" * 300 + b"\r\n", b"")
+    sent = [Outgoing(DIGEST, b"", b"{}"), large, *[Outgoing(REJECTION, b"", b"")] * 1_500]
     whole, cut = to_wire(pack_outgoing(sent)), to_wire(pack_outgoing(sent), 200)
     assert (whole[3], cut[3]) == (0, 1)
     ids = [header[-1] for _, header, _ in read_back(whole[0], MAX_PAYLOAD)]
@@ -118,7 +118,7 @@ def test_ids_are_unique_within_a_batch_and_count_what_is_left_out() -> None:
 
 def test_a_refusal_is_cut_to_exactly_max_payload_and_says_so() -> None:
     headers, body = b"Alarmdigest-Reason: json\r\n", bytes(range(256)) * 40
-    batch = outgoing.pack_refusal(headers, body)
+    batch = outgoing.pack_rejection(headers, body)
     overhead = len(b"NATS/1.0\r\n" + headers + b"Nats-Msg-Id: id-7-0\r\n\r\n")
     whole = [b"Alarmdigest-Reason: json", b"Nats-Msg-Id: id-7-0"]
     cut = [b"Alarmdigest-Reason: json", b"Alarmdigest-Cut: true", b"Nats-Msg-Id: id-7-0"]
@@ -152,18 +152,18 @@ def test_nothing_gives_nothing() -> None:
 @settings(max_examples=cases(200, 20_000), deadline=None)
 @given(lines, st.binary(max_size=40))
 def test_a_packed_refusal_is_a_record(headers: bytes, body: bytes) -> None:
-    batch = outgoing.pack_refusal(headers, body)
-    assert unpack_outgoing(batch) == [Outgoing(REFUSAL, headers, body)]
-    assert batch == pack_outgoing([Outgoing(REFUSAL, headers, body)])
+    batch = outgoing.pack_rejection(headers, body)
+    assert unpack_outgoing(batch) == [Outgoing(REJECTION, headers, body)]
+    assert batch == pack_outgoing([Outgoing(REJECTION, headers, body)])
 
 
 def test_only_bytes_are_taken() -> None:
     wrong: Any
     for wrong in (None, "", bytearray()):
         with pytest.raises(TypeError):
-            outgoing.pack_refusal(wrong, b"")
+            outgoing.pack_rejection(wrong, b"")
         with pytest.raises(TypeError):
-            outgoing.pack_refusal(b"", wrong)
+            outgoing.pack_rejection(b"", wrong)
         with pytest.raises(TypeError):
             outgoing.to_wire(wrong, b"a", b"b", b"c", 1)
 
@@ -177,7 +177,7 @@ def test_only_bytes_are_taken() -> None:
     st.one_of(st.binary(max_size=50), st.sampled_from([b"a\r\nb: c", b"\r", b"\n", b"a\r\n\r\n"])),
 )
 def test_no_header_value_holds_a_line_end(detail: str, subject: bytes) -> None:
-    headers = headers_of(Refused("schema", detail), subject)
+    headers = rejection_headers(Rejected("schema", detail), subject)
     reason, said, where, nothing = headers.split(b"\r\n")
     assert not nothing
     assert not set(b"\r\n") & set(reason + said + where)
@@ -195,19 +195,19 @@ def test_no_header_value_holds_a_line_end(detail: str, subject: bytes) -> None:
 # -- the desk -------------------------------------------------------------------------------------
 
 
-def refuse(desk: RefusalDesk, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
+def refuse(desk: RejectionQueue, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
     assert desk.read(events.EVENT, body, subject) is None
 
 
 def test_the_desk_reads_what_is_odd_and_keeps_what_is_refused() -> None:
-    desk = RefusalDesk()
+    desk = RejectionQueue()
     assert desk.read(events.REQUEST, b'{"userid":"\xc3\xa9"}', b"s") == (b"\xc3\xa9", b"", 0, 0)
     assert desk.take() == b""
     refuse(desk, b"\xff\x00")
     refuse(desk, b"[]", b"AlarmStatusChanged.\xff")
     assert desk.by_reason == {"json": 1, "schema": 1, "too_long": 0, "status": 0, "changed_at": 0}
     first, second = unpack_outgoing(desk.take())
-    assert (first.kind, first.body, second.body) == (REFUSAL, b"\xff\x00", b"[]")
+    assert (first.kind, first.body, second.body) == (REJECTION, b"\xff\x00", b"[]")
     assert first.headers.startswith(b"Alarmdigest-Reason: json\r\nAlarmdigest-Detail: not JSON")
     assert first.headers.endswith(b"\r\nAlarmdigest-Subject: AlarmStatusChanged.1\r\n")
     assert second.headers.endswith(b"\r\nAlarmdigest-Subject: AlarmStatusChanged.\xff\r\n")
@@ -215,7 +215,7 @@ def test_the_desk_reads_what_is_odd_and_keeps_what_is_refused() -> None:
 
 
 def test_each_reason_is_counted_by_its_name() -> None:
-    desk = RefusalDesk()
+    desk = RejectionQueue()
     usual = {
         "AlarmID": "a",
         "UserID": "u",
@@ -235,7 +235,7 @@ def test_each_reason_is_counted_by_its_name() -> None:
 
 
 def test_the_desk_keeps_16_mib_and_counts_what_it_throws_away() -> None:
-    desk = RefusalDesk()
+    desk = RejectionQueue()
     body = b"x" * 65_536
     for _ in range(300):
         refuse(desk, body)
@@ -260,7 +260,7 @@ def test_the_desk_keeps_16_mib_and_counts_what_it_throws_away() -> None:
 
 def test_one_refusal_may_be_larger_than_all_that_may_wait() -> None:
     """A server may take up to 64 MiB at once, and what is refused is published."""
-    desk = RefusalDesk()
+    desk = RejectionQueue()
     refuse(desk, b"x" * (MAX_WAITING + 1))
     refuse(desk, b"x")
     assert desk.unpublished == 1
@@ -268,7 +268,7 @@ def test_one_refusal_may_be_larger_than_all_that_may_wait() -> None:
 
 
 def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
-    desk = RefusalDesk()
+    desk = RejectionQueue()
     with caplog.at_level(logging.WARNING, logger=rejections.__name__):
         for _ in range(1_000):
             refuse(desk, b"secret\n", b"a\x1b[31m\r\n\xe2\x80\xa8")

@@ -17,7 +17,7 @@ from support.jetstream import frames_with_ids
 from support.nats_server import NatsServer
 from support.proxy import Proxy
 from support.raw import publish_raw
-from support.records import DIGEST, REFUSAL, Outgoing, pack_outgoing
+from support.records import DIGEST, REJECTION, Outgoing, pack_outgoing
 from support.service import ServiceProcess
 from support.streams import (
     DIGESTS,
@@ -36,13 +36,13 @@ from support.streams import (
 )
 from support.wait import eventually
 
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.streams import plans
 from alarmdigest.pipeline.batches import Outgoing as Batch
-from alarmdigest.pipeline.inflight.confirmer import Refusal
+from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.window import Window
-from alarmdigest.store.base import OutputPosition
+from alarmdigest.state.position import OutputPosition
 
 USERS = 7
 ERROR: dict[str, Any] = {"code": 400, "err_code": 10049}
@@ -403,7 +403,7 @@ def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
     assert refusal.reason == r"ALARM_DIGESTS refused a message: full\nall is well"
 
 
-def a_refusal_of(kind: int, error: dict[str, Any]) -> tuple[Refusal | None, PubAckConfirmer]:
+def blocked_by(kind: int, error: dict[str, Any]) -> tuple[PublishBlocked | None, PubAckConfirmer]:
     """What is made of JetStream's error for a lone message of this kind."""
     confirmer = confirmer_at("nats://127.0.0.1:1", DIGESTS, 0, "")
     confirmer._replays = False
@@ -414,7 +414,7 @@ def a_refusal_of(kind: int, error: dict[str, Any]) -> tuple[Refusal | None, PubA
     return confirmer._answers._refused(1, kind, error), confirmer
 
 
-@pytest.mark.parametrize("kind", [DIGEST, REFUSAL])
+@pytest.mark.parametrize("kind", [DIGEST, REJECTION])
 def test_a_copy_that_comes_while_the_first_is_stored_waits_for_the_answer_to_that(
     kind: int,
 ) -> None:
@@ -424,20 +424,20 @@ def test_a_copy_that_comes_while_the_first_is_stored_waits_for_the_answer_to_tha
         "err_code": 10158,
         "description": "duplicate message id is in process",
     }
-    refusal, confirmer = a_refusal_of(kind, in_process)
+    refusal, confirmer = blocked_by(kind, in_process)
     assert refusal is None
     assert confirmer._in_flight.unanswered(kind) == [1]
     assert confirmer._answers.given_up == 0
 
 
-@pytest.mark.parametrize("kind", [DIGEST, REFUSAL])
+@pytest.mark.parametrize("kind", [DIGEST, REJECTION])
 @pytest.mark.parametrize(
     ("code", "err_code"), [(500, 10009), (500, 10041), (503, 10008), (429, 10167)]
 )
 def test_what_passes_is_tried_again_and_given_up_by_nobody(
     kind: int, code: int, err_code: int
 ) -> None:
-    refusal, confirmer = a_refusal_of(kind, {"code": code, "err_code": err_code})
+    refusal, confirmer = blocked_by(kind, {"code": code, "err_code": err_code})
     assert refusal is not None
     assert refusal.passing
     assert confirmer._answers.given_up == 0
@@ -445,7 +445,7 @@ def test_what_passes_is_tried_again_and_given_up_by_nobody(
 
 @pytest.mark.parametrize("error", [{}, {"code": "x"}, {"code": 400, "err_code": None}])
 def test_an_error_that_is_none_is_no_refusal(error: dict[str, Any]) -> None:
-    refusal, confirmer = a_refusal_of(DIGEST, error)
+    refusal, confirmer = blocked_by(DIGEST, error)
     assert refusal is None
     assert confirmer._in_flight.unanswered(DIGEST) == [1]
 
@@ -504,7 +504,7 @@ def confirmer_at(
         "AlarmDigest",
         "AlarmRejected",
         (plans().digests, plans().rejected),
-        Link([url], name="test"),
+        Reconnector([url], name="test"),
         create=False,
         domain="",
         outputs={stream: OutputPosition(created, place, message_id)},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alarmdigest.pipeline.inflight.confirmer import Refusal
+from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 from alarmdigest.pipeline.inflight.pace import (
     LONGEST_PASSING_PAUSE_S,
     PASSING_PAUSE_S,
@@ -10,8 +10,8 @@ from alarmdigest.pipeline.inflight.pace import (
     Pace,
 )
 
-LASTING_OF_ONE = Refusal("too large", only_this_one=True)
-PASSING = Refusal("no leader", passing=True)
+LASTING_OF_ONE = PublishBlocked("too large", only_this_one=True)
+PASSING = PublishBlocked("no leader", passing=True)
 
 
 def test_one_that_is_refused_for_good_does_not_make_the_others_wait() -> None:

@@ -17,14 +17,14 @@ from support.proxy import Proxy
 
 from alarmdigest.nats.auth import Login
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 
 
-def opened(link: Link, within: float) -> Connection:
+def opened(reconnector: Reconnector, within: float) -> Connection:
     """The next connection, which must be there in time."""
     start = time.monotonic()
-    connection = link.open(lambda: time.monotonic() < start + 10)
-    assert connection is not None, link.last_error
+    connection = reconnector.connect_with_backoff(lambda: time.monotonic() < start + 10)
+    assert connection is not None, reconnector.last_error
     assert time.monotonic() - start < within
     return connection
 
@@ -39,23 +39,23 @@ def hanging() -> Iterator[NatsServer]:
 
 def test_servers_that_hang_cost_a_moment_each_and_not_an_attempt_s_time() -> None:
     with hanging() as one, hanging() as two, NatsServer(jetstream=False) as well:
-        link = Link([one.url, two.url, well.url], name="test", attempt_timeout=8.0)
-        connection = opened(link, 1.5)
+        reconnector = Reconnector([one.url, two.url, well.url], name="test", attempt_timeout=8.0)
+        connection = opened(reconnector, 1.5)
         assert connection.url == well.url
         connection.close()
 
 
 def test_a_server_that_hung_is_tried_behind_all_others_and_in_the_end_it_is_tried() -> None:
     with hanging() as one, NatsServer(jetstream=False) as two, NatsServer(jetstream=False) as three:
-        link = Link([one.url, two.url, three.url], name="test", attempt_timeout=0.2)
-        first = opened(link, 1.0)
+        reconnector = Reconnector([one.url, two.url, three.url], name="test", attempt_timeout=0.2)
+        first = opened(reconnector, 1.0)
         assert first.url == two.url
         # Whichever was lost last is the last one; and one that hangs costs a moment, not more.
-        assert [opened(link, 1.0).url for _ in range(4)] == [three.url, two.url] * 2
+        assert [opened(reconnector, 1.0).url for _ in range(4)] == [three.url, two.url] * 2
         one.resume()
         two.kill()
         three.kill()
-        assert opened(link, 3.0).url == one.url
+        assert opened(reconnector, 3.0).url == one.url
 
 
 def two_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,8 +85,10 @@ def test_the_second_address_of_a_name_serves_when_the_first_one_hangs(
     with NatsServer(jetstream=False) as server, socket.socket() as silent:
         silent.bind(("127.0.0.2", server.port))
         silent.listen()
-        link = Link([f"nats://two.example:{server.port}"], name="test", attempt_timeout=8.0)
-        opened(link, 1.5).close()
+        reconnector = Reconnector(
+            [f"nats://two.example:{server.port}"], name="test", attempt_timeout=8.0
+        )
+        opened(reconnector, 1.5).close()
 
 
 def test_an_address_that_refuses_is_no_failure_while_the_name_has_another_one(
@@ -95,12 +97,12 @@ def test_an_address_that_refuses_is_no_failure_while_the_name_has_another_one(
     """As with localhost and a server that listens on 127.0.0.1 only."""
     two_addresses(monkeypatch)
     with NatsServer(jetstream=False) as server:
-        link = Link([f"nats://two.example:{server.port}"], name="test")
-        opened(link, 1.0).close()
+        reconnector = Reconnector([f"nats://two.example:{server.port}"], name="test")
+        opened(reconnector, 1.0).close()
         assert "cannot connect" not in caplog.text
         server.kill()
         start = time.monotonic()
-        assert link.open(lambda: time.monotonic() < start + 0.5) is None
+        assert reconnector.connect_with_backoff(lambda: time.monotonic() < start + 0.5) is None
         assert "cannot connect" in caplog.text
 
 
@@ -117,11 +119,11 @@ def test_a_name_that_takes_long_to_look_up_keeps_nobody_from_the_others(
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     try:
         with NatsServer(jetstream=False) as server:
-            link = Link(["nats://slow.example:4222", server.url], name="test")
-            assert opened(link, 1.5).url == server.url
-            alone = Link(["nats://slow.example:4222"], name="test")
+            reconnector = Reconnector(["nats://slow.example:4222", server.url], name="test")
+            assert opened(reconnector, 1.5).url == server.url
+            alone = Reconnector(["nats://slow.example:4222"], name="test")
             start = time.monotonic()
-            assert alone.open(lambda: time.monotonic() < start + 0.3) is None
+            assert alone.connect_with_backoff(lambda: time.monotonic() < start + 0.3) is None
             assert time.monotonic() - start < 1.0
     finally:
         asked.set()
@@ -129,9 +131,9 @@ def test_a_name_that_takes_long_to_look_up_keeps_nobody_from_the_others(
 
 def test_a_name_that_is_gone_is_said_and_the_others_serve() -> None:
     with NatsServer(jetstream=False) as server:
-        link = Link(["nats://gone.invalid:4222", server.url], name="test")
-        assert opened(link, 5.0).url == server.url
-        assert "nats://gone.invalid:4222: " in link.last_error
+        reconnector = Reconnector(["nats://gone.invalid:4222", server.url], name="test")
+        assert opened(reconnector, 5.0).url == server.url
+        assert "nats://gone.invalid:4222: " in reconnector.last_error
 
 
 def test_tls_over_a_long_way_comes_through(tmp_path: Path) -> None:
@@ -142,8 +144,10 @@ def test_tls_over_a_long_way_comes_through(tmp_path: Path) -> None:
         Proxy(server.port) as proxy,
     ):
         proxy.delay(0.3)
-        link = Link([f"tls://{HOST}:{proxy.port}"], name="test", login=Login(tls_ca=ours.ca))
-        connection = opened(link, 5.0)
+        reconnector = Reconnector(
+            [f"tls://{HOST}:{proxy.port}"], name="test", login=Login(tls_ca=ours.ca)
+        )
+        connection = opened(reconnector, 5.0)
         assert connection.round_trip_s > 0.5
         connection.close()
 
@@ -160,6 +164,6 @@ def test_whatever_goes_wrong_in_one_attempt_is_the_attempt_s_failure(
 
     monkeypatch.setattr(Connection, "connect", broken_once)
     with NatsServer(jetstream=False) as server:
-        link = Link([server.url], name="test")
-        opened(link, 2.0).close()
-        assert link.last_error == f"{server.url}: LookupError: no metadata"
+        reconnector = Reconnector([server.url], name="test")
+        opened(reconnector, 2.0).close()
+        assert reconnector.last_error == f"{server.url}: LookupError: no metadata"

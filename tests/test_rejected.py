@@ -21,7 +21,7 @@ from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.streams import add, last_of
 from support.wait import eventually
 
-from alarmdigest.cli.rejected_message import read_refusal
+from alarmdigest.cli.rejected_message import read_rejection
 
 GOOD = {"AlarmID": "a", "UserID": "ada", "Status": "WARNING", "ChangedAt": "2026-01-02T03:04:05Z"}
 BAD = [
@@ -317,4 +317,4 @@ def test_a_pipe_that_has_seen_enough_is_no_error(server: NatsServer) -> None:
 @pytest.mark.parametrize("size", ["²", "9" * 5000, "-1", ""])
 def test_a_size_that_is_none_is_passed_over(size: str) -> None:
     headers = f"NATS/1.0\r\nNats-Msg-Size: {size}\r\n\r\n".encode()
-    assert read_refusal(headers, b"body", sequence=1, at_ns=0, with_body=False).size == 4
+    assert read_rejection(headers, b"body", sequence=1, at_ns=0, with_body=False).size == 4

@@ -2,14 +2,14 @@
 
 import pytest
 
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
 from alarmdigest.pipeline.publisher import Publisher
-from alarmdigest.store import Position
+from alarmdigest.store import StreamPosition
 
 
-def at(sequence: int, timestamp_ns: int = 1) -> Position:
-    return Position("ALARMS", "2026-01-01T00:00:00Z", sequence, timestamp_ns)
+def at(sequence: int, timestamp_ns: int = 1) -> StreamPosition:
+    return StreamPosition("ALARMS", "2026-01-01T00:00:00Z", sequence, timestamp_ns)
 
 
 @pytest.mark.parametrize(
@@ -22,10 +22,10 @@ def at(sequence: int, timestamp_ns: int = 1) -> Position:
     ],
 )
 def test_a_replay_ends_where_an_earlier_run_had_got_to(
-    end: Position | None, position: Position, behind: bool
+    end: StreamPosition | None, position: StreamPosition, behind: bool
 ) -> None:
     publisher = Publisher(
-        Link(["nats://127.0.0.1:1"], name="test", ping_interval=1.0),
+        Reconnector(["nats://127.0.0.1:1"], name="test", ping_interval=1.0),
         PongConfirmer("AlarmDigest", "AlarmRejected"),
         producers=1,
         replay_end=end,

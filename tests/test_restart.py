@@ -123,11 +123,11 @@ def test_a_start_with_a_million_alarms_is_soon_ready_and_has_them_all() -> None:
 
 PULLS_WAIT = """
 import pathlib
-from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
-turn = StreamFeed.turn
+from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
+turn = PullConsumerSource.turn
 def wait_and_turn(self, connection, router, *, pause):
     turn(self, connection, router, pause=pause or not pathlib.Path({gate!r}).exists())
-StreamFeed.turn = wait_and_turn
+PullConsumerSource.turn = wait_and_turn
 """
 
 

@@ -16,12 +16,14 @@ from support.command import run_command
 from support.credentials import private
 
 from alarmdigest.cli.main import main
-from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
+from alarmdigest.settings import ResolvedSettings, Settings, SettingsError, read_settings, resolve
 from alarmdigest.settings.layers import Given, Level
-from alarmdigest.settings.sources import winners
+from alarmdigest.settings.sources import merge_by_precedence
 
 
-def from_file(text: str, tmp_path: Path, environment: Mapping[str, str] | None = None) -> Effective:
+def from_file(
+    text: str, tmp_path: Path, environment: Mapping[str, str] | None = None
+) -> ResolvedSettings:
     file = private(tmp_path / "settings.toml", text)
     return read_settings({"config": str(file)}, environment or {})
 
@@ -238,7 +240,7 @@ def test_of_each_setting_the_highest_level_that_has_it_wins(
         for name in PLAIN
         if any(name in names for names in there.values())
     }
-    found = winners(layers, [])
+    found = merge_by_precedence(layers, [])
     assert {name: one.level for name, one in found.items()} == expected
     assert all(one.text == f"{name} of {one.level.name}" for name, one in found.items())
 
@@ -324,7 +326,7 @@ def test_a_user_of_a_context_without_a_password_is_a_secret(tmp_path: Path) -> N
 
 def test_what_is_usable_beside_the_mistakes_is_used(tmp_path: Path) -> None:
     file = private(tmp_path / "settings.toml", "mode = 'core'\nworker = 3\nretention = 'long'")
-    found = survey({"config": str(file), "split_size": "1"}, {"NATS_URL": "a"})
+    found = resolve({"config": str(file), "split_size": "1"}, {"NATS_URL": "a"})
     assert (found.settings.mode, found.settings.server) == ("core", ("nats://a",))
     assert found.settings.retention == Settings().retention
     assert [one.partition(" ")[0] for one in found.problems] == [
@@ -334,13 +336,13 @@ def test_what_is_usable_beside_the_mistakes_is_used(tmp_path: Path) -> None:
 
 def test_a_value_that_is_wrong_is_not_compared_with_others() -> None:
     """Its default contradicts what is beside it, which says nothing about what was meant."""
-    found = survey({"event_subject": "a b", "digest_subject": "AlarmStatusChanged.x"}, {})
+    found = resolve({"event_subject": "a b", "digest_subject": "AlarmStatusChanged.x"}, {})
     assert [one.partition(":")[0] for one in found.problems] == ["--event-subject"]
 
 
 def test_of_two_secrets_one_complaint_is_enough() -> None:
     both = {"ALARMDIGEST_PASSWORD": "p", "ALARMDIGEST_PASSWORD_FILE": "f", "ALARMDIGEST_USER": "u"}
-    found = survey({}, both)
+    found = resolve({}, both)
     assert len(found.problems) == 1
     assert "exclude each other" in found.problems[0]
 

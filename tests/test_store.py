@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import Rows, checkpoint, key_of, packed, some_rows, unpacked
 
+from alarmdigest.state.position import OutputPosition
 from alarmdigest.store import KINDS, Checkpoint, Store, StoreError, open_store
-from alarmdigest.store.base import OutputPosition
 
 
 @pytest.fixture(params=KINDS)

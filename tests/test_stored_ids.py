@@ -12,14 +12,14 @@ from support.bus import Bus
 from support.jetstream import asking, delete_streams, frames_with_ids, info_of
 from support.nats_server import NatsServer
 from support.raw import publish_raw
-from support.records import DIGEST, REFUSAL, Outgoing, pack_outgoing
+from support.records import DIGEST, REJECTION, Outgoing, pack_outgoing
 from support.scale import cases
 from support.wait import eventually
 
 from alarmdigest._ext.frames import ProtocolError
 from alarmdigest._ext.stored_ids import StoredIds
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.streams import ensure_stream, plans
 from alarmdigest.pipeline.inflight import stored_ids
 from alarmdigest.pipeline.inflight.replay import Replay
@@ -74,7 +74,7 @@ def test_what_was_read_is_found_once_with_its_place() -> None:
 
 def test_only_messages_of_the_kind_and_among_those_asked_for_are_looked_for() -> None:
     ids = holding({1: 5, 2: 6, 3: 7})
-    assert ids.take_made(made(1, kind=REFUSAL), DIGEST) == ([], [])
+    assert ids.take_made(made(1, kind=REJECTION), DIGEST) == ([], [])
     assert ids.take_made(made(1, 2, 3, 4), DIGEST, [1, 3]) == ([(1, 6)], [3])
     assert len(ids) == 2
 
@@ -201,7 +201,7 @@ def fill(server: NatsServer, js: JetStream, numbers: range, body: bytes = b"x" *
 
 def reader(server: NatsServer, js: JetStream, after: int = 0) -> StoredIdsReader:
     return StoredIdsReader(
-        Link([server.url], name="test", short_lived=True),
+        Reconnector([server.url], name="test", short_lived=True),
         DIGESTS.name,
         domain="",
         after=after,

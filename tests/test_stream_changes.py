@@ -79,8 +79,8 @@ def test_an_input_stream_that_is_deleted_is_seen() -> None:
         store_all(bus, pairs(range(10)))
         bus.wait_for_digests(10)
         delete(bus, ALARMS)
-        wait_for_changes(service, "input_made_anew")
-        assert line_of_status(service) == "input_made_anew 1"
+        wait_for_changes(service, "input_recreated")
+        assert line_of_status(service) == "input_recreated 1"
 
 
 def test_an_output_stream_that_is_deleted_is_seen() -> None:
@@ -89,8 +89,8 @@ def test_an_output_stream_that_is_deleted_is_seen() -> None:
         bus.wait_for_digests(10)
         delete(bus, DIGESTS)
         store_all(bus, pairs(range(10, 20)))
-        wait_for_changes(service, "output_made_anew")
-        assert line_of_status(service) == "output_made_anew 1"
+        wait_for_changes(service, "output_recreated")
+        assert line_of_status(service) == "output_recreated 1"
 
 
 def test_streams_that_are_put_back_from_an_older_copy_are_seen() -> None:
@@ -102,5 +102,5 @@ def test_streams_that_are_put_back_from_an_older_copy_are_seen() -> None:
         confirmed = 'alarmdigest_published_total{kind="digest"}'
         eventually(lambda: service.metric(confirmed) == 20, what="all digests confirmed")
         saved.put_back()
-        wait_for_changes(service, "input_rolled_back", "output_rolled_back")
-        assert line_of_status(service) == "input_rolled_back 1, output_rolled_back 1"
+        wait_for_changes(service, "input_truncated", "output_truncated")
+        assert line_of_status(service) == "input_truncated 1, output_truncated 1"

@@ -19,7 +19,7 @@ from support.wait import eventually
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, StreamConflict
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.stream_plans import Plans, StreamPlan
+from alarmdigest.nats.stream_plans import Plans, StreamConfig
 from alarmdigest.nats.stream_questions import Seen
 from alarmdigest.nats.stream_rules import (
     FINE,
@@ -52,7 +52,7 @@ def js(server: NatsServer) -> Iterator[JetStream]:
         yield opened
 
 
-def plan_of(role: str, found: Plans = PLANS) -> StreamPlan:
+def plan_of(role: str, found: Plans = PLANS) -> StreamConfig:
     return next(plan for plan in found if plan.role == role)
 
 
@@ -230,7 +230,7 @@ LIVED_WITH = [
 ]
 
 
-def made_anew(js: JetStream, plan: StreamPlan) -> bool:
+def recreated(js: JetStream, plan: StreamConfig) -> bool:
     try:
         return ensure_stream(js, plan, create=True) is not None
     except JetStreamError as error:
@@ -271,7 +271,7 @@ def test_what_is_wrong_or_unwise_is_named_and_its_remedy_mends_it(
     if rule.change is None:
         # Deleting it is the remedy that always works.
         delete_streams(server, js)
-        eventually(lambda: made_anew(js, plan), what="the stream to be made anew")
+        eventually(lambda: recreated(js, plan), what="the stream to be made anew")
         return
     js.request(f"STREAM.UPDATE.{plan.name}", {**info.config, **rule.change})
     assert row.field not in found_in(js, row)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from nats.js.api import StreamConfig
+from nats.js.api import StreamConfig as ServerConfig
 from support.bus import Bus
 from support.jetstream import (
     asking,
@@ -23,7 +23,7 @@ from support.wait import eventually
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.errors import StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import Limits, StreamPlan, covers, ensure_stream, plans
+from alarmdigest.nats.streams import Limits, StreamConfig, covers, ensure_stream, plans
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
 
 DAY_NS = 86_400 * 10**9
@@ -172,7 +172,7 @@ def test_a_stream_that_lacks_subjects_is_a_conflict_whose_remedy_works(
     text = str(conflict.value)
     assert "does not capture AlarmStatusChanged.>, SendAlarmDigest.>:" in text
     subjects = text.partition("nats stream edit ALARMS --subjects '")[2].partition("'")[0]
-    changed = StreamConfig(name="ALARMS", subjects=subjects.split(","))
+    changed = ServerConfig(name="ALARMS", subjects=subjects.split(","))
     bus.run(bus.client.jetstream().update_stream(changed))
     assert "other" in ensure_stream(js, ALARMS, create=True).subjects
 
@@ -242,7 +242,7 @@ def slower(server: NatsServer, js: JetStream) -> Iterator[Slower]:
 
 
 def test_of_two_who_create_the_stream_both_get_it(slower: Slower) -> None:
-    other = StreamPlan("ALARMS", ALARMS.subjects, max_age_ns=DAY_NS)
+    other = StreamConfig("ALARMS", ALARMS.subjects, max_age_ns=DAY_NS)
     slower.first = lambda js: js.create_stream(other.config())
     info = ensure_stream(slower, ALARMS, create=True)
     assert slower.first is None
@@ -419,7 +419,7 @@ def test_a_stream_whose_next_message_is_older_than_the_position_is_read_from_its
     # As if 3 had been read at the time of 5: then 4 is another one than the 4 of that time.
     bus.run(bus.client.jetstream().delete_msg("ALARMS", 3))
     found = start(js, At(fifth.created, 3, fifth.timestamp_ns))
-    assert (found.kind, read(js, found.at)) == ("rolled_back", sent[:2] + sent[3:])
+    assert (found.kind, read(js, found.at)) == ("truncated", sent[:2] + sent[3:])
     assert "3 is gone, and 4 behind it is older" in found.sentence
 
 
@@ -453,7 +453,7 @@ def test_after_a_roll_back_the_new_messages_are_read_and_the_last_known_are_know
     store(bus, "AlarmStatusChanged", sent)
     with asking(server.url) as js:
         found = start(js, places[0])
-        assert found.kind == "rolled_back"
+        assert found.kind == "truncated"
         assert why in found.sentence
         # A minute before them is read again: two clocks may differ by as much.
         assert read(js, found.at) == bodies("m", range(1, 11)) + sent

@@ -23,7 +23,7 @@ class Router:
         buckets: int,
         hash32: Callable[[str | bytes, int, bool], int],
         skew_ns: int,
-        read_odd: Callable[[int, bytes, bytes, tuple[int, int] | None], Accepted | None],
+        parse_leniently: Callable[[int, bytes, bytes, tuple[int, int] | None], Accepted | None],
         event_subject: bytes = ...,
         request_subject: bytes = ...,
         only_count: Callable[[int, int], bool] | None = None,
@@ -75,7 +75,7 @@ class Router:
     @property
     def requests(self) -> int: ...
     @property
-    def odd(self) -> int: ...
+    def slow_path(self) -> int: ...
     @property
     def clamped(self) -> int: ...
     @property

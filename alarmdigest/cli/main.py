@@ -13,13 +13,13 @@ from pathlib import Path
 
 from alarmdigest.cli.arguments import COMMANDS, EVERYTHING, parser
 from alarmdigest.cli.entry import HELD_BACK
-from alarmdigest.nats.auth import noting
+from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.process.installation import core_is_older_than_its_sources
 from alarmdigest.runtime import exit_codes, log_writer, logs
 from alarmdigest.runtime.shortage import shortage
 from alarmdigest.runtime.text import printable
-from alarmdigest.settings import Effective, Settings, SettingsError, read_settings, survey
+from alarmdigest.settings import ResolvedSettings, Settings, SettingsError, read_settings, resolve
 from alarmdigest.store import StoreError
 
 log = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def _run_command(given: list[str]) -> int:
     there = {name: getattr(parsed, name, None) for name in EVERYTHING}
     texts = {name: text for name, text in there.items() if text is not None}
     try:
-        found = survey(texts, os.environ)
+        found = resolve(texts, os.environ)
         if parsed.command == "check-config":
             from alarmdigest.cli.commands.check_config import check_config
 
@@ -118,11 +118,11 @@ def _complain(text: str) -> None:
         print(f"alarmdigest: {text}", file=sys.stderr)
 
 
-def _checked(found: Effective, *, connects: bool) -> Settings:
+def _checked(found: ResolvedSettings, *, connects: bool) -> Settings:
     """The settings, once the warnings are logged. Raises SettingsError with all problems."""
     warnings, problems = list(found.warnings), list(found.problems)
     if connects:  # only then do the files of the login matter
-        with noting(problems):
+        with collecting_problems(problems):
             warnings += found.settings.login.check()
     logs.configure(found.settings.log_level, found.settings.log_format)
     for warning in warnings:

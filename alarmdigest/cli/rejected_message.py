@@ -1,4 +1,4 @@
-"""One refused message, as AlarmRejected has it, and how it is shown."""
+"""One rejected message, as AlarmRejected has it, and how it is shown."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNREADABLE = "\ufffd"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """``size`` in bytes. ``sequence`` is None where no stream numbers it, and ``body`` is None
     where it was not asked for. ``subject`` is where the message first came in."""
 
@@ -28,13 +28,13 @@ class Refusal:
     body: bytes | None
 
 
-def read_refusal(
+def read_rejection(
     headers: bytes, body: bytes, *, sequence: int | None, at_ns: int, with_body: bool
-) -> Refusal:
+) -> Rejection:
     """Anybody who may can publish on the subject: what a header lacks is shown as ``?``."""
     fields = _fields(headers)
     size = fields.get("Nats-Msg-Size", "")  # where the stream was asked for headers only
-    return Refusal(
+    return Rejection(
         sequence=sequence,
         at_ns=at_ns,
         reason=fields.get("Alarmdigest-Reason", "?"),
@@ -53,30 +53,30 @@ def _fields(headers: bytes) -> dict[str, str]:
     return {name.strip(" "): value.strip(" ") for name, _colon, value in pairs}
 
 
-def write_refusal(refusal: Refusal, *, as_json: bool) -> None:
+def write_rejection(rejection: Rejection, *, as_json: bool) -> None:
     if as_json:
-        write_json(_as_json(refusal))
+        write_json(_as_json(rejection))
         return
-    number = "-" if refusal.sequence is None else str(refusal.sequence)
-    size = size_text(refusal.size) + (" (cut)" if refusal.cut else "")
+    number = "-" if rejection.sequence is None else str(rejection.sequence)
+    size = size_text(rejection.size) + (" (cut)" if rejection.cut else "")
     write_line(
-        f"{number}  {timestamps.to_text(refusal.at_ns)}  {printable(refusal.reason)}  {size}  "
-        f"{printable(refusal.subject)}  {printable(refusal.detail)}"
+        f"{number}  {timestamps.to_text(rejection.at_ns)}  {printable(rejection.reason)}  {size}  "
+        f"{printable(rejection.subject)}  {printable(rejection.detail)}"
     )
-    if refusal.body is not None:
-        write_line("    " + printable(refusal.body.decode("utf-8", "backslashreplace")))
+    if rejection.body is not None:
+        write_line("    " + printable(rejection.body.decode("utf-8", "backslashreplace")))
 
 
-def _as_json(refusal: Refusal) -> dict[str, Any]:
+def _as_json(rejection: Rejection) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        "sequence": refusal.sequence,
-        "at": timestamps.to_text(refusal.at_ns),
-        "reason": refusal.reason,
-        "detail": refusal.detail,
-        "subject": refusal.subject,
-        "bytes": refusal.size,
-        "cut": refusal.cut,
+        "sequence": rejection.sequence,
+        "at": timestamps.to_text(rejection.at_ns),
+        "reason": rejection.reason,
+        "detail": rejection.detail,
+        "subject": rejection.subject,
+        "bytes": rejection.size,
+        "cut": rejection.cut,
     }
-    if refusal.body is not None:
-        shown["body"] = refusal.body.decode("utf-8", "backslashreplace")
+    if rejection.body is not None:
+        shown["body"] = rejection.body.decode("utf-8", "backslashreplace")
     return shown

@@ -20,7 +20,7 @@ from alarmdigest.settings import Settings
 ASK_S = 1.0
 
 
-def say_what_is_tested(settings: Settings, connection: Connection) -> str | None:
+def print_target(settings: Settings, connection: Connection) -> str | None:
     """One line on stderr; stdout is for the result. The mode of the service, if it is known.
 
     Raises NatsError.

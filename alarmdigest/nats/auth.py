@@ -108,13 +108,13 @@ class Login:
         """
         warnings: list[str] = []
         problems: list[str] = []
-        with noting(problems):
+        with collecting_problems(problems):
             self.connect_fields(nonce="a try")
-        with noting(problems):
+        with collecting_problems(problems):
             self.tls_context()
         for file in (self.password_file, self.token_file, self.creds, self.nkey, self.tls_key):
             if file is not None:
-                with noting(problems):
+                with collecting_problems(problems):
                     warnings += exposure(file)
         if problems:
             raise LoginError(*dict.fromkeys(problems))  # one that is missing fails twice
@@ -128,7 +128,7 @@ class Login:
 
 
 @contextmanager
-def noting(problems: list[str]) -> Iterator[None]:
+def collecting_problems(problems: list[str]) -> Iterator[None]:
     """Have a LoginError end this block only, with what it says among the problems."""
     try:
         yield

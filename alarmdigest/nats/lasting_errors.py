@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alarmdigest.nats.errors import JetStreamError
-from alarmdigest.nats.stream_plans import StreamPlan
+from alarmdigest.nats.stream_plans import StreamConfig
 
 # Of code 500 or 503 and lasting all the same, or with a remedy that we know: err_code -> remedy.
 # {limits} is how the options for the limits of this stream begin.
@@ -49,7 +49,7 @@ def lasts(error: JetStreamError) -> bool:
     return error.code in LASTING_CODES and error.err_code not in PASSING
 
 
-def cannot_make(plan: StreamPlan, error: JetStreamError) -> str:
+def cannot_make(plan: StreamConfig, error: JetStreamError) -> str:
     """Why the server will never make this stream, and what to do; empty if it may later."""
     if not lasts(error):
         return ""

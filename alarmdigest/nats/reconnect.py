@@ -34,7 +34,7 @@ STEP_S = 0.1
 log = logging.getLogger(__name__)
 
 
-class Link:
+class Reconnector:
     """Opens connections for one thread, one after the other, for ever.
 
     ``login`` may be replaced by another thread; it counts from the next connection on.
@@ -84,7 +84,7 @@ class Link:
         """Connections after the first."""
         return max(0, self.connections - 1)
 
-    def open(self, go_on: Callable[[], bool]) -> Connection | None:
+    def connect_with_backoff(self, go_on: Callable[[], bool]) -> Connection | None:
         """The next connection; None as soon as ``go_on()``, asked ten times a second, is false."""
         if self._current is not None and not self._short_lived:
             # It is gone now, else nobody would ask.

@@ -19,7 +19,7 @@ ROLES: tuple[Role, ...] = ("alarms", "digests", "rejected")
 
 
 @dataclass(frozen=True, slots=True)
-class StreamPlan:
+class StreamConfig:
     """A stream as we would create it. Times in ns, 0 for ever; sizes in bytes, -1 = no limit.
 
     ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. ``domain`` is
@@ -83,9 +83,9 @@ class StreamPlan:
 
 
 class Plans(NamedTuple):
-    alarms: StreamPlan
-    digests: StreamPlan
-    rejected: StreamPlan
+    alarms: StreamConfig
+    digests: StreamConfig
+    rejected: StreamConfig
 
 
 class Limits(NamedTuple):
@@ -136,8 +136,8 @@ def plans(
 
 def _plan(
     name: str, subjects: tuple[str, ...], limits: Limits, role: Role, shared: dict[str, Any]
-) -> StreamPlan:
-    return StreamPlan(name, subjects, limits.max_age_ns, limits.max_bytes, role=role, **shared)
+) -> StreamConfig:
+    return StreamConfig(name, subjects, limits.max_age_ns, limits.max_bytes, role=role, **shared)
 
 
 def age_text(ns: int) -> str:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from alarmdigest.nats.stream_plans import StreamPlan, age_text
+from alarmdigest.nats.stream_plans import StreamConfig, age_text
 from alarmdigest.nats.subjects import covers, covers_any_below, meet, meets_base, written_by
 
 Config: TypeAlias = Mapping[str, Any]
@@ -20,7 +20,7 @@ class Seen(NamedTuple):
     """A stream that is there: its configuration, what it is to be to us, and its consumers."""
 
     config: Config
-    plan: StreamPlan
+    plan: StreamConfig
     consumers: int = 0
 
 
@@ -52,7 +52,7 @@ def below(field: str, bound: int, policy: str = "") -> Question:
     return applies
 
 
-def not_as_asked(field: str, bound: int, asked: Callable[[StreamPlan], int]) -> Question:
+def not_as_asked(field: str, bound: int, asked: Callable[[StreamConfig], int]) -> Question:
     """As ``below`` with discard old, unless our own options ask for just this limit."""
     low = below(field, bound, "old")
     return lambda seen: low(seen) and number(seen, field) != asked(seen.plan)
@@ -66,7 +66,7 @@ def fills_up(field: str) -> Question:
     return lambda seen: number(seen, field) > 0 and discards(seen, "new")
 
 
-def leaves(transform: Config, plan: StreamPlan) -> bool:
+def leaves(transform: Config, plan: StreamConfig) -> bool:
     """Whether a mapping writes some message of this plan's subjects where the plan has it not.
 
     An event must not become a request either: each must stay at its subject or below it.
@@ -98,7 +98,7 @@ def source_leaves(seen: Seen) -> bool:
     )
 
 
-def republishes_to(which: Callable[[StreamPlan], tuple[str, ...]]) -> Question:
+def republishes_to(which: Callable[[StreamConfig], tuple[str, ...]]) -> Question:
     def applies(seen: Seen) -> bool:
         destination = written_by(str(mapping(seen, "republish").get("dest") or ""))
         return destination != "" and any(meet(destination, one) for one in which(seen.plan))
@@ -106,7 +106,7 @@ def republishes_to(which: Callable[[StreamPlan], tuple[str, ...]]) -> Question:
     return applies
 
 
-def other_outputs(plan: StreamPlan) -> tuple[str, ...]:
+def other_outputs(plan: StreamConfig) -> tuple[str, ...]:
     return tuple(one for one in plan.outputs if one not in plan.subjects)
 
 

@@ -11,7 +11,7 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import cannot_make
-from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, age_text, plans
+from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamConfig, age_text, plans
 from alarmdigest.nats.stream_questions import Seen
 from alarmdigest.nats.stream_rules import Finding, check, unknown_fields
 from alarmdigest.nats.subjects import covers
@@ -21,8 +21,8 @@ __all__ = [
     "Limits",
     "Plans",
     "Role",
+    "StreamConfig",
     "StreamKeeper",
-    "StreamPlan",
     "covers",
     "ensure_stream",
     "examine",
@@ -49,13 +49,13 @@ class Examined:
     with a remedy each."""
 
     infos: dict[Role, StreamInfo] = field(default_factory=dict)
-    missing: list[StreamPlan] = field(default_factory=list)
+    missing: list[StreamConfig] = field(default_factory=list)
     refusals: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 def examine(
-    js: JetStream, all_plans: Sequence[StreamPlan], *, create: bool, reading: bool = False
+    js: JetStream, all_plans: Sequence[StreamConfig], *, create: bool, reading: bool = False
 ) -> Examined:
     """Look at all three and change nothing. A missing one is a refusal unless we may make it.
 
@@ -81,7 +81,9 @@ def examine(
     return found
 
 
-def findings(js: JetStream, plan: StreamPlan, info: StreamInfo, *, ours: int = 0) -> list[Finding]:
+def findings(
+    js: JetStream, plan: StreamConfig, info: StreamInfo, *, ours: int = 0
+) -> list[Finding]:
     """What is wrong or unwise about a stream that is there, the refusals first.
 
     ``ours`` is how many of its consumers we have.
@@ -96,7 +98,7 @@ def findings(js: JetStream, plan: StreamPlan, info: StreamInfo, *, ours: int = 0
     return found
 
 
-def ensure_stream(js: JetStream, plan: StreamPlan, *, create: bool) -> StreamInfo:
+def ensure_stream(js: JetStream, plan: StreamConfig, *, create: bool) -> StreamInfo:
     """The stream of this plan. One that is there is used as it is, unless a rule refuses it.
 
     Raises StreamConflict if it, or one with other names, stands in the way, or if the server will
@@ -109,7 +111,7 @@ def ensure_stream(js: JetStream, plan: StreamPlan, *, create: bool) -> StreamInf
     return info
 
 
-def _present(js: JetStream, plan: StreamPlan, *, create: bool) -> StreamInfo:
+def _present(js: JetStream, plan: StreamConfig, *, create: bool) -> StreamInfo:
     """The stream as it is, or as we made it. Raises as ``ensure_stream`` does."""
     for _ in range(3):
         if (info := js.stream_info(plan.name)) is not None:
@@ -136,7 +138,7 @@ class StreamKeeper:
     one (seen in 2.15.1).
     """
 
-    def __init__(self, plan: StreamPlan, *, create: bool) -> None:
+    def __init__(self, plan: StreamConfig, *, create: bool) -> None:
         self.plan = plan
         self._create = create
         self._missing_since: float | None = None
@@ -167,7 +169,7 @@ class StreamKeeper:
 
 
 def _absence(
-    js: JetStream, plan: StreamPlan, *, create: bool
+    js: JetStream, plan: StreamConfig, *, create: bool
 ) -> StreamConflict | StreamMissing | None:
     """Why a stream that is not there will not be; None if we can try to make it."""
     if holders := _holders(js, plan.name, plan.subjects):
@@ -180,7 +182,7 @@ def _absence(
     return None
 
 
-def _missing_subjects(js: JetStream, plan: StreamPlan, info: StreamInfo) -> str:
+def _missing_subjects(js: JetStream, plan: StreamConfig, info: StreamInfo) -> str:
     missing = [
         subject
         for subject in plan.subjects
@@ -209,7 +211,7 @@ def _holders(js: JetStream, own: str, subjects: Sequence[str]) -> dict[str, str]
     return holders
 
 
-def _remedy(plan: StreamPlan, holders: dict[str, str]) -> str:
+def _remedy(plan: StreamConfig, holders: dict[str, str]) -> str:
     held = ", ".join(f"stream {name} captures {subject}" for name, subject in holders.items())
     first = next(iter(holders))
     return (
@@ -220,7 +222,7 @@ def _remedy(plan: StreamPlan, holders: dict[str, str]) -> str:
     )
 
 
-def _ages(all_plans: Sequence[StreamPlan], infos: Mapping[Role, StreamInfo]) -> list[str]:
+def _ages(all_plans: Sequence[StreamConfig], infos: Mapping[Role, StreamInfo]) -> list[str]:
     """Requests whose digests are gone already are answered again after a loss of the store: what
     their stream holds is how a replay knows that it has published them."""
     ages = {

@@ -19,8 +19,8 @@ PLAIN_SENTENCES = {
     "reader": "the workers lagged behind, and the reader dropped what arrived",
     "core_connection": "the connection to the server was lost: what was published until the next "
     "one is not known",
-    "refusal_desk": "refused messages were not published, as the publisher was behind",
-    "refusal_publisher": "refused messages were not taken by the server",
+    "rejection_queue": "rejected messages were not published, as the publisher was behind",
+    "rejection_publisher": "rejected messages were not taken by the server",
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from alarmdigest._ext import timestamps
 from alarmdigest.nats.connection import redacted
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.service import Service
 from alarmdigest.settings import SECRETS, Settings, duration
 
@@ -56,11 +56,11 @@ def _shown(item: Field[Any], value: Any) -> str:
 
 def connections(service: Service) -> list[dict[str, Any]]:
     """One for each of ours, those that have never come about as well."""
-    return [_connection(name, link) for name, link in service.links.items()]
+    return [_connection(name, reconnector) for name, reconnector in service.reconnectors.items()]
 
 
-def _connection(name: str, link: Link) -> dict[str, Any]:
-    opened = link.opened
+def _connection(name: str, reconnector: Reconnector) -> dict[str, Any]:
+    opened = reconnector.opened
     info = opened.info if opened is not None else {}
     connected = opened is not None and opened.is_open
     return {
@@ -70,6 +70,6 @@ def _connection(name: str, link: Link) -> dict[str, Any]:
         "server_name": info.get("server_name"),
         "server_version": info.get("version"),
         "cluster": info.get("cluster"),
-        "reconnects": link.reconnects,
-        "last_error": link.last_error if not connected else None,
+        "reconnects": reconnector.reconnects,
+        "last_error": reconnector.last_error if not connected else None,
     }

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
+from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 
 PLACES = (
     "reader",
     "core_connection",
     "stream_deleted",
     "stream_gone",
-    "refusal_desk",
-    "refusal_publisher",
+    "rejection_queue",
+    "rejection_publisher",
 )
 
 
@@ -21,15 +21,15 @@ def losses(service: Service) -> dict[str, int]:
     What a lost connection of core mode cost nobody knows: each counts as one.
     """
     found = dict.fromkeys(PLACES, 0)
-    found["refusal_desk"] = service.desk.unpublished
+    found["rejection_queue"] = service.rejections.unpublished
     if service.publisher is not None:
-        found["refusal_publisher"] = service.publisher.confirmer.refusals_given_up
+        found["rejection_publisher"] = service.publisher.confirmer.rejections_given_up
     if (listener := service.listener) is not None:
         router = listener.router
         found["reader"] = router.dropped_events + router.dropped_requests
-        if isinstance(listener.feed, StreamFeed):
+        if isinstance(listener.source, PullConsumerSource):
             found["stream_deleted"] = router.deleted
-            found["stream_gone"] = listener.feed.counters.gone
+            found["stream_gone"] = listener.source.counters.gone
         else:
             found["core_connection"] = listener.connections_lost
     return found

@@ -22,7 +22,7 @@ from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
+from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.runtime import log_writer
 
 
@@ -49,7 +49,9 @@ class ServiceCollector:
         info.add_metric([__version__, service.mode], 1)
         yield info
         yield GaugeMetricFamily(
-            "alarmdigest_ready", "1 while /readyz says ok, else 0.", value=not service.unreadiness()
+            "alarmdigest_ready",
+            "1 while /readyz says ok, else 0.",
+            value=not service.readiness_failures(),
         )
         others = GaugeMetricFamily(
             "alarmdigest_other_instances",
@@ -78,7 +80,9 @@ class ServiceCollector:
             "alarmdigest_reconnects", "Connections after the first.", labels=["connection"]
         )
         for name, thread in (("subscriber", service.listener), ("publisher", service.publisher)):
-            reconnects.add_metric([name], thread.link.reconnects if thread is not None else 0)
+            reconnects.add_metric(
+                [name], thread.reconnector.reconnects if thread is not None else 0
+            )
         yield reconnects
         yield CounterMetricFamily(
             "alarmdigest_log_lines_dropped",
@@ -87,18 +91,18 @@ class ServiceCollector:
         )
 
     def _input(self) -> Iterator[Metric]:
-        listener, desk = self._service.listener, self._service.desk
+        listener, rejections = self._service.listener, self._service.rejections
         publisher = self._service.publisher
         refused = CounterMetricFamily(
             "alarmdigest_refused", "Messages refused, by reason.", labels=["reason"]
         )
-        for reason, count in desk.by_reason.items():
+        for reason, count in rejections.by_reason.items():
             refused.add_metric([reason], count)
         yield refused
         yield CounterMetricFamily(
             "alarmdigest_rejected_sampled_out",
-            "Refused messages that were counted only, since too many came: core mode.",
-            value=desk.sampled_out,
+            "Rejected messages that were counted only, since too many came: core mode.",
+            value=rejections.sampled_out,
         )
         if listener is None:
             return
@@ -112,18 +116,18 @@ class ServiceCollector:
         dropped = CounterMetricFamily(
             "alarmdigest_dropped",
             "Messages lost in this process: by the reader when workers lag, "
-            "or refusals that could not be published.",
+            "or rejections that could not be published.",
             labels=["kind"],
         )
         dropped.add_metric(["event"], router.dropped_events)
         dropped.add_metric(["request"], router.dropped_requests)
-        given_up = publisher.confirmer.refusals_given_up if publisher is not None else 0
-        dropped.add_metric(["refusal"], desk.unpublished + given_up)
+        given_up = publisher.confirmer.rejections_given_up if publisher is not None else 0
+        dropped.add_metric(["refusal"], rejections.unpublished + given_up)
         yield dropped
         yield CounterMetricFamily(
             "alarmdigest_odd",
             "Messages that were not of the plain shape, read the slow way; refused ones included.",
-            value=router.odd,
+            value=router.slow_path,
         )
         yield CounterMetricFamily(
             "alarmdigest_clamped",
@@ -140,7 +144,7 @@ class ServiceCollector:
             "alarmdigest_clock_steps",
             "Times that the clock which arrivals depend on has stepped by more than a day: the "
             "stream's forwards, in core mode ours.",
-            value=listener.feed.arrival_steps + router.arrival_steps,
+            value=listener.source.arrival_steps + router.arrival_steps,
         )
         yield GaugeMetricFamily(
             "alarmdigest_backlog_bytes", "Routed, not yet merged.", value=listener.backlog_bytes
@@ -150,10 +154,10 @@ class ServiceCollector:
             "Connection losses of the subscriber. In core mode nobody knows what was missed.",
             value=listener.connections_lost,
         )
-        if isinstance(listener.feed, StreamFeed):
-            yield from self._stream(listener, listener.feed)
+        if isinstance(listener.source, PullConsumerSource):
+            yield from self._stream(listener, listener.source)
 
-    def _stream(self, listener: Listener, feed: StreamFeed) -> Iterator[Metric]:
+    def _stream(self, listener: Listener, source: PullConsumerSource) -> Iterator[Metric]:
         router = listener.router
         yield GaugeMetricFamily(
             "alarmdigest_stream_position", "The last message routed.", value=router.sequence
@@ -176,7 +180,7 @@ class ServiceCollector:
             "deleted": "Messages that were deleted in the stream before we read them.",
             "gone": "Messages that were gone from the stream when we came back to it.",
             "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
-            "known_again": "Deliveries of messages that had been routed already; passed over.",
+            "redelivered": "Deliveries of messages that had been routed already; passed over.",
             "foreign": "Messages in the stream on subjects that are not ours; passed over.",
             "expired_unread": "Of the deleted ones, those that lay before the stream's first "
             "message when it was asked: a limit or a purge removed them.",
@@ -185,11 +189,11 @@ class ServiceCollector:
         }
         values = {
             "deleted": router.deleted,
-            "gone": feed.counters.gone,
+            "gone": source.counters.gone,
             "delivery_gaps": listener.delivery_gaps,
-            "known_again": router.redelivered,
+            "redelivered": router.redelivered,
             "foreign": router.foreign,
-            "expired_unread": feed.gaps.expired,
+            "expired_unread": source.gaps.expired,
             "requests_not_answered_again": router.not_answered,
         }
         for name, text in texts.items():
@@ -272,7 +276,7 @@ class ServiceCollector:
             "alarmdigest_published", "Messages that the server has confirmed.", labels=["kind"]
         )
         published.add_metric(["digest"], confirmer.digests)
-        published.add_metric(["refusal"], confirmer.refusals)
+        published.add_metric(["refusal"], confirmer.rejections)
         yield published
         yield CounterMetricFamily(
             "alarmdigest_resent", "Messages sent again, with the same ids.", value=confirmer.resent

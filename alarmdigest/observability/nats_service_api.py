@@ -20,11 +20,11 @@ from alarmdigest import __version__
 from alarmdigest._ext import events, frames
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.other_instances import Effect, effect_of
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.startup import plans_of
-from alarmdigest.runtime.logs import Foreign, LimitedLog
+from alarmdigest.pipeline.startup import stream_configs_of
+from alarmdigest.runtime.logs import LimitedLog, Untrusted
 from alarmdigest.runtime.service_thread import TICK_S
 
 log = logging.getLogger(__name__)
@@ -63,10 +63,10 @@ class ServiceApi(threading.Thread):
     services on the same subjects both publish every digest.
     """
 
-    def __init__(self, service: Service, link: Link) -> None:
+    def __init__(self, service: Service, reconnector: Reconnector) -> None:
         super().__init__(name="micro", daemon=True)
         self._service = service
-        self._link = link
+        self._reconnector = reconnector
         self._id = secrets.token_hex(11)
         self._since = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         self._stopping = threading.Event()
@@ -82,7 +82,9 @@ class ServiceApi(threading.Thread):
     def run(self) -> None:
         try:
             while not self._stopping.is_set():
-                connection = self._link.open(lambda: not self._stopping.is_set())
+                connection = self._reconnector.connect_with_backoff(
+                    lambda: not self._stopping.is_set()
+                )
                 if connection is None:
                     return
                 try:
@@ -110,10 +112,10 @@ class ServiceApi(threading.Thread):
                 if kind not in (frames.MSG, frames.HMSG):
                     self._control(connection, kind, payload)
                 elif sid == ANSWERS_SID:
-                    self._meet(payload)
+                    self._on_barrier(payload)
                 elif reply:
                     if sid == ASKED_OF_US_ALL and payload:
-                        self._meet(payload)
+                        self._on_barrier(payload)
                     answer = orjson.dumps(self._answer(VERBS[sid // ADDRESSES]))
                     connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(answer), answer))
             connection.keep_alive()
@@ -143,7 +145,7 @@ class ServiceApi(threading.Thread):
     def _control(self, connection: Connection, kind: int, text: bytes) -> None:
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
-            self._link.learn(connection)
+            self._reconnector.learn(connection)
         if refused is not None:
             self._trouble("the server does not let us answer for `nats micro`", reason=refused)
 
@@ -172,7 +174,9 @@ class ServiceApi(threading.Thread):
         settings, stream_mode = self._service.settings, self._service.mode == "stream"
         return {
             "mode": self._service.mode,
-            "streams": ",".join(plan.name for plan in plans_of(settings)) if stream_mode else "",
+            "streams": ",".join(plan.name for plan in stream_configs_of(settings))
+            if stream_mode
+            else "",
             "requests": settings.request_subject,
             "digests": settings.digest_subject,
         }
@@ -188,7 +192,7 @@ class ServiceApi(threading.Thread):
         listener, publisher = service.listener, service.publisher
         if listener is None or publisher is None:
             return []
-        router, desk, subjects = listener.router, service.desk, self._endpoints()
+        router, rejections, subjects = listener.router, service.rejections, self._endpoints()
         worked = [listener.routing, *(worker.merging for worker in service.workers)]
         answered = [publisher.window.answering]
         found = []
@@ -205,8 +209,8 @@ class ServiceApi(threading.Thread):
                     "subject": subjects[name],
                     "queue_group": "",
                     "num_requests": requests,
-                    "num_errors": desk.by_kind[kind],
-                    "last_error": desk.last_reason[kind],
+                    "num_errors": rejections.by_kind[kind],
+                    "last_error": rejections.last_reason[kind],
                     "processing_time": spent_ns,
                     "average_processing_time": spent_ns // timed if timed else 0,
                 }
@@ -215,7 +219,7 @@ class ServiceApi(threading.Thread):
 
     # -- who else is there -----------------------------------------------------------------------
 
-    def _meet(self, payload: bytes) -> None:
+    def _on_barrier(self, payload: bytes) -> None:
         """An answer to our PING: our own, or that of another service."""
         try:
             answer = orjson.loads(payload)
@@ -231,7 +235,7 @@ class ServiceApi(threading.Thread):
         self._service.others.saw(other[:64], effect)
         self._others(
             SENTENCES[effect],
-            its_id=Foreign(other[:64]),
-            its_mode=Foreign(mode),
+            its_id=Untrusted(other[:64]),
+            its_mode=Untrusted(mode),
             our_id=self._id,
         )

@@ -19,7 +19,7 @@ from alarmdigest.observability.guard import may_ask_as
 from alarmdigest.observability.metrics import registry_of
 from alarmdigest.observability.status import Status
 from alarmdigest.pipeline.service import Service
-from alarmdigest.runtime.logs import Fields, Foreign, LimitedLog
+from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class Pages:
         code, body, content_type = await self._answer(scope)
         log.debug(
             "http%s",
-            Fields(method=Foreign(scope["method"]), path=Foreign(scope["path"]), status=code),
+            Fields(method=Untrusted(scope["method"]), path=Untrusted(scope["path"]), status=code),
         )
         headers = [
             *HEADERS,
@@ -89,9 +89,9 @@ class Pages:
             return _plain(HTTPStatus.MISDIRECTED_REQUEST)
         try:
             if path == "/healthz":
-                return _reasons(self._service.illnesses())
+                return _reasons(self._service.liveness_failures())
             if path == "/readyz":
-                return _reasons(self._service.unreadiness())
+                return _reasons(self._service.readiness_failures())
             if path == "/metrics":
                 return 200, await self._made[path].get(), CONTENT_TYPE_PLAIN_0_0_4
             if path == "/status.json":

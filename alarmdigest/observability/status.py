@@ -50,11 +50,11 @@ class Status:
         """Everything that the page shows, as JSON has it. Ages and durations in seconds."""
         self._notice_digests()
         service, settings, now = self._service, self._service.settings, self._sample()
-        illnesses, reasons = service.illnesses(), service.unreadiness()
+        liveness_failures, reasons = service.liveness_failures(), service.readiness_failures()
         watcher = service.stream_watcher
         in_stream_mode = service.mode == "stream"
         return {
-            "state": "ill" if illnesses else "not ready" if reasons else "ready",
+            "state": "ill" if liveness_failures else "not ready" if reasons else "ready",
             "reasons": reasons,
             "version": __version__,
             "mode": service.mode or None,
@@ -139,7 +139,7 @@ class Status:
             return None
         window, last = publisher.window, self._digest_at_ns
         return {
-            "held_because": publisher.blocked_reason,
+            "blocked_reason": publisher.blocked_reason,
             "last_digest_at": timestamps.to_text(last) if last is not None else None,
             "unconfirmed_bytes": window.bytes,
             "oldest_unconfirmed_seconds": round(window.oldest_unconfirmed_s, 3),
@@ -165,16 +165,16 @@ class Status:
         return {
             "at": timestamps.to_text(arrival_ns),
             "ahead_seconds": round((arrival_ns - time.time_ns()) / 1e9, 1),
-            "steps": listener.feed.arrival_steps + listener.router.arrival_steps,
+            "steps": listener.source.arrival_steps + listener.router.arrival_steps,
         }
 
     def _refused(self) -> dict[str, Any]:
-        desk = self._service.desk
+        rejections = self._service.rejections
         return {
-            "by_reason": dict(desk.by_reason),
+            "by_reason": dict(rejections.by_reason),
             "last": [
                 {"at": timestamps.to_text(at_ns), "reason": reason, "bytes": size}
-                for at_ns, reason, size in reversed(tuple(desk.last))
+                for at_ns, reason, size in reversed(tuple(rejections.last))
             ],
         }
 

@@ -24,7 +24,7 @@ class Routed:
 @dataclass(slots=True)
 class Outgoing:
     """Outgoing records on their way to the publisher. ``answered`` requests made the digests
-    among them; 0 if these are refusals."""
+    among them; 0 if these are rejections."""
 
     records: bytes
     read_at: float

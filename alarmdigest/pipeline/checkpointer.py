@@ -23,7 +23,8 @@ from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
-from alarmdigest.store.base import Checkpoint, Outputs, Position, Store, StoreError
+from alarmdigest.state.position import Outputs, StreamPosition
+from alarmdigest.store.base import Checkpoint, Store, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Barrier:
     """
 
     number: int
-    position: Position | None
+    position: StreamPosition | None
     arrival_ns: int
     sent_at: float = field(default_factory=time.monotonic, compare=False)
 
@@ -161,7 +162,7 @@ class Checkpointer(ServiceThread):
             )
         failpoints.reach("checkpointer.done")
         if self._memory_kept and sum(map(len, pending.rows)) < LARGE_BYTES:
-            self._give_back()
+            self._release_memory()
         self.completed_at = time.monotonic()
         self.completed = barrier.number
 
@@ -192,11 +193,11 @@ class Checkpointer(ServiceThread):
         self.written += 1
         self._memory_kept = self._memory_kept or self.rows_bytes >= LARGE_BYTES
 
-    def _give_back(self) -> None:
+    def _release_memory(self) -> None:
         """After large checkpoints, once there is a small one: until then it is used again."""
         self._memory_kept = False
         try:
-            self.store.give_back()
+            self.store.release_memory()
         except StoreError as error:  # the next commit opens it, or says so again
             self._trouble("the store cannot be opened again", reason=error)
-        memory.give_back()
+        memory.release_memory()

@@ -17,16 +17,16 @@ from collections.abc import Callable, Sequence
 from alarmdigest._ext import events, frames
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
-from alarmdigest.pipeline.rejections import RefusalDesk
-from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,10 @@ class Listener(ServiceThread):
 
     def __init__(
         self,
-        link: Link,
-        feed: Feed,
+        reconnector: Reconnector,
+        source: Source,
         router: events.Router,
-        desk: RefusalDesk,
+        rejections: RejectionQueue,
         workers: Sequence[Worker],
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
         checkpointer: Checkpointer,
@@ -69,8 +69,8 @@ class Listener(ServiceThread):
     ) -> None:
         super().__init__("nats-client", on_failure)
         self.router = router
-        self.feed = feed
-        self.desk = desk
+        self.source = source
+        self.rejections = rejections
         self.consuming = threading.Event()
         self.dropping = False
         self.connections_lost = 0
@@ -80,17 +80,17 @@ class Listener(ServiceThread):
         # The connection broke while the last messages were under way: they are lost (core mode).
         self.drain_was_cut = False
 
-        self.link = link
+        self.reconnector = reconnector
         self._workers = workers
         self._publisher_queue = publisher_queue
         self._checkpointer = checkpointer
         self._checkpoint_interval_s = checkpoint_interval_s
         self._barriers = 0
         self._barrier_at = time.monotonic()
-        # The barrier that waits for room in the publisher's queue, and the refusals that belong
+        # The barrier that waits for room in the publisher's queue, and the rejections that belong
         # before it (None: not taken yet).
         self._barrier: Barrier | None = None
-        self._refusals_before: bytes | None = None
+        self._rejections_before: bytes | None = None
         self._routed_at_barrier = 0
         self._backlog_limit = backlog_limit
         self._handed_bytes = 0
@@ -118,7 +118,7 @@ class Listener(ServiceThread):
     @property
     def behind(self) -> int | None:
         """Messages that wait behind the last one that was routed; None where nobody knows."""
-        return self.feed.behind(self.router) if self.consuming.is_set() else None
+        return self.source.behind(self.router) if self.consuming.is_set() else None
 
     def stop(self) -> None:
         self._stopping.set()
@@ -127,14 +127,14 @@ class Listener(ServiceThread):
 
     def work(self) -> None:
         while not self._stopping.is_set():
-            connection = self.link.open(self._go_on)
+            connection = self.reconnector.connect_with_backoff(self._go_on)
             if connection is None:
                 break
             try:
                 self._consume(connection)
             except NatsError as lost:
                 self._lost(lost)
-                self.drain_was_cut = self._stopping.is_set() and self.feed.may_drop
+                self.drain_was_cut = self._stopping.is_set() and self.source.lossy
             finally:
                 self.consuming.clear()
                 connection.close()
@@ -147,7 +147,7 @@ class Listener(ServiceThread):
 
     def _consume(self, connection: Connection) -> None:
         """Ask for messages, then read and route until the connection is lost or was drained."""
-        if not self._open_feed(connection, None):
+        if not self._open_source(connection, None):
             return
         draining = False
         while True:
@@ -159,27 +159,27 @@ class Listener(ServiceThread):
                 if draining or self._stopping.is_set():
                     if not draining:
                         draining = True
-                        self.feed.stop(connection)
-                    if self.feed.stopped(connection):
+                        self.source.stop(connection)
+                    if self.source.stopped(connection):
                         return
                 else:
                     # Before the barrier, which may wait for room: that is no silence of the
                     # server's.
                     pause = self.backlog_bytes > PAUSE_AT_BYTES
-                    self.feed.turn(connection, self.router, pause=pause)
+                    self.source.turn(connection, self.router, pause=pause)
                     self._checkpoint_when_due()
             except ConsumerGone as gone:
                 self.consuming.clear()
-                self.link.last_error = str(gone)
-                self.feed.lost(gone)
+                self.reconnector.last_error = str(gone)
+                self.source.lost(gone)
                 self._hand_over()
-                if draining or not self._open_feed(connection, self._unread()):
+                if draining or not self._open_source(connection, self._unread()):
                     return
 
     def _turn(self, connection: Connection) -> None:
         """What has come, in hand."""
         self._read(connection)
-        self.feed.hear(connection, self.router)
+        self.source.hear(connection, self.router)
         self._hand_over()
         gone: ConsumerGone | None = None
         for kind, text in self.router.take_other():
@@ -189,16 +189,16 @@ class Listener(ServiceThread):
                 gone = gone or error
         if gone is not None:
             raise gone
-        if connection.lame_duck and self.link.has_alternative():
+        if connection.lame_duck and self.reconnector.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
         connection.keep_alive()
-        self.desk.log_what_was_left_out()
+        self.rejections.log_what_was_left_out()
 
     def _unread(self) -> bytes:
         """The beginning of a frame."""
         return bytes(self._buffer[: self._filled])
 
-    def _open_feed(self, connection: Connection, received: bytes | None) -> bool:
+    def _open_source(self, connection: Connection, received: bytes | None) -> bool:
         """Ask for messages, again and again while what answers is JetStream's refusal or nothing at
         all; false when told to stop. Raises ConnectionLost, also when another server may do better.
         """
@@ -206,14 +206,14 @@ class Listener(ServiceThread):
         while True:
             try:
                 self._filled = 0
-                self.feed.open(connection, self.router, received)
+                self.source.open(connection, self.router, received)
                 return True
             except ConnectionLost:
                 raise
             except NatsError as error:
-                self.link.last_error = str(error)
-                self.feed.lost(error)
-                if time.monotonic() > give_up_at and self.link.has_alternative():
+                self.reconnector.last_error = str(error)
+                self.source.lost(error)
+                if time.monotonic() > give_up_at and self.reconnector.has_alternative():
                     raise ConnectionLost(f"{connection.url}: {error}") from error
             until = time.monotonic() + pause_s
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
@@ -225,23 +225,23 @@ class Listener(ServiceThread):
 
     def _is_consuming(self, connection: Connection) -> bool:
         """Whether what is published now will reach us, whatever dies."""
-        if self.feed.place_is_fleeting and self._checkpointer.completed == 0:
+        if self.source.start_not_replayable and self._checkpointer.completed == 0:
             if self._barriers == 0:
                 self._send_barrier()
             return False
-        return self.feed.consuming(connection)
+        return self.source.consuming(connection)
 
     def _read(self, connection: Connection) -> None:
         """One read, and everything whole in it routed. A frame's beginning stays in the buffer."""
         count = connection.receive_into(self._buffer, self._filled, TICK_S)
-        self.dropping = self.feed.may_drop and self.backlog_bytes > self._backlog_limit
+        self.dropping = self.source.lossy and self.backlog_bytes > self._backlog_limit
         if count == 0:
             return
         self._read_at = time.monotonic()
         end = self._filled + count
         if self.dropping:
             self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
-        now_ns = self.feed.now_ns()
+        now_ns = self.source.now_ns()
         position = 0
         try:
             # In steps, so that no thread waits long for the GIL.
@@ -272,17 +272,17 @@ class Listener(ServiceThread):
                 worker.queue.put(Routed(batch, self._read_at))
         self._hand_over_barrier()
         if self._barrier is not None:
-            return  # refusals of messages behind the barrier must not overtake it
-        if self.feed.may_drop and self._publisher_queue.full():
-            return  # they wait at the desk
-        refusals = self.desk.take()
-        if refusals and not self._offer(Outgoing(refusals, self._read_at)):
-            self.desk.put_back(refusals)
+            return  # rejections of messages behind the barrier must not overtake it
+        if self.source.lossy and self._publisher_queue.full():
+            return  # they wait at the rejections
+        rejections = self.rejections.take()
+        if rejections and not self._offer(Outgoing(rejections, self._read_at)):
+            self.rejections.put_back(rejections)
 
     def _offer(self, item: Outgoing | Barrier) -> bool:
         """Put into the publisher's queue; false when it is full and we must not wait."""
-        if not self.feed.may_drop:
-            put_patiently(self._publisher_queue, item, self.beat)
+        if not self.source.lossy:
+            put_with_heartbeat(self._publisher_queue, item, self.beat)
             return True
         try:
             self._publisher_queue.put_nowait(item)
@@ -292,11 +292,11 @@ class Listener(ServiceThread):
 
     def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
         if kind in (frames.MSG, frames.HMSG):
-            self.feed.status(text, self.router)
+            self.source.status(text, self.router)
             return
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
-            self.link.learn(connection)
+            self.reconnector.learn(connection)
         if refused is not None:
             # Without one of the subscriptions we would look well and hear nothing.
             raise ConnectionLost(f"{connection.url}: the server said: {refused}")
@@ -321,7 +321,7 @@ class Listener(ServiceThread):
         self._barriers += 1
         self._barrier_at = time.monotonic()
         self._routed_at_barrier = self.router.events + self.router.requests
-        barrier = Barrier(self._barriers, self.feed.position(self.router), self.router.arrival_ns)
+        barrier = Barrier(self._barriers, self.source.position(self.router), self.router.arrival_ns)
         for worker in self._workers:
             worker.queue.put(barrier)
         self._barrier = barrier
@@ -330,18 +330,18 @@ class Listener(ServiceThread):
         failpoints.reach("listener.after_barrier")
 
     def _hand_over_barrier(self) -> None:
-        """Our own way for the barrier: to the publisher, behind the refusals before it."""
+        """Our own way for the barrier: to the publisher, behind the rejections before it."""
         if self._barrier is None:
             return
-        if self._refusals_before is None:
-            self._refusals_before = self.desk.take()
-        refusals = self._refusals_before
-        if refusals and not self._offer(Outgoing(refusals, self._read_at)):
+        if self._rejections_before is None:
+            self._rejections_before = self.rejections.take()
+        rejections = self._rejections_before
+        if rejections and not self._offer(Outgoing(rejections, self._read_at)):
             return
-        self._refusals_before = b""
+        self._rejections_before = b""
         if self._offer(self._barrier):
             self._barrier = None
-            self._refusals_before = None
+            self._rejections_before = None
 
     def _last_checkpoint(self) -> None:
         """Wait for the one that is on its way, then have everything written that was routed."""
@@ -363,11 +363,13 @@ class Listener(ServiceThread):
 
     def _lost(self, lost: NatsError) -> None:
         self.connections_lost += 1
-        self.link.last_error = str(lost)
-        self.feed.lost(lost)
+        self.reconnector.last_error = str(lost)
+        self.source.lost(lost)
 
     def _finish_publishing(self) -> None:
-        """The last refusals, and the sign that no more will come."""
-        self.desk.log_what_was_left_out(at_once=True)
-        put_patiently(self._publisher_queue, Outgoing(self.desk.take(), self._read_at), self.beat)
-        put_patiently(self._publisher_queue, None, self.beat)
+        """The last rejections, and the sign that no more will come."""
+        self.rejections.log_what_was_left_out(at_once=True)
+        put_with_heartbeat(
+            self._publisher_queue, Outgoing(self.rejections.take(), self._read_at), self.beat
+        )
+        put_with_heartbeat(self._publisher_queue, None, self.beat)

@@ -1,4 +1,4 @@
-"""The one publishing thread: digests and refusals out, in order, until they are confirmed.
+"""The one publishing thread: digests and rejections out, in order, until they are confirmed.
 
 What has been sent is kept until its confirmation (``inflight/``). What is not known to be stored is
 sent again, with the same ids, and never a digest before an earlier one of the same user. What
@@ -23,17 +23,17 @@ from alarmdigest.nats.errors import (
     StreamMissing,
 )
 from alarmdigest.nats.jetstream import NO_LEADER
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.checkpointer import Barrier
-from alarmdigest.pipeline.inflight.confirmer import Confirmer, Refusal
+from alarmdigest.pipeline.inflight.confirmer import Confirmer, PublishBlocked
 from alarmdigest.pipeline.inflight.pace import Pace
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import Fields, LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
-from alarmdigest.store.base import Outputs, Position
+from alarmdigest.state.position import Outputs, StreamPosition
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +81,11 @@ class Publisher(ServiceThread):
 
     def __init__(
         self,
-        link: Link,
+        reconnector: Reconnector,
         confirmer: Confirmer,
         *,
         producers: int,
-        replay_end: Position | None,
+        replay_end: StreamPosition | None,
         on_published: Callable[[Barrier, Outputs], None],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
@@ -102,7 +102,7 @@ class Publisher(ServiceThread):
         # How long framing and writing took, in seconds, once for each write.
         self.sending = Histogram()
 
-        self.link = link
+        self.reconnector = reconnector
         self.confirmer = confirmer
         self._all_producers = producers
         self._replay_end = replay_end
@@ -175,7 +175,7 @@ class Publisher(ServiceThread):
             self._send(connection)
         self._doubt()
         connection.keep_alive()
-        if connection.lame_duck and self.window.empty and self.link.has_alternative():
+        if connection.lame_duck and self.window.empty and self.reconnector.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
     @property
@@ -238,7 +238,7 @@ class Publisher(ServiceThread):
                 self.confirmer.requests_passed(position, replay_ended=self._behind_replay(position))
             self._on_published(complete.barrier, complete.outputs)
 
-    def _behind_replay(self, position: Position) -> bool:
+    def _behind_replay(self, position: StreamPosition) -> bool:
         end = self._replay_end
         # A stream that was made anew meanwhile will never bring what an earlier run has read; its
         # messages are later ones.
@@ -256,18 +256,18 @@ class Publisher(ServiceThread):
         if self.confirmer.under_way == 0:
             self._progress_at = started
         with self.busy("sending"):
-            refusal = self.confirmer.send(connection, self.pace.most)
+            blocked = self.confirmer.send(connection, self.pace.most)
         self.sending.observe(time.monotonic() - started)
         self.window.note_sent(self.confirmer.sent_below)
         failpoints.reach("publisher.after_send")
-        if refusal is not None:
-            self._block(refusal)
+        if blocked is not None:
+            self._block(blocked)
         self._note_progress()
 
-    def _block(self, refusal: Refusal) -> None:
+    def _block(self, blocked: PublishBlocked) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
-        self.pace.refused(refusal)
-        self._trouble("digests cannot be published and are kept", reason=refusal.reason)
+        self.pace.refused(blocked)
+        self._trouble("digests cannot be published and are kept", reason=blocked.reason)
 
     def _retry(self) -> None:
         """See that the streams are there, then send again what was refused."""
@@ -275,12 +275,14 @@ class Publisher(ServiceThread):
             if not self.confirmer.check_streams(self._for_a_second()):
                 self.pace.retried()
                 self._block(
-                    Refusal(f"no connection to look at the streams: {self.link.last_error}")
+                    PublishBlocked(
+                        f"no connection to look at the streams: {self.reconnector.last_error}"
+                    )
                 )
                 return
         except NatsError as error:
             self.pace.retried()
-            self._block(refusal_of(error))
+            self._block(blocked_by(error))
             return
         self.pace.retried()
         self.confirmer.retry()
@@ -298,7 +300,7 @@ class Publisher(ServiceThread):
                 )
         else:
             count = connection.receive_into(self._buffer, self._received, timeout)
-        if self.link.has_alternative():
+        if self.reconnector.has_alternative():
             # Also while nothing is under way: not only when the next digest finds out.
             connection.still_there()
         if count:
@@ -327,9 +329,9 @@ class Publisher(ServiceThread):
         elif rest == 0 and len(self._buffer) > BUFFER_BYTES:
             self._buffer = bytearray(BUFFER_BYTES)
         self._note_progress()
-        for refusal in answers.refusals:
+        for blocked in answers.rejections:
             self._progress_at = time.monotonic()
-            self._block(refusal)
+            self._block(blocked)
         for kind, text in answers.control:
             self._handle(connection, kind, text)
 
@@ -339,12 +341,12 @@ class Publisher(ServiceThread):
             self.confirmer.ponged(connection.pongs)
             self._note_progress()
         elif kind == frames.INFO:
-            self.link.learn(connection)
+            self.reconnector.learn(connection)
         elif refused is not None:
             # At once: a PONG behind it must not be taken for a confirmation.
-            refusal = self.confirmer.server_refused(refused)
-            if refusal is not None:
-                self._block(refusal)
+            blocked = self.confirmer.server_refused(refused)
+            if blocked is not None:
+                self._block(blocked)
 
     def _note_progress(self) -> None:
         confirmations = self.confirmer.confirmations
@@ -379,7 +381,7 @@ class Publisher(ServiceThread):
             self._look_up_at = 0.0
             streams = " and ".join(self.confirmer.streams)
             self._block(
-                Refusal(
+                PublishBlocked(
                     f"no confirmation within {ACK_TIMEOUT_S:g} s: "
                     f"do the streams {streams} capture their subjects?",
                     passing=True,
@@ -412,9 +414,9 @@ class Publisher(ServiceThread):
                 # What is sent again for nothing makes a slow server slower.
                 self._lost_after_s = min(self._lost_after_s * 2, LONGEST_LOST_AFTER_S)
         except (ConnectionLost, NoAnswer) as error:  # there is no leader at the moment
-            self.link.last_error = str(error)
+            self.reconnector.last_error = str(error)
         except NatsError as error:
-            self._block(refusal_of(error))
+            self._block(blocked_by(error))
         self._ask_at = time.monotonic() + ASK_PAUSE_S
 
     def _for_a_second(self) -> Callable[[], bool]:
@@ -429,9 +431,9 @@ class Publisher(ServiceThread):
                 if not self.confirmer.look_up(self.window, self._go_on, rest_only=rest_only):
                     return
         except NatsError as error:
-            self.link.last_error = str(error)
+            self.reconnector.last_error = str(error)
             self._look_up_at = time.monotonic() + LOOK_UP_PAUSE_S
-            self._block(refusal_of(error))
+            self._block(blocked_by(error))
             return
         # The rest, if any: it holds up digests for as long as it takes.
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
@@ -457,7 +459,7 @@ class Publisher(ServiceThread):
                 self._take()
             return self._has_work() and not self._given_up.is_set()
 
-        connection = self._connection = self.link.open(go_on)
+        connection = self._connection = self.reconnector.connect_with_backoff(go_on)
         if connection is None:
             return None
         connection.watch(self.queue.waker.fileno())
@@ -468,7 +470,7 @@ class Publisher(ServiceThread):
         return connection
 
     def _forget_connection(self, lost: ConnectionLost) -> None:
-        self.link.last_error = str(lost)
+        self.reconnector.last_error = str(lost)
         log.warning(
             "connection lost%s",
             Fields(
@@ -483,9 +485,9 @@ class Publisher(ServiceThread):
         self.connected.clear()
 
 
-def refusal_of(error: NatsError) -> Refusal:
-    """What is wrong with a stream, or with asking for it, as the refusal of a message."""
+def blocked_by(error: NatsError) -> PublishBlocked:
+    """What is wrong with a stream, or with asking for it, as the blocked of a message."""
     passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing)) or (
         isinstance(error, JetStreamError) and error.err_code in NO_LEADER
     )
-    return Refusal(str(error), passing=passing)
+    return PublishBlocked(str(error), passing=passing)

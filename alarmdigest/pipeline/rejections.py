@@ -1,4 +1,4 @@
-"""Refused messages: counted by reason, logged at a limited rate, sent to AlarmRejected."""
+"""Rejected messages: counted by reason, logged at a limited rate, sent to AlarmRejected."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import time
 from collections import deque
 
 from alarmdigest._ext import events, outgoing
-from alarmdigest.runtime.logs import Foreign, LimitedLog
-from alarmdigest.wire.messages import REASONS, Refused, read_odd
+from alarmdigest.runtime.logs import LimitedLog, Untrusted
+from alarmdigest.wire.messages import REASONS, Rejected, parse_leniently
 
 log = logging.getLogger(__name__)
 
 MAX_DETAIL_CHARS = 200
-# Refusals that may wait for the publisher; beyond it they are counted and not published.
+# Rejections that may wait for the publisher; beyond it they are counted and not published.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 # Publishing one costs as much as ten good messages, and in core mode the server cuts off who is
 # slow. So beyond so many at once, and so many a second, one in a hundred is published: enough to
@@ -23,19 +23,19 @@ MAX_WAITING_BYTES = 16 * 1024 * 1024
 PUBLISHED_AT_ONCE = 5_000
 PUBLISHED_A_SECOND = 1_000
 SAMPLED_ONE_IN = 100
-# So many are remembered for an operator who asks what was refused.
+# So many are remembered for an operator who asks what was rejected.
 LAST_REFUSALS = 10
 
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
 
-class RefusalDesk:
+class RejectionQueue:
     """Reads what the compiled router does not take, and keeps what nobody takes for publishing.
 
     Belongs to the client thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
-    ``last_reason`` of each), and ``unpublished`` for refusals that were counted but had to be
+    ``last_reason`` of each), and ``unpublished`` for rejections that were counted but had to be
     thrown away because the publisher could not keep up; ``sampled_out`` for those that were not
-    published since too many came. ``last`` are the newest refusals that were not sampled out: when,
+    published since too many came. ``last`` are the newest rejections that were not sampled out: when,
     in ns since 1970 by our clock, the reason, and the size in bytes.
     """
 
@@ -50,16 +50,16 @@ class RefusalDesk:
         self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REFUSALS)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
-        self._refused = LimitedLog(log, logging.WARNING)
+        self._rejected = LimitedLog(log, logging.WARNING)
         self._thrown_away = LimitedLog(log, logging.ERROR)
         self._too_many = LimitedLog(log, logging.WARNING)
         self._allowance = float(PUBLISHED_AT_ONCE)
         self._allowance_at = time.monotonic()
         self._beyond_rate = 0
-        self._granted = False  # the next refusal has been asked about already
+        self._granted = False  # the next rejection has been asked about already
 
     def only_count(self, kind: int, reason: int) -> bool:
-        """Count a message that is refused for ``REASONS[reason]`` and be done with it, if it is
+        """Count a message that is rejected for ``REASONS[reason]`` and be done with it, if it is
         one too many; else it has to be read. For messages of no stream."""
         if self._granted or self._may_publish():
             self._granted = True
@@ -84,7 +84,7 @@ class RefusalDesk:
         if self._beyond_rate % SAMPLED_ONE_IN:
             return False
         self._too_many(
-            "too many messages are refused: all are counted, not all published",
+            "too many messages are rejected: all are counted, not all published",
             published_one_in=SAMPLED_ONE_IN,
         )
         return True
@@ -92,20 +92,20 @@ class RefusalDesk:
     def read(
         self, kind: int, payload: bytes, subject: bytes, origin: tuple[int, int] | None = None
     ) -> tuple[bytes, bytes, int, int] | None:
-        """``(user, alarm, status, time_ns)``, or None for a message that has now been refused.
+        """``(user, alarm, status, time_ns)``, or None for a message that has now been rejected.
 
         ``origin`` is the sequence and timestamp of a stream's message.
         """
         try:
-            return read_odd(kind, payload)
-        except Refused as refusal:
+            return parse_leniently(kind, payload)
+        except Rejected as rejection:
             self.by_kind[kind] += 1
-            self.last_reason[kind] = refusal.reason
-            self._refuse(refusal, payload, subject, origin)
+            self.last_reason[kind] = rejection.reason
+            self._reject(rejection, payload, subject, origin)
             return None
 
     def take(self) -> bytes:
-        """All refusals that wait, as outgoing records; empties the desk."""
+        """All rejections that wait, as outgoing records; empties the rejections."""
         batch = b"".join(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0
@@ -118,29 +118,29 @@ class RefusalDesk:
 
     def log_what_was_left_out(self, *, at_once: bool = False) -> None:
         """Call it now and then, and ``at_once`` in the end."""
-        self._refused.catch_up(at_once=at_once)
+        self._rejected.catch_up(at_once=at_once)
         self._thrown_away.catch_up(at_once=at_once)
         self._too_many.catch_up(at_once=at_once)
 
-    def _refuse(
-        self, refusal: Refused, payload: bytes, subject: bytes, origin: tuple[int, int] | None
+    def _reject(
+        self, rejection: Rejected, payload: bytes, subject: bytes, origin: tuple[int, int] | None
     ) -> None:
-        self.by_reason[refusal.reason] += 1
+        self.by_reason[rejection.reason] += 1
         if origin is None and not self._granted and not self._may_publish():
             self.sampled_out += 1
             return
         self._granted = False
-        self.last.append((time.time_ns(), refusal.reason, len(payload)))
-        self._refused(
-            f"refused a message ({refusal.reason})",
-            detail=refusal.detail,
-            subject=Foreign(subject.decode("utf-8", "replace")),
+        self.last.append((time.time_ns(), rejection.reason, len(payload)))
+        self._rejected(
+            f"rejected a message ({rejection.reason})",
+            detail=rejection.detail,
+            subject=Untrusted(subject.decode("utf-8", "replace")),
             bytes=len(payload),
         )
-        headers = headers_of(refusal, subject)
+        headers = rejection_headers(rejection, subject)
         if origin is not None:
             headers += f"Nats-Msg-Id: {_message_id(self._stream, origin, payload)}\r\n".encode()
-        record = outgoing.pack_refusal(headers, payload)
+        record = outgoing.pack_rejection(headers, payload)
         # One by itself may be larger: a server takes messages of up to 64 MiB. From a stream none
         # is thrown away: there the listener waits for the publisher.
         if (
@@ -149,27 +149,27 @@ class RefusalDesk:
             and self._waiting_bytes + len(record) > MAX_WAITING_BYTES
         ):
             self.unpublished += 1
-            self._thrown_away("the publisher is behind: refused messages are not published")
+            self._thrown_away("the publisher is behind: rejected messages are not published")
             return
         self._waiting.append(record)
         self._waiting_bytes += len(record)
 
 
 def _message_id(stream: str, origin: tuple[int, int], payload: bytes) -> str:
-    """As digests have it (ext/alarmbook.pyx): the same message refused again has the same id."""
+    """As digests have it (ext/alarmbook.pyx): the same message rejected again has the same id."""
     place = struct.pack("<QqI", *origin, 0)
     return hashlib.blake2b(stream.encode() + b"\0" + place + payload, digest_size=16).hexdigest()
 
 
-def headers_of(refusal: Refused, subject: bytes) -> bytes:
+def rejection_headers(rejection: Rejected, subject: bytes) -> bytes:
     """The headers of an AlarmRejected message, as ``Key: value`` lines.
 
     Neither value can hold a CR or LF: the detail is escaped to printable ASCII, and in the subject
     they are replaced, though the protocol knows no such subject.
     """
-    detail = refusal.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
+    detail = rejection.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
     return (
-        f"Alarmdigest-Reason: {refusal.reason}\r\nAlarmdigest-Detail: {detail}\r\n".encode()
+        f"Alarmdigest-Reason: {rejection.reason}\r\nAlarmdigest-Detail: {detail}\r\n".encode()
         + b"Alarmdigest-Subject: "
         + subject.translate(_NO_LINE_ENDS)
         + b"\r\n"

@@ -13,7 +13,7 @@ from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissin
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import NO_PEERS, cannot_make
 from alarmdigest.nats.server_versions import too_old
-from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamPlan, age_text, plans
+from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamConfig, age_text, plans
 from alarmdigest.nats.streams import Examined, ensure_stream, examine
 from alarmdigest.settings import (
     HEADER_ROOM_BYTES,
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 GATHERING_S = 5.0
 
 
-def plans_of(settings: Settings) -> Plans:
+def stream_configs_of(settings: Settings) -> Plans:
     """The streams that these settings ask for."""
     return plans(
         event_subject=settings.event_subject,
@@ -59,9 +59,9 @@ def version_problem(connection: Connection, mode: str, *, asked_for: str) -> str
 
 def look_at_streams(jetstream: JetStream, settings: Settings) -> Examined:
     """All that is wrong or unwise about the streams that are there. Changes nothing."""
-    wanted = plans_of(settings)
+    wanted = stream_configs_of(settings)
     found = examine(jetstream, wanted, create=not settings.no_create_streams)
-    for plan, usual in zip(wanted, plans_of(Settings()), strict=True):
+    for plan, usual in zip(wanted, stream_configs_of(Settings()), strict=True):
         if (info := found.infos.get(plan.role)) is not None:
             found.warnings += map(plan.for_its_domain, _unheeded(plan, usual, info))
     return found
@@ -83,7 +83,7 @@ def ready_streams(jetstream: JetStream, settings: Settings) -> dict[Role, Stream
         except (StreamConflict, StreamMissing) as error:
             problems.append(str(error))
     if problems:
-        problems += _oversized(plans_of(settings), found)
+        problems += _oversized(stream_configs_of(settings), found)
     if problems:
         raise SettingsError(*problems)
     for warning in found.warnings:
@@ -92,7 +92,7 @@ def ready_streams(jetstream: JetStream, settings: Settings) -> dict[Role, Stream
 
 
 def _made(
-    jetstream: JetStream, plan: StreamPlan, settings: Settings, deadline: float
+    jetstream: JetStream, plan: StreamConfig, settings: Settings, deadline: float
 ) -> StreamInfo:
     """Raises as ``ensure_stream`` does."""
     while True:
@@ -118,7 +118,7 @@ def _oversized(wanted: Plans, found: Examined) -> Iterator[str]:
 
 
 def cannot_be_made(
-    jetstream: JetStream, connection: Connection, missing: list[StreamPlan]
+    jetstream: JetStream, connection: Connection, missing: list[StreamConfig]
 ) -> list[str]:
     """What the server would say if these streams were made, as far as the account's limits tell."""
     if not missing:
@@ -138,7 +138,7 @@ def cannot_be_made(
 
 
 def _refused(
-    plan: StreamPlan, limits: dict[str, Any], streams: int, reserved: int, *, clustered: bool
+    plan: StreamConfig, limits: dict[str, Any], streams: int, reserved: int, *, clustered: bool
 ) -> Iterator[JetStreamError]:
     """The errors that nats-server answers with, as it words them."""
     if plan.replicas > 1 and not clustered:
@@ -165,14 +165,14 @@ def _limit(limits: dict[str, Any], name: str) -> int:
     return value if isinstance(value, int) else -1
 
 
-def _shorter_window(plan: StreamPlan, info: StreamInfo) -> str:
+def _shorter_window(plan: StreamConfig, info: StreamInfo) -> str:
     """JetStream wants the duplicate window to lie within the age."""
     if 0 < plan.max_age_ns < info.duplicate_window_ns:
         return f" --dupe-window={age_text(plan.max_age_ns)}"
     return ""
 
 
-def _unheeded(plan: StreamPlan, usual: StreamPlan, info: StreamInfo) -> Iterator[str]:
+def _unheeded(plan: StreamConfig, usual: StreamConfig, info: StreamInfo) -> Iterator[str]:
     """Limits that were asked for, of a stream that was there already and has others."""
     age = int(info.config.get("max_age") or 0)
     if plan.max_age_ns not in (usual.max_age_ns, age):

@@ -5,12 +5,12 @@ An ``AlarmStatusChanged`` that an agent publishes goes through these hands:
 1. ``listener.py``, thread *nats-client*: the socket's bytes are cut into frames, every payload is
    decoded (orjson), checked and packed into the batch of the worker that holds its user
    (``ext/events.pyx``; what is not of the plain shape is read by ``messages.py``, and what nobody
-   accepts goes to the desk in ``refusals.py``). One batch per worker goes into its queue.
+   accepts goes to the rejections in ``rejections.py``). One batch per worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: the batch is merged into the worker's alarm book
    (``ext/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
    A ``SendAlarmDigest`` goes the same way behind it, and makes the book write the user's due
    alarms as one digest.
-3. ``publisher.py``, thread *publisher*: digests and refusals are framed and sent, and kept until
+3. ``publisher.py``, thread *publisher*: digests and rejections are framed and sent, and kept until
    the server has confirmed them.
 
 4. ``checkpoint.py``, thread *checkpointer*: every second a barrier follows the same ways through
@@ -46,7 +46,7 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import DAY_NS, Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest.nats.auth import Login
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
@@ -54,17 +54,18 @@ from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.other_instances import OtherInstances
 from alarmdigest.pipeline.publisher import Publisher
-from alarmdigest.pipeline.rejections import RefusalDesk
-from alarmdigest.pipeline.sources.pull_consumer import StreamFeed
-from alarmdigest.pipeline.sources.source import Feed
-from alarmdigest.pipeline.sources.subscription import CoreFeed
-from alarmdigest.pipeline.startup import Found, NotReachable, look_at_server, plans_of
+from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
+from alarmdigest.pipeline.sources.source import Source
+from alarmdigest.pipeline.sources.subscription import SubscriptionSource
+from alarmdigest.pipeline.startup import NotReachable, StartPlan, look_at_server, stream_configs_of
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.runtime.service_thread import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
 from alarmdigest.settings import Settings
-from alarmdigest.store.base import UNKNOWN_NS, Store, StoreDamaged
+from alarmdigest.state.position import UNKNOWN_NS
+from alarmdigest.store.base import Store, StoreDamaged
 from alarmdigest.wire.buckets import BUCKETS
 
 log = logging.getLogger(__name__)
@@ -92,24 +93,24 @@ class Service:
         self._asked_to_go_on = go_on
         self.mode = ""
         self.others = OtherInstances()
-        self.desk = RefusalDesk(settings.events_stream)
+        self.rejections = RejectionQueue(settings.events_stream)
         self.workers: list[Worker] = []
         self.publisher: Publisher | None = None
         self.checkpointer: Checkpointer | None = None
         self.listener: Listener | None = None
         self.stream_watcher: StreamWatcher | None = None
-        self._setup_link = self._link("alarmdigest-setup")
-        self._listener_link = self._link("alarmdigest")
-        self._publisher_link = self._link("alarmdigest-publisher")
-        self._lookup_link = self._link("alarmdigest-lookup", short_lived=True)
-        self.service_api_link = self._link("alarmdigest-micro")
-        self._watcher_link = self._link("alarmdigest-streams")
+        self._setup_reconnector = self._reconnector("alarmdigest-setup")
+        self._listener_reconnector = self._reconnector("alarmdigest")
+        self._publisher_reconnector = self._reconnector("alarmdigest-publisher")
+        self._lookup_reconnector = self._reconnector("alarmdigest-lookup", short_lived=True)
+        self.service_api_reconnector = self._reconnector("alarmdigest-micro")
+        self._watcher_reconnector = self._reconnector("alarmdigest-streams")
 
     def _go_on(self) -> bool:
         return self._asked_to_go_on() and self.failure is None
 
-    def _link(self, name: str, *, short_lived: bool = False) -> Link:
-        return Link(
+    def _reconnector(self, name: str, *, short_lived: bool = False) -> Reconnector:
+        return Reconnector(
             self._urls,
             name=name,
             short_lived=short_lived,
@@ -119,25 +120,25 @@ class Service:
         )
 
     @property
-    def links(self) -> dict[str, Link]:
+    def reconnectors(self) -> dict[str, Reconnector]:
         """Those that last, by what they are for."""
         return {
-            "subscriber": self._listener_link,
-            "publisher": self._publisher_link,
-            "service_api": self.service_api_link,
+            "subscriber": self._listener_reconnector,
+            "publisher": self._publisher_reconnector,
+            "service_api": self.service_api_reconnector,
         }
 
     def change_login(self, login: Login) -> None:
         """Use it from the next connection on."""
-        for link in (
-            self._setup_link,
-            self._listener_link,
-            self._publisher_link,
-            self._lookup_link,
-            self.service_api_link,
-            self._watcher_link,
+        for reconnector in (
+            self._setup_reconnector,
+            self._listener_reconnector,
+            self._publisher_reconnector,
+            self._lookup_reconnector,
+            self.service_api_reconnector,
+            self._watcher_reconnector,
         ):
-            link.login = login
+            reconnector.login = login
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Service:
         """
         deadline = self._deadline()
         found = look_at_server(
-            self._setup_link,
+            self._setup_reconnector,
             self.settings,
             self.store.last,
             go_on=lambda: self._go_on() and time.monotonic() < deadline,
@@ -156,11 +157,11 @@ class Service:
         if not self._go_on():
             return
         if found is None:
-            raise not_reachable(self._setup_link)
+            raise not_reachable(self._setup_reconnector)
         self.mode = found.mode
         self.publisher = self._make_publisher(found)
         self.publisher.start()
-        if not self._await(self.publisher.connected, self.publisher, self._publisher_link):
+        if not self._await(self.publisher.connected, self.publisher, self._publisher_reconnector):
             return
         self.checkpointer = self._make_checkpointer(found)
         self.workers = self._make_workers(found)
@@ -168,26 +169,26 @@ class Service:
         self.listener = self._make_listener(found)
         for thread in (self.checkpointer, *self.workers, self.listener):
             thread.start()
-        self._await(self.listener.consuming, self.listener, self._listener_link)
+        self._await(self.listener.consuming, self.listener, self._listener_reconnector)
         if self.mode == "stream" and self._go_on():
             self.stream_watcher = StreamWatcher(
-                self._watcher_link,
-                plans_of(self.settings),
+                self._watcher_reconnector,
+                stream_configs_of(self.settings),
                 domain=self.settings.js_domain,
                 create=not self.settings.no_create_streams,
             )
             self.stream_watcher.start()
 
-    def _make_publisher(self, found: Found) -> Publisher:
+    def _make_publisher(self, found: StartPlan) -> Publisher:
         settings = self.settings
         confirmer: Confirmer
         if found.mode == "stream":
-            _events, digests, rejected = plans_of(settings)
+            _events, digests, rejected = stream_configs_of(settings)
             confirmer = PubAckConfirmer(
                 settings.digest_subject,
                 settings.rejected_subject,
                 (digests, rejected),
-                self._lookup_link,
+                self._lookup_reconnector,
                 create=not settings.no_create_streams,
                 domain=settings.js_domain,
                 outputs=self.store.last.outputs if self.store.last is not None else {},
@@ -196,7 +197,7 @@ class Service:
         else:
             confirmer = PongConfirmer(settings.digest_subject, settings.rejected_subject)
         return Publisher(
-            self._publisher_link,
+            self._publisher_reconnector,
             confirmer,
             producers=settings.workers + 1,
             replay_end=found.replay_end,
@@ -209,7 +210,7 @@ class Service:
         assert self.checkpointer is not None, "barriers are sent after the start"
         return self.checkpointer
 
-    def _make_checkpointer(self, found: Found) -> Checkpointer:
+    def _make_checkpointer(self, found: StartPlan) -> Checkpointer:
         return Checkpointer(
             self.store,
             workers=self.settings.workers,
@@ -217,7 +218,7 @@ class Service:
             on_failure=self._thread_died,
         )
 
-    def _make_workers(self, found: Found) -> list[Worker]:
+    def _make_workers(self, found: StartPlan) -> list[Worker]:
         assert self.publisher is not None
         # Whoever knows the secret could choose ids that make the tables slow.
         secret = os.urandom(16)
@@ -256,7 +257,7 @@ class Service:
             ),
         )
 
-    def _make_listener(self, found: Found) -> Listener:
+    def _make_listener(self, found: StartPlan) -> Listener:
         assert self.publisher is not None
         settings, last = self.settings, self.store.last
         router = Router(
@@ -264,8 +265,8 @@ class Service:
             buckets=BUCKETS,
             hash32=mmh3.hash,
             skew_ns=settings.clock_skew,
-            read_odd=self.desk.read,
-            only_count=self.desk.only_count,
+            parse_leniently=self.rejections.read,
+            only_count=self.rejections.only_count,
             event_subject=settings.event_subject.encode(),
             request_subject=settings.request_subject.encode(),
         )
@@ -273,27 +274,27 @@ class Service:
             router.arrival_ns = arrival_at_start(last.arrival_ns, settings)
             place = last.position
             router.stepped_back_ns = UNKNOWN_NS if place is None else place.stepped_back_ns
-        feed: Feed
+        source: Source
         if found.mode == "stream":
-            feed = StreamFeed(
-                plans_of(settings)[0],
+            source = PullConsumerSource(
+                stream_configs_of(settings)[0],
                 create=not settings.no_create_streams,
                 domain=settings.js_domain,
                 start=settings.start,
                 position=last.position if last is not None else None,
             )
         else:
-            feed = CoreFeed(
+            source = SubscriptionSource(
                 settings.event_subject,
                 settings.request_subject,
                 settings.drain_timeout / 1e9,
                 accept_clock_step=settings.accept_clock_step,
             )
         return Listener(
-            self._listener_link,
-            feed,
+            self._listener_reconnector,
+            source,
             router,
-            self.desk,
+            self.rejections,
             self.workers,
             self.publisher.queue,
             self._checkpointer,
@@ -305,14 +306,16 @@ class Service:
     def _deadline(self) -> float:
         return time.monotonic() + self.settings.connect_timeout / 1e9
 
-    def _await(self, event: threading.Event, thread: ServiceThread, link: Link) -> bool:
+    def _await(
+        self, event: threading.Event, thread: ServiceThread, reconnector: Reconnector
+    ) -> bool:
         """Wait for a thread to be connected; what it is busy with takes as long as it takes."""
         deadline = self._deadline()
         while not event.wait(TICK_S):
             if not self._go_on():
                 return False
             if time.monotonic() > deadline and not thread.busy_with:
-                raise not_reachable(link)
+                raise not_reachable(reconnector)
         return True
 
     # -- watching --------------------------------------------------------------------------------
@@ -323,7 +326,7 @@ class Service:
         the subjects."""
         if self.mode != "stream" or self.listener is None:
             return Fields(events=self.settings.event_subject, digests=self.settings.digest_subject)
-        streams = ",".join(plan.name for plan in plans_of(self.settings))
+        streams = ",".join(plan.name for plan in stream_configs_of(self.settings))
         return Fields(streams=streams, position=self.listener.router.sequence)
 
     @property
@@ -332,7 +335,7 @@ class Service:
         every = [self.listener, *self.workers, self.publisher, self.checkpointer]
         return [thread for thread in every if thread is not None and thread.ident is not None]
 
-    def illnesses(self) -> list[str]:
+    def liveness_failures(self) -> list[str]:
         """Why the process should be replaced; empty when all threads are alive and beating."""
         found = []
         for thread in self.threads:
@@ -342,31 +345,33 @@ class Service:
                 found.append(f"thread {thread.name} is stuck")
         return found
 
-    def unreadiness(self) -> list[str]:
+    def readiness_failures(self) -> list[str]:
         """Why it does not do its work right now, though it may again; empty when ready."""
-        found = self.illnesses()
+        found = self.liveness_failures()
         if self._draining:
             listens = self.listener is not None and self.listener.consuming.is_set()
             found.append("draining" if listens else "draining, not subscribed any more")
-        return [*found, *self.troubles()]
+        return [*found, *self.degradations()]
 
-    def troubles(self) -> list[str]:
+    def degradations(self) -> list[str]:
         """What holds up the work."""
         if not self.mode:
-            return [f"not connected to NATS yet: {self._setup_link.last_error}"]
+            return [f"not connected to NATS yet: {self._setup_reconnector.last_error}"]
         found = []
         if self.listener is None or not (self._draining or self.listener.consuming.is_set()):
-            found.append(f"not subscribed to NATS: {self._listener_link.last_error}")
+            found.append(f"not subscribed to NATS: {self._listener_reconnector.last_error}")
         elif self.listener.dropping:
             found.append("workers lag behind: messages are dropped")
         blocked = None if self.publisher is None else self.publisher.blocked_reason
         if blocked is not None:
             found.append(f"digests cannot be published: {blocked}")
         connected = self.publisher is not None and self.publisher.connected.is_set()
-        if not connected and self._publisher_link.last_error != blocked:
-            found.append(f"the publisher has no connection: {self._publisher_link.last_error}")
+        if not connected and self._publisher_reconnector.last_error != blocked:
+            found.append(
+                f"the publisher has no connection: {self._publisher_reconnector.last_error}"
+            )
         if self.stream_watcher is not None:
-            found += self.stream_watcher.troubles
+            found += self.stream_watcher.degradations
         if self.checkpointer is not None and self.checkpointer.failing_because is not None:
             found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
         listens = self.listener is not None and self.listener.consuming.is_set()
@@ -416,10 +421,12 @@ class Service:
         return self.failure is None and not lost
 
 
-def not_reachable(link: Link) -> NotReachable:
-    if link.connections:
-        return NotReachable(f"NATS is there, but does not do what is needed: {link.last_error}")
-    return NotReachable(f"cannot connect to NATS: {link.last_error}")
+def not_reachable(reconnector: Reconnector) -> NotReachable:
+    if reconnector.connections:
+        return NotReachable(
+            f"NATS is there, but does not do what is needed: {reconnector.last_error}"
+        )
+    return NotReachable(f"cannot connect to NATS: {reconnector.last_error}")
 
 
 def arrival_at_start(stored_ns: int, settings: Settings) -> int:

@@ -13,12 +13,18 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import lasts
-from alarmdigest.nats.reconnect import Link
-from alarmdigest.pipeline.server_checks import plans_of, ready_streams, split_bytes, version_problem
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.pipeline.server_checks import (
+    ready_streams,
+    split_bytes,
+    stream_configs_of,
+    version_problem,
+)
 from alarmdigest.settings import Settings, SettingsError
-from alarmdigest.store.base import Checkpoint, Position
+from alarmdigest.state.position import StreamPosition
+from alarmdigest.store.base import Checkpoint
 
-__all__ = ["Found", "NotReachable", "look_at_server", "plans_of"]
+__all__ = ["NotReachable", "StartPlan", "look_at_server", "stream_configs_of"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +34,7 @@ class NotReachable(RuntimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class StartPlan:
     """What the setup has decided. Sizes in bytes.
 
     ``replay_end`` is the last message of the input stream: an earlier run has read none behind it.
@@ -38,20 +44,24 @@ class Found:
 
     mode: str
     split_bytes: int
-    replay_end: Position | None
+    replay_end: StreamPosition | None
     content_settings: dict[str, int]
 
 
 def look_at_server(
-    link: Link, settings: Settings, last: Checkpoint | None, *, go_on: Callable[[], bool]
-) -> Found | None:
+    reconnector: Reconnector,
+    settings: Settings,
+    last: Checkpoint | None,
+    *,
+    go_on: Callable[[], bool],
+) -> StartPlan | None:
     """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
 
     ``last`` is the checkpoint that the service will go on from. Raises SettingsError and
     NotReachable for what will not mend itself.
     """
     while True:
-        connection = link.open(go_on)
+        connection = reconnector.connect_with_backoff(go_on)
         if connection is None:
             return None
         try:
@@ -59,19 +69,19 @@ def look_at_server(
         except JetStreamError as error:
             if lasts(error):
                 raise SettingsError(str(error)) from error
-            _try_again(link, error)
+            _try_again(reconnector, error)
         except NatsError as error:
-            _try_again(link, error)
+            _try_again(reconnector, error)
         finally:
             connection.close()
 
 
-def _try_again(link: Link, error: NatsError) -> None:
-    link.last_error = str(error)
+def _try_again(reconnector: Reconnector, error: NatsError) -> None:
+    reconnector.last_error = str(error)
     log.warning("the server does not do what we need, trying again: %s", error)
 
 
-def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> Found:
+def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> StartPlan:
     _check_store(settings, last)
     _check_version(connection, "core", asked_for=settings.mode)
     mode = "core"
@@ -84,7 +94,9 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
             _check_version(connection, mode, asked_for=settings.mode)
             streams = ready_streams(jetstream, settings)
             events, digests = streams["alarms"], streams["digests"]
-            replay_end = Position(events.name, events.created, events.last_seq, events.last_ts or 0)
+            replay_end = StreamPosition(
+                events.name, events.created, events.last_seq, events.last_ts or 0
+            )
         jetstream.close()
     if mode == "core":
         _check_clock(settings, last)
@@ -96,7 +108,7 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
     }
     if last is not None and last.position is not None:
         _compare(last, content, replay_end.sequence if replay_end is not None else 0)
-    return Found(mode, content["split_bytes"], replay_end, content)
+    return StartPlan(mode, content["split_bytes"], replay_end, content)
 
 
 def _check_version(connection: Connection, mode: str, *, asked_for: str) -> None:

@@ -17,8 +17,8 @@ from typing import Any
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.reconnect import Link
-from alarmdigest.nats.stream_plans import Role, StreamPlan
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.stream_plans import Role, StreamConfig
 from alarmdigest.nats.streams import Examined, examine
 from alarmdigest.runtime.logs import LimitedLog
 
@@ -32,15 +32,15 @@ SAY_AGAIN_S = 60.0
 class StreamWatcher(threading.Thread):
     """Watches until stop(). Whatever happens to it is logged, and no more.
 
-    ``troubles`` are the sentences of the last look that say why a stream will not do, ``infos``
+    ``degradations`` are the sentences of the last look that say why a stream will not do, ``infos``
     what the streams were then. Both are replaced as a whole, so any thread may read them.
     """
 
     def __init__(
-        self, link: Link, plans: Sequence[StreamPlan], *, domain: str, create: bool
+        self, reconnector: Reconnector, plans: Sequence[StreamConfig], *, domain: str, create: bool
     ) -> None:
         super().__init__(name="stream-watcher", daemon=True)
-        self._link = link
+        self._reconnector = reconnector
         self._plans = plans
         self._domain = domain
         self._create = create
@@ -48,18 +48,20 @@ class StreamWatcher(threading.Thread):
         self._warned: set[str] | None = None
         self._said: dict[str, float] = {}
         self._blind = LimitedLog(log, logging.WARNING, interval_s=SAY_AGAIN_S)
-        self.troubles: tuple[str, ...] = ()
+        self.degradations: tuple[str, ...] = ()
         self.infos: dict[Role, StreamInfo] = {}
 
     def stop(self) -> None:
         """Does not wait: a drain must not depend on it."""
         self._stopping.set()
-        self.troubles = ()
+        self.degradations = ()
 
     def run(self) -> None:
         try:
             while not self._stopping.is_set():
-                connection = self._link.open(lambda: not self._stopping.is_set())
+                connection = self._reconnector.connect_with_backoff(
+                    lambda: not self._stopping.is_set()
+                )
                 if connection is None:
                     return
                 try:
@@ -94,9 +96,9 @@ class StreamWatcher(threading.Thread):
             if now >= self._said.get(text, -math.inf) + SAY_AGAIN_S:
                 self._said[text] = now
                 log.error("%s", text)
-        if self.troubles and not found.refusals:
+        if self.degradations and not found.refusals:
             log.info("all streams are usable again")
-        self.troubles, self.infos = tuple(found.refusals), found.infos
+        self.degradations, self.infos = tuple(found.refusals), found.infos
         if self._warned is not None:  # the start has warned of what was there then
             for text in found.warnings:
                 if text not in self._warned:

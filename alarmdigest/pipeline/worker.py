@@ -12,7 +12,7 @@ from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
 
 # From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
 # checkpoints, or 45 where the steps get smaller with the book. These come every second while
@@ -71,12 +71,12 @@ class Worker(ServiceThread):
             if item is None:
                 break
             if isinstance(item, Barrier):
-                self._meet(item)
+                self._on_barrier(item)
             else:
                 self._merge(item)
                 self.merged_bytes += len(item)
                 self._sweep()
-        put_patiently(self._digests, None, self.beat)
+        put_with_heartbeat(self._digests, None, self.beat)
 
     def _merge(self, batch: Routed) -> None:
         position = 0
@@ -90,11 +90,11 @@ class Worker(ServiceThread):
             if made:
                 outgoing = Outgoing(made, batch.read_at, self.book.answered - before)
                 # Digests are never dropped: a publisher that cannot publish makes us wait.
-                put_patiently(self._digests, outgoing, self.beat)
+                put_with_heartbeat(self._digests, outgoing, self.beat)
             started = time.monotonic()
         self.merging.observe(merging_s)
 
-    def _meet(self, barrier: Barrier) -> None:
+    def _on_barrier(self, barrier: Barrier) -> None:
         """Hand over what has changed since the last barrier, as bytes of their own."""
         self._sweep_until_ns = barrier.arrival_ns
         # What is left over from the last one, where batches leave little time for it, is not lost.
@@ -106,8 +106,8 @@ class Worker(ServiceThread):
             rows.append(chunk)
         self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
         failpoints.reach("worker.rows_taken")
-        self._give_back()
-        put_patiently(self._digests, barrier, self.beat)
+        self._release_memory()
+        put_with_heartbeat(self._digests, barrier, self.beat)
 
     def _sweep(self) -> None:
         if self._sweep_steps == 0:
@@ -116,10 +116,10 @@ class Worker(ServiceThread):
         self.book.sweep(self._sweep_until_ns, steps)
         self._sweep_steps -= steps
 
-    def _give_back(self) -> None:
+    def _release_memory(self) -> None:
         """To the system, what the book has given back to the C library."""
         held = self.book.held_bytes
         self._most_held_bytes = max(self._most_held_bytes, held)
         if self._most_held_bytes - held >= WORTH_GIVING_BACK_BYTES:
             self._most_held_bytes = held
-            memory.give_back()
+            memory.release_memory()

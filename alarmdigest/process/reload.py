@@ -9,7 +9,7 @@ from dataclasses import fields, replace
 from alarmdigest.nats.auth import Login
 from alarmdigest.nats.errors import LoginError
 from alarmdigest.pipeline.service import Service
-from alarmdigest.settings import Effective, Settings, SettingsError
+from alarmdigest.settings import ResolvedSettings, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +21,7 @@ AT_ONCE = frozenset({"log_level"})
 class Reloader:
     """Belongs to the main thread. ``read`` reads all sources anew; it raises SettingsError."""
 
-    def __init__(self, settings: Settings, read: Callable[[], Effective]) -> None:
+    def __init__(self, settings: Settings, read: Callable[[], ResolvedSettings]) -> None:
         self._started_with = self._now = settings
         self._contents = settings.login.contents()
         self._read = read
@@ -37,14 +37,14 @@ class Reloader:
             return
         self._asked = False
         try:
-            effective = self._read()
-            warnings = [*effective.warnings, *effective.settings.login.check()]
+            resolved = self._read()
+            warnings = [*resolved.warnings, *resolved.settings.login.check()]
         except (SettingsError, LoginError) as error:
             log.error("SIGHUP: the settings stay as they are: %s", error)
             return
         for warning in warnings:
             log.warning("%s", warning)
-        self._take(effective.settings, service)
+        self._take(resolved.settings, service)
 
     def _take(self, new: Settings, service: Service) -> None:
         changed = _differing(self._now, new)

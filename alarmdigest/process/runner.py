@@ -119,7 +119,7 @@ class Runner:
                 )
                 self._supervisor.ready()
                 if not self._settings.no_service_api:
-                    api = ServiceApi(service, service.service_api_link)
+                    api = ServiceApi(service, service.service_api_reconnector)
                     api.start()
             return self._watch(service)
         finally:
@@ -209,7 +209,7 @@ class Runner:
                 unconfirmed_bytes=(service.publisher.window.bytes if service.publisher else 0),
             ),
             "read again by the next start" if service.mode == "stream" else "lost",
-            "; ".join(service.troubles()) or "none, it only took too long",
+            "; ".join(service.degradations()) or "none, it only took too long",
         )
 
     def _look_after(self, embedded: EmbeddedServer) -> None:

@@ -52,11 +52,11 @@ class Supervisor:
             return
         self._next_look = now + self._interval_s
         messages = []
-        status = "; ".join(service.unreadiness()) or "ready"
+        status = "; ".join(service.readiness_failures()) or "ready"
         if status != self._status:
             self._status = status
             messages.append(f"STATUS={status[:STATUS_MAX_CHARS]}")
-        if self._watchdog and not service.illnesses():
+        if self._watchdog and not service.liveness_failures():
             messages.append("WATCHDOG=1")
         if messages:
             self._tell("\n".join(messages))

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 
-class FolderInUse(Exception):
+class FolderLocked(Exception):
     """Someone else holds the lock; ``pid`` is what the file says of them, or "unknown"."""
 
     def __init__(self, pid: str) -> None:
@@ -17,10 +17,10 @@ class FolderInUse(Exception):
         self.pid = pid
 
 
-def own(folder: Path) -> int:
+def acquire_folder_lock(folder: Path) -> int:
     """Take ``owner.lock`` in ``folder``. The file descriptor returned holds it until it is closed.
 
-    Never waits. Raises FolderInUse when another holds it, in this process or another, and OSError
+    Never waits. Raises FolderLocked when another holds it, in this process or another, and OSError
     when the file cannot be used.
     """
     fd = os.open(folder / "owner.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -31,7 +31,7 @@ def own(folder: Path) -> int:
     except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
-        raise FolderInUse(holder) from None
+        raise FolderLocked(holder) from None
     except BaseException:
         os.close(fd)
         raise

@@ -23,7 +23,7 @@ def _utc(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-class Foreign(str):
+class Untrusted(str):
     """A text that somebody else has chosen: quoted, so that it cannot look like another field."""
 
 
@@ -40,7 +40,7 @@ class Fields:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, Foreign):
+    if isinstance(value, Untrusted):
         return ascii(str(value))
     if isinstance(value, float):
         return f"{value:.2f}"

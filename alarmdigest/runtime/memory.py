@@ -12,7 +12,7 @@ def _trim() -> ctypes._NamedFuncPointer | None:
     return getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Let the C library return what it keeps for later: after a burst that is most of it. Takes
     some milliseconds, in which whoever allocates waits. Does not hold the GIL."""
     if (trim := _trim()) is not None:

@@ -144,7 +144,7 @@ def _size(item: object) -> int:
     return len(item) or 1 if isinstance(item, Sized) else 1
 
 
-def put_patiently(target: queue.Queue[Item], item: Item, beat: Callable[[], None]) -> None:
+def put_with_heartbeat(target: queue.Queue[Item], item: Item, beat: Callable[[], None]) -> None:
     """Put into a bounded queue, however long it takes, beating meanwhile."""
     while True:
         beat()

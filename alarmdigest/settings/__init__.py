@@ -10,7 +10,7 @@ from alarmdigest.settings.options import (
     SettingsError,
 )
 from alarmdigest.settings.readers import SPLIT_AUTO, HttpAddress, duration, positive, size
-from alarmdigest.settings.sources import Effective, read_settings, survey
+from alarmdigest.settings.sources import ResolvedSettings, read_settings, resolve
 
 __all__ = [
     "DEFAULT_HTTP",
@@ -19,13 +19,13 @@ __all__ = [
     "MIN_SPLIT_BYTES",
     "SECRETS",
     "SPLIT_AUTO",
-    "Effective",
     "HttpAddress",
+    "ResolvedSettings",
     "Settings",
     "SettingsError",
     "duration",
     "positive",
     "read_settings",
+    "resolve",
     "size",
-    "survey",
 ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from alarmdigest.nats.auth import exposure, noting
+from alarmdigest.nats.auth import collecting_problems, exposure
 from alarmdigest.settings.files import read_file
 from alarmdigest.settings.layers import Given, Layer, Level
 from alarmdigest.settings.nats_cli import context_file, read_context, read_variables
@@ -21,7 +21,7 @@ from alarmdigest.settings.options import (
     variable,
 )
 from alarmdigest.settings.readers import path
-from alarmdigest.settings.strays import stray_variables
+from alarmdigest.settings.strays import unknown_variables
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
 NAMES = tuple(READERS)
@@ -39,7 +39,7 @@ OF_LOGINS = frozenset(name for way in WAYS_IN for name in way)
 
 
 @dataclass(frozen=True, slots=True)
-class Effective:
+class ResolvedSettings:
     """The settings that count. ``given`` has an entry for each that is not left to its default.
 
     Where there are ``problems``, one line for each, the settings concerned are as by default.
@@ -51,18 +51,18 @@ class Effective:
     problems: tuple[str, ...] = ()
 
 
-def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effective:
+def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> ResolvedSettings:
     """Read all sources. Raises SettingsError, with every problem that there is.
 
     ``texts`` are the options: field name -> text, and ``config`` and ``context``.
     """
-    found = survey(texts, environment)
+    found = resolve(texts, environment)
     if found.problems:
         raise SettingsError(*found.problems)
     return found
 
 
-def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effective:
+def resolve(texts: Mapping[str, str], environment: Mapping[str, str]) -> ResolvedSettings:
     """As read_settings, for those who want to see also what is usable beside the problems."""
     problems: list[str] = []
     flags = {name: Given(texts[name], Level.FLAG, flag_of(name)) for name in NAMES if name in texts}
@@ -89,10 +89,10 @@ def survey(texts: Mapping[str, str], environment: Mapping[str, str]) -> Effectiv
             layer = read_context(where, problems)
             layers.append(layer)
             files.append((where, layer))
-    given = winners(layers, problems)
+    given = merge_by_precedence(layers, problems)
     settings = _usable(given, problems)
-    warnings = [*stray_variables(environment, VARIABLES), *_exposed(files, given, problems)]
-    return Effective(settings, given, tuple(warnings), tuple(problems))
+    warnings = [*unknown_variables(environment, VARIABLES), *_exposed(files, given, problems)]
+    return ResolvedSettings(settings, given, tuple(warnings), tuple(problems))
 
 
 def _settings_file(
@@ -127,7 +127,7 @@ def _usable(given: Layer, problems: list[str]) -> Settings:
     return Settings(**values)
 
 
-def winners(layers: Iterable[Layer], problems: list[str]) -> Layer:
+def merge_by_precedence(layers: Iterable[Layer], problems: list[str]) -> Layer:
     """Of each setting what the highest source says, and of the ways to log in the highest one."""
     given: Layer = {}
     for layer in layers:
@@ -185,7 +185,7 @@ def _exposed(files: Iterable[tuple[Path, Layer]], given: Layer, problems: list[s
     for file, layer in files:
         holds_login = "@" in layer["server"].text if "server" in layer else False
         if holds_login or layer.keys() & SECRETS or _holds_user_for_token(layer, given):
-            with noting(problems):
+            with collecting_problems(problems):
                 warnings += exposure(file)
     return warnings
 

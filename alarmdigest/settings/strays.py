@@ -15,7 +15,7 @@ SERVICE = re.compile(r"(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_(TCP|UD
 SERVICE_URL = re.compile(r"(tcp|udp|sctp)://")
 
 
-def stray_variables(environment: Mapping[str, str], known: Collection[str]) -> Iterator[str]:
+def unknown_variables(environment: Mapping[str, str], known: Collection[str]) -> Iterator[str]:
     """A line of warning for each variable that was meant for us, and that nothing reads.
 
     ``known`` are the names of all that something reads.

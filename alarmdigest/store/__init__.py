@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from alarmdigest.state.position import StreamPosition
 from alarmdigest.store.base import (
     Checkpoint,
-    Position,
     Store,
     StoreDamaged,
     StoreError,
@@ -15,12 +15,12 @@ from alarmdigest.store.base import (
 __all__ = [
     "KINDS",
     "Checkpoint",
-    "Position",
     "Store",
     "StoreDamaged",
     "StoreError",
     "StoreInUse",
     "StoreTooNew",
+    "StreamPosition",
     "open_store",
 ]
 

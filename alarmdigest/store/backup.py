@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from alarmdigest.store.base import Checkpoint, StoreError
-from alarmdigest.store.lmdb.file import DATA, explained
+from alarmdigest.store.lmdb.file import DATA, translating_lmdb_errors
 from alarmdigest.store.lmdb.folder import sync, write_marker
 from alarmdigest.store.lmdb.store import open_for_reading
 
@@ -23,7 +23,7 @@ def back_up(data_dir: Path, target: Path) -> Checkpoint | None:
     Raises StoreError, also when there is a ``state`` in ``target`` already, whatever it is.
     """
     folder = target.resolve() / "state"
-    with open_for_reading(data_dir) as reader, explained(folder, "write to"):
+    with open_for_reading(data_dir) as reader, translating_lmdb_errors(folder, "write to"):
         folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             folder.mkdir(mode=0o700)  # ours alone: to be read by nobody else, and to be removed

@@ -13,30 +13,20 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
-from typing import Any, NamedTuple, TypeAlias, TypeVar
+from typing import Any, TypeVar
+
+from alarmdigest.state.position import (
+    UNKNOWN_NS,
+    OutputPosition,
+    Outputs,
+    Reread,
+    StreamPosition,
+)
 
 S = TypeVar("S", bound="Store")
 
 CHUNK = 1 << 20
 """About how many bytes of packed rows a store hands out at a time."""
-
-UNKNOWN_NS = 2**62
-"""As ``stepped_back_ns``: a message's timestamp may have been behind others by any time."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputPosition:
-    """A message of an output stream, behind which lies whatever a checkpoint does not know of."""
-
-    created: str
-    """When the stream was created, as JetStream writes it. A hint: some servers change it."""
-    sequence: int
-    message_id: str = ""
-    """The message's ``Nats-Msg-Id``: tells whether it is the same stream. Empty if not known."""
-
-
-Outputs: TypeAlias = dict[str, OutputPosition]
-"""By the names of the output streams."""
 
 
 class StoreError(Exception):
@@ -55,33 +45,6 @@ class StoreTooNew(StoreError):
     """A newer version of this program wrote it."""
 
 
-class Reread(NamedTuple):
-    """The part of a stream that may have been read before, since it is not the one it was.
-
-    Messages at or before both of the first two, unless one is further behind an earlier one than
-    ``stepped_back_ns``. Requests among them are not answered again.
-    """
-
-    sequence: int
-    timestamp_ns: int
-    stepped_back_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """The last routed message of the input stream."""
-
-    stream: str
-    created: str
-    """When the stream was created, as JetStream writes it: the same name may be another stream."""
-    sequence: int
-    timestamp_ns: int
-    stepped_back_ns: int = 0
-    """How far, at most, a message's timestamp was behind that of an earlier one."""
-    reread: Reread | None = None
-    """What of the stream behind this position may have been read before."""
-
-
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What a commit says about its rows."""
@@ -89,7 +52,7 @@ class Checkpoint:
     number: int
     """Counts up."""
     written_at_ns: int
-    position: Position | None
+    position: StreamPosition | None
     """None in core mode."""
     arrival_ns: int
     """The arrival clock, see the contract."""
@@ -121,7 +84,7 @@ class Checkpoint:
                 position.setdefault("stepped_back_ns", UNKNOWN_NS)
                 if position.get("reread") is not None:
                     position["reread"] = Reread(*position["reread"])
-                fields["position"] = Position(**position)
+                fields["position"] = StreamPosition(**position)
             fields["outputs"] = {
                 name: OutputPosition(*found) for name, found in fields["outputs"].items()
             }
@@ -159,7 +122,7 @@ class Store(ABC):
         ValueError when the chunks do not consist of whole rows.
         """
 
-    def give_back(self) -> None:  # noqa: B027 - not every store keeps something
+    def release_memory(self) -> None:  # noqa: B027 - not every store keeps something
         """Return memory that only large commits need; called when there is none for a while."""
 
     def close(self) -> None:  # noqa: B027 - not every store has something to close

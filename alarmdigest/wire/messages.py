@@ -1,4 +1,4 @@
-"""Bytes -> events and requests: every accepted spelling, and every reason to refuse.
+"""Bytes -> events and requests: every accepted spelling, and every reason to reject.
 
 The compiled router takes the plain shape of a message by itself and asks here for all others
 (``ext/events.pyx``), so this is where the wire contract can be read in full. Reasons are checked in
@@ -39,7 +39,7 @@ class Request:
     user_id: str
 
 
-class Refused(ValueError):
+class Rejected(ValueError):
     """A message that is not accepted: one of REASONS, and a line for a person."""
 
     def __init__(self, reason: str, detail: str) -> None:
@@ -49,24 +49,24 @@ class Refused(ValueError):
 
 
 def read_event(payload: bytes) -> Event:
-    """Read an AlarmStatusChanged. Raises Refused."""
+    """Read an AlarmStatusChanged. Raises Rejected."""
     fields = _read_fields(payload, EVENT_FIELDS)
     status = STATUSES.get(fields["Status"])
     if status is None:
-        raise Refused("status", "Status must be CLEARED, WARNING or CRITICAL, in capitals")
+        raise Rejected("status", "Status must be CLEARED, WARNING or CRITICAL, in capitals")
     try:
         changed_at_ns = timestamps.to_ns(fields["ChangedAt"])
     except ValueError as error:
-        raise Refused("changed_at", f"ChangedAt is {error}") from None
+        raise Rejected("changed_at", f"ChangedAt is {error}") from None
     return Event(fields["UserID"], fields["AlarmID"], status, changed_at_ns)
 
 
 def read_request(payload: bytes) -> Request:
-    """Read a SendAlarmDigest. Raises Refused."""
+    """Read a SendAlarmDigest. Raises Rejected."""
     return Request(_read_fields(payload, REQUEST_FIELDS)["UserID"])
 
 
-def read_odd(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
+def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
     """What the compiled router asks: ``(user, alarm, status, time_ns)`` with ids in UTF-8."""
     if kind == events.REQUEST:
         return read_request(payload).user_id.encode(), b"", 0, 0
@@ -79,13 +79,13 @@ def _read_fields(payload: bytes, names: tuple[str, ...]) -> dict[str, str]:
     try:
         found = orjson.loads(payload)
     except orjson.JSONDecodeError as error:
-        raise Refused("json", f"not JSON in UTF-8: {error}") from None
+        raise Rejected("json", f"not JSON in UTF-8: {error}") from None
     if not isinstance(found, dict):
-        raise Refused("schema", "the message must be one JSON object")
+        raise Rejected("schema", "the message must be one JSON object")
     fields = {name: _field(found, name, payload) for name in names}
     for name in names:
         if name.endswith("ID") and len(fields[name].encode()) > MAX_ID_BYTES:
-            raise Refused("too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
+            raise Rejected("too_long", f"{name} has more than {MAX_ID_BYTES} bytes")
     return fields
 
 
@@ -96,12 +96,12 @@ def _field(found: dict[str, Any], name: str, payload: bytes) -> str:
         alike = frozenset(other for other in found if _same_but_for_case(other, name))
         key = events.last_written(payload, alike) if len(alike) > 1 else next(iter(alike), None)
     if key is None:
-        raise Refused("schema", f"{name} is missing")
+        raise Rejected("schema", f"{name} is missing")
     value = found[key]
     if not isinstance(value, str):
-        raise Refused("schema", f"{name} must be a string")
+        raise Rejected("schema", f"{name} must be a string")
     if not value:
-        raise Refused("schema", f"{name} must not be empty")
+        raise Rejected("schema", f"{name} must not be empty")
     return value
 
 

@@ -15,7 +15,7 @@ from model import RETENTION_NS, SKEW_NS, Digest, Entry, Event, Message, Status, 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
 from alarmdigest.wire.buckets import BUCKETS
-from alarmdigest.wire.messages import Refused, read_odd
+from alarmdigest.wire.messages import Rejected, parse_leniently
 from support.records import DIGEST, unpack_outgoing
 
 SECRET = bytes(range(16))
@@ -42,7 +42,11 @@ class Core:
     ) -> None:
         self.refused: list[str] = []
         self.router = Router(
-            workers=workers, buckets=BUCKETS, hash32=mmh3.hash, skew_ns=skew_ns, read_odd=self._odd
+            workers=workers,
+            buckets=BUCKETS,
+            hash32=mmh3.hash,
+            skew_ns=skew_ns,
+            parse_leniently=self._odd,
         )
         self.books = [
             AlarmBook(
@@ -58,8 +62,8 @@ class Core:
         self, kind: int, body: bytes, _subject: bytes, _origin: object
     ) -> tuple[bytes, bytes, int, int] | None:
         try:
-            return read_odd(kind, body)
-        except Refused as refusal:
+            return parse_leniently(kind, body)
+        except Rejected as refusal:
             self.refused.append(refusal.reason)
             return None
 

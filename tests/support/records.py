@@ -7,7 +7,7 @@ ROUTED_HEAD = struct.Struct("=qqHHBBH")
 OUTGOING_HEAD = struct.Struct("=IIII")
 
 EVENT, REQUEST = 0, 1
-DIGEST, REFUSAL = 0, 1
+DIGEST, REJECTION = 0, 1
 
 
 class Routed(NamedTuple):

@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from alarmdigest.store import Checkpoint, Position
-from alarmdigest.store.base import OutputPosition
+from alarmdigest.state.position import OutputPosition
+from alarmdigest.store import Checkpoint, StreamPosition
 from alarmdigest.wire.buckets import bucket_of
 
 Rows = dict[bytes, bytes]
@@ -52,7 +52,7 @@ def checkpoint(blocks: int, number: int = 1, **fields: Any) -> Checkpoint:
         **{
             "number": number,
             "written_at_ns": 1_700_000_000_000_000_000 + number,
-            "position": Position("ALARMS", "2026-01-02T03:04:05.678901234Z", number * 10, 99),
+            "position": StreamPosition("ALARMS", "2026-01-02T03:04:05.678901234Z", number * 10, 99),
             "arrival_ns": 1_700_000_000_000_000_007,
             "outputs": {
                 "ALARM_DIGESTS": OutputPosition("2026-01-02T03:04:06Z", number * 3, "0" * 32)

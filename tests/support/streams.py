@@ -33,7 +33,7 @@ def metric_of(change: str) -> str:
     return f'alarmdigest_stream_changes_total{{change="{change}"}}'
 
 
-MADE_ANEW, ROLLED_BACK = metric_of("input_made_anew"), metric_of("input_rolled_back")
+MADE_ANEW, ROLLED_BACK = metric_of("input_recreated"), metric_of("input_truncated")
 
 
 def stream_service(server: str, *options: str, mode: str = "stream") -> ServiceProcess:

@@ -10,29 +10,29 @@ from typing import Any
 
 from alarmdigest.cli.commands.check_server import look_at_server
 from alarmdigest.cli.terminal import write_line
-from alarmdigest.nats.auth import noting
+from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.connection import login_in, redacted
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
-from alarmdigest.settings import SECRETS, Effective, Settings
+from alarmdigest.settings import SECRETS, ResolvedSettings, Settings
 from alarmdigest.settings.options import default_of
 
 MASK = "********"
 
 
-def check_config(effective: Effective, *, as_json: bool) -> int:
+def check_config(resolved: ResolvedSettings, *, as_json: bool) -> int:
     """Report on stdout, and what is wrong or unwise on stderr; the exit code.
 
     Looks at the server, too, if it can be reached and nothing is wrong before that.
     """
-    warnings, problems = list(effective.warnings), list(effective.problems)
-    with noting(problems):
-        warnings += effective.settings.login.check()
-    server = None if problems else look_at_server(effective.settings)
+    warnings, problems = list(resolved.warnings), list(resolved.problems)
+    with collecting_problems(problems):
+        warnings += resolved.settings.login.check()
+    server = None if problems else look_at_server(resolved.settings)
     if server is not None:
         warnings += server.warnings
         problems += server.problems
-        if server.reason and effective.settings.server and not as_json:
+        if server.reason and resolved.settings.server and not as_json:
             print(f"alarmdigest: no server was looked at: {server.reason}", file=sys.stderr)
     problems = list(dict.fromkeys(problems))  # one cause may concern several streams
     for line in (*(f"warning: {one}" for one in warnings), *problems):
@@ -41,7 +41,7 @@ def check_config(effective: Effective, *, as_json: bool) -> int:
         return exit_codes.USAGE
     if server.server and not warnings and not as_json:
         print(f"alarmdigest: all is well, also with {redacted(server.server)}", file=sys.stderr)
-    rows = [(item.name, *_shown(item, effective)) for item in fields(Settings)]
+    rows = [(item.name, *_shown(item, resolved)) for item in fields(Settings)]
     if as_json:
         found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
         looked_at = {"url": server.server or None, "reason": server.reason or None}
@@ -56,9 +56,9 @@ def check_config(effective: Effective, *, as_json: bool) -> int:
     return exit_codes.CLEAN
 
 
-def _shown(item: Field[Any], effective: Effective) -> tuple[str, str]:
+def _shown(item: Field[Any], resolved: ResolvedSettings) -> tuple[str, str]:
     """Value and origin: as it was written, so that it can be written so again, but no secret."""
-    found = [*_in_urls(item.name, effective), *_given(item, effective)]
+    found = [*_in_urls(item.name, resolved), *_given(item, resolved)]
     if not found:
         return default_of(item), "default"
     # More than one where some of the servers have their own login.
@@ -66,21 +66,21 @@ def _shown(item: Field[Any], effective: Effective) -> tuple[str, str]:
     return ",".join(values), ", ".join(origins)
 
 
-def _given(item: Field[Any], effective: Effective) -> Iterator[tuple[str, str]]:
-    given = effective.given.get(item.name)
+def _given(item: Field[Any], resolved: ResolvedSettings) -> Iterator[tuple[str, str]]:
+    given = resolved.given.get(item.name)
     if given is None:
         return
     if item.name in SECRETS:
         yield MASK, given.origin
     elif item.name == "server":
-        yield ",".join(redacted(url) for url in effective.settings.server), given.origin
+        yield ",".join(redacted(url) for url in resolved.settings.server), given.origin
     else:
         yield given.text, given.origin
 
 
-def _in_urls(name: str, effective: Effective) -> Iterator[tuple[str, str]]:
+def _in_urls(name: str, resolved: ResolvedSettings) -> Iterator[tuple[str, str]]:
     """What the servers' URLs say about the login, which goes before everything else there."""
-    for url in effective.settings.server:
+    for url in resolved.settings.server:
         user, password = login_in(url)
         in_url = {
             "user": user if password else "",
@@ -88,4 +88,4 @@ def _in_urls(name: str, effective: Effective) -> Iterator[tuple[str, str]]:
             "token": MASK if user and not password else "",
         }
         if found := in_url.get(name):
-            yield found, effective.given["server"].origin
+            yield found, resolved.given["server"].origin

@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from alarmdigest.cli.client import Client, event_body, expected_digest, request_body
-from alarmdigest.cli.target import say_what_is_tested
+from alarmdigest.cli.target import print_target
 from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import Settings
 
@@ -60,7 +60,7 @@ class Account:
 def emulate(settings: Settings, *, shots: int, bursts: int, wait_s: float) -> int:
     """Publish, collect, report on stdout; the exit code. Raises NatsError."""
     client = Client(settings, "alarmdigest-emulate")
-    say_what_is_tested(settings, client.connection)
+    print_target(settings, client.connection)
     account = Account()
     events: list[tuple[str, str, int]] = []
     try:

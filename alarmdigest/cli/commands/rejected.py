@@ -1,4 +1,4 @@
-"""The command ``rejected``: what was refused and why, and sending it in once more."""
+"""The command ``rejected``: what was rejected and why, and sending it in once more."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from alarmdigest.cli.client import connect
-from alarmdigest.cli.rejected_message import UNREADABLE, read_refusal, write_refusal
+from alarmdigest.cli.rejected_message import UNREADABLE, read_rejection, write_rejection
 from alarmdigest.cli.subscription import Subscription
 from alarmdigest.cli.terminal import write_json, write_line
 from alarmdigest.nats.answers import StartAt, StreamInfo
@@ -28,7 +28,7 @@ OVERHEAD_BYTES = 8 * 1024
 
 
 def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as_json: bool) -> int:
-    """Show refusals on stdout; the exit code. Raises NatsError."""
+    """Show rejections on stdout; the exit code. Raises NatsError."""
     connection = connect(settings, "alarmdigest-rejected")
     try:
         # In core mode JetStream is not even asked: our user may not be allowed to.
@@ -55,7 +55,7 @@ def rejected(settings: Settings, *, last: int, follow: bool, with_body: bool, as
 
 
 class NoStream(Exception):
-    """The stream of refusals is not there, and should be."""
+    """The stream of rejections is not there, and should be."""
 
 
 def _stream(jetstream: JetStream, settings: Settings, server: str) -> StreamInfo | None:
@@ -94,15 +94,15 @@ def _listen(connection: Connection, subject: str, *, with_body: bool, as_json: b
     print(f"no stream keeps {subject}: showing what comes from now on", file=sys.stderr, flush=True)
     while True:
         for headers, body in subscription.messages(time.monotonic() + LOOK_EVERY_S):
-            refusal = read_refusal(
+            rejection = read_rejection(
                 headers, body, sequence=None, at_ns=time.time_ns(), with_body=with_body
             )
-            write_refusal(refusal, as_json=as_json)
+            write_rejection(rejection, as_json=as_json)
         connection.keep_alive()
 
 
 class _Tail:
-    """The end of the stream of refusals."""
+    """The end of the stream of rejections."""
 
     def __init__(
         self,
@@ -145,19 +145,19 @@ class _Tail:
             self._info.name, consumer, batch=BATCH, max_bytes=self._fetch_bytes
         )
         for message in got:
-            refusal = read_refusal(
+            rejection = read_rejection(
                 message.headers,
                 message.payload,
                 sequence=message.ack.stream_seq,
                 at_ns=message.ack.timestamp_ns,
                 with_body=self._with_body,
             )
-            write_refusal(refusal, as_json=self._as_json)
+            write_rejection(rejection, as_json=self._as_json)
         return got[-1].ack.stream_seq if got else self._info.last_seq
 
 
 def refeed(settings: Settings, sequences: Sequence[int], *, as_json: bool) -> int:
-    """Publish these refusals' bodies once more where they first came in, each confirmed by the
+    """Publish these rejections' bodies once more where they first came in, each confirmed by the
     stream; the exit code. Raises NatsError."""
     connection = connect(settings, "alarmdigest-refeed")
     try:
@@ -199,22 +199,22 @@ def _refeed_one(
         if found is None:
             return f"{settings.rejected_stream} holds no such message"
         headers, body = found
-        refusal = read_refusal(headers, body, sequence=sequence, at_ns=0, with_body=True)
-        if refusal.cut:
-            return "its body was cut when it was refused"
-        # Whoever may publish refusals must not have us publish anywhere.
-        if not valid_subject(refusal.subject) or UNREADABLE in refusal.subject:
-            return f"{refusal.subject!a}, where it says it came in, is no subject to publish to"
-        if not _is_input(refusal.subject, settings):
-            return f"{refusal.subject!a} is none of the service's input subjects"
-        stream, stored = jetstream.publish(refusal.subject, body)
+        rejection = read_rejection(headers, body, sequence=sequence, at_ns=0, with_body=True)
+        if rejection.cut:
+            return "its body was cut when it was rejected"
+        # Whoever may publish rejections must not have us publish anywhere.
+        if not valid_subject(rejection.subject) or UNREADABLE in rejection.subject:
+            return f"{rejection.subject!a}, where it says it came in, is no subject to publish to"
+        if not _is_input(rejection.subject, settings):
+            return f"{rejection.subject!a} is none of the service's input subjects"
+        stream, stored = jetstream.publish(rejection.subject, body)
     except JetStreamError as error:
         if error.err_code == NO_STREAM:
             return _missing(settings.rejected_stream, server)
         return str(error)
     except JetStreamOff as error:
         return str(error)
-    return _Refed(refusal.subject, stream, stored)
+    return _Refed(rejection.subject, stream, stored)
 
 
 def _is_input(subject: str, settings: Settings) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from alarmdigest.cli.client import Client, event_body, expected_digest, request_body
 from alarmdigest.cli.stored_digests import StoredDigests
-from alarmdigest.cli.target import say_what_is_tested
+from alarmdigest.cli.target import print_target
 from alarmdigest.nats.errors import JetStreamError, NatsError
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
@@ -23,7 +23,7 @@ SILENCE_S = 0.3
 def verify(settings: Settings, *, timeout_s: float) -> int:
     """Run the smoke test, report on stdout; the exit code. Raises NatsError."""
     client = Client(settings, "alarmdigest-verify")
-    mode = say_what_is_tested(settings, client.connection)
+    mode = print_target(settings, client.connection)
     stored: StoredDigests | None = None
     try:
         if "stream" in (mode, settings.mode):

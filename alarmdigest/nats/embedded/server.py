@@ -32,7 +32,7 @@ from alarmdigest.nats.embedded.discovery import (
     choose_server,
     server_name_at,
 )
-from alarmdigest.runtime.folder_lock import FolderInUse, own
+from alarmdigest.runtime.folder_lock import FolderLocked, acquire_folder_lock
 from alarmdigest.runtime.logs import Fields
 
 log = logging.getLogger(__name__)
@@ -195,8 +195,8 @@ class EmbeddedServer:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         self._close_to_others()
         try:
-            self._owner = own(self._folder)
-        except FolderInUse as error:
+            self._owner = acquire_folder_lock(self._folder)
+        except FolderLocked as error:
             raise EmbeddedServerError(
                 f"{self._folder} is in use by another alarmdigest (pid {error.pid}): stop it, "
                 "or choose another data directory"

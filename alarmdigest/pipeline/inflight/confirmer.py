@@ -15,13 +15,13 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.store.base import Outputs, Position
+from alarmdigest.state.position import Outputs, StreamPosition
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class PublishBlocked:
     """Why a digest cannot be published now; whether that concerns no other one, and whether it may
     be over in a moment."""
 
@@ -37,19 +37,19 @@ class Answers:
 
     position: int
     control: list[tuple[int, bytes]] = field(default_factory=list)
-    refusals: list[Refusal] = field(default_factory=list)
+    rejections: list[PublishBlocked] = field(default_factory=list)
 
 
 class Confirmer(ABC):
-    """``digests`` and ``refusals`` were published and are confirmed, ``resent`` were sent again;
-    ``refusals_given_up`` will never be published."""
+    """``digests`` and ``rejections`` were published and are confirmed, ``resent`` were sent again;
+    ``rejections_given_up`` will never be published."""
 
     def __init__(self, digest_subject: str, rejected_subject: str) -> None:
         self.digest_subject = digest_subject.encode()
         self.rejected_subject = rejected_subject.encode()
         self.digests = 0
-        self.refusals = 0
-        self.refusals_given_up = 0
+        self.rejections = 0
+        self.rejections_given_up = 0
         self.resent = 0
         self._trouble = LimitedLog(log, logging.ERROR)
 
@@ -70,7 +70,7 @@ class Confirmer(ABC):
     @property
     def confirmations(self) -> int:
         """Grows with everything that is confirmed."""
-        return self.digests + self.refusals + self.refusals_given_up
+        return self.digests + self.rejections + self.rejections_given_up
 
     @property
     @abstractmethod
@@ -133,7 +133,7 @@ class Confirmer(ABC):
         return False
 
     @abstractmethod
-    def send(self, connection: Connection, most: int) -> Refusal | None:
+    def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         """Send messages that may be sent, as long as not more than ``most`` are under way; why some
         cannot be, if so. Raises ConnectionLost.
         """
@@ -147,7 +147,7 @@ class Confirmer(ABC):
         """So many PONGs have come on this connection."""
 
     @abstractmethod
-    def server_refused(self, message: str) -> Refusal | None:
+    def server_refused(self, message: str) -> PublishBlocked | None:
         """An -ERR that leaves the connection open; why digests cannot be published, if so."""
 
     @abstractmethod
@@ -160,15 +160,15 @@ class Confirmer(ABC):
         has been called after now. Empty where there are none."""
 
     def requests_passed(  # noqa: B027 - only streams know replays
-        self, position: Position, *, replay_ended: bool
+        self, position: StreamPosition, *, replay_ended: bool
     ) -> None:
         """Everything up to this input position has been added, and is confirmed.
 
         ``replay_ended``: so is whatever an earlier run may have read.
         """
 
-    def too_large(self, largest: int, max_payload: int) -> Refusal:
-        return Refusal(
+    def too_large(self, largest: int, max_payload: int) -> PublishBlocked:
+        return PublishBlocked(
             f"a digest of {largest} bytes exceeds the server's max_payload of {max_payload}: "
             "raise it there, or restart with a smaller --split-size",
             only_this_one=True,

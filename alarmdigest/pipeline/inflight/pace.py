@@ -1,6 +1,6 @@
-"""How much may be under way: everything, or, after a refusal, little and after a pause.
+"""How much may be under way: everything, or, after a blocked, little and after a pause.
 
-A stream that refuses one message mostly refuses all. So after a refusal nothing more is sent for a
+A stream that refuses one message mostly refuses all. So after a blocked nothing more is sent for a
 while, then one message is tried, later and later as long as it is refused, too. Each confirmation
 lets twice as many go.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from alarmdigest.pipeline.inflight.confirmer import Refusal
+from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 
 FIRST_PAUSE_S = 1.0
 PASSING_PAUSE_S = 0.3
@@ -39,13 +39,13 @@ class Pace:
         """Until what was refused should be tried again, 0 when that is due; None if nothing was."""
         return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
 
-    def refused(self, refusal: Refusal) -> None:
+    def refused(self, blocked: PublishBlocked) -> None:
         """A message was refused, or a stream cannot be used."""
-        self.blocked_reason = refusal.reason
-        if not refusal.only_this_one:
+        self.blocked_reason = blocked.reason
+        if not blocked.only_this_one:
             self.most = 1
             self._pausing = True
-        if refusal.passing:
+        if blocked.passing:
             retry_at = time.monotonic() + self._passing_pause_s
             if self._retry_at is None:
                 self._passing_pause_s = min(self._passing_pause_s * 2, LONGEST_PASSING_PAUSE_S)

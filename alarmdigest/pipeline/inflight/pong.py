@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from alarmdigest._ext import frames, outgoing
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
-from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, Refusal
+from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, PublishBlocked
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
-from alarmdigest.store.base import Outputs
+from alarmdigest.state.position import Outputs
 
 
 @dataclass(slots=True)
@@ -28,8 +28,8 @@ class _Write:
     sends: int = 0
     ping: int = 0
     digests: int = 0
-    refusals: int = 0
-    given_up: int = 0  # refusals that the server did not take, or that were not sent to it
+    rejections: int = 0
+    given_up: int = 0  # rejections that the server did not take, or that were not sent to it
 
 
 class PongConfirmer(Confirmer):
@@ -72,10 +72,10 @@ class PongConfirmer(Confirmer):
     def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
         return True
 
-    def send(self, connection: Connection, most: int) -> Refusal | None:
+    def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         while self._unsent:
             write = self._unsent[0]
-            wire, write.digests, write.refusals, write.given_up, largest = outgoing.to_wire(
+            wire, write.digests, write.rejections, write.given_up, largest = outgoing.to_wire(
                 write.records,
                 self.digest_subject,
                 self.rejected_subject,
@@ -84,11 +84,11 @@ class PongConfirmer(Confirmer):
             )
             if largest > connection.max_payload:
                 # What is behind it must not overtake it: one connection, one order.
-                return Refusal(self.too_large(largest, connection.max_payload).reason)
+                return PublishBlocked(self.too_large(largest, connection.max_payload).reason)
             write.ping = connection.count_ping()
             connection.send(wire + b"PING\r\n")
             if write.sends:
-                self.resent += write.digests + write.refusals
+                self.resent += write.digests + write.rejections
             write.sends += 1
             self._sent.append(self._unsent.popleft())
         return None
@@ -101,20 +101,20 @@ class PongConfirmer(Confirmer):
         while self._sent and self._sent[0].ping <= pongs:
             write = self._sent.popleft()
             self.digests += write.digests
-            self.refusals += write.refusals
-            self.refusals_given_up += write.given_up
+            self.rejections += write.rejections
+            self.rejections_given_up += write.given_up
 
-    def server_refused(self, message: str) -> Refusal | None:
+    def server_refused(self, message: str) -> PublishBlocked | None:
         if f'"{self.rejected_subject.decode()}"' not in message:
             # Which one it was is not said; a PONG behind it must not confirm any.
             self._send_again()
-            return Refusal(message)
-        # A refusal that nobody may hear of must not hold up the digests. Answers come in
+            return PublishBlocked(message)
+        # A blocked that nobody may hear of must not hold up the digests. Answers come in
         # order: it was in the first write without its PONG.
         if self._sent:
-            self._sent[0].refusals -= 1
+            self._sent[0].rejections -= 1
             self._sent[0].given_up += 1
-        self._trouble("the server does not let us publish refusals", reason=message)
+        self._trouble("the server does not let us publish rejections", reason=message)
         return None
 
     def retry(self) -> None:

@@ -17,17 +17,17 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, JetStreamDenied, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.reconnect import Link
-from alarmdigest.nats.streams import StreamKeeper, StreamPlan
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.streams import StreamConfig, StreamKeeper
 from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
-from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, Refusal
+from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, PublishBlocked
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
 from alarmdigest.runtime.happenings import happenings
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.store.base import OutputPosition, Outputs, Position
+from alarmdigest.state.position import OutputPosition, Outputs, StreamPosition
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,8 @@ class PubAckConfirmer(Confirmer):
         self,
         digest_subject: str,
         rejected_subject: str,
-        plans: tuple[StreamPlan, StreamPlan],
-        link: Link,
+        plans: tuple[StreamConfig, StreamConfig],
+        reconnector: Reconnector,
         *,
         create: bool,
         domain: str,
@@ -66,7 +66,7 @@ class PubAckConfirmer(Confirmer):
         self.recreated = 0
         self.truncated = 0
         self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
-        self._link = link
+        self._reconnector = reconnector
         self._domain = domain
         self._replays = replays
         self.add_asks = replays
@@ -123,7 +123,7 @@ class PubAckConfirmer(Confirmer):
             self._count()
         return InFlightBatch(records, first, self._in_flight.next - first, answers)
 
-    def requests_passed(self, position: Position, *, replay_ended: bool) -> None:
+    def requests_passed(self, position: StreamPosition, *, replay_ended: bool) -> None:
         self._mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (
             position.sequence,
             position.timestamp_ns,
@@ -195,7 +195,7 @@ class PubAckConfirmer(Confirmer):
         Once it is known what the streams hold, nobody waits for that of the rejected messages:
         where it has no leader, or cannot be used, it is left out.
         """
-        connection = self._link.open(go_on)
+        connection = self._reconnector.connect_with_backoff(go_on)
         if connection is None:
             return None
         infos = {}
@@ -205,7 +205,7 @@ class PubAckConfirmer(Confirmer):
             for kind in sorted(kinds):
                 try:
                     info = self._keepers[kind].ensure(js)
-                    self._recognise(js, kind, info)
+                    self._check_identity(js, kind, info)
                     infos[kind] = info
                 except ConnectionLost:
                     raise
@@ -214,13 +214,13 @@ class PubAckConfirmer(Confirmer):
                         raise
                     self._trouble("rejected messages cannot be published and wait", reason=error)
         except (ConnectionLost, NoAnswer):
-            self._link.avoid(connection)  # another server may hear the stream's leader
+            self._reconnector.avoid(connection)  # another server may hear the stream's leader
             raise
         finally:
             connection.close()
         return infos
 
-    def _recognise(self, js: JetStream, kind: int, info: StreamInfo) -> None:
+    def _check_identity(self, js: JetStream, kind: int, info: StreamInfo) -> None:
         """See whether the stream is the one that we know, by the message at our place in it; forget
         what is not true any more of one that is another one, or lost its tail."""
         self._answers.set_domain(kind, info.domain)
@@ -237,7 +237,7 @@ class PubAckConfirmer(Confirmer):
                 f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
                 f"confirmed {place}"
             )
-            happenings.note("output_rolled_back", sentence, 1)
+            happenings.note("output_truncated", sentence, 1)
             log.error("%s", sentence)
             self._go_back(kind, info.last_seq, info)
         elif place and not _is_known(js, info, place, message_id, created):
@@ -246,7 +246,7 @@ class PubAckConfirmer(Confirmer):
                 f"{info.name} is another stream than before: message {place} is not the one that "
                 f"it had confirmed; it was made at {info.created}"
             )
-            happenings.note("output_made_anew", sentence, 1)
+            happenings.note("output_recreated", sentence, 1)
             log.error("%s", sentence)
             self._go_back(kind, 0, info)
 
@@ -268,7 +268,7 @@ class PubAckConfirmer(Confirmer):
         if floor < 0 or info.last_seq <= floor:
             return True
         reader = StoredIdsReader(
-            self._link, info.name, domain=self._domain, after=floor, end=info.last_seq
+            self._reconnector, info.name, domain=self._domain, after=floor, end=info.last_seq
         )
         try:
             while not reader.done:
@@ -290,7 +290,7 @@ class PubAckConfirmer(Confirmer):
     def _begin_replay(self, infos: list[StreamInfo]) -> None:
         readers = [
             StoredIdsReader(
-                self._link,
+                self._reconnector,
                 info.name,
                 domain=self._domain,
                 after=self._in_flight.get_place(kind)[0],
@@ -308,7 +308,7 @@ class PubAckConfirmer(Confirmer):
             log.info(
                 "the output streams hold messages behind the checkpoint, which a replay does not "
                 "publish again:%s",
-                Fields(digests=behind[0], refusals=behind[1]),
+                Fields(digests=behind[0], rejections=behind[1]),
             )
         self.replay = Replay(readers)
         self.add_asks = bool(readers)
@@ -319,7 +319,7 @@ class PubAckConfirmer(Confirmer):
     def sendable(self) -> bool:
         return self._in_flight.sendable and self.under_way < MAX_UNCONFIRMED_MESSAGES
 
-    def send(self, connection: Connection, most: int) -> Refusal | None:
+    def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         room = min(most, MAX_UNCONFIRMED_MESSAGES) - self._in_flight.outstanding
         problem = None
         while room > 0 and self._in_flight.sendable:
@@ -354,8 +354,8 @@ class PubAckConfirmer(Confirmer):
         answers = Answers(self._in_flight.scan(buffer, 0, end))
         for kind, number, headers, text in self._in_flight.take_other():
             if number >= 0:
-                if refusal := self._answers.answered(number, headers, text):
-                    answers.refusals.append(refusal)
+                if blocked := self._answers.answered(number, headers, text):
+                    answers.rejections.append(blocked)
             elif kind not in (frames.MSG, frames.HMSG):
                 answers.control.append((kind, text))
         self._count()
@@ -364,14 +364,14 @@ class PubAckConfirmer(Confirmer):
     def ponged(self, pongs: int) -> None:
         """A PONG says nothing of streams."""
 
-    def server_refused(self, message: str) -> Refusal | None:
+    def server_refused(self, message: str) -> PublishBlocked | None:
         if f'"{self.rejected_subject.decode()}"' not in message:
             # Which one it was is not said.
             for number in self._in_flight.unanswered(DIGEST):
                 self._in_flight.refuse(number)
             self._count()
-            return Refusal(message)
-        self._trouble("the server does not let us publish refusals", reason=message)
+            return PublishBlocked(message)
+        self._trouble("the server does not let us publish rejections", reason=message)
         for number in self._in_flight.unanswered(DIGEST + 1):
             self._answers.give_up(number)
         return None
@@ -398,11 +398,13 @@ class PubAckConfirmer(Confirmer):
         return self._answers.foreign_answers
 
     def _count(self) -> None:
-        self.refusals_given_up = self._answers.given_up
+        self.rejections_given_up = self._answers.given_up
         self.under_way, self.refused = self._in_flight.outstanding, self._in_flight.refused
         suppressed = self.replay.suppressed if self.replay is not None else [0, 0]
         self.digests = self._in_flight.digests - sum(suppressed[:1])
-        self.refusals = self._in_flight.refusals - self.refusals_given_up - sum(suppressed[1:])
+        self.rejections = (
+            self._in_flight.rejections - self.rejections_given_up - sum(suppressed[1:])
+        )
 
 
 def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, created: str) -> bool:

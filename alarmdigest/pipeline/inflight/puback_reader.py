@@ -15,7 +15,7 @@ from alarmdigest._ext.inflight import DIGEST, InFlight
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import read_error
 from alarmdigest.nats.lasting_errors import lasts
-from alarmdigest.pipeline.inflight.confirmer import Refusal
+from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 from alarmdigest.runtime.logs import LimitedLog
 
 log = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class PubAckReader:
         self._in_flight.confirm(number)
         self.given_up += 1
 
-    def answered(self, number: int, headers: bytes, text: bytes) -> Refusal | None:
+    def answered(self, number: int, headers: bytes, text: bytes) -> PublishBlocked | None:
         """An answer that is no plain PubAck; why the message must be sent again, if so.
 
         Any subscriber can answer a reply subject: what is no answer of the stream, and in the
@@ -66,7 +66,9 @@ class PubAckReader:
         if not text and headers.startswith(b"NATS/1.0 503"):
             reason = f"no stream captures what should go into {self._streams[kind]}"
             # Whoever sends rubbish must not be able to hold up digests with it.
-            return self._refuse(number, Refusal(reason, only_this_one=kind != DIGEST, passing=True))
+            return self._refuse(
+                number, PublishBlocked(reason, only_this_one=kind != DIGEST, passing=True)
+            )
         answer = _read_answer(text)
         if answer is None:
             return None
@@ -109,7 +111,7 @@ class PubAckReader:
             self._digest_subject,
         )
 
-    def _refused(self, number: int, kind: int, error: dict[str, Any]) -> Refusal | None:
+    def _refused(self, number: int, kind: int, error: dict[str, Any]) -> PublishBlocked | None:
         # Anybody can answer a reply subject: it must not write lines into our log.
         try:
             code, err_code, description = read_error(error)
@@ -123,13 +125,13 @@ class PubAckReader:
         if kind == DIGEST or (passing and err_code != STORE_FAILED):
             passes = passing and err_code != STORE_FAILED
             only_this_one = err_code == MESSAGE_TOO_LARGE or kind != DIGEST
-            return self._refuse(number, Refusal(reason, only_this_one, passes))
+            return self._refuse(number, PublishBlocked(reason, only_this_one, passes))
         self.give_up(number)
-        self._trouble("a refusal cannot be published and is given up", reason=reason)
+        self._trouble("a blocked cannot be published and is given up", reason=reason)
         return None
 
-    def _refuse(self, number: int, refusal: Refusal) -> Refusal | None:
-        return refusal if self._in_flight.refuse(number) else None
+    def _refuse(self, number: int, blocked: PublishBlocked) -> PublishBlocked | None:
+        return blocked if self._in_flight.refuse(number) else None
 
 
 def _text(value: object) -> str:

@@ -19,7 +19,7 @@ from alarmdigest.nats.answers import StartAt, status_of
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import TOO_MANY_CONSUMERS, JetStream
-from alarmdigest.nats.reconnect import Link
+from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.runtime.logs import Fields
 
 log = logging.getLogger(__name__)
@@ -48,11 +48,13 @@ class StoredIdsReader:
     ``ids`` holds what was read and not been asked for. ``done`` tells that the end was read.
     """
 
-    def __init__(self, link: Link, stream: str, *, domain: str, after: int, end: int) -> None:
+    def __init__(
+        self, reconnector: Reconnector, stream: str, *, domain: str, after: int, end: int
+    ) -> None:
         """Asks nothing yet. ``after`` and ``end``, as its leader told it, are sequences of it."""
         self.ids = StoredIds(after, secrets.randbits(64))
         self.done = after >= end
-        self._link = link
+        self._reconnector = reconnector
         self._stream = stream
         self._domain = domain
         self._end = end
@@ -92,7 +94,7 @@ class StoredIdsReader:
                 self._read_pull(go_on)
         except (ConnectionLost, NoAnswer):
             if self._connection is not None:
-                self._link.avoid(self._connection)
+                self._reconnector.avoid(self._connection)
             self.close()
             raise
         except BaseException:
@@ -150,7 +152,7 @@ class StoredIdsReader:
 
     def _open(self, go_on: Callable[[], bool]) -> bool:
         """A new connection with a new consumer; false when we shall not go on."""
-        connection = self._link.open(go_on)
+        connection = self._reconnector.connect_with_backoff(go_on)
         if connection is None:
             return False
         self._connection = connection

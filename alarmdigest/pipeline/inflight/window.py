@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.runtime.histogram import Histogram
-from alarmdigest.store.base import Outputs
+from alarmdigest.state.position import Outputs
 
 MAX_UNCONFIRMED_BYTES = 32 * 1024 * 1024
 

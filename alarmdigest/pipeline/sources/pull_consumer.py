@@ -33,23 +33,23 @@ from alarmdigest.nats.jetstream import (
     consumer_request,
 )
 from alarmdigest.nats.questions import Questions
-from alarmdigest.nats.streams import StreamKeeper, StreamPlan
+from alarmdigest.nats.streams import StreamConfig, StreamKeeper
 from alarmdigest.pipeline.sources.clock import ArrivalWatch
 from alarmdigest.pipeline.sources.gaps import Gaps
 from alarmdigest.pipeline.sources.leader import LeaderReads, LeaderWatch
 from alarmdigest.pipeline.sources.pulls import Pulls
-from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
 from alarmdigest.runtime.happenings import happenings
 from alarmdigest.runtime.logs import Fields, LimitedLog
-from alarmdigest.store.base import Position, Reread
+from alarmdigest.state.position import Reread, StreamPosition
 
 log = logging.getLogger(__name__)
 
 StartOption: TypeAlias = 'Literal["first", "new"] | int'
 
 # What a beginning may tell about the stream, as the page and the metrics call it.
-CHANGES = {"new_stream": "input_made_anew", "rolled_back": "input_rolled_back"}
+CHANGES = {"new_stream": "input_recreated", "truncated": "input_truncated"}
 # The server forgets a consumer that nobody pulls from for so long.
 CONSUMER_INACTIVE_S = 60
 # All consumers are made by the leader of the whole cluster. When it does not answer for so long,
@@ -75,27 +75,27 @@ class FeedCounters:
     """What happened to the stream under us; see the metrics for what each means."""
 
     gone: int = 0
-    rolled_back: int = 0
-    made_anew: int = 0
+    truncated: int = 0
+    recreated: int = 0
 
 
-class StreamFeed(Feed):
+class PullConsumerSource(Source):
     """A pull consumer of a stream, a new one for every connection; the position is ours.
 
     The server's consumer state is not used: it counts as delivered what it sent into a connection
     that died.
     """
 
-    may_drop = False
+    lossy = False
 
     def __init__(
         self,
-        plan: StreamPlan,
+        plan: StreamConfig,
         *,
         create: bool,
         domain: str,
         start: StartOption,
-        position: Position | None,
+        position: StreamPosition | None,
     ) -> None:
         """``position`` is where an earlier run had got to; without one, ``start`` says where."""
         self._plan = plan
@@ -103,7 +103,7 @@ class StreamFeed(Feed):
         self._domain = domain
         self._start = start
         self._kept = position
-        self.place_is_fleeting = position is None and start == "new"
+        self.start_not_replayable = position is None and start == "new"
         self._created = position.created if position is not None else ""
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
         self._pulls: Pulls | None = None
@@ -262,7 +262,7 @@ class StreamFeed(Feed):
         beginning: Start,
         made: dict[str, Any],
         stepped_back_ns: int,
-    ) -> Position:
+    ) -> StreamPosition:
         """The last message that the consumer passes over. Raises ConnectionLost if the stream is
         not the one any more that the beginning was found in: its numbers mean nothing there."""
         now = jetstream.stream_info(info.name)
@@ -280,11 +280,13 @@ class StreamFeed(Feed):
         reread = kept.reread if kept is not None else None  # one that goes on
         if (last := beginning.last_known) is not None:
             reread = Reread(*last, stepped_back_ns)
-        return Position(info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread)
+        return StreamPosition(
+            info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread
+        )
 
-    def _note(self, beginning: Start, place: Position) -> None:
+    def _note(self, beginning: Start, place: StreamPosition) -> None:
         """Say and count what the beginning is like; called once the consumer is there."""
-        alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "rolled_back")
+        alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "truncated")
         log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
         if beginning.last_known is not None:
             sequence, time_ns = beginning.last_known
@@ -304,8 +306,8 @@ class StreamFeed(Feed):
         if change := CHANGES.get(beginning.kind):
             happenings.note(change, beginning.sentence, 1)
         self.counters.gone += gone
-        self.counters.rolled_back += beginning.kind == "rolled_back"
-        self.counters.made_anew += beginning.kind == "new_stream"
+        self.counters.truncated += beginning.kind == "truncated"
+        self.counters.recreated += beginning.kind == "new_stream"
 
     def _what_is_gone(self, beginning: Start, gone: int) -> str:
         if beginning.kind != "continues" or self._kept is None:
@@ -409,13 +411,13 @@ class StreamFeed(Feed):
     def stopped(self, connection: Connection) -> bool:
         return True
 
-    def position(self, router: Router) -> Position | None:
+    def position(self, router: Router) -> StreamPosition | None:
         if router.sequence == 0:
             return self._kept
         reread = None
         if router.sequence < router.reread_seq:
             reread = Reread(router.reread_seq, router.reread_ns, router.reread_stepped_back_ns)
-        return Position(
+        return StreamPosition(
             self._plan.name,
             self._created,
             router.sequence,

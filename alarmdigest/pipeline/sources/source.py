@@ -1,6 +1,6 @@
 """What the listener asks of where its messages come from.
 
-A feed knows what to ask the server for on a new connection, when to ask for more, and what its
+A source knows what to ask the server for on a new connection, when to ask for more, and what its
 answers mean. It belongs to the nats-client thread.
 """
 
@@ -12,16 +12,16 @@ from abc import ABC, abstractmethod
 from alarmdigest._ext.events import Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NatsError
-from alarmdigest.store.base import Position
+from alarmdigest.state.position import StreamPosition
 
 
-class Feed(ABC):
+class Source(ABC):
     """Where messages come from."""
 
     #: Whether the listener may drop messages rather than wait for workers or publisher.
-    may_drop: bool
+    lossy: bool
     #: Whether a start after a crash would begin elsewhere, unless the position is in the store.
-    place_is_fleeting = False
+    start_not_replayable = False
 
     @abstractmethod
     def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
@@ -57,7 +57,7 @@ class Feed(ABC):
         """Whether all that was on its way when stop() was called has come."""
 
     @abstractmethod
-    def position(self, router: Router) -> Position | None:
+    def position(self, router: Router) -> StreamPosition | None:
         """The last message that was routed, for the next start."""
 
     def now_ns(self) -> int:

@@ -28,7 +28,7 @@ NEIGHBOURS = 32
 
 
 class Place(Protocol):
-    """The last message of the stream that was dealt with (``store.base.Position``)."""
+    """The last message of the stream that was dealt with (``store.base.StreamPosition``)."""
 
     @property
     def created(self) -> str: ...
@@ -50,7 +50,7 @@ class Start:
     """Where to begin, and why. ``gone``: messages that the stream deleted before we read them."""
 
     at: StartAt
-    kind: Literal["continues", "new_stream", "rolled_back", "first", "new", "time"]
+    kind: Literal["continues", "new_stream", "truncated", "first", "new", "time"]
     gone: int
     sentence: str
     last_known: LastKnown | None = None
@@ -119,10 +119,10 @@ def _anew(js: JetStream, info: StreamInfo, position: Place, why: str, newest_ns:
         # What was stored since then may be older than the last that we read: by time it would be
         # passed over.
         lost += ", or its server's clock has stepped back: starting with the first message"
-        return Start(StartAt("first"), "rolled_back", 0, lost, last_known)
+        return Start(StartAt("first"), "truncated", 0, lost, last_known)
     at = timestamps.to_text(begin_ns)
     sentence = f"{lost}: starting at {at}, a little before the last that we read"
-    return Start(StartAt("time", begin_ns), "rolled_back", 0, sentence, last_known)
+    return Start(StartAt("time", begin_ns), "truncated", 0, sentence, last_known)
 
 
 def _times_tell(info: StreamInfo, position: Place, newest_ns: int) -> bool:

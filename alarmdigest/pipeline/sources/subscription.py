@@ -10,17 +10,17 @@ from alarmdigest._ext.events import DAY_NS, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.pipeline.sources.clock import SteadyClock
-from alarmdigest.pipeline.sources.source import Feed
+from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.store.base import Position
+from alarmdigest.state.position import StreamPosition
 
 log = logging.getLogger(__name__)
 
 
-class CoreFeed(Feed):
+class SubscriptionSource(Source):
     """Plain subscriptions: everything is delivered once, to those who listen."""
 
-    may_drop = True
+    lossy = True
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class CoreFeed(Feed):
     def behind(self, router: Router) -> int | None:
         return None  # what the server still holds for us, it does not say
 
-    def position(self, router: Router) -> Position | None:
+    def position(self, router: Router) -> StreamPosition | None:
         return None
 
     def lost(self, reason: NatsError) -> None:

@@ -177,7 +177,7 @@ def scan(
 ) -> Iterator[bytes]:
     """All rows of a snapshot, checked. Its transaction stays open, and must while this goes on."""
     found, previous = 0, b""
-    with explained(folder, "read"):
+    with translating_lmdb_errors(folder, "read"):
         _must_go_on(folder, going_on)
         cursor = txn.cursor()
         items = iter(cursor.iternext() if cursor.first() else ())
@@ -204,7 +204,7 @@ def _not_all(folder: Path, found: int, expected: int) -> StoreError:
 
 
 @contextmanager
-def explained(folder: Path, doing: str) -> Iterator[None]:
+def translating_lmdb_errors(folder: Path, doing: str) -> Iterator[None]:
     """Have every error of LMDB and the system come out as a StoreError."""
     try:
         yield

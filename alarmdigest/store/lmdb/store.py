@@ -20,7 +20,7 @@ import lmdb
 
 from alarmdigest._ext.rows import Batch, pack
 from alarmdigest.runtime import failpoints
-from alarmdigest.runtime.folder_lock import FolderInUse, own
+from alarmdigest.runtime.folder_lock import FolderLocked, acquire_folder_lock
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.store.base import Checkpoint, Store, StoreError, StoreInUse, wrong_count
 from alarmdigest.store.lmdb import folder as folders
@@ -34,13 +34,13 @@ from alarmdigest.store.lmdb.file import (
     as_owner,
     begin,
     check_pages,
-    explained,
     grow,
     last_checkpoint,
     leave_to_owner,
     lengthen,
     open_env,
     scan,
+    translating_lmdb_errors,
 )
 from alarmdigest.store.lmdb.folder import damaged
 
@@ -59,17 +59,17 @@ class LmdbStore(Store):
         self._env: lmdb.Environment | None = None
         self._reading: Transaction | None = None
         self._owner: int | None = None
-        with explained(self._folder, "open"):
+        with translating_lmdb_errors(self._folder, "open"):
             folders.make(self._folder)
             try:
-                self._owner = own(self._folder)
-            except FolderInUse as error:
+                self._owner = acquire_folder_lock(self._folder)
+            except FolderLocked as error:
                 raise StoreInUse(
                     f"{self._folder} is in use by another alarmdigest (pid {error.pid}): stop it, "
                     "or choose another data directory"
                 ) from None
         try:
-            with explained(self._folder, "open"):
+            with translating_lmdb_errors(self._folder, "open"):
                 self._open(may_be_new=True)
         except BaseException:
             self.close()
@@ -77,7 +77,7 @@ class LmdbStore(Store):
 
     def rows(self) -> Iterator[bytes]:
         self._stop_reading()
-        with explained(self._folder, "read"):
+        with translating_lmdb_errors(self._folder, "read"):
             txn = self._reading = begin(self._ready())
         return scan(txn, self.last, self._folder, going_on=lambda: self._reading is txn)
 
@@ -85,7 +85,7 @@ class LmdbStore(Store):
         batch = Batch(rows)
         self._stop_reading()  # it would pin old pages, and the map cannot grow under it
         try:
-            with explained(self._folder, "write to"), _short_turns():
+            with translating_lmdb_errors(self._folder, "write to"), _short_turns():
                 self._write(self._ready(), batch, checkpoint)
         except BaseException:
             # After some errors LMDB takes no more writes until it is opened again.
@@ -93,13 +93,13 @@ class LmdbStore(Store):
             raise
         self.last = checkpoint
 
-    def give_back(self) -> None:
+    def release_memory(self) -> None:
         """LMDB keeps every page that a commit has ever changed, for the next one, until its end:
         some 160 MB after a commit of a million new alarms."""
         if self._env is not None:
             self._stop_reading()
             self._close_env()
-            with explained(self._folder, "open"):
+            with translating_lmdb_errors(self._folder, "open"):
                 self._env = open_env(self._folder, readonly=False, map_size=self._map_size)
 
     def close(self) -> None:
@@ -207,7 +207,7 @@ class LmdbReader:
 
     def __init__(self, data_dir: Path) -> None:
         self._folder = data_dir.resolve() / "state"
-        with explained(self._folder, "read"):
+        with translating_lmdb_errors(self._folder, "read"):
             if folders.read_marker(self._folder) is None:
                 raise StoreError(
                     f"there is no store in {self._folder}: is the data directory right?"
@@ -241,7 +241,7 @@ class LmdbReader:
 
     def rows_below(self, prefix: bytes) -> bytes:
         """The packed rows whose keys begin so, checked; without looking at any other."""
-        with explained(self._folder, "read"), self._txn.cursor() as cursor:
+        with translating_lmdb_errors(self._folder, "read"), self._txn.cursor() as cursor:
             items = iter(cursor.iternext() if cursor.set_range(prefix) else ())
             return pack(
                 takewhile(lambda item: bytes(item[0]).startswith(prefix), items), sys.maxsize

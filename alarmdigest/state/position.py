@@ -1,0 +1,51 @@
+"""Positions in streams: how far the input was read, and where each output stream stood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+UNKNOWN_NS = 2**62
+"""As ``stepped_back_ns``: a message's timestamp may have been behind others by any time."""
+
+
+class Reread(NamedTuple):
+    """The part of a stream that may have been read before, since it is not the one it was.
+
+    Messages at or before both of the first two, unless one is further behind an earlier one than
+    ``stepped_back_ns``. Requests among them are not answered again.
+    """
+
+    sequence: int
+    timestamp_ns: int
+    stepped_back_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPosition:
+    """The last routed message of the input stream."""
+
+    stream: str
+    created: str
+    """When the stream was created, as JetStream writes it: the same name may be another stream."""
+    sequence: int
+    timestamp_ns: int
+    stepped_back_ns: int = 0
+    """How far, at most, a message's timestamp was behind that of an earlier one."""
+    reread: Reread | None = None
+    """What of the stream behind this position may have been read before."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPosition:
+    """A message of an output stream, behind which lies whatever a checkpoint does not know of."""
+
+    created: str
+    """When the stream was created, as JetStream writes it. A hint: some servers change it."""
+    sequence: int
+    message_id: str = ""
+    """The message's ``Nats-Msg-Id``: tells whether it is the same stream. Empty if not known."""
+
+
+Outputs: TypeAlias = dict[str, OutputPosition]
+"""By the names of the output streams."""
