@@ -49,11 +49,8 @@ for module in "${sanitized[@]}"; do
 done
 
 # Whatever needs no server and uses a compiled module; a name that is not there is an error.
-tests=()
-for name in frames messages timestamps outgoing routing alarmbook alarmbook_rows digest_json \
-    inflight stored_ids deliveries rows store store_faults store_lmdb; do
-    tests+=("tests/test_$name.py")
-done
+tests=(tests/wire tests/state/test_{alarmbook,alarmbook_rows,digest_json,rows}.py
+    tests/pipeline/test_{inflight,stored_ids}.py tests/store/test_store{,_faults,_lmdb}.py)
 
 echo "running ${tests[*]}"
 LD_PRELOAD=$runtime \

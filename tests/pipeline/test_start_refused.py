@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from support.command import run_command
 from support.faults import pairs
 from support.jetstream import asking, connected, delete_streams, info_of
 from support.nats_server import NatsServer
+from support.paths import ROOT
 from support.proxy import Proxy
 from support.service import ServiceProcess
 from support.streams import ALARMS, DIGESTS, INPUTS, REJECTED
@@ -283,7 +283,7 @@ def test_an_old_server_ends_the_start_and_core_mode_lives_with_it() -> None:
 
 
 def test_the_readme_has_the_table_of_versions() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+    readme = (ROOT / "README.md").read_text("utf-8")
     rows = [line for line in readme.splitlines() if line in table()]
     assert rows == table()
     assert len(rows) == len(FEATURES)

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import ROOT
 
 from alarmdigest.observability.stream_changes import CHANGES
 
-ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy/prometheus-alerts.yml"
 HISTORIES = ROOT / "tests/alerts_test.yml"
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"

@@ -143,7 +143,7 @@ def test_a_digest_costs_what_is_due_and_not_what_its_user_has() -> None:
 FILL_A_BOOK = """
 import gc, sys
 sys.path[:0] = {path!r}
-from test_alarmbook_costs import anonymous_kib, filled_book
+from state.test_alarmbook_costs import anonymous_kib, filled_book
 
 filled_book(1_000)  # whatever is made once is made now
 gc.collect()

@@ -8,14 +8,14 @@ import logging
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import ROOT
 
 from alarmdigest.runtime.logs import Fields, JsonFormatter, LimitedLog, TextFormatter, Untrusted
 
-SOURCES = Path(__file__).parent.parent / "alarmdigest"
+SOURCES = ROOT / "alarmdigest"
 
 
 class Lines(logging.Handler):

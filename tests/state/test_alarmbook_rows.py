@@ -643,8 +643,8 @@ CHURN = """
 import sys
 sys.path[:0] = {path!r}
 from model import RETENTION_NS
-from test_alarmbook_costs import anonymous_kib
-from test_alarmbook_rows import Books, START, Request, cleared, warning
+from state.test_alarmbook_costs import anonymous_kib
+from state.test_alarmbook_rows import Books, START, Request, cleared, warning
 
 books = Books()
 now, sizes = START, []

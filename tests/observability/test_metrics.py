@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from support.bus import Bus
 from support.faults import gated, pairs, request
 from support.nats_server import NatsServer
+from support.paths import ROOT
 from support.proxy import Proxy
 from support.service import ServiceProcess
 from support.streams import store_all
@@ -21,7 +22,6 @@ from support.wait import eventually
 from alarmdigest.observability.losses import PLACES
 from alarmdigest.runtime.histogram import BOUNDS_S, Histogram
 
-ROOT = Path(__file__).parent.parent
 DOCUMENT = (ROOT / "docs/metrics.md").read_text("utf-8")
 
 

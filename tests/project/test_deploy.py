@@ -20,6 +20,7 @@ import jsonschema
 import pytest
 import yaml
 from support.nats_server import HOST, NatsServer
+from support.paths import ROOT
 from support.service import ServiceProcess
 
 from alarmdigest import __version__
@@ -27,7 +28,6 @@ from alarmdigest.cli.main import main
 from alarmdigest.nats.embedded.discovery import find_server
 from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
 
-ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "alarmdigest"
 PORT = DEFAULT_HTTP.port

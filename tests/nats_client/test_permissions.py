@@ -12,13 +12,14 @@ from support.bus import Bus
 from support.command import run_command
 from support.faults import pairs
 from support.nats_server import HOST, NatsServer
+from support.paths import ROOT
 from support.service import ServiceProcess
 from support.streams import ALARMS, js, store_all
 from support.talk import talk
 
 from alarmdigest.runtime import exit_codes
 
-DEPLOY = Path(__file__).parent.parent / "deploy"
+DEPLOY = ROOT / "deploy"
 LOGIN = {"ALARMDIGEST_USER": "service", "ALARMDIGEST_PASSWORD": "p"}
 
 

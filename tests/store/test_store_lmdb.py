@@ -15,6 +15,7 @@ from pathlib import Path
 import lmdb
 import pytest
 from support.command import run_command
+from support.paths import TESTS
 from support.rows import checkpoint, key_of, packed, some_rows, unpacked
 
 from alarmdigest.store import StoreDamaged, StoreError, StoreInUse, StoreTooNew
@@ -241,7 +242,7 @@ with LmdbStore(data_dir) as store:
             input=packed(changes),
             env={
                 **os.environ,
-                "PYTHONPATH": str(Path(__file__).parent),
+                "PYTHONPATH": str(TESTS),
                 "ALARMDIGEST_FAILPOINT": "store.after_write",
             },
         )

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from pipeline.sources.test_rereads import ASK, NOT_ANSWERED, alarms, assert_digests
 from support.bus import Bus
 from support.faults import pairs, patched
 from support.nats_server import NatsServer
@@ -29,7 +30,6 @@ from support.streams import (
     wait_until_read,
 )
 from support.wait import eventually
-from test_rereads import ASK, NOT_ANSWERED, alarms, assert_digests
 
 pytestmark = pytest.mark.versions
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import orjson
 import pytest
-from test_model import replay
+from state.test_model import replay
+from support.paths import ROOT
 
 from alarmdigest import __version__
 from alarmdigest.cli.arguments import CONFIG, CONTEXT
@@ -25,7 +26,6 @@ from alarmdigest.settings.reference import reference
 from alarmdigest.settings.sources import CONFIG_VARIABLE, CONTEXT_VARIABLE
 from alarmdigest.wire.messages import EVENT_FIELDS, REASONS, read_event, read_request
 
-ROOT = Path(__file__).parent.parent
 DOCUMENTS = [
     path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ]

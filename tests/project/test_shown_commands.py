@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from project.test_docs import DOCUMENTS, commands
 from support.bus import Bus
 from support.command import run_command
 from support.faults import event, numbers, pairs
 from support.nats_server import NatsServer
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.wait import eventually
-from test_docs import DOCUMENTS, commands
 
 SHOWN = list(dict.fromkeys(one for document in DOCUMENTS for one in commands(document)))
 OURS = [one for one in SHOWN if re.match(r"\S*bin/alarmdigest |alarmdigest ", one)]

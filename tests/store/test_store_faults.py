@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.paths import TESTS
 from support.rows import checkpoint, key_of, packed, some_rows, unpacked
 
 from alarmdigest.store.lmdb.store import LmdbStore, open_for_reading
 
-TESTS = Path(__file__).parent
 LONG = os.environ.get("ALARMDIGEST_TEST_LONG") == "1"
 
 KEYS = [key_of(f"user-{number}") for number in range(300)]
@@ -57,7 +57,7 @@ def write_for_ever(data_dir: Path) -> None:
 
 
 def child(function: str, *arguments: object, **environment: str) -> "subprocess.Popen[str]":
-    call = f"import test_store_faults as t, sys; from pathlib import Path; t.{function}"
+    call = f"import store.test_store_faults as t, sys; from pathlib import Path; t.{function}"
     return subprocess.Popen(
         [sys.executable, "-c", f"{call}(*map(Path, sys.argv[1:]))", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(TESTS), **environment},

@@ -8,12 +8,12 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from support.jetstream import asking, delete_streams, info_of
 from support.nats_server import NatsServer
+from support.paths import ROOT
 from support.wait import eventually
 
 from alarmdigest.nats.answers import StreamInfo
@@ -33,7 +33,7 @@ from alarmdigest.nats.stream_rules import (
 from alarmdigest.nats.streams import Limits, ensure_stream, examine, findings, plans
 from alarmdigest.settings import HEADER_ROOM_BYTES, MIN_SPLIT_BYTES
 
-DOCUMENT = Path(__file__).parent.parent / "docs/streams.md"
+DOCUMENT = ROOT / "docs/streams.md"
 SECOND_NS = 10**9
 PLANS = plans(replicas=1)
 NATS_TOOL = os.environ.get("NATS_TOOL") or shutil.which("nats")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,6 +12,7 @@ from support.bus import Bus
 from support.command import run_command
 from support.faults import pairs
 from support.nats_server import NatsServer
+from support.paths import ROOT
 from support.service import ServiceProcess
 from support.streams import (
     ALARMS,
@@ -28,7 +28,7 @@ from support.wait import eventually
 
 from alarmdigest.observability.stream_changes import CHANGES
 
-DOCUMENT = (Path(__file__).parent.parent / "docs/operating-commands.md").read_text("utf-8")
+DOCUMENT = (ROOT / "docs/operating-commands.md").read_text("utf-8")
 
 
 def status_of(service: ServiceProcess) -> dict[str, Any]:

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 from support.nats_server import HOST, free_port
+from support.paths import ROOT
 from support.service import CLEAN_ENVIRONMENT
 from support.wait import eventually
 
 from alarmdigest import __version__
 
-ROOT = Path(__file__).parent.parent
 # What a checkout holds besides its sources.
 LEFT_BEHIND = shutil.ignore_patterns(
     *("build", "dist", "*.egg-info", "*.so", "__pycache__", "alarmdigest-data"),

@@ -21,12 +21,11 @@ import pytest
 from support.bus import Bus
 from support.faults import numbers, pairs, patched
 from support.nats_server import NatsServer
+from support.paths import ROOT
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 from support.small_disk import MountedDisk
 from support.surroundings import Surrounded
 from support.wait import eventually
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
