@@ -58,7 +58,7 @@ help:  ## this list
 
 # The stamps are written last, so an installation that broke off is done again. Building needs no
 # network once the tools are there: --no-build-isolation takes setuptools and Cython from .venv.
-$(BUILT): $(TOOLS) setup.py $(wildcard ext/*.pyx ext/*.pxd)
+$(BUILT): $(TOOLS) setup.py $(wildcard ext/*/*.pyx ext/*/*.pxd)
 	@echo 'installing what it needs and compiling the core: one to two minutes'
 	$(PIP) --no-build-isolation --editable '.[test]'
 	@touch $@

@@ -1,4 +1,4 @@
-"""Builds the compiled core: every ``ext/NAME.pyx`` becomes ``alarmdigest._ext.NAME``.
+"""Builds the compiled core: every ``ext/ROOM/NAME.pyx`` becomes ``alarmdigest._ext.NAME``.
 
 Everything else about the package stands in ``pyproject.toml``. Switches, by environment variable:
 
@@ -45,15 +45,15 @@ modules = [
         extra_link_args=link_args,
         define_macros=macros,
     )
-    for source in sorted(Path("ext").glob("*.pyx"))
+    for source in sorted(Path("ext").glob("*/*.pyx"))
 ]
 
 setup(
     ext_modules=cythonize(
         modules,
-        # The modules share declarations through ext/*.pxd, whose functions are all inline: each
+        # The modules share declarations through ext/*/*.pxd, whose functions are all inline: each
         # module holds its own copy and none has to find another one when it is imported.
-        include_path=["ext"],
+        include_path=["ext/wire", "ext/state", "ext/rows"],
         build_dir="build/cython",
         annotate=switch("ANNOTATE"),
         compiler_directives={

@@ -20,7 +20,7 @@ from report import Report
 
 from alarmdigest._ext import frames, outgoing
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.events import EVENT_SIDS, REQUEST_SIDS, STREAM_SID, Router
+from alarmdigest._ext.router import EVENT_SIDS, REQUEST_SIDS, STREAM_SID, Router
 from alarmdigest.store import Checkpoint
 from alarmdigest.store.lmdb.store import LmdbStore
 from alarmdigest.wire.buckets import BUCKETS

@@ -19,7 +19,7 @@ import nats
 from nats.aio.msg import Msg
 
 from alarmdigest._ext import frames
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.router import Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.listener import BUFFER_BYTES
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource

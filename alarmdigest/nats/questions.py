@@ -12,8 +12,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
-from alarmdigest._ext import events
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.router import LEADER_SID, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import NO_LEADER, read_answer
@@ -47,11 +46,11 @@ class Questions:
         self._open: dict[bytes, _Question] = {}
         self._asked = 0
         router.take_answers()  # those of an earlier connection
-        connection.send(f"SUB {self._inbox}.*  {events.LEADER_SID}\r\n".encode())
+        connection.send(f"SUB {self._inbox}.*  {LEADER_SID}\r\n".encode())
 
     def close(self) -> None:
         """No more answers, for another ``Questions`` on the same connection."""
-        self._connection.send(b"UNSUB %d\r\n" % events.LEADER_SID)
+        self._connection.send(b"UNSUB %d\r\n" % LEADER_SID)
 
     def ask(self, what: str, body: dict[str, Any], on_answer: OnAnswer) -> None:
         """Ask ``<prefix>.<what>``; one that may be carried out twice."""

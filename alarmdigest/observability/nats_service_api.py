@@ -17,7 +17,8 @@ from typing import Any
 import orjson
 
 from alarmdigest import __version__
-from alarmdigest._ext import events, frames
+from alarmdigest._ext import frames
+from alarmdigest._ext.router import EVENT, REQUEST
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.reconnect import Reconnector
@@ -198,9 +199,9 @@ class ServiceApi(threading.Thread):
         found = []
         digests = sum(sum(part.counts) for part in answered)
         for name, kind, requests, spent, timed in (
-            ("event", events.EVENT, router.events, worked, router.events),
+            ("event", EVENT, router.events, worked, router.events),
             # Those that had nothing due are not timed.
-            ("request", events.REQUEST, router.requests, answered, digests),
+            ("request", REQUEST, router.requests, answered, digests),
         ):
             spent_ns = round(sum(part.sum_s for part in spent) * 1e9)
             found.append(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Routed:
-    """Routed records (ext/records.pxd) on their way to a worker."""
+    """Routed records (ext/wire/records.pxd) on their way to a worker."""
 
     records: bytes
     read_at: float

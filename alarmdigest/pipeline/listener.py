@@ -14,7 +14,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from alarmdigest._ext import events, frames
+from alarmdigest._ext import frames
+from alarmdigest._ext.router import DeliveryGap, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
 from alarmdigest.nats.reconnect import Reconnector
@@ -57,7 +58,7 @@ class Listener(ServiceThread):
         self,
         reconnector: Reconnector,
         source: Source,
-        router: events.Router,
+        router: Router,
         rejections: RejectionQueue,
         workers: Sequence[Worker],
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
@@ -252,7 +253,7 @@ class Listener(ServiceThread):
                     break
         except frames.ProtocolError as error:
             raise ConnectionLost(f"{connection.url}: {error}") from error
-        except events.DeliveryGap as gap:
+        except DeliveryGap as gap:
             self.delivery_gaps += 1
             log.error("deliveries were lost on their way, reading them again: %s", gap)
             raise ConnectionLost(f"{connection.url}: {gap}") from gap

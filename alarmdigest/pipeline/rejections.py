@@ -8,7 +8,8 @@ import struct
 import time
 from collections import deque
 
-from alarmdigest._ext import events, outgoing
+from alarmdigest._ext import outgoing
+from alarmdigest._ext.router import EVENT, REQUEST
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
 from alarmdigest.wire.messages import REASONS, Rejected, parse_leniently
 
@@ -43,8 +44,8 @@ class RejectionQueue:
         """``stream`` is the name of the one that messages come from, if they do."""
         self._stream = stream
         self.by_reason = dict.fromkeys(REASONS, 0)
-        self.by_kind = {events.EVENT: 0, events.REQUEST: 0}
-        self.last_reason = {events.EVENT: "", events.REQUEST: ""}
+        self.by_kind = {EVENT: 0, REQUEST: 0}
+        self.last_reason = {EVENT: "", REQUEST: ""}
         self.unpublished = 0
         self.sampled_out = 0
         self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REFUSALS)
@@ -156,7 +157,7 @@ class RejectionQueue:
 
 
 def _message_id(stream: str, origin: tuple[int, int], payload: bytes) -> str:
-    """As digests have it (ext/alarmbook.pyx): the same message rejected again has the same id."""
+    """As digests have it (ext/state/alarmbook.pyx): the same message rejected again has the same id."""
     place = struct.pack("<QqI", *origin, 0)
     return hashlib.blake2b(stream.encode() + b"\0" + place + payload, digest_size=16).hexdigest()
 

@@ -4,10 +4,10 @@ An ``AlarmStatusChanged`` that an agent publishes goes through these hands:
 
 1. ``listener.py``, thread *nats-client*: the socket's bytes are cut into frames, every payload is
    decoded (orjson), checked and packed into the batch of the worker that holds its user
-   (``ext/events.pyx``; what is not of the plain shape is read by ``messages.py``, and what nobody
+   (``ext/wire/router.pyx``; what is not of the plain shape is read by ``messages.py``, and what nobody
    accepts goes to the rejections in ``rejections.py``). One batch per worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: the batch is merged into the worker's alarm book
-   (``ext/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
+   (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
    A ``SendAlarmDigest`` goes the same way behind it, and makes the book write the user's due
    alarms as one digest.
 3. ``publisher.py``, thread *publisher*: digests and rejections are framed and sent, and kept until
@@ -43,7 +43,7 @@ import mmh3
 
 from alarmdigest._ext import timestamps
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.events import DAY_NS, Router
+from alarmdigest._ext.router import DAY_NS, Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest.nats.auth import Login
 from alarmdigest.nats.reconnect import Reconnector

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alarmdigest._ext import timestamps
-from alarmdigest._ext.events import DAY_NS
+from alarmdigest._ext.router import DAY_NS
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream

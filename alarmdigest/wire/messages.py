@@ -1,7 +1,7 @@
 """Bytes -> events and requests: every accepted spelling, and every reason to reject.
 
 The compiled router takes the plain shape of a message by itself and asks here for all others
-(``ext/events.pyx``), so this is where the wire contract can be read in full. Reasons are checked in
+(``ext/wire/router.pyx``), so this is where the wire contract can be read in full. Reasons are checked in
 the contract's order: json, schema, too_long, status, changed_at.
 """
 
@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import orjson
 
-from alarmdigest._ext import events, timestamps
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.router import REQUEST, last_written
 
 MAX_ID_BYTES: Final = 1024
 STATUSES: Final = {"CLEARED": 0, "WARNING": 1, "CRITICAL": 2}
@@ -68,7 +69,7 @@ def read_request(payload: bytes) -> Request:
 
 def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
     """What the compiled router asks: ``(user, alarm, status, time_ns)`` with ids in UTF-8."""
-    if kind == events.REQUEST:
+    if kind == REQUEST:
         return read_request(payload).user_id.encode(), b"", 0, 0
     event = read_event(payload)
     return event.user_id.encode(), event.alarm_id.encode(), event.status, event.changed_at_ns
@@ -94,7 +95,7 @@ def _field(found: dict[str, Any], name: str, payload: bytes) -> str:
     key: str | None = name
     if name not in found:
         alike = frozenset(other for other in found if _same_but_for_case(other, name))
-        key = events.last_written(payload, alike) if len(alike) > 1 else next(iter(alike), None)
+        key = last_written(payload, alike) if len(alike) > 1 else next(iter(alike), None)
     if key is None:
         raise Rejected("schema", f"{name} is missing")
     value = found[key]

@@ -36,7 +36,7 @@ from support.stored import stored_alarms
 from support.stream_service import OPTIONS, RETENTION_NS, SKEW_NS, settle
 from support.wait import eventually
 
-from alarmdigest._ext.events import EVENT_SIDS
+from alarmdigest._ext.router import EVENT_SIDS
 from alarmdigest.store import Checkpoint, open_store
 
 LARGE_BUFFERS = "max_buffered_msgs: 1000000\nmax_buffered_size: 512MB"

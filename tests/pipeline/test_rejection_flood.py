@@ -16,7 +16,7 @@ from support.raw import frames_of, publish_raw
 from support.service import ServiceProcess
 from support.wait import eventually
 
-from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, STREAM_SID, Router
+from alarmdigest._ext.router import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, STREAM_SID, Router
 from alarmdigest.pipeline.rejections import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN, RejectionQueue
 from alarmdigest.wire.buckets import BUCKETS
 from alarmdigest.wire.messages import REASONS

@@ -65,7 +65,7 @@ def cells(first: str, text: str = README) -> list[list[str]]:
 
 def options() -> set[str]:
     """Those of all our commands and tools, as argparse is told them."""
-    tools = (ROOT / "alarmdigest/arguments.py", ROOT / "benchmarks/soak.py")
+    tools = (ROOT / "alarmdigest/cli/arguments.py", ROOT / "benchmarks/soak.py")
     given = "".join(path.read_text("utf-8") for path in tools)
     of_tools = {f"--{name}" for name in re.findall(r'_add\(\w+, "(\w+)"', given)}
     literal = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', given))

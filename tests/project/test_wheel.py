@@ -139,7 +139,11 @@ def test_the_wheel_holds_the_package_and_its_types_and_nothing_else(package: Pac
     assert tops == {"alarmdigest", f"alarmdigest-{__version__}.dist-info"}
     assert "alarmdigest/py.typed" in names
     suffixes = {Path(name).suffix for name in names if name.startswith("alarmdigest/")}
-    page = {path.suffix for path in (ROOT / "alarmdigest/monitor/page").iterdir() if path.is_file()}
+    page = {
+        path.suffix
+        for path in (ROOT / "alarmdigest/observability/page").iterdir()
+        if path.is_file()
+    }
     assert page == {".py", ".html", ".css", ".js"}
     assert suffixes == page | {".pyi", ".so", ".typed"}
     for suffix in (".pyi", ".so"):

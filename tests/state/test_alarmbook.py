@@ -27,7 +27,7 @@ from support.core import SECRET, Core, read_digest
 from support.scale import cases
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.events import EVENT
+from alarmdigest._ext.router import EVENT
 
 WORDS = {"W": "WARNING", "C": "CRITICAL", "X": "CLEARED"}
 

@@ -13,7 +13,7 @@ from histories import History, event_body, request_body
 from model import RETENTION_NS, SKEW_NS, Digest, Entry, Event, Message, Status, parse_time
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.events import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
+from alarmdigest._ext.router import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
 from alarmdigest.wire.buckets import BUCKETS
 from alarmdigest.wire.messages import Rejected, parse_leniently
 from support.records import DIGEST, unpack_outgoing

@@ -1,4 +1,4 @@
-"""The packed records of ext/records.pxd, written and read with struct alone."""
+"""The packed records of ext/wire/records.pxd, written and read with struct alone."""
 
 import struct
 from typing import NamedTuple

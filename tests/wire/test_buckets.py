@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.records import unpack
 from support.scale import cases
 
-from alarmdigest._ext import events
+from alarmdigest._ext.router import Router
 from alarmdigest.wire import buckets, messages
 
 
@@ -66,7 +66,7 @@ def test_a_bucket_is_the_hash_of_the_utf8(user: str) -> None:
 
 def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
     """Which workers hold a message of this user after an event and a request, kind by kind."""
-    router = events.Router(
+    router = Router(
         workers=workers,
         buckets=buckets.BUCKETS,
         hash32=mmh3.hash,
@@ -108,8 +108,8 @@ def test_users_are_spread_over_all_workers() -> None:
 
 
 def test_a_router_needs_a_worker_and_knows_how_many_there_are() -> None:
-    def build(workers: int, buckets: int = 4096) -> events.Router:
-        return events.Router(
+    def build(workers: int, buckets: int = 4096) -> Router:
+        return Router(
             workers=workers,
             buckets=buckets,
             hash32=mmh3.hash,

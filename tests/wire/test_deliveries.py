@@ -8,8 +8,8 @@ import mmh3
 import pytest
 from support.records import EVENT, REQUEST, Routed, unpack
 
-from alarmdigest._ext.events import STREAM_SID, DeliveryGap, Router
 from alarmdigest._ext.frames import HMSG, ProtocolError
+from alarmdigest._ext.router import STREAM_SID, DeliveryGap, Router
 
 HOUR_NS = 3600 * 10**9
 T = 1_623_098_415_598_765_212  # 2021-06-07T20:40:15.598765212Z

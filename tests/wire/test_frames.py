@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from nats.protocol.parser import Parser
 from support.scale import cases
 
-from alarmdigest._ext import events, frames
+from alarmdigest._ext import frames
+from alarmdigest._ext.router import EVENT, REQUEST, Router
 
 MAX_LINE = 65_536
 MAX_PAYLOAD = 128 * 1024 * 1024
@@ -312,8 +313,8 @@ class Asked:
         self.messages.append((kind, payload, subject))
 
 
-def router(asked: Asked | None = None, *, workers: int = 1) -> events.Router:
-    return events.Router(
+def router(asked: Asked | None = None, *, workers: int = 1) -> Router:
+    return Router(
         workers=workers, buckets=4096, hash32=mmh3.hash, skew_ns=0, parse_leniently=asked or Asked()
     )
 
@@ -323,7 +324,7 @@ def as_routed(found: list[frames.Frame]) -> tuple[list[Any], list[Any]]:
     messages, other = [], []
     for kind, sid, subject, _reply, headers, payload in found:
         if kind in (frames.MSG, frames.HMSG) and 1 <= sid <= 4:
-            messages.append((events.EVENT if sid <= 2 else events.REQUEST, payload, subject))
+            messages.append((EVENT if sid <= 2 else REQUEST, payload, subject))
         else:
             text = payload if kind in (frames.INFO, frames.ERR) else headers
             other.append((kind, text))

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from support.records import EVENT, REQUEST, Routed, unpack
 from support.scale import cases
 
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.router import Router
 from alarmdigest.wire import messages
 
 HOUR_NS = 3600 * 10**9

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
 
-from alarmdigest._ext import events, timestamps
-from alarmdigest._ext.events import Router
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.router import STREAM_SID, Router
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import NO_MESSAGE
@@ -170,7 +170,7 @@ def as_delivery(message: Message, stream: str, consumer_seq: int) -> bytes:
     body = b64decode(message.get("data", ""))
     time_ns = timestamps.to_ns(message["time"])
     reply = f"$JS.ACK.{stream}.leader.1.{int(message['seq'])}.{consumer_seq}.{time_ns}.0"
-    head = f"{message['subject']} {events.STREAM_SID} {reply}".encode()
+    head = f"{message['subject']} {STREAM_SID} {reply}".encode()
     if not headers:
         return b"MSG %b %d\r\n%b\r\n" % (head, len(body), body)
     sizes = len(headers), len(headers) + len(body)

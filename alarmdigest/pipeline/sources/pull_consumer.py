@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Literal, TypeAlias
 
 from alarmdigest._ext import timestamps
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.router import Router
 from alarmdigest.nats.answers import StreamInfo, bad_answer, read_stream_info
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import (

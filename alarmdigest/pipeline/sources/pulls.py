@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import time
 
-from alarmdigest._ext import events
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.router import STREAM_SID, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConsumerGone
 
@@ -61,7 +60,7 @@ class Pulls:
         self._looked_at = self._delivered_at = time.monotonic()
         self._silent_s = 0.0
         self._ping = 0
-        connection.send(b"SUB %b  %d\r\n" % (self._inbox, events.STREAM_SID))
+        connection.send(b"SUB %b  %d\r\n" % (self._inbox, STREAM_SID))
         self.turn(pause=False)
 
     @property
@@ -70,7 +69,7 @@ class Pulls:
         return self._silent_s <= self._ping_after_s
 
     def unsubscribe(self) -> None:
-        self._connection.send(b"UNSUB %d\r\n" % events.STREAM_SID)
+        self._connection.send(b"UNSUB %d\r\n" % STREAM_SID)
 
     def turn(self, *, pause: bool) -> None:
         """Called after every read. Raises ConsumerGone, ConnectionLost."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 
-from alarmdigest._ext.events import Router
+from alarmdigest._ext.router import Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NatsError
 from alarmdigest.state.position import StreamPosition

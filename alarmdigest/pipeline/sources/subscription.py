@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from alarmdigest._ext import events
-from alarmdigest._ext.events import DAY_NS, Router
+from alarmdigest._ext.router import DAY_NS, EVENT_SIDS, REQUEST_SIDS, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.pipeline.sources.clock import SteadyClock
@@ -35,7 +34,7 @@ class SubscriptionSource(Source):
         self.clock = SteadyClock(accept=accept_clock_step)
         self._subscriptions = list(
             zip(
-                events.EVENT_SIDS + events.REQUEST_SIDS,
+                EVENT_SIDS + REQUEST_SIDS,
                 (event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"),
                 strict=True,
             )

@@ -41,7 +41,7 @@ def open_env(folder: Path, *, readonly: bool, map_size: int) -> lmdb.Environment
         mode=0o600,
         readonly=readonly,
         create=not readonly,
-        lib_version=0,  # of the two it brings along: the format is the one that ext/pages.pyx knows
+        lib_version=0,  # of the two it brings along: the format is the one that ext/rows/pages.pyx knows
     )
 
 
@@ -116,7 +116,7 @@ def as_owner(folder: Path) -> Iterator[Path]:
 
 
 def check_pages(folder: Path) -> tuple[int, int]:
-    """See ext/pages.pyx. Raises PagesDamaged and OSError."""
+    """See ext/rows/pages.pyx. Raises PagesDamaged and OSError."""
     with (folder / DATA).open("rb", buffering=0) as file:
         return check(file.fileno(), os.fstat(file.fileno()).st_size)
 

@@ -1,6 +1,6 @@
 """One user's alarms out of a store, for a person who asks; the service loads rows in ext/.
 
-The layout is that of ext/row_codec.pxd, where the numbers of the value are little-endian:
+The layout is that of ext/rows/row_codec.pxd, where the numbers of the value are little-endian:
 
     key    bucket u16 | BLAKE2b-128 of UserID (16 bytes) | block number within the user u32
     value  version u8 | length of UserID u16 | count u16 | UserID | alarms | checksum u64
@@ -63,7 +63,7 @@ def key_of(user_id: str) -> bytes:
 
 
 def _values(rows: bytes) -> Iterator[bytes]:
-    """The values of packed rows, see ext/rows.pyx."""
+    """The values of packed rows, see ext/rows/rows.pyx."""
     at = 0
     while at < len(rows):
         (length,) = _LENGTH.unpack_from(rows, at)

@@ -169,7 +169,7 @@ cdef class AlarmBook:
             buffer_clear(&self.out, KEEP_BYTES)
 
     def take_rows(self, size_t most_bytes=1024 * 1024) -> bytes:
-        """Blocks that changed since they were last taken, as packed rows (see ext/row_codec.pxd).
+        """Blocks that changed since they were last taken, as packed rows (see ext/rows/row_codec.pxd).
 
         Ends at the first row with which they have ``most_bytes`` or more; b"" when none is left.
         What is returned is no longer held to be changed: the caller must not lose it. A block
