@@ -298,7 +298,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     def send(self, data: bytes) -> None:
         """Write all of it. Raises ConnectionLost; how much arrived is unknown then."""
         try:
-            # Bit by bit: the time limit is for each, so that a slow reconnector is not taken for dead.
+            # Bit by bit: the time limit is for each, so a slow line is not taken for a dead one.
             with memoryview(data) as whole:
                 sent = 0
                 while sent < len(data):

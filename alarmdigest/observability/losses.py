@@ -9,7 +9,7 @@ PLACES = (
     "reader",
     "core_connection",
     "stream_deleted",
-    "stream_gone",
+    "stream_unread_lost",
     "rejection_queue",
     "rejection_publisher",
 )
@@ -29,7 +29,7 @@ def losses(service: Service) -> dict[str, int]:
         found["reader"] = router.dropped_events + router.dropped_requests
         if isinstance(listener.source, PullConsumerSource):
             found["stream_deleted"] = router.deleted
-            found["stream_gone"] = listener.source.counters.gone
+            found["stream_unread_lost"] = listener.source.counters.gone
         else:
             found["core_connection"] = listener.connections_lost
     return found

@@ -94,7 +94,7 @@ class ServiceCollector:
         listener, rejections = self._service.listener, self._service.rejections
         publisher = self._service.publisher
         refused = CounterMetricFamily(
-            "alarmdigest_refused", "Messages refused, by reason.", labels=["reason"]
+            "alarmdigest_rejected", "Messages refused, by reason.", labels=["reason"]
         )
         for reason, count in rejections.by_reason.items():
             refused.add_metric([reason], count)
@@ -125,7 +125,7 @@ class ServiceCollector:
         dropped.add_metric(["refusal"], rejections.unpublished + given_up)
         yield dropped
         yield CounterMetricFamily(
-            "alarmdigest_odd",
+            "alarmdigest_slow_path",
             "Messages that were not of the plain shape, read the slow way; refused ones included.",
             value=router.slow_path,
         )
@@ -287,7 +287,7 @@ class ServiceCollector:
             value=publisher.window.bytes,
         )
         yield GaugeMetricFamily(
-            "alarmdigest_publisher_held",
+            "alarmdigest_publisher_blocked",
             "1 while digests cannot be published although a server is there.",
             value=publisher.blocked_reason is not None,
         )
@@ -298,7 +298,7 @@ class ServiceCollector:
                 value=confirmer.duplicates,
             )
             yield CounterMetricFamily(
-                "alarmdigest_found_again",
+                "alarmdigest_replay_suppressed",
                 "Messages of a replay that the output streams held already; not published again.",
                 value=confirmer.replay_suppressed,
             )

@@ -36,8 +36,8 @@ class RejectionQueue:
     Belongs to the client thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
     ``last_reason`` of each), and ``unpublished`` for rejections that were counted but had to be
     thrown away because the publisher could not keep up; ``sampled_out`` for those that were not
-    published since too many came. ``last`` are the newest rejections that were not sampled out: when,
-    in ns since 1970 by our clock, the reason, and the size in bytes.
+    published since too many came. ``last`` are the newest rejections that were not sampled out:
+    when, in ns since 1970 by our clock, the reason, and the size in bytes.
     """
 
     def __init__(self, stream: str = "") -> None:
@@ -157,7 +157,7 @@ class RejectionQueue:
 
 
 def _message_id(stream: str, origin: tuple[int, int], payload: bytes) -> str:
-    """As digests have it (ext/state/alarmbook.pyx): the same message rejected again has the same id."""
+    """As digests have it (ext/state/alarmbook.pyx): a message rejected again has the same id."""
     place = struct.pack("<QqI", *origin, 0)
     return hashlib.blake2b(stream.encode() + b"\0" + place + payload, digest_size=16).hexdigest()
 

@@ -1,8 +1,8 @@
 """Bytes -> events and requests: every accepted spelling, and every reason to reject.
 
-The compiled router takes the plain shape of a message by itself and asks here for all others
-(``ext/wire/router.pyx``), so this is where the wire contract can be read in full. Reasons are checked in
-the contract's order: json, schema, too_long, status, changed_at.
+The compiled router takes the plain shape of a message by itself and asks here for all others, the
+slow path (``ext/wire/router.pyx``), so this is where the wire contract can be read in full. Reasons
+are checked in the contract's order: json, schema, too_long, status, changed_at.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ COUNT = cases(30_000, 5_000_000)
 CHUNK = 10_000
 # What 5 million ids would take in memory, at 16 bytes each and nothing besides.
 MOST_BYTES = 80 * 1024 * 1024
-FOUND_AGAIN = "alarmdigest_found_again_total"
+FOUND_AGAIN = "alarmdigest_replay_suppressed_total"
 
 
 def pairs(numbers: range) -> bytes:

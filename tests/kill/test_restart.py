@@ -281,7 +281,7 @@ def trouble(service: ServiceProcess) -> list[str]:
     return [
         line
         for line in service.log.splitlines()
-        if re.search("ERROR|WARNING", line) and "refused a message" not in line
+        if re.search("ERROR|WARNING", line) and "rejected a message" not in line
     ]
 
 

@@ -76,13 +76,13 @@ def test_what_is_noted_where_it_is_counted_is_not_told_twice(
     lost: dict[str, int], noted: Happenings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chronicle_ = chronicled()
-    lost["stream_gone"] = 4
+    lost["stream_unread_lost"] = 4
     assert told(chronicle_) == [], "whoever counts it may still be asking"
-    noted.note("stream_gone", "ALARMS: messages 1 to 4", 4)
+    noted.note("stream_unread_lost", "ALARMS: messages 1 to 4", 4)
     monkeypatch.setattr(chronicle, "NOTED_LATER_S", 0.0)
-    assert told(chronicle_) == [("stream_gone", 4)]
-    lost["stream_gone"] = 5
-    assert told(chronicle_) == [("stream_gone", 1), ("stream_gone", 4)]
+    assert told(chronicle_) == [("stream_unread_lost", 4)]
+    lost["stream_unread_lost"] = 5
+    assert told(chronicle_) == [("stream_unread_lost", 1), ("stream_unread_lost", 4)]
 
 
 def test_an_output_stream_that_is_made_anew_is_named() -> None:

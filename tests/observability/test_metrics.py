@@ -157,7 +157,7 @@ def test_what_a_replay_finds_published_is_no_second_answer() -> None:
         service.start()
         eventually(lambda: service.metric(published) == 3, what="the three that were missing")
         bus.wait_for_digests(23)
-        assert service.metric("alarmdigest_found_again_total") == 20
+        assert service.metric("alarmdigest_replay_suppressed_total") == 20
         assert service.metric("alarmdigest_request_seconds_count") == 3
 
 

@@ -71,7 +71,7 @@ def test_every_counter_is_there_from_the_start_with_0(service: ServiceProcess) -
         return {value for key, labels in counters if key == name for _, value in labels if label}
 
     reasons = {"json", "schema", "too_long", "status", "changed_at"}
-    assert labelled("alarmdigest_refused_total", "reason") == reasons
+    assert labelled("alarmdigest_rejected_total", "reason") == reasons
     assert labelled("alarmdigest_received_total", "kind") == {"event", "request"}
     assert labelled("alarmdigest_dropped_total", "kind") == {"event", "request", "refusal"}
     assert labelled("alarmdigest_published_total", "kind") == {"digest", "refusal"}
@@ -95,7 +95,7 @@ def test_traffic_is_counted_and_no_user_or_alarm_is_named(
     }
     assert found["alarmdigest_received_total", "event"] == 11
     assert found["alarmdigest_received_total", "request"] == 11
-    assert found["alarmdigest_refused_total", "schema"] == 1
+    assert found["alarmdigest_rejected_total", "schema"] == 1
     assert found["alarmdigest_book_events_total",] == 10
     assert found["alarmdigest_book_requests_total",] == 11
     assert found["alarmdigest_book_empty_requests_total",] == 1

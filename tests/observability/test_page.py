@@ -105,7 +105,7 @@ def test_it_says_what_was_refused_and_why_but_not_what_it_was(page: Browser) -> 
 def test_times_are_those_of_the_log_wherever_the_browser_is(
     page: Browser, service: ServiceProcess
 ) -> None:
-    match = service.wait_for_log(r"T(\d\d:\d\d:\d\d)\.\d+Z WARNING .* refused a message")
+    match = service.wait_for_log(r"T(\d\d:\d\d:\d\d)\.\d+Z WARNING .* rejected a message")
     page.be_in("Asia/Kolkata")
     page.open(address(service) + "/")
     page.wait_for_text("#refused-last tbody", "UTC")

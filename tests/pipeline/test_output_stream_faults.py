@@ -240,7 +240,7 @@ def test_a_refusal_that_its_stream_never_takes_is_given_up_and_holds_up_nothing(
             store_all(bus, pairs(range(20)))
             wait_for_digests(bus, list(range(20)), service)
             assert service.metric('alarmdigest_dropped_total{kind="refusal"}') == 2
-            assert service.metric('alarmdigest_published_total{kind="refusal"}') == 1
+            assert service.metric('alarmdigest_published_total{kind="rejection"}') == 1
             assert bodies(bus, REJECTED) == [b"small"]
             assert "a refusal cannot be published and is given up" in service.log
             assert service.http("/readyz")[0] == 200

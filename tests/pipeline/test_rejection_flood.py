@@ -161,7 +161,7 @@ def test_no_good_message_is_lost_in_a_flood_of_bad_ones(bad: bytes, reason: str)
     wire = frames_of((EVENTS, body) for body in bodies)
     with NatsServer() as server, ServiceProcess(server.url) as service, Bus(server.url) as bus:
         publish_raw(server.url, wire)
-        metric = f'alarmdigest_refused_total{{reason="{reason}"}}'
+        metric = f'alarmdigest_rejected_total{{reason="{reason}"}}'
         eventually(lambda: service.metric(metric) == refused, timeout=20, what="the flood")
         bus.publish("SendAlarmDigest", request_body(Request("u")))
         [digest] = bus.wait_for_digests(1)
@@ -172,10 +172,10 @@ def test_no_good_message_is_lost_in_a_flood_of_bad_ones(bad: bytes, reason: str)
         left = service.metric('alarmdigest_dropped_total{kind="refusal"}')
         eventually(
             lambda: (
-                service.metric('alarmdigest_published_total{kind="refusal"}')
+                service.metric('alarmdigest_published_total{kind="rejection"}')
                 == refused - sampled_out - left
             ),
             what="the others on AlarmRejected",
         )
         assert {one.body for one in bus.wait_for_rejected(100)} == {bad}
-        assert "too many messages are refused" in service.log
+        assert "too many messages are rejected" in service.log

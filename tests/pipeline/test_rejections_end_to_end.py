@@ -84,7 +84,7 @@ def test_refusals_are_counted_by_reason() -> None:
         bus.wait_for_rejected(len(BAD_EVENTS))
         for reason in REASONS:
             count = sum(read_event(body) == reason for body in BAD_EVENTS)
-            metric = f'alarmdigest_refused_total{{reason="{reason}"}}'
+            metric = f'alarmdigest_rejected_total{{reason="{reason}"}}'
             assert service.metric(metric) == count > 0
         assert service.metric("alarmdigest_alarms") == 0
 

@@ -88,7 +88,7 @@ def test_refusals_that_may_not_be_published_are_counted_and_hold_up_nothing() ->
         dropped = 'alarmdigest_dropped_total{kind="refusal"}'
         eventually(lambda: service.metric(dropped) == 20, what="20 lost refusals")
         eventually(lambda: service.metric('alarmdigest_published_total{kind="digest"}') == 20)
-        assert service.metric('alarmdigest_published_total{kind="refusal"}') == 0
+        assert service.metric('alarmdigest_published_total{kind="rejection"}') == 0
         assert bus.rejected == []
         assert service.http("/readyz") == (200, "ok\n")
         assert service.stop() == 0

@@ -34,4 +34,4 @@ def test_what_is_refused_goes_to_alarm_rejected() -> None:
         assert refused.headers["Alarmdigest-Reason"] == "json"
         assert refused.headers["Alarmdigest-Subject"] == "AlarmStatusChanged.x"
         bus.wait_for_digests(1)
-        assert service.metric('alarmdigest_refused_total{reason="json"}') == 1
+        assert service.metric('alarmdigest_rejected_total{reason="json"}') == 1

@@ -36,7 +36,7 @@ def test_the_log_level_changes_at_once_and_the_rest_is_told(tmp_path: Path) -> N
         service.wait_for_log(r"WARNING MainThread SIGHUP: only after a restart: retention\n")
         bus.publish_all([("AlarmStatusChanged", b"nonsense")])
         bus.wait_for_rejected(1)
-        assert "refused a message" not in service.log  # it is a warning
+        assert "rejected a message" not in service.log  # it is a warning
         private(file, "log-level = 'info'\nretention = '7d'\nmoed = 'core'")
         hang_up(service)
         service.wait_for_log(

@@ -61,7 +61,7 @@ def test_a_backup_of_a_running_service_is_one_to_go_on_from(tmp_path: Path) -> N
         put_back(service, tmp_path)
         service.start()
         eventually(
-            lambda: service.metric("alarmdigest_found_again_total") > 0,
+            lambda: service.metric("alarmdigest_replay_suppressed_total") > 0,
             what="what the backup does not know to be read again",
         )
         feeder.wait_for(500)

@@ -275,7 +275,7 @@ def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture)
             refuse(desk, b"secret\n", b"a\x1b[31m\r\n\xe2\x80\xa8")
     assert len(caplog.records) == 1
     said = caplog.records[0].getMessage()
-    assert said.startswith("refused a message (json)")
+    assert said.startswith("rejected a message (json)")
     assert "secret" not in said
     assert said.isascii()
     assert said.isprintable()

@@ -77,7 +77,7 @@ def _candidates(named: str | None) -> list[Path]:
         if found is None:
             raise EmbeddedServerError(f"{named}: no such program, or it is not executable")
         return [Path(found).absolute()]
-    # Not resolved: in a virtual environment the interpreter is a reconnector to one elsewhere.
+    # Not resolved: in a virtual environment the interpreter is a symbolic link to one elsewhere.
     beside = os.path.dirname(sys.executable)
     every = (_of_the_wheel(), shutil.which(PROGRAM, path=beside), shutil.which(PROGRAM))
     found_ones = dict.fromkeys(Path(one).absolute() for one in every if one is not None)

@@ -17,15 +17,15 @@ const LOSSES = {
   reader: "Dropped by the reader under load",
   core_connection: "Connections lost (what was missed is unknown)",
   stream_deleted: "Deleted in the stream unread",
-  stream_gone: "Gone from the stream",
-  refusal_desk: "Refusals not published, the publisher being behind",
-  refusal_publisher: "Refusals that the server did not take",
+  stream_unread_lost: "Gone from the stream",
+  rejection_queue: "Refusals not published, the publisher being behind",
+  rejection_publisher: "Refusals that the server did not take",
 };
 const CHANGES = {
-  input_made_anew: "Input stream made anew",
-  input_rolled_back: "Input stream rolled back",
-  output_made_anew: "Output stream made anew",
-  output_rolled_back: "Output stream rolled back",
+  input_recreated: "Input stream made anew",
+  input_truncated: "Input stream rolled back",
+  output_recreated: "Output stream made anew",
+  output_truncated: "Output stream rolled back",
 };
 
 const CONNECTIONS = {

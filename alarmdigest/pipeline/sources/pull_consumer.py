@@ -302,7 +302,7 @@ class PullConsumerSource(Source):
             # The stream may have deleted more until the consumer was there.
             gone = max(gone, place.sequence - self._kept.sequence)
         if gone:
-            happenings.note("stream_gone", self._what_is_gone(beginning, gone), gone)
+            happenings.note("stream_unread_lost", self._what_is_gone(beginning, gone), gone)
         if change := CHANGES.get(beginning.kind):
             happenings.note(change, beginning.sentence, 1)
         self.counters.gone += gone

@@ -41,7 +41,8 @@ def open_env(folder: Path, *, readonly: bool, map_size: int) -> lmdb.Environment
         mode=0o600,
         readonly=readonly,
         create=not readonly,
-        lib_version=0,  # of the two it brings along: the format is the one that ext/rows/pages.pyx knows
+        # Of the two it brings along: this format is the one that ext/rows/pages.pyx knows.
+        lib_version=0,
     )
 
 

@@ -29,7 +29,7 @@ from alarmdigest.pipeline.sources.gaps import Gaps
 
 DELETED = "alarmdigest_stream_deleted_total"
 EXPIRED = "alarmdigest_stream_expired_unread_total"
-GONE = "alarmdigest_stream_gone_total"
+GONE = "alarmdigest_stream_unread_lost_total"
 REPORT = r"ERROR .*messages were deleted before we read them, while .* stream=ALARMS "
 
 

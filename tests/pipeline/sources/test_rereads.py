@@ -154,7 +154,7 @@ def test_a_stream_that_was_made_anew_is_read_from_its_first_message(
     assert_digests(bus, service, ["a"], ["b", "c", "d"], ["e"])
     assert service.metric(MADE_ANEW) == 1
     assert service.metric(NOT_ANSWERED) == 0
-    assert service.metric("alarmdigest_stream_gone_total") == 0
+    assert service.metric("alarmdigest_stream_unread_lost_total") == 0
 
 
 def test_a_stream_made_anew_whose_message_at_our_place_is_gone_is_read_from_its_first(

@@ -266,8 +266,8 @@ def test_what_was_purged_while_the_service_was_down_is_counted_and_the_rest_is_r
         service.start()
         wait_for_numbers(bus, set(range(20, 30)), service)
         assert "20 messages were deleted before we read them" in service.log
-        assert service.metric("alarmdigest_stream_gone_total") == 20
-        assert service.metric('alarmdigest_lost_total{place="stream_gone"}') == 20
+        assert service.metric("alarmdigest_stream_unread_lost_total") == 20
+        assert service.metric('alarmdigest_lost_total{place="stream_unread_lost"}') == 20
         assert service.metric("alarmdigest_stream_deleted_total") == 0
         assert service.metric(ROLLED_BACK) == 0
         assert sorted(numbers(bus.digests)) == [*range(10), *range(20, 30)]
@@ -281,7 +281,7 @@ def test_a_stream_that_was_purged_and_holds_nothing_is_gone_on_with() -> None:
         store_all(bus, pairs(range(10, 20)))
         bus.run(js(bus).purge_stream(ALARMS))
         service.start()
-        assert service.metric("alarmdigest_stream_gone_total") == 20
+        assert service.metric("alarmdigest_stream_unread_lost_total") == 20
         service.kill()
         service.start()
         store_all(bus, pairs(range(20, 30)))
@@ -297,7 +297,7 @@ def test_what_the_limits_deleted_while_the_service_was_down_is_counted() -> None
         store_all(bus, pairs(range(10, 30)))
         service.start()
         wait_for_numbers(bus, set(range(22, 30)), service)
-        assert service.metric("alarmdigest_stream_gone_total") == 24
+        assert service.metric("alarmdigest_stream_unread_lost_total") == 24
         assert service.metric("alarmdigest_stream_deleted_total") == 0
         assert "24 messages were deleted before we read them" in service.log
 
@@ -314,7 +314,7 @@ def test_single_messages_that_were_deleted_are_counted() -> None:
         gone = {(25 - 1) // 2, (33 - 1) // 2}
         wait_for_numbers(bus, set(range(10, 20)) - gone, service)
         assert service.metric("alarmdigest_stream_deleted_total") == 3
-        assert service.metric("alarmdigest_stream_gone_total") == 0
+        assert service.metric("alarmdigest_stream_unread_lost_total") == 0
         assert service.metric(ROLLED_BACK) == 0
 
 
