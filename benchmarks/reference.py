@@ -132,7 +132,7 @@ def puller(url: str, count: str) -> None:
                 if kind == frames.HMSG:
                     source.status(headers, router)
             cast(Any, router).delivered = skimmer.messages
-            source.turn(skimmer.connection, router, pause=False)
+            source.request_more(skimmer.connection, router, pause=False)
 
     report(work)
 

@@ -11,8 +11,6 @@ from typing import Any
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.utils import floatToGoString
 
-from alarmdigest.pipeline.batches import Outgoing, Routed
-from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.histogram import BOUNDS_S, Histogram
 
@@ -66,6 +64,4 @@ def oldest_s(waiting: queue.Queue[Any]) -> float:
         first = waiting.queue[0]
     except IndexError:
         return 0.0
-    if isinstance(first, (Routed, Outgoing)):
-        return time.monotonic() - first.read_at
-    return time.monotonic() - first.sent_at if isinstance(first, Barrier) else 0.0
+    return 0.0 if first is None else time.monotonic() - first.read_at

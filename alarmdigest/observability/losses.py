@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 
 PLACES = (
     "reader",
@@ -27,9 +26,5 @@ def losses(service: Service) -> dict[str, int]:
     if (listener := service.listener) is not None:
         router = listener.router
         found["reader"] = router.dropped_events + router.dropped_requests
-        if isinstance(listener.source, PullConsumerSource):
-            found["stream_deleted"] = router.deleted
-            found["stream_unread_lost"] = listener.source.counters.gone
-        else:
-            found["core_connection"] = listener.connections_lost
+        found |= listener.source.losses(router)
     return found

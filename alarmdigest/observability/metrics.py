@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -16,14 +16,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from alarmdigest import __version__
 from alarmdigest.observability.durations import durations, oldest_s
 from alarmdigest.observability.losses import losses
+from alarmdigest.observability.old_names import under_old_name
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.observability.surroundings import surroundings
-from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.runtime import log_writer
+from alarmdigest.runtime.counters import Counter
 
 
 class ServiceCollector:
@@ -33,6 +33,11 @@ class ServiceCollector:
         self._service = service
 
     def collect(self) -> Iterator[Metric]:
+        for family in self._families():
+            yield family
+            yield from under_old_name(family)
+
+    def _families(self) -> Iterator[Metric]:
         yield from self._state()
         yield from self._input()
         yield from self._books()
@@ -92,13 +97,12 @@ class ServiceCollector:
 
     def _input(self) -> Iterator[Metric]:
         listener, rejections = self._service.listener, self._service.rejections
-        publisher = self._service.publisher
-        refused = CounterMetricFamily(
-            "alarmdigest_rejected", "Messages refused, by reason.", labels=["reason"]
+        rejected = CounterMetricFamily(
+            "alarmdigest_rejected", "Messages rejected, by reason.", labels=["reason"]
         )
         for reason, count in rejections.by_reason.items():
-            refused.add_metric([reason], count)
-        yield refused
+            rejected.add_metric([reason], count)
+        yield rejected
         yield CounterMetricFamily(
             "alarmdigest_rejected_sampled_out",
             "Rejected messages that were counted only, since too many came: core mode.",
@@ -108,25 +112,14 @@ class ServiceCollector:
             return
         router = listener.router
         received = CounterMetricFamily(
-            "alarmdigest_received", "Messages read, refused ones included.", labels=["kind"]
+            "alarmdigest_received", "Messages read, rejected ones included.", labels=["kind"]
         )
         received.add_metric(["event"], router.events)
         received.add_metric(["request"], router.requests)
         yield received
-        dropped = CounterMetricFamily(
-            "alarmdigest_dropped",
-            "Messages lost in this process: by the reader when workers lag, "
-            "or rejections that could not be published.",
-            labels=["kind"],
-        )
-        dropped.add_metric(["event"], router.dropped_events)
-        dropped.add_metric(["request"], router.dropped_requests)
-        given_up = publisher.confirmer.rejections_given_up if publisher is not None else 0
-        dropped.add_metric(["refusal"], rejections.unpublished + given_up)
-        yield dropped
         yield CounterMetricFamily(
             "alarmdigest_slow_path",
-            "Messages that were not of the plain shape, read the slow way; refused ones included.",
+            "Messages that were not of the plain shape, read the slow way; rejected ones included.",
             value=router.slow_path,
         )
         yield CounterMetricFamily(
@@ -154,15 +147,15 @@ class ServiceCollector:
             "Connection losses of the subscriber. In core mode nobody knows what was missed.",
             value=listener.connections_lost,
         )
-        if isinstance(listener.source, PullConsumerSource):
-            yield from self._stream(listener, listener.source)
+        yield from _of(listener.source.counters(router))
+        if self._service.mode == "stream":
+            yield from self._stream(listener)
 
-    def _stream(self, listener: Listener, source: PullConsumerSource) -> Iterator[Metric]:
-        router = listener.router
+    def _stream(self, listener: Listener) -> Iterator[Metric]:
+        router, behind = listener.router, listener.behind
         yield GaugeMetricFamily(
             "alarmdigest_stream_position", "The last message routed.", value=router.sequence
         )
-        behind = listener.behind
         yield GaugeMetricFamily(
             "alarmdigest_stream_lag",
             "Messages that the stream holds behind it; NaN while nobody can tell.",
@@ -176,28 +169,11 @@ class ServiceCollector:
             "tell.",
             value=math.nan if behind is None else age_s if behind else 0.0,
         )
-        texts = {
-            "deleted": "Messages that were deleted in the stream before we read them.",
-            "gone": "Messages that were gone from the stream when we came back to it.",
-            "delivery_gaps": "Times that deliveries were lost on their way, and read again.",
-            "redelivered": "Deliveries of messages that had been routed already; passed over.",
-            "foreign": "Messages in the stream on subjects that are not ours; passed over.",
-            "expired_unread": "Of the deleted ones, those that lay before the stream's first "
-            "message when it was asked: a limit or a purge removed them.",
-            "requests_not_answered_again": "Requests that were read for a second time, since the "
-            "stream was put back or is another one.",
-        }
-        values = {
-            "deleted": router.deleted,
-            "gone": source.counters.gone,
-            "delivery_gaps": listener.delivery_gaps,
-            "redelivered": router.redelivered,
-            "foreign": router.foreign,
-            "expired_unread": source.gaps.expired,
-            "requests_not_answered_again": router.not_answered,
-        }
-        for name, text in texts.items():
-            yield CounterMetricFamily(f"alarmdigest_stream_{name}", text, value=values[name])
+        yield CounterMetricFamily(
+            "alarmdigest_stream_delivery_gaps",
+            "Times that deliveries were lost on their way, and read again.",
+            value=listener.delivery_gaps,
+        )
 
     def _books(self) -> Iterator[Metric]:
         books = [worker.book for worker in self._service.workers]
@@ -276,7 +252,7 @@ class ServiceCollector:
             "alarmdigest_published", "Messages that the server has confirmed.", labels=["kind"]
         )
         published.add_metric(["digest"], confirmer.digests)
-        published.add_metric(["refusal"], confirmer.rejections)
+        published.add_metric(["rejection"], confirmer.rejections)
         yield published
         yield CounterMetricFamily(
             "alarmdigest_resent", "Messages sent again, with the same ids.", value=confirmer.resent
@@ -291,22 +267,7 @@ class ServiceCollector:
             "1 while digests cannot be published although a server is there.",
             value=publisher.blocked_reason is not None,
         )
-        if isinstance(confirmer, PubAckConfirmer):
-            yield CounterMetricFamily(
-                "alarmdigest_duplicates",
-                "Messages that JetStream knew already: the output stream holds each once.",
-                value=confirmer.duplicates,
-            )
-            yield CounterMetricFamily(
-                "alarmdigest_replay_suppressed",
-                "Messages of a replay that the output streams held already; not published again.",
-                value=confirmer.replay_suppressed,
-            )
-            yield CounterMetricFamily(
-                "alarmdigest_foreign_answers",
-                "Answers of streams that are not meant to what we published; they confirm nothing.",
-                value=confirmer.foreign_answers,
-            )
+        yield from _of(confirmer.counters())
 
     def _checkpoints(self) -> Iterator[Metric]:
         checkpointer = self._service.checkpointer
@@ -333,6 +294,11 @@ class ServiceCollector:
             "How long the last one took to write.",
             value=checkpointer.write_seconds,
         )
+
+
+def _of(counters: Iterable[Counter]) -> Iterator[Metric]:
+    for one in counters:
+        yield CounterMetricFamily(f"alarmdigest_{one.name}", one.help, value=one.value)
 
 
 def registry_of(service: Service) -> CollectorRegistry:

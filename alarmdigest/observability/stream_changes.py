@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 
 CHANGES = ("input_recreated", "input_truncated", "output_recreated", "output_truncated")
 
@@ -18,10 +16,8 @@ def stream_changes(service: Service) -> dict[str, int]:
     """
     found = dict.fromkeys(CHANGES, 0)
     listener, publisher = service.listener, service.publisher
-    if listener is not None and isinstance(listener.source, PullConsumerSource):
-        found["input_recreated"] = listener.source.counters.recreated
-        found["input_truncated"] = listener.source.counters.truncated
-    if publisher is not None and isinstance(publisher.confirmer, PubAckConfirmer):
-        found["output_recreated"] = publisher.confirmer.recreated
-        found["output_truncated"] = publisher.confirmer.truncated
+    if listener is not None:
+        found |= listener.source.stream_changes
+    if publisher is not None:
+        found |= publisher.confirmer.stream_changes
     return found

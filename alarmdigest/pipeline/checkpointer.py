@@ -37,13 +37,15 @@ LARGE_BYTES = 8 * 1024 * 1024
 class Barrier:
     """Everything up to ``position`` (None in core mode) stands before it in every queue.
 
-    ``arrival_ns`` is the arrival clock there, ``sent_at`` when it was sent (``time.monotonic()``).
+    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made (``time.monotonic()``).
     """
 
     number: int
     position: StreamPosition | None
     arrival_ns: int
-    sent_at: float = field(default_factory=time.monotonic, compare=False)
+    read_at: float = field(default_factory=time.monotonic, compare=False)
+    written: threading.Event = field(default_factory=threading.Event, compare=False)
+    """Set once the checkpoint is in the store, or there was nothing to write."""
 
 
 @dataclass(slots=True)
@@ -60,8 +62,7 @@ class _Pending:
 class Checkpointer(ServiceThread):
     """Owns the store once the service runs.
 
-    ``completed`` is the number of the last barrier whose checkpoint is written (or had nothing to
-    write); ``failing_because`` is why the one on its way cannot be.
+    ``failing_because`` is why the checkpoint that is on its way cannot be written.
     """
 
     def __init__(
@@ -75,7 +76,6 @@ class Checkpointer(ServiceThread):
         """``settings`` are those that decide what digests hold; they are stored with each one."""
         super().__init__("checkpointer", on_failure)
         self.store = store
-        self.completed = 0
         self.completed_at = time.monotonic()
         self.failing_because: str | None = None
         self.written = 0
@@ -138,7 +138,7 @@ class Checkpointer(ServiceThread):
 
     def _complete(self, pending: _Pending, outputs: Outputs) -> None:
         barrier, last = pending.barrier, self.store.last
-        self.gathering.observe(time.monotonic() - barrier.sent_at)
+        self.gathering.observe(time.monotonic() - barrier.read_at)
         unchanged = (
             last is not None
             and last.position == barrier.position
@@ -164,7 +164,7 @@ class Checkpointer(ServiceThread):
         if self._memory_kept and sum(map(len, pending.rows)) < LARGE_BYTES:
             self._release_memory()
         self.completed_at = time.monotonic()
-        self.completed = barrier.number
+        barrier.written.set()
 
     def _write(self, rows: list[bytes], checkpoint: Checkpoint) -> None:
         """Until it succeeds: nothing is skipped, and meanwhile no other barrier is sent."""

@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from alarmdigest._ext import frames
@@ -20,7 +21,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing, Routed
-from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
+from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.rejections import RejectionQueue
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.worker import Worker
@@ -62,7 +63,6 @@ class Listener(ServiceThread):
         rejections: RejectionQueue,
         workers: Sequence[Worker],
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
-        checkpointer: Checkpointer,
         *,
         backlog_limit: int,
         checkpoint_interval_s: float,
@@ -84,14 +84,13 @@ class Listener(ServiceThread):
         self.reconnector = reconnector
         self._workers = workers
         self._publisher_queue = publisher_queue
-        self._checkpointer = checkpointer
         self._checkpoint_interval_s = checkpoint_interval_s
         self._barriers = 0
         self._barrier_at = time.monotonic()
-        # The barrier that waits for room in the publisher's queue, and the rejections that belong
-        # before it (None: not taken yet).
-        self._barrier: Barrier | None = None
-        self._rejections_before: bytes | None = None
+        self._barrier: Barrier | None = None  # the newest one
+        # What goes to the publisher next. It has at most a barrier in it, what was rejected before
+        # that, and one batch that had no room.
+        self._next_out: deque[Outgoing | Barrier] = deque()
         self._routed_at_barrier = 0
         self._backlog_limit = backlog_limit
         self._handed_bytes = 0
@@ -167,12 +166,12 @@ class Listener(ServiceThread):
                     # Before the barrier, which may wait for room: that is no silence of the
                     # server's.
                     pause = self.backlog_bytes > PAUSE_AT_BYTES
-                    self.source.turn(connection, self.router, pause=pause)
+                    self.source.request_more(connection, self.router, pause=pause)
                     self._checkpoint_when_due()
             except ConsumerGone as gone:
                 self.consuming.clear()
                 self.reconnector.last_error = str(gone)
-                self.source.lost(gone)
+                self.source.on_disconnect(gone)
                 self._hand_over()
                 if draining or not self._open_source(connection, self._unread()):
                     return
@@ -213,7 +212,7 @@ class Listener(ServiceThread):
                 raise
             except NatsError as error:
                 self.reconnector.last_error = str(error)
-                self.source.lost(error)
+                self.source.on_disconnect(error)
                 if time.monotonic() > give_up_at and self.reconnector.has_alternative():
                     raise ConnectionLost(f"{connection.url}: {error}") from error
             until = time.monotonic() + pause_s
@@ -226,10 +225,12 @@ class Listener(ServiceThread):
 
     def _is_consuming(self, connection: Connection) -> bool:
         """Whether what is published now will reach us, whatever dies."""
-        if self.source.start_not_replayable and self._checkpointer.completed == 0:
-            if self._barriers == 0:
+        if self.source.start_not_replayable:
+            if self._barrier is None:
                 self._send_barrier()
-            return False
+            if not self._may_checkpoint:
+                return False
+            self.source.start_not_replayable = False
         return self.source.consuming(connection)
 
     def _read(self, connection: Connection) -> None:
@@ -271,14 +272,19 @@ class Listener(ServiceThread):
             if batch:
                 self._handed_bytes += len(batch)
                 worker.queue.put(Routed(batch, self._read_at))
-        self._hand_over_barrier()
-        if self._barrier is not None:
-            return  # rejections of messages behind the barrier must not overtake it
-        if self.source.lossy and self._publisher_queue.full():
-            return  # they wait at the rejections
-        rejections = self.rejections.take()
-        if rejections and not self._offer(Outgoing(rejections, self._read_at)):
-            self.rejections.put_back(rejections)
+        self._offer_next()
+
+    def _offer_next(self) -> None:
+        """Give the publisher what goes out next, in order: rejections of messages, and the barrier
+        behind those that were rejected before it. What it has no room for waits."""
+        while True:
+            if not self._next_out:
+                if not (rejections := self.rejections.take()):
+                    return
+                self._next_out.append(Outgoing(rejections, self._read_at))
+            if not self._offer(self._next_out[0]):
+                return
+            self._next_out.popleft()
 
     def _offer(self, item: Outgoing | Barrier) -> bool:
         """Put into the publisher's queue; false when it is full and we must not wait."""
@@ -306,7 +312,8 @@ class Listener(ServiceThread):
 
     @property
     def _may_checkpoint(self) -> bool:
-        return self._barrier is None and self._checkpointer.completed == self._barriers
+        """One is on its way at a time."""
+        return self._barrier is None or self._barrier.written.is_set()
 
     def _checkpoint_when_due(self) -> None:
         since = time.monotonic() - self._barrier_at
@@ -326,34 +333,23 @@ class Listener(ServiceThread):
         for worker in self._workers:
             worker.queue.put(barrier)
         self._barrier = barrier
-        # Refusals of messages before it that had no room yet go first.
-        self._hand_over_barrier()
+        if rejections := self.rejections.take():
+            self._next_out.append(Outgoing(rejections, self._read_at))
+        self._next_out.append(barrier)
+        self._offer_next()
         failpoints.reach("listener.after_barrier")
-
-    def _hand_over_barrier(self) -> None:
-        """Our own way for the barrier: to the publisher, behind the rejections before it."""
-        if self._barrier is None:
-            return
-        if self._rejections_before is None:
-            self._rejections_before = self.rejections.take()
-        rejections = self._rejections_before
-        if rejections and not self._offer(Outgoing(rejections, self._read_at)):
-            return
-        self._rejections_before = b""
-        if self._offer(self._barrier):
-            self._barrier = None
-            self._rejections_before = None
 
     def _last_checkpoint(self) -> None:
         """Wait for the one that is on its way, then have everything written that was routed."""
         while not self._may_checkpoint:
             self.beat()
-            self._hand_over_barrier()
-            time.sleep(TICK_S / 10)
+            self._offer_next()
+            if self._barrier is not None:
+                self._barrier.written.wait(TICK_S / 10)
         self._send_barrier()
-        while self._barrier is not None:
+        while self._next_out:
             self.beat()
-            self._hand_over_barrier()
+            self._offer_next()
             time.sleep(TICK_S / 10)
 
     # -- endings ---------------------------------------------------------------------------------
@@ -365,12 +361,13 @@ class Listener(ServiceThread):
     def _lost(self, lost: NatsError) -> None:
         self.connections_lost += 1
         self.reconnector.last_error = str(lost)
-        self.source.lost(lost)
+        self.source.on_disconnect(lost)
 
     def _finish_publishing(self) -> None:
         """The last rejections, and the sign that no more will come."""
         self.rejections.log_what_was_left_out(at_once=True)
-        put_with_heartbeat(
-            self._publisher_queue, Outgoing(self.rejections.take(), self._read_at), self.beat
-        )
+        if rejections := self.rejections.take():
+            put_with_heartbeat(
+                self._publisher_queue, Outgoing(rejections, self._read_at), self.beat
+            )
         put_with_heartbeat(self._publisher_queue, None, self.beat)

@@ -112,11 +112,6 @@ class RejectionQueue:
         self._waiting_bytes = 0
         return batch
 
-    def put_back(self, batch: bytes) -> None:
-        """Undo take(): the publisher had no room."""
-        self._waiting.insert(0, batch)
-        self._waiting_bytes += len(batch)
-
     def log_what_was_left_out(self, *, at_once: bool = False) -> None:
         """Call it now and then, and ``at_once`` in the end."""
         self._rejected.catch_up(at_once=at_once)

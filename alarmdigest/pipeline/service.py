@@ -159,15 +159,15 @@ class Service:
         if found is None:
             raise not_reachable(self._setup_reconnector)
         self.mode = found.mode
-        self.publisher = self._make_publisher(found)
+        checkpointer = self.checkpointer = self._make_checkpointer(found)
+        self.publisher = self._make_publisher(found, checkpointer)
         self.publisher.start()
         if not self._await(self.publisher.connected, self.publisher, self._publisher_reconnector):
             return
-        self.checkpointer = self._make_checkpointer(found)
-        self.workers = self._make_workers(found)
+        self.workers = self._make_workers(found, checkpointer)
         self._load_books()
         self.listener = self._make_listener(found)
-        for thread in (self.checkpointer, *self.workers, self.listener):
+        for thread in (checkpointer, *self.workers, self.listener):
             thread.start()
         self._await(self.listener.consuming, self.listener, self._listener_reconnector)
         if self.mode == "stream" and self._go_on():
@@ -179,7 +179,7 @@ class Service:
             )
             self.stream_watcher.start()
 
-    def _make_publisher(self, found: StartPlan) -> Publisher:
+    def _make_publisher(self, found: StartPlan, checkpointer: Checkpointer) -> Publisher:
         settings = self.settings
         confirmer: Confirmer
         if found.mode == "stream":
@@ -201,14 +201,9 @@ class Service:
             confirmer,
             producers=settings.workers + 1,
             replay_end=found.replay_end,
-            on_published=lambda barrier, outputs: self._checkpointer.published(barrier, outputs),
+            on_published=checkpointer.published,
             on_failure=self._thread_died,
         )
-
-    @property
-    def _checkpointer(self) -> Checkpointer:
-        assert self.checkpointer is not None, "barriers are sent after the start"
-        return self.checkpointer
 
     def _make_checkpointer(self, found: StartPlan) -> Checkpointer:
         return Checkpointer(
@@ -218,7 +213,7 @@ class Service:
             on_failure=self._thread_died,
         )
 
-    def _make_workers(self, found: StartPlan) -> list[Worker]:
+    def _make_workers(self, found: StartPlan, checkpointer: Checkpointer) -> list[Worker]:
         assert self.publisher is not None
         # Whoever knows the secret could choose ids that make the tables slow.
         secret = os.urandom(16)
@@ -233,7 +228,7 @@ class Service:
                     stream=self.settings.events_stream.encode(),
                 ),
                 self.publisher.queue,
-                self._checkpointer,
+                checkpointer,
                 self._thread_died,
             )
             for number in range(self.settings.workers)
@@ -297,7 +292,6 @@ class Service:
             self.rejections,
             self.workers,
             self.publisher.queue,
-            self._checkpointer,
             backlog_limit=settings.backlog_limit,
             checkpoint_interval_s=settings.checkpoint_interval / 1e9,
             on_failure=self._thread_died,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
+from alarmdigest.runtime.counters import Counter
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.state.position import Outputs, StreamPosition
 
@@ -66,6 +67,15 @@ class Confirmer(ABC):
     def looks_up_later(self) -> bool:
         """Whether something is left to be looked up that what is new need not wait for."""
         return False
+
+    @property
+    def stream_changes(self) -> dict[str, int]:
+        """How often an output stream was found to be another one, or shorter, than before."""
+        return {}
+
+    def counters(self) -> list[Counter]:
+        """What else it counts, for /metrics."""
+        return []
 
     @property
     def confirmations(self) -> int:

@@ -25,6 +25,7 @@ from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
+from alarmdigest.runtime.counters import Counter
 from alarmdigest.runtime.happenings import happenings
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.state.position import OutputPosition, Outputs, StreamPosition
@@ -63,8 +64,7 @@ class PubAckConfirmer(Confirmer):
         self.streams = [plan.name for plan in plans]
         self.replay: Replay | None = None
         #: Times that an output stream was another one than before, or had lost its tail.
-        self.recreated = 0
-        self.truncated = 0
+        self.recreated = self.truncated = 0
         self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
         self._reconnector = reconnector
         self._domain = domain
@@ -89,11 +89,6 @@ class PubAckConfirmer(Confirmer):
     @property
     def looks_up_later(self) -> bool:
         return bool(self._to_look_up)
-
-    @property
-    def replay_suppressed(self) -> int:
-        """Messages of a replay that the output streams held already."""
-        return sum(self.replay.suppressed) if self.replay is not None else 0
 
     @property
     def sent_below(self) -> int:
@@ -388,14 +383,27 @@ class PubAckConfirmer(Confirmer):
         return found
 
     @property
-    def duplicates(self) -> int:
-        """Messages that their stream held already."""
-        return self._answers.duplicates
+    def stream_changes(self) -> dict[str, int]:
+        return {"output_recreated": self.recreated, "output_truncated": self.truncated}
 
-    @property
-    def foreign_answers(self) -> int:
-        """Answers of streams that are not meant."""
-        return self._answers.foreign_answers
+    def counters(self) -> list[Counter]:
+        return [
+            Counter(
+                "duplicates",
+                self._answers.duplicates,
+                "Messages that JetStream knew already: the output stream holds each once.",
+            ),
+            Counter(
+                "replay_suppressed",
+                sum(self.replay.suppressed) if self.replay is not None else 0,
+                "Messages of a replay that the output streams held already; not published again.",
+            ),
+            Counter(
+                "foreign_answers",
+                self._answers.foreign_answers,
+                "Answers of streams that are not meant to what we published; they confirm nothing.",
+            ),
+        ]
 
     def _count(self) -> None:
         self.rejections_given_up = self._answers.given_up

@@ -8,11 +8,9 @@ import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeAlias
 
-from alarmdigest._ext import timestamps
 from alarmdigest._ext.router import Router
 from alarmdigest.nats.answers import StreamInfo, bad_answer, read_stream_info
 from alarmdigest.nats.connection import Connection
@@ -35,12 +33,12 @@ from alarmdigest.nats.jetstream import (
 from alarmdigest.nats.questions import Questions
 from alarmdigest.nats.streams import StreamConfig, StreamKeeper
 from alarmdigest.pipeline.sources.clock import ArrivalWatch
-from alarmdigest.pipeline.sources.gaps import Gaps
 from alarmdigest.pipeline.sources.leader import LeaderReads, LeaderWatch
 from alarmdigest.pipeline.sources.pulls import Pulls
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
-from alarmdigest.runtime.happenings import happenings
+from alarmdigest.pipeline.sources.stream_history import StreamHistory
+from alarmdigest.runtime.counters import Counter
 from alarmdigest.runtime.logs import Fields, LimitedLog
 from alarmdigest.state.position import Reread, StreamPosition
 
@@ -48,8 +46,6 @@ log = logging.getLogger(__name__)
 
 StartOption: TypeAlias = 'Literal["first", "new"] | int'
 
-# What a beginning may tell about the stream, as the page and the metrics call it.
-CHANGES = {"new_stream": "input_recreated", "truncated": "input_truncated"}
 # The server forgets a consumer that nobody pulls from for so long.
 CONSUMER_INACTIVE_S = 60
 # All consumers are made by the leader of the whole cluster. When it does not answer for so long,
@@ -68,15 +64,6 @@ LAGS_AFTER_S = 1.5
 # A consumer that is silent again and again, each time within GOOD_AFTER_S, is given more time.
 GOOD_AFTER_S = 5.0
 MOST_PATIENCE = 8.0
-
-
-@dataclass(slots=True)
-class FeedCounters:
-    """What happened to the stream under us; see the metrics for what each means."""
-
-    gone: int = 0
-    truncated: int = 0
-    recreated: int = 0
 
 
 class PullConsumerSource(Source):
@@ -116,12 +103,10 @@ class PullConsumerSource(Source):
         self._settled_at = 0.0
         self._ask_for_consumer: Callable[[], None] | None = None
         self._reread_is_on = False
-        self._not_answered_before = 0
         self._arrivals = ArrivalWatch()
-        self.gaps = Gaps(plan.name)
+        self.history = StreamHistory(plan.name)
         self._paused = False
         self._consumers: list[str] = []  # the one in use, and those not yet known to be deleted
-        self.counters = FeedCounters()
         self._missing = LimitedLog(log, logging.ERROR)
         self._trouble = LimitedLog(log, logging.ERROR)
         self._slow = LimitedLog(log, logging.WARNING)
@@ -167,7 +152,7 @@ class PullConsumerSource(Source):
         else:
             place = self._place_before(jetstream, info, beginning, made, router.stepped_back_ns)
         jetstream.drop()
-        self._note(beginning, place)
+        self.history.started(beginning, self._kept, place)
         # A number from here on, whatever the beginning was: it is the same one after a restart,
         # also if nothing comes until then.
         self._kept = place
@@ -177,7 +162,7 @@ class PullConsumerSource(Source):
         router.set_position(place.sequence, place.timestamp_ns)
         router.begin_reread(*(place.reread or (0, 0, 0)))
         self._reread_is_on = place.sequence < router.reread_seq
-        self.gaps.answered(None)
+        self.history.gaps.answered(None)
         self._opened_at = time.monotonic()
         self._create_again_at = math.inf
         self._questions = Questions(connection, router, prefix=self._prefix)
@@ -284,40 +269,6 @@ class PullConsumerSource(Source):
             info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread
         )
 
-    def _note(self, beginning: Start, place: StreamPosition) -> None:
-        """Say and count what the beginning is like; called once the consumer is there."""
-        alarming = beginning.gone > 0 or beginning.kind in ("new_stream", "truncated")
-        log.log(logging.ERROR if alarming else logging.INFO, "%s", beginning.sentence)
-        if beginning.last_known is not None:
-            sequence, time_ns = beginning.last_known
-            log.warning(
-                "%s: what was read before is read again, up to message %d at most; requests in it "
-                "that are not newer than %s are not answered again",
-                self._plan.name,
-                sequence,
-                timestamps.to_text(time_ns),
-            )
-        gone = beginning.gone
-        if beginning.kind == "continues" and self._kept is not None:
-            # The stream may have deleted more until the consumer was there.
-            gone = max(gone, place.sequence - self._kept.sequence)
-        if gone:
-            happenings.note("stream_unread_lost", self._what_is_gone(beginning, gone), gone)
-        if change := CHANGES.get(beginning.kind):
-            happenings.note(change, beginning.sentence, 1)
-        self.counters.gone += gone
-        self.counters.truncated += beginning.kind == "truncated"
-        self.counters.recreated += beginning.kind == "new_stream"
-
-    def _what_is_gone(self, beginning: Start, gone: int) -> str:
-        if beginning.kind != "continues" or self._kept is None:
-            return beginning.sentence
-        behind = self._kept.sequence
-        return (
-            f"{self._plan.name}: messages {behind + 1} to {behind + gone} were deleted "
-            "before we read them"
-        )
-
     def consuming(self, connection: Connection) -> bool:
         return True  # the stream keeps what is published, and open() has asked for it
 
@@ -327,16 +278,17 @@ class PullConsumerSource(Source):
         if self._reads is not None:
             self._reads.turn(pause=self._paused)
 
-    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+    def request_more(self, connection: Connection, router: Router, *, pause: bool) -> None:
         self._paused = pause
         if self._questions is not None and self._watch is not None:
             self._questions.ask_again()
             self._watch.turn(expecting=self._pulls is not None and not pause)
-            if self.gaps.turn(router.take_gap()):
+            if self.history.gaps.turn(router.take_gap()):
                 self._questions.ask(f"STREAM.INFO.{self._plan.name}", {}, self._begins_at)
         self._arrivals.turn(router.arrival_ns)
         if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
-            self._end_reread(router)
+            self._reread_is_on = False
+            self.history.reread_ended(router)
         if self._pulls is not None:
             try:
                 self._pulls.turn(pause=pause)
@@ -357,20 +309,7 @@ class PullConsumerSource(Source):
         if isinstance(answer, JetStreamError):
             return
         with suppress(BadAnswer):
-            self.gaps.answered(read_stream_info(answer).first_seq)
-
-    def _end_reread(self, router: Router) -> None:
-        self._reread_is_on = False
-        count = router.not_answered - self._not_answered_before
-        self._not_answered_before = router.not_answered
-        log.log(
-            logging.ERROR if count else logging.INFO,
-            "%s: what may have been read before ends with message %d; %d requests among it were "
-            "not answered again: what is due comes with the next request of each user",
-            self._plan.name,
-            router.sequence,
-            count,
-        )
+            self.history.gaps.answered(read_stream_info(answer).first_seq)
 
     def _be_patient(self) -> None:
         """A consumer was lost in silence: one that lasted shows that it was no misjudgement."""
@@ -426,8 +365,18 @@ class PullConsumerSource(Source):
             reread,
         )
 
-    def lost(self, reason: NatsError) -> None:
-        self.gaps.answered(None)
+    def losses(self, router: Router) -> dict[str, int]:
+        return self.history.losses(router)
+
+    @property
+    def stream_changes(self) -> dict[str, int]:
+        return self.history.changes
+
+    def counters(self, router: Router) -> list[Counter]:
+        return self.history.counters(router)
+
+    def on_disconnect(self, reason: NatsError) -> None:
+        self.history.gaps.answered(None)
         if isinstance(reason, StreamMissing):
             self._missing("nothing keeps what is published now", reason=reason)
         elif isinstance(reason, ConnectionLost):

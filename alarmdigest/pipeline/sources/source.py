@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from alarmdigest._ext.router import Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NatsError
+from alarmdigest.runtime.counters import Counter
 from alarmdigest.state.position import StreamPosition
 
 
@@ -40,7 +41,7 @@ class Source(ABC):
         """Whether what is published now will reach us."""
 
     @abstractmethod
-    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+    def request_more(self, connection: Connection, router: Router, *, pause: bool) -> None:
         """Called after every read: ask for more, unless told to pause. Raises ConnectionLost, or
         ConsumerGone when it must be opened anew."""
 
@@ -74,5 +75,18 @@ class Source(ABC):
         """Messages that wait behind the last one that was routed; None where nobody knows."""
 
     @abstractmethod
-    def lost(self, reason: NatsError) -> None:
+    def on_disconnect(self, reason: NatsError) -> None:
         """The connection is gone, or messages do not come any more: say what this means."""
+
+    @abstractmethod
+    def losses(self, router: Router) -> dict[str, int]:
+        """Messages lost since the start of the process, by the place where they were."""
+
+    @property
+    def stream_changes(self) -> dict[str, int]:
+        """How often the stream was found to be another one, or shorter, than before."""
+        return {}
+
+    def counters(self, router: Router) -> list[Counter]:
+        """What else it counts, for /metrics."""
+        return []

@@ -42,6 +42,7 @@ class SubscriptionSource(Source):
         self._subscribed = 0
         self._unsubscribed = 0
         self._deadline = 0.0
+        self._disconnects = 0
 
     def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
         connection.send(
@@ -55,7 +56,7 @@ class SubscriptionSource(Source):
     def hear(self, connection: Connection, router: Router) -> None:
         """Nothing is asked."""
 
-    def turn(self, connection: Connection, router: Router, *, pause: bool) -> None:
+    def request_more(self, connection: Connection, router: Router, *, pause: bool) -> None:
         """A subscriber need not ask; but until it knows that it is one, it watches the server."""
         if connection.pongs < self._subscribed:
             connection.still_there()
@@ -91,7 +92,11 @@ class SubscriptionSource(Source):
     def position(self, router: Router) -> StreamPosition | None:
         return None
 
-    def lost(self, reason: NatsError) -> None:
+    def losses(self, router: Router) -> dict[str, int]:
+        return {"core_connection": self._disconnects}  # what each has cost nobody knows
+
+    def on_disconnect(self, reason: NatsError) -> None:
+        self._disconnects += 1
         log.error(
             "connection lost%s; what is published until it is back does not reach us (core mode)",
             Fields(name="alarmdigest", reason=reason),

@@ -121,14 +121,14 @@ def ask_if(self, what, body, on_answer):
         HELD.append((self, what, body, on_answer))
 HELD = []
 Questions.ask = ask_if
-turn = pull_consumer.PullConsumerSource.turn
+turn = pull_consumer.PullConsumerSource.request_more
 def turn_and_ask(self, *args, **named):
     while HELD and pathlib.Path({gate!r}).exists():
         held = HELD.pop()
         if held[0] is self._questions:
             ask(*held)
     turn(self, *args, **named)
-pull_consumer.PullConsumerSource.turn = turn_and_ask
+pull_consumer.PullConsumerSource.request_more = turn_and_ask
 """
 
 

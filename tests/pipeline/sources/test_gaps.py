@@ -41,11 +41,11 @@ import alarmdigest.pipeline.sources.pulls as pulls
 import alarmdigest.pipeline.sources.pull_consumer as source
 assert pulls.PULL_MESSAGES and pulls.ALL_PULLS_BYTES
 pulls.PULL_MESSAGES, pulls.ALL_PULLS_BYTES = 10, 1
-turn = source.PullConsumerSource.turn
+turn = source.PullConsumerSource.request_more
 def turn_once(self, connection, router, *, pause):
     waits = self._pulls._asked > 0 and not pathlib.Path({str(gate)!r}).exists()
     turn(self, connection, router, pause=pause or waits)
-source.PullConsumerSource.turn = turn_once
+source.PullConsumerSource.request_more = turn_once
 """)
 
 

@@ -189,8 +189,8 @@ import alarmdigest.pipeline.sources.pulls as pulls
 import alarmdigest.pipeline.sources.pull_consumer as source
 assert pulls.PULL_MESSAGES and pulls.ALL_PULLS_BYTES
 pulls.PULL_MESSAGES = pulls.ALL_PULLS_BYTES = 1
-turn = source.PullConsumerSource.turn
-source.PullConsumerSource.turn = lambda self, connection, router, *, pause: turn(
+turn = source.PullConsumerSource.request_more
+source.PullConsumerSource.request_more = lambda self, connection, router, *, pause: turn(
     self, connection, router, pause=pause or self._pulls._asked > 0)
 import sys
 from alarmdigest.cli.main import main

@@ -1,0 +1,31 @@
+"""Metrics under the names that they had before version 0.2: valid for one release, then gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import copy
+
+from prometheus_client.core import Metric
+
+# New name -> old name, without the ending that a counter has.
+OLD_NAMES = {
+    "alarmdigest_rejected": "alarmdigest_refused",
+    "alarmdigest_slow_path": "alarmdigest_odd",
+    "alarmdigest_stream_redelivered": "alarmdigest_stream_known_again",
+    "alarmdigest_stream_unread_lost": "alarmdigest_stream_gone",
+    "alarmdigest_replay_suppressed": "alarmdigest_found_again",
+    "alarmdigest_publisher_blocked": "alarmdigest_publisher_held",
+}
+
+
+def under_old_name(family: Metric) -> Iterator[Metric]:
+    """The same samples once more, if the family had another name."""
+    if (old := OLD_NAMES.get(family.name)) is None:
+        return
+    alias = copy(family)
+    alias.name = old
+    alias.documentation = f"Old name of {family.name}; gone in the next release."
+    alias.samples = [
+        sample._replace(name=sample.name.replace(family.name, old, 1)) for sample in family.samples
+    ]
+    yield alias
