@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from alarmdigest import __version__
 from alarmdigest.observability.durations import durations, oldest_s
 from alarmdigest.observability.losses import losses
-from alarmdigest.observability.old_names import under_old_name
+from alarmdigest.observability.old_names import dropped, under_old_name
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.observability.surroundings import surroundings
 from alarmdigest.pipeline.listener import Listener
@@ -36,6 +36,7 @@ class ServiceCollector:
         for family in self._families():
             yield family
             yield from under_old_name(family)
+        yield dropped(self._service)
 
     def _families(self) -> Iterator[Metric]:
         yield from self._state()

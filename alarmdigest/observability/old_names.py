@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from copy import copy
 
-from prometheus_client.core import Metric
+from prometheus_client.core import CounterMetricFamily, Metric
+
+from alarmdigest.observability.losses import losses
+from alarmdigest.pipeline.service import Service
 
 # New name -> old name, without the ending that a counter has.
 OLD_NAMES = {
@@ -16,6 +19,19 @@ OLD_NAMES = {
     "alarmdigest_replay_suppressed": "alarmdigest_found_again",
     "alarmdigest_publisher_blocked": "alarmdigest_publisher_held",
 }
+
+
+def dropped(service: Service) -> Metric:
+    """Now among ``alarmdigest_lost_total``, by place."""
+    family = CounterMetricFamily(
+        "alarmdigest_dropped", "Old form of alarmdigest_lost_total.", labels=["kind"]
+    )
+    if (listener := service.listener) is not None:
+        family.add_metric(["event"], listener.router.dropped_events)
+        family.add_metric(["request"], listener.router.dropped_requests)
+    lost = losses(service)
+    family.add_metric(["refusal"], lost["rejection_queue"] + lost["rejection_publisher"])
+    return family
 
 
 def under_old_name(family: Metric) -> Iterator[Metric]:

@@ -1,34 +1,34 @@
 """The life of an alarm, and the order in which the service starts and stops.
 
-An ``AlarmStatusChanged`` that an agent publishes goes through these hands:
+An ``AlarmStatusChanged`` that an agent publishes takes these steps:
 
-1. ``listener.py``, thread *nats-client*: the socket's bytes are cut into frames, every payload is
-   decoded (orjson), checked and packed into the batch of the worker that holds its user
-   (``ext/wire/router.pyx``; what is not of the plain shape is read by ``messages.py``, and what nobody
-   accepts goes to the rejections in ``rejections.py``). One batch per worker goes into its queue.
-2. ``worker.py``, threads *worker-0…*: the batch is merged into the worker's alarm book
+1. ``listener.py``, thread *nats-client*: cuts the socket's bytes into frames, decodes every payload
+   (orjson), checks it and packs it into the batch of the worker that holds its user
+   (``ext/wire/router.pyx``). A message that is not of the plain shape takes the slow path, through
+   ``wire/messages.py``; one that is not valid goes to ``rejections.py``. One batch per worker goes
+   into its queue. ``sources/`` knows how messages come: by subscription or from a stream.
+2. ``worker.py``, threads *worker-0…*: merges the batch into the worker's alarm book
    (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
-   A ``SendAlarmDigest`` goes the same way behind it, and makes the book write the user's due
-   alarms as one digest.
-3. ``publisher.py``, thread *publisher*: digests and rejections are framed and sent, and kept until
-   the server has confirmed them.
+   A ``SendAlarmDigest`` takes the same way, and makes the book write the user's due alarms as one
+   digest.
+3. ``publisher.py``, thread *publisher*: frames and sends digests and rejected messages, and keeps
+   them until the server has confirmed them (``inflight/``).
+4. ``checkpointer.py``, thread *checkpointer*: every second a barrier follows the data through all
+   queues. When it has come through, what the books have changed, and the position in the stream up
+   to which that is complete, are written to the store in one transaction.
 
-4. ``checkpoint.py``, thread *checkpointer*: every second a barrier follows the same ways through
-   all queues; when it has come through, what the books have changed and the place in the stream up
-   to which it is complete are written to the store at once.
-
-Each thread owns its state and is reached through its queue only. Data goes one way; when the
-publisher cannot publish, the workers wait, and so does a listener that reads a stream; one with
+Each thread owns its state and is reached only through its queue. Data flows one way. When the
+publisher cannot publish, the workers wait, and so does a listener that reads a stream; one that has
 plain subscriptions never waits (see there).
 
-**Start**, downstream first, so that nothing arrives where nobody listens: the setup looks at the
-server and makes the streams; the publisher connects; the books are loaded from the store; the
-checkpointer; the workers; the listener goes on behind the checkpoint; ``ready``.
+**Start**, downstream first, so that nothing arrives where nobody listens: ``startup.py`` looks at
+the server and makes the streams; the publisher connects; the books are loaded from the store; then
+the checkpointer, the workers, and the listener, which goes on behind the checkpoint; ``ready``.
 
 **Stop**, upstream first, so that everything that arrived comes out: the listener asks for no more,
-routes what has arrived, sends a last barrier and then None through every worker's queue; each
-worker merges what stands before it and passes the None on; the publisher, having one from
-everybody, waits for the last confirmation; the checkpointer writes the last checkpoint.
+routes what has arrived, sends a last barrier and then None through every worker's queue. Each
+worker merges what stands before it and passes the None on. The publisher, once it has one from
+everybody, waits for the last confirmation. The checkpointer writes the last checkpoint.
 """
 
 from __future__ import annotations

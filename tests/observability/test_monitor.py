@@ -74,7 +74,7 @@ def test_every_counter_is_there_from_the_start_with_0(service: ServiceProcess) -
     assert labelled("alarmdigest_rejected_total", "reason") == reasons
     assert labelled("alarmdigest_received_total", "kind") == {"event", "request"}
     assert labelled("alarmdigest_dropped_total", "kind") == {"event", "request", "refusal"}
-    assert labelled("alarmdigest_published_total", "kind") == {"digest", "refusal"}
+    assert labelled("alarmdigest_published_total", "kind") == {"digest", "rejection"}
 
 
 def test_traffic_is_counted_and_no_user_or_alarm_is_named(
@@ -86,7 +86,7 @@ def test_traffic_is_counted_and_no_user_or_alarm_is_named(
         bus.publish_all([("AlarmStatusChanged", b'{"AlarmID":"a-secret"}')])
         bus.wait_for_digests(10)
         bus.wait_for_rejected(1)
-        for kind, count in (("refusal", 1), ("digest", 10)):
+        for kind, count in (("rejection", 1), ("digest", 10)):
             published = f'alarmdigest_published_total{{kind="{kind}"}}'
             eventually(lambda: service.metric(published) == count, what=kind)  # noqa: B023
     found = {
