@@ -17,7 +17,6 @@ import socket
 import ssl
 import time
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from alarmdigest import __version__
 from alarmdigest._ext import frames
@@ -30,8 +29,8 @@ from alarmdigest.nats.errors import (
     UrlError,
 )
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
+from alarmdigest.nats.url import DEFAULT_PORT, check_credentials, login_in, redacted
 
-DEFAULT_PORT = 4222
 # So long the server may take nothing of what we write, however little is left of it: one that is
 # busy takes some, one that hangs takes none once its buffers are full.
 SEND_STALLS_AFTER_S = 1.5
@@ -83,7 +82,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         A user or token in the URL goes before that of ``login``.
         """
         try:
-            _check_credentials(url)
+            check_credentials(url)
             super().__init__(
                 url,
                 name=name,
@@ -434,43 +433,6 @@ def _records_into(tls: ssl.SSLSocket, room: memoryview, timeout: float) -> int:
 def error_text(text: bytes) -> str:
     """The message of an -ERR, without its quotes."""
     return text.decode("utf-8", "replace").strip("'")
-
-
-def redacted(url: str) -> str:
-    """The URL without user, password or token, for logs and messages; also one that is wrong."""
-    before, at, place = url.rpartition("@")
-    scheme, colon, _credentials = before.partition("://")
-    host, port_colon, port = place.rpartition(":")
-    if port_colon and not port.isdigit() and not port.startswith("//") and not host.count("["):
-        place = f"{host}:***"
-    return f"{scheme}://{place}" if at and colon else place
-
-
-def login_in(url: str) -> tuple[str, str]:
-    """User and password of a URL, empty for none; a token is a user without a password."""
-    parts = urlsplit(url)
-    return unquote(parts.username or ""), unquote(parts.password or "")
-
-
-def _check_credentials(url: str) -> None:
-    """Raises ValueError where a password is taken for a host, a port or a path.
-
-    What urllib and pynats2 would say of such a URL has the password in it.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        raise ValueError("it is no URL") from None
-    if "@" in parts.path + parts.query + parts.fragment:
-        raise ValueError("characters like / # ? [ in a password must be written as %2F %23 %3F %5B")
-
-
-def valid_subject(subject: str) -> bool:
-    """Whether this is a subject that one can publish to: no wildcard, no empty token, no blank."""
-    return bool(subject) and all(
-        token and token not in ("*", ">") and token.isprintable() and " " not in token
-        for token in subject.split(".")
-    )
 
 
 def _is_size(value: object) -> bool:

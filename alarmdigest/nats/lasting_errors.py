@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alarmdigest.nats.errors import JetStreamError
-from alarmdigest.nats.stream_plans import StreamConfig
+from alarmdigest.nats.stream_configs import StreamConfig
 
 # Of code 500 or 503 and lasting all the same, or with a remedy that we know: err_code -> remedy.
 # {limits} is how the options for the limits of this stream begin.

@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from alarmdigest.nats.connection import DEFAULT_PORT, Connection, redacted
+from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectFailed
+from alarmdigest.nats.url import DEFAULT_PORT, redacted
 from alarmdigest.runtime.shortage import shortage
 
 STAGGER_S = 0.3

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-from alarmdigest.nats.stream_plans import StreamConfig, age_text
+from alarmdigest.nats.stream_configs import StreamConfig, age_text
 from alarmdigest.nats.subjects import covers, covers_any_below, meet, meets_base, written_by
 
 Config: TypeAlias = Mapping[str, Any]

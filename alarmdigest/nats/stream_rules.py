@@ -1,22 +1,14 @@
-"""Every field of a stream's configuration, and what it means to the three streams.
+"""What the fields of a stream's configuration mean to the three streams: refused, warned of.
 
-A field without a rule is lived with, whatever it says; FINE gives the reason. docs/streams.md
-shows both as one table (``python -m alarmdigest.nats.stream_rules`` prints its rows), and a test
-sets each on a real server.
+A field without a rule is lived with, whatever it says: ``stream_fields.py`` gives the reason.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias
-
-from alarmdigest.nats.stream_plans import ROLES, Role, age_text
+from alarmdigest.nats.stream_configs import ROLES, Role
 from alarmdigest.nats.stream_questions import (
     HOUR_NS,
     SECOND_NS,
-    Config,
-    Question,
     Seen,
     below,
     fills_up,
@@ -26,15 +18,12 @@ from alarmdigest.nats.stream_questions import (
     misses_replicas,
     not_as_asked,
     number,
-    original,
     other_outputs,
     republishes_to,
-    shown,
     source_leaves,
     transform_leaves,
 )
-
-Verdict: TypeAlias = Literal["refuses", "warns"]
+from alarmdigest.nats.stream_rule import Finding, Rule
 
 # Below these a stream forgets so soon that a burst, or a restart of a reader, is too long for it.
 FEW_MESSAGES = 100_000
@@ -49,67 +38,6 @@ SMALLEST_EVENT_BYTES = 256
 LARGEST_EVENT_BYTES = 16 * 1024
 # The smallest --split-size, and the room for headers beside it.
 SMALLEST_DIGEST_BYTES = 16 * 1024 + 512
-
-
-class Finding(NamedTuple):
-    """What a rule has to say of a stream: a sentence with the remedy."""
-
-    verdict: Verdict
-    field: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """``when`` is ``applies`` in words. ``because`` and ``remedy`` go into the sentence.
-
-    ``change`` is what the remedy does to the configuration; None where a stream must be made anew.
-    """
-
-    field: str
-    roles: tuple[Role, ...]
-    verdict: Verdict
-    when: str
-    applies: Question
-    because: str
-    remedy: str
-    change: Mapping[str, Any] | None = None
-
-    def check(self, seen: Seen) -> Finding | None:
-        if seen.plan.role not in self.roles or not self.applies(seen):
-            return None
-        names = _names(seen)
-        because, remedy = self.because.format(**names), self.remedy.format(**names)
-        value = shown(self.field, seen.config.get(self.field))
-        text = f"stream {seen.plan.name} has {self.field} {value}, {because}: {remedy}"
-        return Finding(self.verdict, self.field, seen.plan.for_its_domain(text))
-
-
-def check(seen: Seen) -> list[Finding]:
-    """What is wrong or unwise, the refusals first."""
-    found = [finding for rule in RULES if (finding := rule.check(seen)) is not None]
-    refused = {finding.field for finding in found if finding.verdict == "refuses"}
-    return sorted(
-        (one for one in found if one.verdict == "refuses" or one.field not in refused),
-        key=lambda finding: finding.verdict,
-    )
-
-
-def unknown_fields(config: Config) -> list[str]:
-    """Those that no rule knows: of a server that is newer than this program."""
-    return sorted(set(config) - KNOWN)
-
-
-def _names(seen: Seen) -> dict[str, str]:
-    plan = seen.plan
-    return {
-        "stream": plan.name,
-        "option": plan.option,
-        "replicas": str(plan.replicas),
-        "original": original(seen),
-        "age": age_text(plan.max_age_ns or 7 * 24 * HOUR_NS),
-    }
-
 
 _few_per_subject = below("max_msgs_per_subject", FEW_PER_SUBJECT)
 
@@ -445,87 +373,12 @@ RULES: tuple[Rule, ...] = (
     ),
 )
 
-# Why the rest does not matter, field by field; what a rule above says about a field goes first.
-FINE: Mapping[str, str] = {
-    "name": "an option names the stream",
-    "description": "for people",
-    "subjects": "more than ours are fine: we read ours only",
-    "sources": "what comes from there on our subjects counts like what is published on them",
-    "mirror": "",
-    "retention": "`limits` is what we need",
-    "no_ack": "",
-    "sealed": "",
-    "allow_msg_counter": "",
-    "subject_transform": "subjects that are not ours may go anywhere",
-    "republish": "copies elsewhere are nobody's harm",
-    "max_msgs": "limits are yours to set: what they delete unread is counted and reported",
-    "max_bytes": "likewise",
-    "max_msgs_per_subject": "likewise",
-    "max_age": "likewise",
-    "discard": "with `new`, digests wait for room in their stream, and refusals are given up and "
-    "counted",
-    "discard_new_per_subject": "as `discard`, see `max_msgs_per_subject`",
-    "max_msg_size": "digests are split to fit",
-    "max_consumers": "we need one of `ALARMS`, and one of `ALARM_DIGESTS` after a start",
-    "storage": "",
-    "persist_mode": "",
-    "num_replicas": "as many as you like",
-    "duplicate_window": "of events, ids are their publishers' affair",
-    "allow_rollup_hdrs": "",
-    "subject_delete_marker_ttl": "",
-    "consumer_limits": "our consumers take the stream's `inactive_threshold` where it is shorter "
-    "than ours, and acknowledge nothing",
-    "allow_msg_ttl": "who gives a message of theirs a life wants it to end",
-    "allow_msg_schedules": "a message that is to be repeated counts when it is stored, and each "
-    "time it is repeated",
-    "allow_atomic": "we read batches as single messages",
-    "allow_batched": "likewise",
-    "first_seq": "numbers may begin anywhere",
-    "compression": "the server's affair",
-    "placement": "the server's affair",
-    "metadata": "for people and their tools",
-    "allow_direct": "we ask the stream's leader",
-    "mirror_direct": "likewise",
-    "deny_delete": "we delete nothing",
-    "deny_purge": "likewise",
-    "template_owner": "only before nats-server 2.11",
-}
-KNOWN = frozenset(FINE)
 
-
-# For the table; what is missing only a look at the other streams tells, see streams.py.
-SUBJECTS_ROW = (
-    "| `subjects` | not all of ours | all | refuses | and what is not captured is lost: nats "
-    "stream edit STREAM --subjects '…' (the log has the whole command) |"
-)
-
-
-def table() -> list[str]:
-    """The rows of docs/streams.md."""
-    streams = {"alarms": "`ALARMS`", "digests": "`ALARM_DIGESTS`", "rejected": "`ALARM_REJECTED`"}
-    rows: list[str] = []
-    for field, fine in FINE.items():
-        before = len(rows)
-        if field == "subjects":
-            rows.append(SUBJECTS_ROW)
-        for rule in (rule for rule in RULES if rule.field == field):
-            where = "all" if rule.roles == ALL else ", ".join(streams[role] for role in rule.roles)
-            remedy = rule.remedy.format(
-                stream="STREAM",
-                option="--…-stream",
-                replicas="N",
-                original="--…-stream ORIGINAL",
-                age="7d",
-            )
-            because = rule.because.format(replicas="N")
-            rows.append(
-                f"| `{field}` | {rule.when} | {where} | {rule.verdict} | {because}: {remedy} |"
-            )
-        if fine:
-            when = "else" if len(rows) > before else "any"
-            rows.append(f"| `{field}` | {when} | all | lives with it | {fine} |")
-    return rows
-
-
-if __name__ == "__main__":
-    print("\n".join(table()))
+def check(seen: Seen) -> list[Finding]:
+    """What is wrong or unwise, the refusals first."""
+    found = [finding for rule in RULES if (finding := rule.check(seen)) is not None]
+    refused = {finding.field for finding in found if finding.verdict == "refuses"}
+    return sorted(
+        (one for one in found if one.verdict == "refuses" or one.field not in refused),
+        key=lambda finding: finding.verdict,
+    )

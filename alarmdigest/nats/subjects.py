@@ -51,3 +51,11 @@ def written_by(destination: str) -> str:
         else:
             token += character
     return ".".join(tokens)
+
+
+def valid_subject(subject: str) -> bool:
+    """Whether this is a subject that one can publish to: no wildcard, no empty token, no blank."""
+    return bool(subject) and all(
+        token and token not in ("*", ">") and token.isprintable() and " " not in token
+        for token in subject.split(".")
+    )

@@ -10,8 +10,8 @@ from dataclasses import Field, fields
 from typing import Any
 
 from alarmdigest._ext import timestamps
-from alarmdigest.nats.connection import redacted
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.url import redacted
 from alarmdigest.pipeline.service import Service
 from alarmdigest.settings import SECRETS, Settings, duration
 

@@ -19,6 +19,7 @@ from alarmdigest.observability.losses import losses
 from alarmdigest.observability.old_names import dropped, under_old_name
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.observability.surroundings import surroundings
+from alarmdigest.pipeline.health import readiness_failures
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
@@ -57,7 +58,7 @@ class ServiceCollector:
         yield GaugeMetricFamily(
             "alarmdigest_ready",
             "1 while /readyz says ok, else 0.",
-            value=not service.readiness_failures(),
+            value=not readiness_failures(service),
         )
         others = GaugeMetricFamily(
             "alarmdigest_other_instances",

@@ -18,6 +18,7 @@ from alarmdigest.observability import page
 from alarmdigest.observability.guard import may_ask_as
 from alarmdigest.observability.metrics import registry_of
 from alarmdigest.observability.status import Status
+from alarmdigest.pipeline.health import liveness_failures, readiness_failures
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 
@@ -89,9 +90,9 @@ class Pages:
             return _plain(HTTPStatus.MISDIRECTED_REQUEST)
         try:
             if path == "/healthz":
-                return _reasons(self._service.liveness_failures())
+                return _reasons(liveness_failures(self._service))
             if path == "/readyz":
-                return _reasons(self._service.readiness_failures())
+                return _reasons(readiness_failures(self._service))
             if path == "/metrics":
                 return 200, await self._made[path].get(), CONTENT_TYPE_PLAIN_0_0_4
             if path == "/status.json":

@@ -17,6 +17,7 @@ from alarmdigest.observability.history import RATES, STEP_S, History, Sample, ra
 from alarmdigest.observability.identity import connections, identity
 from alarmdigest.observability.losses import losses
 from alarmdigest.observability.stream_changes import stream_changes
+from alarmdigest.pipeline.health import liveness_failures, readiness_failures
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
 
@@ -50,11 +51,11 @@ class Status:
         """Everything that the page shows, as JSON has it. Ages and durations in seconds."""
         self._notice_digests()
         service, settings, now = self._service, self._service.settings, self._sample()
-        liveness_failures, reasons = service.liveness_failures(), service.readiness_failures()
+        ill, reasons = liveness_failures(service), readiness_failures(service)
         watcher = service.stream_watcher
         in_stream_mode = service.mode == "stream"
         return {
-            "state": "ill" if liveness_failures else "not ready" if reasons else "ready",
+            "state": "ill" if ill else "not ready" if reasons else "ready",
             "reasons": reasons,
             "version": __version__,
             "mode": service.mode or None,

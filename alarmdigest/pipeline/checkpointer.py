@@ -102,7 +102,7 @@ class Checkpointer(ServiceThread):
         self._queue.put((barrier, rows, blocks))
 
     def published(self, barrier: Barrier, outputs: Outputs) -> None:
-        """All digests and refusals up to the barrier are confirmed.
+        """All digests and rejections up to the barrier are confirmed.
 
         Behind ``outputs`` lies, in the output streams, whatever belongs to requests after it.
         """

@@ -27,6 +27,7 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.inflight.confirmer import Confirmer, PublishBlocked
+from alarmdigest.pipeline.inflight.doubts import AckTimeout, Doubts
 from alarmdigest.pipeline.inflight.pace import Pace
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.runtime import failpoints
@@ -42,35 +43,8 @@ log = logging.getLogger(__name__)
 MAX_QUEUED_BYTES = 64 * 1024 * 1024
 # What is taken from the queue at once.
 MAX_TAKEN_BYTES = 1024 * 1024
-# Answers come within milliseconds. After so long without any we ask who leads the streams.
-FIRST_DOUBT_S = 0.5
-ASK_PAUSE_S = 0.3
-# A stream answers in order, but for moments. What later messages have overtaken for so long was
-# lost on the way.
-OVERTAKEN_FOR_S = 0.3
-LOOK_AT_FIRST_S = 0.1
-# Where the streams have a leader, and it is the same one, what is not answered for so long was lost
-# on the way to it: there was another one meanwhile.
-FIRST_LOST_AFTER_S = 1.5
-LONGEST_LOST_AFTER_S = 12.0
-# After so long without an answer somebody ought to know.
-ACK_TIMEOUT_S = 5.0
 LOOK_UP_PAUSE_S = 0.5
 BUFFER_BYTES = 64 * 1024
-
-
-class WaitsLong:
-    """For how long the same message is the first of its sort."""
-
-    def __init__(self) -> None:
-        self._first = 0
-        self._since = 0.0
-
-    def seconds(self, first: int, now: float) -> float:
-        """``first`` identifies the message; 0: there is none."""
-        if first != self._first:
-            self._first, self._since = first, now
-        return now - self._since if first else 0.0
 
 
 class Publisher(ServiceThread):
@@ -117,14 +91,7 @@ class Publisher(ServiceThread):
         self._must_look_up = True
         self._look_up_at = 0.0
         self._confirmations = 0
-        self._progress_at = time.monotonic()
-        self._ask_at = 0.0
-        self._waits_long = WaitsLong()
-        self._overtaken = WaitsLong()
-        self._overtaken_for_s = OVERTAKEN_FOR_S
-        self._overtaken_at = 0.0
-        self._first_seen_at = 0.0
-        self._lost_after_s = FIRST_LOST_AFTER_S
+        self._doubts = Doubts(confirmer, self._go_on)
         self._trouble = LimitedLog(log, logging.ERROR)
         self._no_answers = LimitedLog(log, logging.INFO)
 
@@ -254,7 +221,7 @@ class Publisher(ServiceThread):
         failpoints.reach("publisher.before_send")
         started = time.monotonic()
         if self.confirmer.under_way == 0:
-            self._progress_at = started
+            self._doubts.dispel()
         with self.busy("sending"):
             blocked = self.confirmer.send(connection, self.pace.most)
         self.sending.observe(time.monotonic() - started)
@@ -272,7 +239,7 @@ class Publisher(ServiceThread):
     def _retry(self) -> None:
         """See that the streams are there, then send again what was refused."""
         try:
-            if not self.confirmer.check_streams(self._for_a_second()):
+            if not self.confirmer.check_streams(self._doubts.for_a_moment()):
                 self.pace.retried()
                 self._block(
                     PublishBlocked(
@@ -330,7 +297,7 @@ class Publisher(ServiceThread):
             self._buffer = bytearray(BUFFER_BYTES)
         self._note_progress()
         for blocked in answers.rejections:
-            self._progress_at = time.monotonic()
+            self._doubts.dispel()
             self._block(blocked)
         for kind, text in answers.control:
             self._handle(connection, kind, text)
@@ -353,8 +320,7 @@ class Publisher(ServiceThread):
         if confirmations == self._confirmations:
             return
         self._confirmations = confirmations
-        self._progress_at = time.monotonic()
-        self._lost_after_s = FIRST_LOST_AFTER_S
+        self._doubts.dispel(confirmed=True)
         self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
         self._release()
         failpoints.reach("publisher.confirmed")
@@ -362,66 +328,24 @@ class Publisher(ServiceThread):
     # -- answers that do not come ------------------------------------------------------------------
 
     def _doubt(self) -> None:
-        """Find out why answers do not come."""
-        now = time.monotonic()
-        if self.confirmer.under_way == 0 or self._must_look_up:
+        """Have the streams looked at when it seems that what was sent is lost."""
+        if self._must_look_up:
             return
-        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._some_are_lost(now):
-            self._no_answers("some answers do not come: looking up what the output streams hold")
-            self._must_look_up = True
-            self._look_up_at = 0.0
-            return
-        if now - self._progress_at < FIRST_DOUBT_S:
-            return
-        if now >= self._ask_at:
-            self._ask_whether_lost()
-        if now - self._progress_at > ACK_TIMEOUT_S:
-            self._progress_at = now
-            self._must_look_up = True
-            self._look_up_at = 0.0
-            streams = " and ".join(self.confirmer.streams)
-            self._block(
-                PublishBlocked(
-                    f"no confirmation within {ACK_TIMEOUT_S:g} s: "
-                    f"do the streams {streams} capture their subjects?",
-                    passing=True,
-                )
-            )
-
-    def _some_are_lost(self, now: float) -> bool:
-        """While other messages are confirmed, nothing else tells that one was lost: a cluster had
-        no leader when it was sent."""
-        self._first_seen_at = now
-        first, overtaken = self.confirmer.first_under_way()
-        lost = self._waits_long.seconds(first, now) > LONGEST_LOST_AFTER_S
-        overtaken_s = self._overtaken.seconds(overtaken, now)
-        if overtaken_s > self._overtaken_for_s:
-            lost = True
-            # What is sent again for nothing makes a slow server slower.
-            self._overtaken_for_s = min(2 * self._overtaken_for_s, LONGEST_LOST_AFTER_S)
-            self._overtaken_at = now
-        elif now - self._overtaken_at > 2 * LONGEST_LOST_AFTER_S:
-            self._overtaken_for_s = OVERTAKEN_FOR_S
-        return lost
-
-    def _ask_whether_lost(self) -> None:
         try:
-            lost = self.confirmer.lost_track(self._for_a_second())
-            if lost or time.monotonic() - self._progress_at > self._lost_after_s:
-                self._no_answers("answers do not come: looking up what the output streams hold")
-                self._must_look_up = True
-                self._look_up_at = 0.0
-                # What is sent again for nothing makes a slow server slower.
-                self._lost_after_s = min(self._lost_after_s * 2, LONGEST_LOST_AFTER_S)
+            reason = self._doubts.why_look_up()
+        except AckTimeout as timeout:
+            self._block(PublishBlocked(str(timeout), passing=True))
+            reason = str(timeout)
         except (ConnectionLost, NoAnswer) as error:  # there is no leader at the moment
             self.reconnector.last_error = str(error)
+            return
         except NatsError as error:
             self._block(blocked_by(error))
-        self._ask_at = time.monotonic() + ASK_PAUSE_S
-
-    def _for_a_second(self) -> Callable[[], bool]:
-        deadline = time.monotonic() + 1.0
-        return lambda: self._go_on() and time.monotonic() < deadline
+            return
+        if reason:
+            self._no_answers(reason)
+            self._must_look_up = True
+            self._look_up_at = 0.0
 
     def _look_up(self) -> None:
         """Until it succeeds nothing is sent."""
@@ -439,7 +363,7 @@ class Publisher(ServiceThread):
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
         self._must_look_up = False
         if not rest_only:
-            self._progress_at = time.monotonic()
+            self._doubts.dispel()
         self._note_progress()
         self.pace.goes_on()
         if self.confirmer.refused == 0:

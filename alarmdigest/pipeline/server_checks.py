@@ -13,7 +13,14 @@ from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissin
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import NO_PEERS, cannot_make
 from alarmdigest.nats.server_versions import too_old
-from alarmdigest.nats.stream_plans import Limits, Plans, Role, StreamConfig, age_text, plans
+from alarmdigest.nats.stream_configs import (
+    Limits,
+    Role,
+    StreamConfig,
+    StreamConfigs,
+    age_text,
+    stream_configs,
+)
 from alarmdigest.nats.streams import Examined, ensure_stream, examine
 from alarmdigest.settings import (
     HEADER_ROOM_BYTES,
@@ -28,9 +35,9 @@ log = logging.getLogger(__name__)
 GATHERING_S = 5.0
 
 
-def stream_configs_of(settings: Settings) -> Plans:
+def stream_configs_of(settings: Settings) -> StreamConfigs:
     """The streams that these settings ask for."""
-    return plans(
+    return stream_configs(
         event_subject=settings.event_subject,
         request_subject=settings.request_subject,
         digest_subject=settings.digest_subject,
@@ -107,7 +114,7 @@ def _made(
         time.sleep(0.5)
 
 
-def _oversized(wanted: Plans, found: Examined) -> Iterator[str]:
+def _oversized(wanted: StreamConfigs, found: Examined) -> Iterator[str]:
     """What an earlier version of ours reserved for refusals, and others may need now."""
     info = found.infos.get("rejected")
     if info is not None and int(info.config.get("max_bytes") or 0) > wanted.rejected.max_bytes > 0:

@@ -41,10 +41,8 @@ from collections.abc import Callable
 
 import mmh3
 
-from alarmdigest._ext import timestamps
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.router import DAY_NS, Router
-from alarmdigest._ext.rows import split_by_worker
+from alarmdigest._ext.router import Router
 from alarmdigest.nats.auth import Login
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.checkpointer import Checkpointer
@@ -55,17 +53,18 @@ from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.other_instances import OtherInstances
 from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.restore import arrival_at_start, load_books
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.subscription import SubscriptionSource
-from alarmdigest.pipeline.startup import NotReachable, StartPlan, look_at_server, stream_configs_of
+from alarmdigest.pipeline.startup import NotReachable, StartPlan, probe_server, stream_configs_of
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.runtime.service_thread import BUSY_IS_TROUBLE_S, TICK_S, ServiceThread
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.settings import Settings
 from alarmdigest.state.position import UNKNOWN_NS
-from alarmdigest.store.base import Store, StoreDamaged
+from alarmdigest.store.base import Store
 from alarmdigest.wire.buckets import BUCKETS
 
 log = logging.getLogger(__name__)
@@ -89,7 +88,7 @@ class Service:
         self.store = store
         self.failure: tuple[str, BaseException] | None = None
         self._urls = urls
-        self._draining = False
+        self.draining = False
         self._asked_to_go_on = go_on
         self.mode = ""
         self.others = OtherInstances()
@@ -99,9 +98,9 @@ class Service:
         self.checkpointer: Checkpointer | None = None
         self.listener: Listener | None = None
         self.stream_watcher: StreamWatcher | None = None
-        self._setup_reconnector = self._reconnector("alarmdigest-setup")
-        self._listener_reconnector = self._reconnector("alarmdigest")
-        self._publisher_reconnector = self._reconnector("alarmdigest-publisher")
+        self.setup_reconnector = self._reconnector("alarmdigest-setup")
+        self.listener_reconnector = self._reconnector("alarmdigest")
+        self.publisher_reconnector = self._reconnector("alarmdigest-publisher")
         self._lookup_reconnector = self._reconnector("alarmdigest-lookup", short_lived=True)
         self.service_api_reconnector = self._reconnector("alarmdigest-micro")
         self._watcher_reconnector = self._reconnector("alarmdigest-streams")
@@ -123,17 +122,17 @@ class Service:
     def reconnectors(self) -> dict[str, Reconnector]:
         """Those that last, by what they are for."""
         return {
-            "subscriber": self._listener_reconnector,
-            "publisher": self._publisher_reconnector,
+            "subscriber": self.listener_reconnector,
+            "publisher": self.publisher_reconnector,
             "service_api": self.service_api_reconnector,
         }
 
     def change_login(self, login: Login) -> None:
         """Use it from the next connection on."""
         for reconnector in (
-            self._setup_reconnector,
-            self._listener_reconnector,
-            self._publisher_reconnector,
+            self.setup_reconnector,
+            self.listener_reconnector,
+            self.publisher_reconnector,
             self._lookup_reconnector,
             self.service_api_reconnector,
             self._watcher_reconnector,
@@ -148,8 +147,8 @@ class Service:
         Raises NotReachable, SettingsError, StoreError.
         """
         deadline = self._deadline()
-        found = look_at_server(
-            self._setup_reconnector,
+        found = probe_server(
+            self.setup_reconnector,
             self.settings,
             self.store.last,
             go_on=lambda: self._go_on() and time.monotonic() < deadline,
@@ -157,19 +156,19 @@ class Service:
         if not self._go_on():
             return
         if found is None:
-            raise not_reachable(self._setup_reconnector)
+            raise not_reachable(self.setup_reconnector)
         self.mode = found.mode
         checkpointer = self.checkpointer = self._make_checkpointer(found)
         self.publisher = self._make_publisher(found, checkpointer)
         self.publisher.start()
-        if not self._await(self.publisher.connected, self.publisher, self._publisher_reconnector):
+        if not self._await(self.publisher.connected, self.publisher, self.publisher_reconnector):
             return
         self.workers = self._make_workers(found, checkpointer)
         self._load_books()
         self.listener = self._make_listener(found)
         for thread in (checkpointer, *self.workers, self.listener):
             thread.start()
-        self._await(self.listener.consuming, self.listener, self._listener_reconnector)
+        self._await(self.listener.consuming, self.listener, self.listener_reconnector)
         if self.mode == "stream" and self._go_on():
             self.stream_watcher = StreamWatcher(
                 self._watcher_reconnector,
@@ -197,7 +196,7 @@ class Service:
         else:
             confirmer = PongConfirmer(settings.digest_subject, settings.rejected_subject)
         return Publisher(
-            self._publisher_reconnector,
+            self.publisher_reconnector,
             confirmer,
             producers=settings.workers + 1,
             replay_end=found.replay_end,
@@ -286,7 +285,7 @@ class Service:
                 accept_clock_step=settings.accept_clock_step,
             )
         return Listener(
-            self._listener_reconnector,
+            self.listener_reconnector,
             source,
             router,
             self.rejections,
@@ -329,57 +328,6 @@ class Service:
         every = [self.listener, *self.workers, self.publisher, self.checkpointer]
         return [thread for thread in every if thread is not None and thread.ident is not None]
 
-    def liveness_failures(self) -> list[str]:
-        """Why the process should be replaced; empty when all threads are alive and beating."""
-        found = []
-        for thread in self.threads:
-            if not thread.is_alive() and not self._draining:
-                found.append(f"thread {thread.name} is not running")
-            elif thread.stuck:
-                found.append(f"thread {thread.name} is stuck")
-        return found
-
-    def readiness_failures(self) -> list[str]:
-        """Why it does not do its work right now, though it may again; empty when ready."""
-        found = self.liveness_failures()
-        if self._draining:
-            listens = self.listener is not None and self.listener.consuming.is_set()
-            found.append("draining" if listens else "draining, not subscribed any more")
-        return [*found, *self.degradations()]
-
-    def degradations(self) -> list[str]:
-        """What holds up the work."""
-        if not self.mode:
-            return [f"not connected to NATS yet: {self._setup_reconnector.last_error}"]
-        found = []
-        if self.listener is None or not (self._draining or self.listener.consuming.is_set()):
-            found.append(f"not subscribed to NATS: {self._listener_reconnector.last_error}")
-        elif self.listener.dropping:
-            found.append("workers lag behind: messages are dropped")
-        blocked = None if self.publisher is None else self.publisher.blocked_reason
-        if blocked is not None:
-            found.append(f"digests cannot be published: {blocked}")
-        connected = self.publisher is not None and self.publisher.connected.is_set()
-        if not connected and self._publisher_reconnector.last_error != blocked:
-            found.append(
-                f"the publisher has no connection: {self._publisher_reconnector.last_error}"
-            )
-        if self.stream_watcher is not None:
-            found += self.stream_watcher.degradations
-        if self.checkpointer is not None and self.checkpointer.failing_because is not None:
-            found.append(f"no checkpoint can be written: {self.checkpointer.failing_because}")
-        listens = self.listener is not None and self.listener.consuming.is_set()
-        if self._draining and listens and self.mode == "core":
-            found.append("waiting for the server to say that nothing more is on its way to us")
-        found += [
-            f"thread {thread.name} has been {thread.busy_with} for {thread.busy_for_s:.0f} s"
-            for thread in self.threads
-            if thread.busy_for_s > BUSY_IS_TROUBLE_S
-        ]
-        if self.listener is not None and self.listener.catching_up and not self._draining:
-            found.append(f"catching up: {self.listener.at_least_behind} messages behind")
-        return found
-
     @property
     def uses_store(self) -> bool:
         """Whether a thread may be reading from or writing to the store."""
@@ -392,7 +340,7 @@ class Service:
 
     def drain(self) -> bool:
         """Stop in order; everything that has arrived comes out. False if it took too long."""
-        self._draining = True
+        self.draining = True
         if self.stream_watcher is not None:
             self.stream_watcher.stop()
         deadline = time.monotonic() + self.settings.drain_timeout / 1e9
@@ -421,29 +369,3 @@ def not_reachable(reconnector: Reconnector) -> NotReachable:
             f"NATS is there, but does not do what is needed: {reconnector.last_error}"
         )
     return NotReachable(f"cannot connect to NATS: {reconnector.last_error}")
-
-
-def arrival_at_start(stored_ns: int, settings: Settings) -> int:
-    """The arrival clock as the store has it; our clock, where that is to be accepted instead."""
-    now_ns = time.time_ns()
-    if stored_ns <= now_ns + DAY_NS or not settings.accept_clock_step:
-        return stored_ns
-    log.warning(
-        "the store's arrival clock is set back to ours, as --accept-clock-step says:%s",
-        Fields(store=timestamps.to_text(stored_ns), clock=timestamps.to_text(now_ns)),
-    )
-    return now_ns
-
-
-def load_books(store: Store, books: list[AlarmBook]) -> None:
-    """Load every row of a store into the book of the worker that its bucket belongs to.
-
-    Raises StoreError; the books are useless then.
-    """
-    for chunk in store.rows():
-        for book, part in zip(books, split_by_worker(chunk, len(books)), strict=True):
-            if part:
-                try:
-                    book.load_rows(part)
-                except ValueError as error:
-                    raise StoreDamaged(f"the store is damaged: {error}") from error

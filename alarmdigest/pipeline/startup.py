@@ -24,7 +24,7 @@ from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.state.position import StreamPosition
 from alarmdigest.store.base import Checkpoint
 
-__all__ = ["NotReachable", "StartPlan", "look_at_server", "stream_configs_of"]
+__all__ = ["NotReachable", "StartPlan", "probe_server", "stream_configs_of"]
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class StartPlan:
     content_settings: dict[str, int]
 
 
-def look_at_server(
+def probe_server(
     reconnector: Reconnector,
     settings: Settings,
     last: Checkpoint | None,

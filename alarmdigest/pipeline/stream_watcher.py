@@ -18,7 +18,7 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.nats.stream_plans import Role, StreamConfig
+from alarmdigest.nats.stream_configs import Role, StreamConfig
 from alarmdigest.nats.streams import Examined, examine
 from alarmdigest.runtime.logs import LimitedLog
 
@@ -37,11 +37,16 @@ class StreamWatcher(threading.Thread):
     """
 
     def __init__(
-        self, reconnector: Reconnector, plans: Sequence[StreamConfig], *, domain: str, create: bool
+        self,
+        reconnector: Reconnector,
+        stream_configs: Sequence[StreamConfig],
+        *,
+        domain: str,
+        create: bool,
     ) -> None:
         super().__init__(name="stream-watcher", daemon=True)
         self._reconnector = reconnector
-        self._plans = plans
+        self._plans = stream_configs
         self._domain = domain
         self._create = create
         self._stopping = threading.Event()

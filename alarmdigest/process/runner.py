@@ -13,6 +13,7 @@ from alarmdigest.nats.embedded.server import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
 from alarmdigest.observability.http import MonitorServer
 from alarmdigest.observability.nats_service_api import ServiceApi
+from alarmdigest.pipeline.health import degradations
 from alarmdigest.pipeline.service import Service
 from alarmdigest.pipeline.startup import NotReachable
 from alarmdigest.process import thread_dump
@@ -209,7 +210,7 @@ class Runner:
                 unconfirmed_bytes=(service.publisher.window.bytes if service.publisher else 0),
             ),
             "read again by the next start" if service.mode == "stream" else "lost",
-            "; ".join(service.degradations()) or "none, it only took too long",
+            "; ".join(degradations(service)) or "none, it only took too long",
         )
 
     def _look_after(self, embedded: EmbeddedServer) -> None:

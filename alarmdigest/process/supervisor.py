@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Mapping
 
+from alarmdigest.pipeline.health import liveness_failures, readiness_failures
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import LimitedLog
 
@@ -52,11 +53,11 @@ class Supervisor:
             return
         self._next_look = now + self._interval_s
         messages = []
-        status = "; ".join(service.readiness_failures()) or "ready"
+        status = "; ".join(readiness_failures(service)) or "ready"
         if status != self._status:
             self._status = status
             messages.append(f"STATUS={status[:STATUS_MAX_CHARS]}")
-        if self._watchdog and not service.liveness_failures():
+        if self._watchdog and not liveness_failures(service):
             messages.append("WATCHDOG=1")
         if messages:
             self._tell("\n".join(messages))

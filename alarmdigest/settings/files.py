@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alarmdigest.runtime import pipes
 from alarmdigest.settings.layers import Given, Layer, Level
-from alarmdigest.settings.strays import nearest
+from alarmdigest.settings.unknown_variables import nearest
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from alarmdigest._ext import timestamps
-from alarmdigest.nats.connection import valid_subject
+from alarmdigest.nats.subjects import valid_subject
 
 SPLIT_AUTO = 0
 # What JetStream calls no limit: of a size, and of an age.

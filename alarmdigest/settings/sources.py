@@ -21,7 +21,7 @@ from alarmdigest.settings.options import (
     variable,
 )
 from alarmdigest.settings.readers import path
-from alarmdigest.settings.strays import unknown_variables
+from alarmdigest.settings.unknown_variables import unknown_variables
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
 NAMES = tuple(READERS)

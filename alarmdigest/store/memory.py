@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from alarmdigest._ext.rows import Batch, pack
+from alarmdigest._ext.rows import CommitBatch, pack
 from alarmdigest.store.base import CHUNK, Checkpoint, Store, StoreError, wrong_count
 
 
@@ -24,7 +24,7 @@ class MemoryStore(Store):
             yield chunk
 
     def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
-        batch = Batch(rows)
+        batch = CommitBatch(rows)
         puts, deletions = dict(batch.puts()), batch.deletions()
         added = sum(key not in self._rows for key in puts)
         removed = sum(key in self._rows for key in deletions)

@@ -65,7 +65,7 @@ cdef Py_ssize_t count_rows(const uint8_t* data, size_t size) noexcept nogil:
     return count
 
 
-cdef class Batch:
+cdef class CommitBatch:
     """The rows of one commit: in the order of their keys, each key once, the last of equals.
 
     Raises ValueError when a chunk does not consist of whole rows.
@@ -153,10 +153,10 @@ cdef class Batch:
 
 
 cdef class RowsToWrite:
-    cdef Batch batch
+    cdef CommitBatch batch
     cdef Py_ssize_t next
 
-    def __cinit__(self, Batch batch not None):
+    def __cinit__(self, CommitBatch batch not None):
         self.batch = batch
 
     def __iter__(self):

@@ -299,7 +299,7 @@ cdef class AlarmBook:
             if handle == 0:
                 return False
             alarm = alarm_at(s, handle)
-            self.begin(alarm, record)
+            self.first_event(alarm, record)
             mark_dirty(s, alarm.block)
         else:
             alarm = alarm_at(s, handle)
@@ -307,15 +307,15 @@ cdef class AlarmBook:
             if is_forgotten(alarm, record.arrival_ns, self.retention_ns):
                 # Past its retention it counts as forgotten, with what was sent of it.
                 self.tally.forgotten += 1
-                self.begin(alarm, record)
+                self.first_event(alarm, record)
                 mark_dirty(s, alarm.block)
-            elif self.follow(alarm, record):
+            elif self.next_event(alarm, record):
                 mark_dirty(s, alarm.block)
         count_alarm(s, alarm)
         list_as_due(s, handle)
         return True
 
-    cdef void begin(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
+    cdef void first_event(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
         """The first event of an alarm, or the first after it was forgotten."""
         alarm.latest_ns = record.time_ns
         alarm.latest = record.status
@@ -323,7 +323,7 @@ cdef class AlarmBook:
         alarm.sent_ns = 0
         alarm.flags = STATUS_NONE | (alarm.flags & DIGEST_CANDIDATE)
 
-    cdef bint follow(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
+    cdef bint next_event(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
         """A further event of a known alarm, in whatever order; whether it changed anything."""
         cdef int sent = alarm.flags & SENT_STATUS
         cdef bint news = False

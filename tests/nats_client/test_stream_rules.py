@@ -19,23 +19,16 @@ from support.wait import eventually
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, StreamConflict
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.stream_plans import Plans, StreamConfig
+from alarmdigest.nats.stream_configs import StreamConfig, StreamConfigs
+from alarmdigest.nats.stream_fields import FINE, KNOWN, table, unknown_fields
 from alarmdigest.nats.stream_questions import Seen
-from alarmdigest.nats.stream_rules import (
-    FINE,
-    KNOWN,
-    RULES,
-    SMALLEST_DIGEST_BYTES,
-    check,
-    table,
-    unknown_fields,
-)
-from alarmdigest.nats.streams import Limits, ensure_stream, examine, findings, plans
+from alarmdigest.nats.stream_rules import RULES, SMALLEST_DIGEST_BYTES, check
+from alarmdigest.nats.streams import Limits, ensure_stream, examine, findings, stream_configs
 from alarmdigest.settings import HEADER_ROOM_BYTES, MIN_SPLIT_BYTES
 
 DOCUMENT = ROOT / "docs/streams.md"
 SECOND_NS = 10**9
-PLANS = plans(replicas=1)
+PLANS = stream_configs(replicas=1)
 NATS_TOOL = os.environ.get("NATS_TOOL") or shutil.which("nats")
 
 
@@ -52,7 +45,7 @@ def js(server: NatsServer) -> Iterator[JetStream]:
         yield opened
 
 
-def plan_of(role: str, found: Plans = PLANS) -> StreamConfig:
+def plan_of(role: str, found: StreamConfigs = PLANS) -> StreamConfig:
     return next(plan for plan in found if plan.role == role)
 
 
@@ -325,7 +318,7 @@ def test_streams_as_we_make_them_give_no_reason_to_complain(js: JetStream) -> No
 
 def test_limits_that_our_options_ask_for_are_no_reason_to_complain(js: JetStream) -> None:
     small = Limits(600 * SECOND_NS, 10**6)
-    wanted = plans(alarms=small, digests=small, rejected=small)
+    wanted = stream_configs(alarms=small, digests=small, rejected=small)
     for plan in wanted:
         ensure_stream(js, plan, create=True)
     found = examine(js, wanted, create=True)
@@ -335,7 +328,7 @@ def test_limits_that_our_options_ask_for_are_no_reason_to_complain(js: JetStream
 def test_fewer_replicas_than_asked_for_are_told(js: JetStream) -> None:
     for plan in PLANS:
         ensure_stream(js, plan, create=True)
-    texts = examine(js, plans(replicas=3), create=True).warnings
+    texts = examine(js, stream_configs(replicas=3), create=True).warnings
     assert texts == [
         f"stream {plan.name} has num_replicas 1, and --stream-replicas asks for 3: "
         f"nats stream edit {plan.name} --replicas=3"
@@ -365,7 +358,7 @@ def test_digests_that_are_kept_for_less_time_than_their_requests_are_told(js: Je
         (0, 0, False),
     ):
         # As planned, before any of them is there.
-        wanted = plans(alarms=Limits(alarms), digests=Limits(digests))
+        wanted = stream_configs(alarms=Limits(alarms), digests=Limits(digests))
         assert bool(examine(js, wanted, create=True).warnings) is told
     make(js, "alarms", {})
     make(js, "digests", {"max_age": DAY_NS})
@@ -398,7 +391,7 @@ def test_of_a_mirror_the_original_is_named(
 
 
 def test_commands_are_those_of_the_domain(js: JetStream) -> None:
-    wanted = plans(domain="hub")
+    wanted = stream_configs(domain="hub")
     make(js, "alarms", {"no_ack": True})
     make(js, "digests", {"subjects": ["x"]})
     make(js, "rejected", {"subjects": ["y"], "max_consumers": 1})

@@ -37,7 +37,7 @@ from support.streams import (
 from support.wait import eventually
 
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.nats.streams import plans
+from alarmdigest.nats.streams import stream_configs
 from alarmdigest.pipeline.batches import Outgoing as Batch
 from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
@@ -263,10 +263,10 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
 
 # Until it looks at the streams a second time it hears no confirmation.
 DEAF_AT_FIRST = """
-import alarmdigest.pipeline.publisher as publisher
+import alarmdigest.pipeline.inflight.doubts as doubts
 from alarmdigest.pipeline.inflight.confirmer import Answers
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
-publisher.ACK_TIMEOUT_S = 0.6
+doubts.ACK_TIMEOUT_S = 0.6
 look_up, read, looks = PubAckConfirmer.look_up, PubAckConfirmer.read, []
 def count(self, window, go_on, *, rest_only):
     looks.append(1)
@@ -470,7 +470,7 @@ def test_large_answers_of_a_subscriber_cost_no_connection() -> None:
 
 def test_a_lost_answer_about_a_rejected_message_is_missed_while_digests_flow() -> None:
     """Else no checkpoint would be complete as long as they do."""
-    sooner = "import alarmdigest.pipeline.publisher as p; assert p.LONGEST_LOST_AFTER_S"
+    sooner = "import alarmdigest.pipeline.inflight.doubts as p; assert p.LONGEST_LOST_AFTER_S"
     program = patched(f"{sooner}; p.LONGEST_LOST_AFTER_S = 1.0")
     with (
         NatsServer() as server,
@@ -504,7 +504,7 @@ def confirmer_at(
     return PubAckConfirmer(
         "AlarmDigest",
         "AlarmRejected",
-        (plans().digests, plans().rejected),
+        (stream_configs().digests, stream_configs().rejected),
         Reconnector([url], name="test"),
         create=False,
         domain="",

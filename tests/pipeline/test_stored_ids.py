@@ -20,12 +20,12 @@ from alarmdigest._ext.frames import ProtocolError
 from alarmdigest._ext.stored_ids import StoredIds
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.nats.streams import ensure_stream, plans
+from alarmdigest.nats.streams import ensure_stream, stream_configs
 from alarmdigest.pipeline.inflight import stored_ids
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 
-DIGESTS = plans().digests
+DIGESTS = stream_configs().digests
 
 
 def id_of(number: int) -> str:

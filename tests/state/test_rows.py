@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import key_of, packed, some_rows, unpacked
 
-from alarmdigest._ext.rows import Batch, RowDamaged, pack, split_by_worker
+from alarmdigest._ext.rows import CommitBatch, RowDamaged, pack, split_by_worker
 from alarmdigest.wire.buckets import worker_of
 
 users = st.sampled_from([key_of(f"user-{number}") for number in range(8)])
@@ -16,7 +16,7 @@ chunks_of_rows = st.lists(st.lists(st.tuples(users, st.binary(max_size=30)), max
 def test_a_batch_holds_the_last_row_of_every_key_in_the_order_of_keys(
     chunks: list[list[tuple[bytes, bytes]]],
 ) -> None:
-    batch = Batch([packed(chunk) for chunk in chunks])
+    batch = CommitBatch([packed(chunk) for chunk in chunks])
     expected = dict(row for chunk in chunks for row in chunk)
     chunk, count, last = pack(batch.puts(), 1 << 20)
     kept = sorted(row for row in expected.items() if row[1])
@@ -29,7 +29,7 @@ def test_a_batch_holds_the_last_row_of_every_key_in_the_order_of_keys(
 
 def test_a_chunk_is_full_at_its_limit_and_the_next_goes_on_behind_it() -> None:
     rows = some_rows(100, 100)
-    items = Batch([packed(rows)]).puts()
+    items = CommitBatch([packed(rows)]).puts()
     chunks, previous = [], b""
     while (step := pack(items, 1000, previous))[1]:
         chunks.append(step[0])
@@ -43,13 +43,13 @@ def test_half_a_row_is_refused_before_anything_is_done(cut: int) -> None:
     chunk = packed({key_of("a"): b"some value"})
     for bad in (chunk[:cut], chunk + chunk[:cut]):
         with pytest.raises(ValueError, match="within a row"):
-            Batch([bad])
+            CommitBatch([bad])
         with pytest.raises(ValueError, match="within a row"):
             split_by_worker(bad, 2)
 
 
 def test_any_changed_bit_of_key_or_value_is_noticed() -> None:
-    ((key, value),) = Batch([packed({key_of("a"): b"some value"})]).puts()
+    ((key, value),) = CommitBatch([packed({key_of("a"): b"some value"})]).puts()
     for bit in range(8 * len(key)):
         changed = bytearray(key)
         changed[bit // 8] ^= 1 << bit % 8
@@ -66,7 +66,7 @@ def test_any_changed_bit_of_key_or_value_is_noticed() -> None:
 
 
 def test_rows_out_of_order_or_there_twice_are_noticed() -> None:
-    first, second = Batch([packed(some_rows(2))]).puts()
+    first, second = CommitBatch([packed(some_rows(2))]).puts()
     for items in ([second, first], [first, first]):
         with pytest.raises(RowDamaged, match="order"):
             pack(items, 1 << 20)

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import Field, fields
 from typing import Any
 
-from alarmdigest.cli.commands.check_server import look_at_server
+from alarmdigest.cli.commands.check_server import check_server
 from alarmdigest.cli.terminal import write_line
 from alarmdigest.nats.auth import collecting_problems
-from alarmdigest.nats.connection import login_in, redacted
+from alarmdigest.nats.url import login_in, redacted
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import SECRETS, ResolvedSettings, Settings
@@ -28,7 +28,7 @@ def check_config(resolved: ResolvedSettings, *, as_json: bool) -> int:
     warnings, problems = list(resolved.warnings), list(resolved.problems)
     with collecting_problems(problems):
         warnings += resolved.settings.login.check()
-    server = None if problems else look_at_server(resolved.settings)
+    server = None if problems else check_server(resolved.settings)
     if server is not None:
         warnings += server.warnings
         problems += server.problems

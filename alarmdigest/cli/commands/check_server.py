@@ -42,7 +42,7 @@ class ServerReport:
         self.server, self.reason = "", reason
 
 
-def look_at_server(settings: Settings) -> ServerReport:
+def check_server(settings: Settings) -> ServerReport:
     """Connect to the first server that can be reached, and change nothing there."""
     report = ServerReport()
     for url in settings.server or (LOCAL_SERVER,):

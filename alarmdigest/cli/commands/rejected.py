@@ -13,9 +13,10 @@ from alarmdigest.cli.rejected_message import UNREADABLE, read_rejection, write_r
 from alarmdigest.cli.subscription import Subscription
 from alarmdigest.cli.terminal import write_json, write_line
 from alarmdigest.nats.answers import StartAt, StreamInfo
-from alarmdigest.nats.connection import Connection, valid_subject
+from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamDenied, JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
+from alarmdigest.nats.subjects import valid_subject
 from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import Settings
 

@@ -47,7 +47,7 @@ class PubAckConfirmer(Confirmer):
         self,
         digest_subject: str,
         rejected_subject: str,
-        plans: tuple[StreamConfig, StreamConfig],
+        stream_configs: tuple[StreamConfig, StreamConfig],
         reconnector: Reconnector,
         *,
         create: bool,
@@ -55,17 +55,17 @@ class PubAckConfirmer(Confirmer):
         outputs: Outputs,
         replays: bool,
     ) -> None:
-        """``plans`` of the streams for digests and for rejected messages; ``outputs`` of the
+        """``stream_configs`` of the streams for digests and for rejected messages; ``outputs`` of the
         checkpoint. Looks things up on connections of ``link``.
 
         ``replays``: whether messages may be read that an earlier run has read already.
         """
         super().__init__(digest_subject, rejected_subject)
-        self.streams = [plan.name for plan in plans]
+        self.streams = [plan.name for plan in stream_configs]
         self.replay: Replay | None = None
         #: Times that an output stream was another one than before, or had lost its tail.
         self.recreated = self.truncated = 0
-        self._keepers = [StreamKeeper(plan, create=create) for plan in plans]
+        self._keepers = [StreamKeeper(plan, create=create) for plan in stream_configs]
         self._reconnector = reconnector
         self._domain = domain
         self._replays = replays

@@ -1,10 +1,7 @@
 """What the embedded store's owner and its readers do alike with the LMDB file: open it without
 trusting it, read a snapshot of it, and say what went wrong."""
 
-import errno
-import importlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,74 +43,16 @@ def open_env(folder: Path, *, readonly: bool, map_size: int) -> lmdb.Environment
     )
 
 
-def leave_to_owner(folder: Path) -> None:
-    """Before root reads there: have a lock file that is plain, and the data's owner's.
-
-    LMDB writes to it, and makes it where there is none, as in a backup put back. Were it a link,
-    root would write to a file of the choice of whoever owns the folder; and one of root's would
-    keep the service out. Raises StoreError where a file is not plain, and OSError.
-    """
-    if os.geteuid() != 0:
-        return
-    data = (folder / DATA).lstat()
-    if not stat.S_ISREG(data.st_mode):
-        raise _not_plain(folder / DATA)
-    try:
-        fd = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno == errno.EROFS:
-            return  # LMDB cannot write to it either, and reads without it
-        if error.errno == errno.ELOOP:
-            raise _not_plain(folder / LOCK) from None
-        raise
-    try:
-        lock = os.fstat(fd)
-        if not stat.S_ISREG(lock.st_mode) or lock.st_nlink != 1:
-            raise _not_plain(folder / LOCK)
-        if lock.st_uid != data.st_uid:
-            os.fchown(fd, data.st_uid, data.st_gid)
-    finally:
-        os.close(fd)  # before LMDB locks it: this would take away the locks of the whole process
-
-
-def _not_plain(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} is no plain file of the store, and root follows no links there: find out who has "
-        f"made it, stop the service and put the file itself there ({LOCK} may just be removed)"
-    )
-
-
-@contextmanager
-def as_owner(folder: Path) -> Iterator[Path]:
-    """Have root be no more than the owner of the folder meanwhile; what to call the folder.
-
-    LMDB opens files by their names, and the owner can put a link there at the last moment, behind
-    any look at them. The folder is entered first: it may lie where its owner does not get in, as
-    with systemd's DynamicUser. Raises OSError.
-    """
-    if os.geteuid() != 0:
-        yield folder
-        return
-    # What LMDB's binding imports when it first opens: Python may lie where the owner has no access.
-    with suppress(ImportError):  # other versions have no such part
-        importlib.import_module("lmdb._envid")
-    groups, gid = os.getgroups(), os.getegid()
-    before = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.chdir(folder)
-        owner = os.stat(".")
-        if owner.st_uid:  # changing nothing may be forbidden, too: in a container
-            os.setgroups([owner.st_gid])
-            os.setegid(owner.st_gid)
-            os.seteuid(owner.st_uid)
-        yield Path()
-    finally:
-        if os.geteuid():
-            os.seteuid(0)
-            os.setegid(gid)
-            os.setgroups(groups)
-        os.fchdir(before)
-        os.close(before)
+def refuse_root(folder: Path) -> None:
+    """LMDB opens its files by name and writes to the lock: in a folder of another user, root could
+    be led anywhere by a link. Raises StoreError, and OSError."""
+    owner = (folder / DATA).lstat().st_uid
+    if os.geteuid() == 0 and owner != 0:
+        raise StoreError(
+            f"{folder} belongs to the user with uid {owner}, and root does not open another user's "
+            f"store: do this as that user (sudo -u '#{owner}' …; docs/operating.md says how under "
+            "systemd)"
+        )
 
 
 def check_pages(folder: Path) -> tuple[int, int]:

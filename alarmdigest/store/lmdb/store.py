@@ -19,7 +19,7 @@ from pathlib import Path
 
 import lmdb
 
-from alarmdigest._ext.rows import Batch, pack
+from alarmdigest._ext.rows import CommitBatch, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.folder_lock import FolderLocked, acquire_folder_lock
 from alarmdigest.runtime.logs import Fields
@@ -32,14 +32,13 @@ from alarmdigest.store.lmdb.file import (
     MAP_SIZE,
     RECORDS,
     Transaction,
-    as_owner,
     begin,
     check_pages,
     grow,
     last_checkpoint,
-    leave_to_owner,
     lengthen,
     open_env,
+    refuse_root,
     scan,
     translating_lmdb_errors,
 )
@@ -83,7 +82,7 @@ class LmdbStore(Store):
         return scan(txn, self.last, self._folder, going_on=lambda: self._reading is txn)
 
     def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
-        batch = Batch(rows)
+        batch = CommitBatch(rows)
         self._stop_reading()  # it would pin old pages, and the map cannot grow under it
         try:
             with translating_lmdb_errors(self._folder, "write to"), _short_turns():
@@ -112,7 +111,7 @@ class LmdbStore(Store):
 
     # -- writing
 
-    def _write(self, env: lmdb.Environment, batch: Batch, checkpoint: Checkpoint) -> None:
+    def _write(self, env: lmdb.Environment, batch: CommitBatch, checkpoint: Checkpoint) -> None:
         # Twice: pages are written anew, and are not full. A guess that saves work done in vain.
         grow(env, 2 * batch.size)
         while True:
@@ -125,7 +124,7 @@ class LmdbStore(Store):
             except lmdb.MapFullError:
                 grow(env, env.info()["map_size"])
 
-    def _fill(self, txn: Transaction, batch: Batch, checkpoint: Checkpoint) -> None:
+    def _fill(self, txn: Transaction, batch: CommitBatch, checkpoint: Checkpoint) -> None:
         # In the order of keys, so that each page is visited once.
         with txn.cursor() as cursor:
             cursor.putmulti(batch.puts())
@@ -213,9 +212,8 @@ class LmdbReader:
                 raise StoreError(
                     f"there is no store in {self._folder}: is the data directory right?"
                 )
-            leave_to_owner(self._folder)
-            with as_owner(self._folder) as folder:
-                self._env = open_env(folder, readonly=True, map_size=MAP_SIZE)
+            refuse_root(self._folder)
+            self._env = open_env(self._folder, readonly=True, map_size=MAP_SIZE)
             try:
                 while True:
                     self._txn = begin(self._env)

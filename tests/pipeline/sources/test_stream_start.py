@@ -23,11 +23,11 @@ from support.wait import eventually
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.errors import StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import Limits, StreamConfig, covers, ensure_stream, plans
+from alarmdigest.nats.streams import Limits, StreamConfig, covers, ensure_stream, stream_configs
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
 
 DAY_NS = 86_400 * 10**9
-ALARMS, DIGESTS, REJECTED = plans()
+ALARMS, DIGESTS, REJECTED = stream_configs()
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +58,11 @@ def make(js: JetStream, name: str, subjects: list[str], **more: Any) -> StreamIn
     return js.create_stream({"name": name, "subjects": subjects, "storage": "file", **more})
 
 
-# -- plans -----------------------------------------------------------------------------------------
+# -- stream_configs -----------------------------------------------------------------------------------------
 
 
 def test_the_plans_are_those_of_the_contract(js: JetStream) -> None:
-    alarms, digests, rejected = (ensure_stream(js, plan, create=True) for plan in plans())
+    alarms, digests, rejected = (ensure_stream(js, plan, create=True) for plan in stream_configs())
     assert (alarms.name, digests.name, rejected.name) == (
         "ALARMS",
         "ALARM_DIGESTS",
@@ -98,22 +98,22 @@ def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
 
 
 def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
-    alarms = plans(
+    alarms = stream_configs(
         alarms_stream="IN", event_subject="e", request_subject="r", alarms=Limits(0, 10**6)
     ).alarms
     info = ensure_stream(js, alarms, create=True)
     assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>"})
     assert (info.config["max_age"], info.config["max_bytes"]) == (0, 10**6)
-    assert plans(replicas=3).digests.config()["num_replicas"] == 3
+    assert stream_configs(replicas=3).digests.config()["num_replicas"] == 3
 
 
 def test_a_stream_of_a_short_age_can_be_made_too(js: JetStream) -> None:
-    info = ensure_stream(js, plans(alarms=Limits(10 * 10**9)).alarms, create=True)
+    info = ensure_stream(js, stream_configs(alarms=Limits(10 * 10**9)).alarms, create=True)
     assert info.duplicate_window_ns == 10 * 10**9
 
 
 def test_input_subjects_of_which_one_lies_in_the_other_make_one_stream(js: JetStream) -> None:
-    alarms = plans(event_subject="alarm", request_subject="alarm.digest").alarms
+    alarms = stream_configs(event_subject="alarm", request_subject="alarm.digest").alarms
     assert ensure_stream(js, alarms, create=True).subjects == ("alarm", "alarm.>")
 
 
@@ -257,7 +257,7 @@ def test_a_foreign_stream_made_at_the_same_moment_is_named(slower: Slower) -> No
 
 def test_what_jetstream_refuses_for_another_reason_is_said(js: JetStream) -> None:
     with pytest.raises(StreamConflict, match=r"make stream ALARMS .*replicas > 1 not supported"):
-        ensure_stream(js, plans(replicas=3).alarms, create=True)
+        ensure_stream(js, stream_configs(replicas=3).alarms, create=True)
 
 
 # -- where to begin --------------------------------------------------------------------------------

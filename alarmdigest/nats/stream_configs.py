@@ -82,7 +82,7 @@ class StreamConfig:
         }
 
 
-class Plans(NamedTuple):
+class StreamConfigs(NamedTuple):
     alarms: StreamConfig
     digests: StreamConfig
     rejected: StreamConfig
@@ -99,7 +99,7 @@ DEFAULT_LIMITS = Limits()
 REJECTED_LIMITS = Limits(max_bytes=REJECTED_BYTES)
 
 
-def plans(
+def stream_configs(
     *,
     event_subject: str = "AlarmStatusChanged",
     request_subject: str = "SendAlarmDigest",
@@ -113,7 +113,7 @@ def plans(
     rejected: Limits = REJECTED_LIMITS,
     replicas: int = 1,
     domain: str = "",
-) -> Plans:
+) -> StreamConfigs:
     """The three streams."""
     inputs = [event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"]
     # One subject below the other: JetStream refuses a stream whose own subjects overlap.
@@ -127,7 +127,7 @@ def plans(
         "outputs": (digest_subject, rejected_subject),
         "domain": domain,
     }
-    return Plans(
+    return StreamConfigs(
         _plan(alarms_stream, captured, alarms, "alarms", shared),
         _plan(digests_stream, (digest_subject,), digests, "digests", shared),
         _plan(rejected_stream, (rejected_subject,), rejected, "rejected", shared),

@@ -1,0 +1,58 @@
+"""What is wrong with a service: with its threads, or with what it should do."""
+
+from __future__ import annotations
+
+from alarmdigest.pipeline.service import Service
+from alarmdigest.runtime.service_thread import BUSY_IS_TROUBLE_S
+
+
+def liveness_failures(service: Service) -> list[str]:
+    """Why the process should be replaced; empty when all threads are alive and beating."""
+    found = []
+    for thread in service.threads:
+        if not thread.is_alive() and not service.draining:
+            found.append(f"thread {thread.name} is not running")
+        elif thread.stuck:
+            found.append(f"thread {thread.name} is stuck")
+    return found
+
+
+def readiness_failures(service: Service) -> list[str]:
+    """Why it does not do its work right now, though it may again; empty when ready."""
+    found = liveness_failures(service)
+    if service.draining:
+        listens = service.listener is not None and service.listener.consuming.is_set()
+        found.append("draining" if listens else "draining, not subscribed any more")
+    return [*found, *degradations(service)]
+
+
+def degradations(service: Service) -> list[str]:
+    """What holds up the work."""
+    if not service.mode:
+        return [f"not connected to NATS yet: {service.setup_reconnector.last_error}"]
+    found = []
+    if service.listener is None or not (service.draining or service.listener.consuming.is_set()):
+        found.append(f"not subscribed to NATS: {service.listener_reconnector.last_error}")
+    elif service.listener.dropping:
+        found.append("workers lag behind: messages are dropped")
+    blocked = None if service.publisher is None else service.publisher.blocked_reason
+    if blocked is not None:
+        found.append(f"digests cannot be published: {blocked}")
+    connected = service.publisher is not None and service.publisher.connected.is_set()
+    if not connected and service.publisher_reconnector.last_error != blocked:
+        found.append(f"the publisher has no connection: {service.publisher_reconnector.last_error}")
+    if service.stream_watcher is not None:
+        found += service.stream_watcher.degradations
+    if service.checkpointer is not None and service.checkpointer.failing_because is not None:
+        found.append(f"no checkpoint can be written: {service.checkpointer.failing_because}")
+    listens = service.listener is not None and service.listener.consuming.is_set()
+    if service.draining and listens and service.mode == "core":
+        found.append("waiting for the server to say that nothing more is on its way to us")
+    found += [
+        f"thread {thread.name} has been {thread.busy_with} for {thread.busy_for_s:.0f} s"
+        for thread in service.threads
+        if thread.busy_for_s > BUSY_IS_TROUBLE_S
+    ]
+    if service.listener is not None and service.listener.catching_up and not service.draining:
+        found.append(f"catching up: {service.listener.at_least_behind} messages behind")
+    return found

@@ -1,0 +1,116 @@
+"""When answers do not come: whether what is under way was lost, and has to be looked up."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from alarmdigest.pipeline.inflight.confirmer import Confirmer
+
+# Answers come within milliseconds. After so long without any we ask who leads the streams.
+FIRST_DOUBT_S = 0.5
+ASK_PAUSE_S = 0.3
+ASK_FOR_S = 1.0
+# A stream answers in order, but for moments. What later messages have overtaken for so long was
+# lost on the way.
+OVERTAKEN_FOR_S = 0.3
+LOOK_AT_FIRST_S = 0.1
+# Where the streams have a leader, and it is the same one, what is not answered for so long was lost
+# on the way to it: there was another one meanwhile.
+FIRST_LOST_AFTER_S = 1.5
+LONGEST_LOST_AFTER_S = 12.0
+# After so long without an answer somebody ought to know.
+ACK_TIMEOUT_S = 5.0
+
+
+class AckTimeout(Exception):
+    """Nothing was confirmed for ACK_TIMEOUT_S seconds; says what to look at."""
+
+
+class Doubts:
+    """Belongs to the publisher, which says when something is confirmed, or sent anew."""
+
+    def __init__(self, confirmer: Confirmer, go_on: Callable[[], bool]) -> None:
+        """Questions to the server end as soon as ``go_on()`` is false."""
+        self._confirmer = confirmer
+        self._go_on = go_on
+        self._progress_at = time.monotonic()
+        self._ask_at = 0.0
+        self._lost_after_s = FIRST_LOST_AFTER_S
+        self._first = _Waiting()
+        self._overtaken = _Waiting()
+        self._overtaken_for_s = OVERTAKEN_FOR_S
+        self._overtaken_at = 0.0
+        self._first_seen_at = 0.0
+
+    def dispel(self, *, confirmed: bool = False) -> None:
+        """The server has answered, or what is under way has been sent just now; ``confirmed``:
+        it was an answer that confirms something."""
+        self._progress_at = time.monotonic()
+        if confirmed:
+            self._lost_after_s = FIRST_LOST_AFTER_S
+
+    def why_look_up(self) -> str:
+        """Why the streams must be looked at for what they hold; empty without a reason.
+
+        Raises AckTimeout, which is a reason, too, and NatsError where a stream cannot tell.
+        """
+        now = time.monotonic()
+        if self._confirmer.under_way == 0:
+            return ""
+        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._some_are_lost(now):
+            return "some answers do not come: looking up what the output streams hold"
+        if now - self._progress_at > ACK_TIMEOUT_S:
+            self._progress_at = now
+            streams = " and ".join(self._confirmer.streams)
+            raise AckTimeout(
+                f"no confirmation within {ACK_TIMEOUT_S:g} s: "
+                f"do the streams {streams} capture their subjects?"
+            )
+        if now - self._progress_at > FIRST_DOUBT_S and now >= self._ask_at and self._are_lost():
+            return "answers do not come: looking up what the output streams hold"
+        return ""
+
+    def for_a_moment(self) -> Callable[[], bool]:
+        """Whether to go on with a question that others wait for."""
+        deadline = time.monotonic() + ASK_FOR_S
+        return lambda: self._go_on() and time.monotonic() < deadline
+
+    def _are_lost(self) -> bool:
+        try:
+            lost = self._confirmer.lost_track(self.for_a_moment())
+        finally:
+            self._ask_at = time.monotonic() + ASK_PAUSE_S
+        if time.monotonic() - self._progress_at > self._lost_after_s:
+            # What is sent again for nothing makes a slow server slower.
+            self._lost_after_s = min(self._lost_after_s * 2, LONGEST_LOST_AFTER_S)
+            return True
+        return lost
+
+    def _some_are_lost(self, now: float) -> bool:
+        """While other messages are confirmed, nothing else tells that one was lost: a cluster had
+        no leader when it was sent."""
+        self._first_seen_at = now
+        first, overtaken = self._confirmer.first_under_way()
+        if self._overtaken.seconds(overtaken, now) > self._overtaken_for_s:
+            # As above.
+            self._overtaken_for_s = min(2 * self._overtaken_for_s, LONGEST_LOST_AFTER_S)
+            self._overtaken_at = now
+            return True
+        if now - self._overtaken_at > 2 * LONGEST_LOST_AFTER_S:
+            self._overtaken_for_s = OVERTAKEN_FOR_S
+        return self._first.seconds(first, now) > LONGEST_LOST_AFTER_S
+
+
+class _Waiting:
+    """For how long the same message is the first of its sort."""
+
+    def __init__(self) -> None:
+        self._message = 0
+        self._since = 0.0
+
+    def seconds(self, message: int, now: float) -> float:
+        """``message`` identifies it; 0: there is none."""
+        if message != self._message:
+            self._message, self._since = message, now
+        return now - self._since if message else 0.0

@@ -1,0 +1,42 @@
+"""What a start takes from the store: the alarm books, and the arrival clock."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest._ext.router import DAY_NS
+from alarmdigest._ext.rows import split_by_worker
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.settings import Settings
+from alarmdigest.store.base import Store, StoreDamaged
+
+log = logging.getLogger(__name__)
+
+
+def arrival_at_start(stored_ns: int, settings: Settings) -> int:
+    """The arrival clock as the store has it; our clock, where that is to be accepted instead."""
+    now_ns = time.time_ns()
+    if stored_ns <= now_ns + DAY_NS or not settings.accept_clock_step:
+        return stored_ns
+    log.warning(
+        "the store's arrival clock is set back to ours, as --accept-clock-step says:%s",
+        Fields(store=timestamps.to_text(stored_ns), clock=timestamps.to_text(now_ns)),
+    )
+    return now_ns
+
+
+def load_books(store: Store, books: list[AlarmBook]) -> None:
+    """Load every row of a store into the book of the worker that its bucket belongs to.
+
+    Raises StoreError; the books are useless then.
+    """
+    for chunk in store.rows():
+        for book, part in zip(books, split_by_worker(chunk, len(books)), strict=True):
+            if part:
+                try:
+                    book.load_rows(part)
+                except ValueError as error:
+                    raise StoreDamaged(f"the store is damaged: {error}") from error
