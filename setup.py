@@ -29,7 +29,7 @@ if sanitize:
     compile_args += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     link_args += ["-fsanitize=address,undefined"]
 
-macros: list[tuple[str, str | None]] = []
+macros: list[tuple[str, str | None]] = [("ALARMDIGEST_DEBUG", "1")] if debug else []
 if trace:
     macros += [
         ("CYTHON_TRACE", "1"),
@@ -62,6 +62,9 @@ setup(
             "wraparound": False,
             "cdivision": True,
             "embedsignature": True,
+            # Objects of the core belong to one thread each, which the GIL does not enforce but
+            # much of the code around them relies on: a free-threaded interpreter turns it on.
+            "freethreading_compatible": False,
             "linetrace": trace,
         },
     )

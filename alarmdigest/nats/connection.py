@@ -29,6 +29,7 @@ from alarmdigest.nats.errors import (
     UrlError,
 )
 from alarmdigest.nats.pynats2_import import NATSError, NATSNoSubscribeClient
+from alarmdigest.nats.tls import records_into, wrap
 from alarmdigest.nats.url import DEFAULT_PORT, check_credentials, login_in, redacted
 
 # So long the server may take nothing of what we write, however little is left of it: one that is
@@ -111,10 +112,9 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self._address = address or options["hostname"]
         self.url = redacted(url)
         self.info: dict[str, Any] = {}
-        self.pings = 0
-        self.pongs = 0
-        self.patience = patience
-        self.hung = False
+        self._socket: socket.socket
+        self.pings = self.pongs = 0
+        self.patience, self.hung = patience, False
         # Between CONNECT and its PONG, in seconds.
         self.round_trip_s = 0.0
         self._last_heard = self._last_ping = time.monotonic()
@@ -128,7 +128,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self._open_socket()
             self._socket.settimeout(max(0.001, deadline - time.monotonic()))
             if self._login.tls_first:
-                self._connect_tls()
+                attempt_s = self._socket_options["timeout"]
+                self._socket = wrap(self._socket, self._login, self._tls_name, attempt_s)
             early = self._read_first_info(deadline)
             wanted = self._conn_options["tls"] or self.info.get("tls_required")
             if wanted and not self._login.tls_first:
@@ -136,7 +137,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                     raise ConnectFailed("the server offers no TLS; nats:// is without")
                 if early:
                     raise ConnectFailed("the server sent data before TLS")
-                self._connect_tls()
+                attempt_s = self._socket_options["timeout"]
+                self._socket = wrap(self._socket, self._login, self._tls_name, attempt_s)
             asked_at = time.monotonic()
             self._send_connect_command()
             self._await_pong(early, deadline)
@@ -195,22 +197,6 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         self._socket = sock
-
-    def _connect_tls(self) -> None:
-        context = self._login.tls_context()
-        try:
-            self._socket = context.wrap_socket(self._socket, server_hostname=self._tls_name)
-        except TimeoutError:
-            raise ConnectFailed(
-                f"no TLS handshake within {self._socket_options['timeout']:g} s: the server hangs, "
-                "or is far away (--connect-attempt-timeout)"
-            ) from None
-        except ssl.SSLError as error:
-            if self._login.tls_first and error.reason == "WRONG_VERSION_NUMBER":
-                raise ConnectFailed(
-                    "the server does not begin with TLS: leave out --tls-first (tls:// is enough)"
-                ) from error
-            raise
 
     def _send_connect_command(self) -> None:
         if not self.info.get("headers"):
@@ -335,7 +321,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
                 if tls is None:
                     count = self._socket.recv_into(room)
                 else:
-                    count = _records_into(tls, room, self._send_stalls_s)
+                    count = records_into(tls, room, self._send_stalls_s)
         except ssl.SSLWantReadError:  # half a TLS record
             return 0
         except OSError as error:
@@ -403,37 +389,12 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             info = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConnectionLost(f"{self.url}: unreadable INFO: {error}") from error
-        if not isinstance(info, dict) or not _is_size(info.get("max_payload", 1)):
+        size = info.get("max_payload", 1) if isinstance(info, dict) else None
+        if not (isinstance(size, int) and 0 < size < 1 << 31):
             raise ConnectionLost(f"{self.url}: unreadable INFO: not as a NATS server writes it")
         self.info.update(info)
-
-
-def _records_into(tls: ssl.SSLSocket, room: memoryview, timeout: float) -> int:
-    """All that is there: a read gives one record, and a server may put each message into its own.
-
-    Never waits for the rest of a record; ``timeout`` is the socket's again afterwards. Raises
-    SSLWantReadError when there is nothing, or OSError.
-    """
-    tls.settimeout(0.0)
-    count = 0
-    try:
-        while count < len(room):
-            received = tls.recv_into(room[count:])
-            if received == 0:
-                break
-            count += received
-    except OSError:  # half a record; or the end, which the next read will find again
-        if count == 0:
-            raise
-    finally:
-        tls.settimeout(timeout)
-    return count
 
 
 def error_text(text: bytes) -> str:
     """The message of an -ERR, without its quotes."""
     return text.decode("utf-8", "replace").strip("'")
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and 0 < value < 1 << 31

@@ -15,14 +15,7 @@ from collections.abc import Callable
 
 from alarmdigest._ext import frames
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import (
-    ConnectionLost,
-    JetStreamError,
-    NatsError,
-    NoAnswer,
-    StreamMissing,
-)
-from alarmdigest.nats.jetstream import NO_LEADER
+from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.checkpointer import Barrier
@@ -249,7 +242,7 @@ class Publisher(ServiceThread):
                 return
         except NatsError as error:
             self.pace.retried()
-            self._block(blocked_by(error))
+            self._block(PublishBlocked.by(error))
             return
         self.pace.retried()
         self.confirmer.retry()
@@ -340,7 +333,7 @@ class Publisher(ServiceThread):
             self.reconnector.last_error = str(error)
             return
         except NatsError as error:
-            self._block(blocked_by(error))
+            self._block(PublishBlocked.by(error))
             return
         if reason:
             self._no_answers(reason)
@@ -357,7 +350,7 @@ class Publisher(ServiceThread):
         except NatsError as error:
             self.reconnector.last_error = str(error)
             self._look_up_at = time.monotonic() + LOOK_UP_PAUSE_S
-            self._block(blocked_by(error))
+            self._block(PublishBlocked.by(error))
             return
         # The rest, if any: it holds up digests for as long as it takes.
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
@@ -395,23 +388,11 @@ class Publisher(ServiceThread):
 
     def _forget_connection(self, lost: ConnectionLost) -> None:
         self.reconnector.last_error = str(lost)
-        log.warning(
-            "connection lost%s",
-            Fields(
-                name="alarmdigest-publisher",
-                unconfirmed_bytes=self.window.bytes,
-                reason=lost,
-            ),
+        found = Fields(
+            name="alarmdigest-publisher", unconfirmed_bytes=self.window.bytes, reason=lost
         )
+        log.warning("connection lost%s", found)
         if self._connection is not None:
             self._connection.close()
         self._connection = None
         self.connected.clear()
-
-
-def blocked_by(error: NatsError) -> PublishBlocked:
-    """What is wrong with a stream, or with asking for it, as the blocked of a message."""
-    passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing)) or (
-        isinstance(error, JetStreamError) and error.err_code in NO_LEADER
-    )
-    return PublishBlocked(str(error), passing=passing)

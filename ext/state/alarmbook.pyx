@@ -19,8 +19,10 @@ from arena cimport arena_bytes, arena_free
 from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from digest_json cimport hex_digits, put_entry, put_head
+from manners cimport DEBUG_CHECKS, enter
 from records cimport (
-    KIND_EVENT, ORIGIN_BYTES, OUTGOING_DIGEST, STATUS_NONE, OutgoingRecord, RoutedRecord, padded,
+    KIND_EVENT, ORIGIN_BYTES, OUTGOING_DIGEST, STATUS_NONE, OutgoingRecord, RoutedRecord,
+    check_routed, padded,
 )
 from row_codec cimport (
     ROW_CUT, ROW_DAMAGED, ROW_DELETED, ROW_FINE, ROW_LENGTHS, ROW_NO_MEMORY, ROW_OF_OTHER_USER,
@@ -106,6 +108,7 @@ cdef class AlarmBook:
     cdef int64_t retention_ns
     cdef size_t split_bytes
     cdef bint publish_empty
+    cdef bint busy
 
     def __cinit__(
         self, *, int64_t retention_ns, size_t split_bytes, bytes secret not None,
@@ -153,6 +156,9 @@ cdef class AlarmBook:
         cdef size_t position = start
         cdef const RoutedRecord* record
         cdef bint enough_memory = True
+        if DEBUG_CHECKS:
+            check_routed(data, length, start)
+        enter(&self.busy)
         with nogil:
             while position < length and self.out.used < OUTPUT_BYTES and enough_memory:
                 record = <const RoutedRecord*> (data + position)
@@ -161,6 +167,7 @@ cdef class AlarmBook:
                 else:
                     enough_memory = self.digest(record)
                 position += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
+        self.busy = False
         if not enough_memory:
             raise MemoryError("no memory for another alarm or digest")
         try:
@@ -178,9 +185,11 @@ cdef class AlarmBook:
         """
         cdef bint enough_memory = True
         cdef bytes taken
+        enter(&self.busy)
         with nogil:
             while self.state.first_dirty != 0 and self.rows.used < most_bytes and enough_memory:
                 enough_memory = take_block(&self.state, self.state.first_dirty, &self.rows)
+        self.busy = False
         if not enough_memory:
             raise MemoryError("no memory for another row")
         taken = PyBytes_FromStringAndSize(<char*> self.rows.data, self.rows.used)
@@ -200,8 +209,10 @@ cdef class AlarmBook:
         cdef size_t length = PyBytes_GET_SIZE(packed)
         cdef size_t position = 0
         cdef RowFault fault
+        enter(&self.busy)
         with nogil:
             fault = load_packed(&self.state, data, length, &position)
+        self.busy = False
         if fault == ROW_NO_MEMORY:
             raise MemoryError("no memory for another row")
         if fault != ROW_FINE:
@@ -222,8 +233,10 @@ cdef class AlarmBook:
         memory by it. Runs without the GIL.
         """
         cdef uint64_t removed
+        enter(&self.busy)
         with nogil:
             removed = sweep_alarms(&self.state, now_ns, self.retention_ns, most)
+        self.busy = False
         self.tally.swept += removed
         return removed
 

@@ -23,7 +23,8 @@ from frames cimport (
     read_number, scan_frame,
 )
 from outgoing cimport Text, Wire, put_message
-from records cimport OUTGOING_DIGEST, OutgoingRecord, padded
+from manners cimport DEBUG_CHECKS, enter
+from records cimport OUTGOING_DIGEST, OutgoingRecord, check_outgoing, padded
 
 from alarmdigest._ext.frames import ProtocolError
 
@@ -94,6 +95,7 @@ cdef class InFlight:
     cdef bint ids_known[2]
     cdef object batches          # (number behind it, bytes): what the slots point into
     cdef list other
+    cdef bint busy
 
     def __cinit__(self):
         self.base = self.next = self.origin = self.all_sent = 1
@@ -169,6 +171,8 @@ cdef class InFlight:
         cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
         cdef const OutgoingRecord* record
         cdef uint64_t first = self.next
+        if DEBUG_CHECKS:
+            check_outgoing(data, length)
         self.forget_confirmed()
         while position < length:
             record = <const OutgoingRecord*> (data + position)
@@ -272,6 +276,7 @@ cdef class InFlight:
         w.reply = text_of(self.reply)
         w.mark = text_of(mark)
         w.max_payload = max_payload
+        enter(&self.busy)
         try:
             with nogil:
                 while (self.line_head * sizeof(uint64_t) < self.line.used and sent < most_messages
@@ -311,6 +316,7 @@ cdef class InFlight:
             return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), sent, numbers,
                     w.largest_digest, len(mark) > 0 and w.mark.length == 0)
         finally:
+            self.busy = False
             free(w.out.data)
             free(skipped.data)
 

@@ -46,3 +46,33 @@ ctypedef struct OutgoingRecord:  # followed by headers, then the body
 
 cdef inline size_t padded(size_t length) noexcept nogil:
     return (length + 7) & ~(<size_t> 7)
+
+
+cdef inline int check_routed(const uint8_t* data, size_t length, size_t start) except -1:
+    """Raises ValueError unless the bytes from ``start`` on are whole routed records."""
+    cdef const RoutedRecord* record
+    cdef size_t position = start
+    while position < length:
+        record = <const RoutedRecord*> (data + position)
+        if (length - position < sizeof(RoutedRecord) or record.kind > KIND_REQUEST
+                or record.status > STATUS_NONE or record.user_len > MAX_ID_BYTES
+                or record.alarm_len > MAX_ID_BYTES):
+            raise ValueError(f"no routed record at byte {position} of {length}")
+        position += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
+    if position != length:
+        raise ValueError(f"the last routed record ends at byte {position}, the batch at {length}")
+    return 0
+
+
+cdef inline int check_outgoing(const uint8_t* data, size_t length) except -1:
+    """Raises ValueError unless the bytes are whole outgoing records."""
+    cdef const OutgoingRecord* record
+    cdef size_t position = 0
+    while position < length:
+        record = <const OutgoingRecord*> (data + position)
+        if length - position < sizeof(OutgoingRecord) or record.kind > OUTGOING_REJECTION:
+            raise ValueError(f"no outgoing record at byte {position} of {length}")
+        position += padded(sizeof(OutgoingRecord) + <size_t> record.headers_len + record.body_len)
+    if position != length:
+        raise ValueError(f"the last outgoing record ends at byte {position}, the batch at {length}")
+    return 0

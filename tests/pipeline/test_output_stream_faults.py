@@ -352,7 +352,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         bus.flush()
         confirmer._in_flight.set_place(0, 10, ids[9].encode())  # as if it had come so far
         assert confirmer.check_streams(go_on)
-        assert confirmer.truncated == 1
+        assert confirmer.stream_changes["output_truncated"] == 1
         assert made_again(confirmer, ids[3], ids[8]) == 1
         assert confirmer.output_positions()[DIGESTS].sequence == 4
 
@@ -379,7 +379,7 @@ def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> N
         assert confirmer.look_up(Window(), go_on, rest_only=False)
         # What was taken out singly is not told from a stream that never had it, but by its time.
         anew = change in ("recreated", "taken out")
-        assert confirmer.recreated == anew
+        assert confirmer.stream_changes["output_recreated"] == anew
         assert confirmer.output_positions()[DIGESTS].sequence == (0 if anew else 8)
 
 

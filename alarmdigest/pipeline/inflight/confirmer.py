@@ -12,6 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import (
+    ConnectionLost,
+    JetStreamError,
+    NatsError,
+    NoAnswer,
+    StreamMissing,
+)
+from alarmdigest.nats.jetstream import NO_LEADER
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
 from alarmdigest.runtime.counters import Counter
@@ -29,6 +37,14 @@ class PublishBlocked:
     reason: str
     only_this_one: bool = False
     passing: bool = False
+
+    @classmethod
+    def by(cls, error: NatsError) -> PublishBlocked:
+        """What is wrong with a stream, or with asking for it."""
+        passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing)) or (
+            isinstance(error, JetStreamError) and error.err_code in NO_LEADER
+        )
+        return cls(str(error), passing=passing)
 
 
 @dataclass(slots=True)

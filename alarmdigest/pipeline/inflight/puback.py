@@ -15,18 +15,18 @@ from alarmdigest._ext import frames
 from alarmdigest._ext.inflight import ACK_SID, DIGEST, InFlight
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, JetStreamDenied, NatsError, NoAnswer
+from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.streams import StreamConfig, StreamKeeper
 from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
 from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, PublishBlocked
+from alarmdigest.pipeline.inflight.output_identity import OutputIdentity
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
 from alarmdigest.runtime.counters import Counter
-from alarmdigest.runtime.happenings import happenings
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.state.position import OutputPosition, Outputs, StreamPosition
 
@@ -55,22 +55,20 @@ class PubAckConfirmer(Confirmer):
         outputs: Outputs,
         replays: bool,
     ) -> None:
-        """``stream_configs`` of the streams for digests and for rejected messages; ``outputs`` of the
-        checkpoint. Looks things up on connections of ``link``.
+        """``stream_configs`` are those for digests and for rejected messages; ``outputs`` of the
+        checkpoint. Looks things up on connections of ``reconnector``.
 
         ``replays``: whether messages may be read that an earlier run has read already.
         """
         super().__init__(digest_subject, rejected_subject)
         self.streams = [plan.name for plan in stream_configs]
         self.replay: Replay | None = None
-        #: Times that an output stream was another one than before, or had lost its tail.
-        self.recreated = self.truncated = 0
         self._keepers = [StreamKeeper(plan, create=create) for plan in stream_configs]
         self._reconnector = reconnector
         self._domain = domain
         self._replays = replays
         self.add_asks = replays
-        self._created = [outputs.get(name, EMPTY).created for name in self.streams]
+        self._identity = OutputIdentity([outputs.get(name, EMPTY).created for name in self.streams])
         self._leaders = ["", ""]
         self._to_look_up = set(KINDS)
         self._in_flight = InFlight()
@@ -220,30 +218,13 @@ class PubAckConfirmer(Confirmer):
         what is not true any more of one that is another one, or lost its tail."""
         self._answers.set_domain(kind, info.domain)
         place, message_id = self._in_flight.get_place(kind)
-        created, self._created[kind] = self._created[kind], info.created
-        if created and created != info.created:
+        if self._identity.is_remade(kind, info):
             self._to_look_up.add(kind)
         if self.replay is None and not self._replays:
             # All that we make is new to it.
             self._in_flight.set_place(kind, info.last_seq)
-        elif place > info.last_seq and created == info.created:
-            self.truncated += 1
-            sentence = (
-                f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
-                f"confirmed {place}"
-            )
-            happenings.note("output_truncated", sentence, 1)
-            log.error("%s", sentence)
-            self._go_back(kind, info.last_seq, info)
-        elif place and not _is_known(js, info, place, message_id, created):
-            self.recreated += 1
-            sentence = (
-                f"{info.name} is another stream than before: message {place} is not the one that "
-                f"it had confirmed; it was made at {info.created}"
-            )
-            happenings.note("output_recreated", sentence, 1)
-            log.error("%s", sentence)
-            self._go_back(kind, 0, info)
+        elif (place_left := self._identity.check(js, kind, info, place, message_id)) is not None:
+            self._go_back(kind, place_left, info)
 
     def _go_back(self, kind: int, place: int, info: StreamInfo) -> None:
         self._in_flight.set_place(kind, place)
@@ -379,12 +360,12 @@ class PubAckConfirmer(Confirmer):
             place, message_id = self._in_flight.get_place(kind)
             if self.replay is not None and self.replay.readers:
                 place, message_id = self.replay.position(kind, (place, message_id))
-            found[name] = OutputPosition(self._created[kind], place, message_id.decode())
+            found[name] = OutputPosition(self._identity.created[kind], place, message_id.decode())
         return found
 
     @property
     def stream_changes(self) -> dict[str, int]:
-        return {"output_recreated": self.recreated, "output_truncated": self.truncated}
+        return self._identity.changes
 
     def counters(self) -> list[Counter]:
         return [
@@ -413,18 +394,3 @@ class PubAckConfirmer(Confirmer):
         self.rejections = (
             self._in_flight.rejections - self.rejections_given_up - sum(suppressed[1:])
         )
-
-
-def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, created: str) -> bool:
-    """Whether the stream is the one whose message at ``place`` had this id."""
-    if not message_id:
-        return created == info.created
-    try:
-        stored = js.stored_message(info.name, place)
-    except JetStreamDenied:  # by permissions as they were for the first versions
-        return created == info.created
-    if stored is not None:
-        return b"Nats-Msg-Id: " + message_id in stored[0]
-    # Deleted: all that is left lies behind it, or it was taken out singly. A stream that never had
-    # it was made at another time; where a server changes that without reason, too much is read.
-    return info.first_seq > place or created == info.created

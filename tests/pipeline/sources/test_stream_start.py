@@ -58,7 +58,7 @@ def make(js: JetStream, name: str, subjects: list[str], **more: Any) -> StreamIn
     return js.create_stream({"name": name, "subjects": subjects, "storage": "file", **more})
 
 
-# -- stream_configs -----------------------------------------------------------------------------------------
+# -- the streams as we make them -----------------------------------------------------------------
 
 
 def test_the_plans_are_those_of_the_contract(js: JetStream) -> None:

@@ -1,0 +1,69 @@
+"""Whether an output stream is the one that is known, by the message at the position in it."""
+
+from __future__ import annotations
+
+import logging
+
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.errors import JetStreamDenied
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.runtime.happenings import happenings
+
+log = logging.getLogger(__name__)
+
+
+class OutputIdentity:
+    """``created`` says, by kind of message, when its stream was made, as the server writes it: a
+    hint, which some servers change. ``changes`` counts since the start of the process."""
+
+    def __init__(self, created: list[str]) -> None:
+        self.created = created
+        self.changes = {"output_recreated": 0, "output_truncated": 0}
+        self._before = list(created)
+
+    def is_remade(self, kind: int, info: StreamInfo) -> bool:
+        """Whether it seems to be another one than at the last look; notes this look."""
+        self._before[kind], self.created[kind] = self.created[kind], info.created
+        return self._before[kind] not in ("", info.created)
+
+    def check(
+        self, js: JetStream, kind: int, info: StreamInfo, place: int, message_id: bytes
+    ) -> int | None:
+        """How much of what is known is still true, where not all of it: up to this place, 0 for a
+        stream that is another one. To be called behind ``is_remade``."""
+        created = self._before[kind]
+        if place > info.last_seq and created == info.created:
+            self._note(
+                "output_truncated",
+                f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
+                f"confirmed {place}",
+            )
+            return info.last_seq
+        if place and not _is_known(js, info, place, message_id, created):
+            self._note(
+                "output_recreated",
+                f"{info.name} is another stream than before: message {place} is not the one that "
+                f"it had confirmed; it was made at {info.created}",
+            )
+            return 0
+        return None
+
+    def _note(self, change: str, sentence: str) -> None:
+        self.changes[change] += 1
+        happenings.note(change, sentence, 1)
+        log.error("%s", sentence)
+
+
+def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, created: str) -> bool:
+    """Whether the stream is the one whose message at ``place`` had this id."""
+    if not message_id:
+        return created == info.created
+    try:
+        stored = js.stored_message(info.name, place)
+    except JetStreamDenied:  # by permissions as they were for the first versions
+        return created == info.created
+    if stored is not None:
+        return b"Nats-Msg-Id: " + message_id in stored[0]
+    # Deleted: all that is left lies behind it, or it was taken out singly. A stream that never had
+    # it was made at another time; where a server changes that without reason, too much is read.
+    return info.first_seq > place or created == info.created
