@@ -26,7 +26,7 @@ def connect(settings: Settings, name: str) -> Connection:
             target.url,
             name=name,
             login=settings.login,
-            timeout=settings.connect_attempt_timeout / 1e9,
+            timeout=settings.connect_attempt_timeout.seconds,
             address=target.address,
         )
 

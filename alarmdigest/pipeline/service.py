@@ -114,8 +114,8 @@ class Service:
             name=name,
             short_lived=short_lived,
             login=self.settings.login,
-            ping_interval=self.settings.ping_interval / 1e9,
-            attempt_timeout=self.settings.connect_attempt_timeout / 1e9,
+            ping_interval=self.settings.ping_interval.seconds,
+            attempt_timeout=self.settings.connect_attempt_timeout.seconds,
         )
 
     @property
@@ -281,7 +281,7 @@ class Service:
             source = SubscriptionSource(
                 settings.event_subject,
                 settings.request_subject,
-                settings.drain_timeout / 1e9,
+                settings.drain_timeout.seconds,
                 accept_clock_step=settings.accept_clock_step,
             )
         return Listener(
@@ -292,12 +292,12 @@ class Service:
             self.workers,
             self.publisher.queue,
             backlog_limit=settings.backlog_limit,
-            checkpoint_interval_s=settings.checkpoint_interval / 1e9,
+            checkpoint_interval_s=settings.checkpoint_interval.seconds,
             on_failure=self._thread_died,
         )
 
     def _deadline(self) -> float:
-        return time.monotonic() + self.settings.connect_timeout / 1e9
+        return time.monotonic() + self.settings.connect_timeout.seconds
 
     def _await(
         self, event: threading.Event, thread: ServiceThread, reconnector: Reconnector
@@ -343,7 +343,7 @@ class Service:
         self.draining = True
         if self.stream_watcher is not None:
             self.stream_watcher.stop()
-        deadline = time.monotonic() + self.settings.drain_timeout / 1e9
+        deadline = time.monotonic() + self.settings.drain_timeout.seconds
         publisher = self.publisher
         if publisher is None:
             return self.failure is None

@@ -178,7 +178,7 @@ class Runner:
             self._reloader.reload_if_asked(service)
             if self._signals.stop_asked:
                 self._supervisor.stopping()
-                log.info("draining%s", Fields(at_most_seconds=self._settings.drain_timeout / 1e9))
+                log.info("draining%s", Fields(at_most_seconds=self._settings.drain_timeout.seconds))
                 if service.drain():
                     log.info("stopped: everything that arrived was worked off")
                     return exit_codes.CLEAN

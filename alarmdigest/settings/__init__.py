@@ -9,7 +9,7 @@ from alarmdigest.settings.options import (
     Settings,
     SettingsError,
 )
-from alarmdigest.settings.readers import SPLIT_AUTO, HttpAddress, duration, positive, size
+from alarmdigest.settings.readers import SPLIT_AUTO, Duration, HttpAddress, duration, positive, size
 from alarmdigest.settings.sources import ResolvedSettings, read_settings, resolve
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "MIN_SPLIT_BYTES",
     "SECRETS",
     "SPLIT_AUTO",
+    "Duration",
     "HttpAddress",
     "ResolvedSettings",
     "Settings",

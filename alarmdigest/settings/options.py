@@ -16,6 +16,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import UrlError
 from alarmdigest.settings.readers import (
     SPLIT_AUTO,
+    Duration,
     HttpAddress,
     age_limit,
     boolean,
@@ -81,7 +82,7 @@ def secret(help_text: str) -> Any:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """All settings of the service. Durations in nanoseconds, sizes in bytes."""
+    """All settings of the service. Sizes in bytes."""
 
     server: tuple[str, ...] = option(
         servers,
@@ -110,7 +111,7 @@ class Settings:
         "where the state is kept: lmdb = on disk in the data directory; memory = nowhere, "
         "everything is forgotten at the end",
     )
-    checkpoint_interval: int = option(
+    checkpoint_interval: Duration = option(
         duration, "1s", "TIME", "how often what has changed is written to the store"
     )
     start: Literal["first", "new"] | int = option(
@@ -167,7 +168,7 @@ class Settings:
         "N",
         "on how many servers of a cluster (1 to 5) the streams that we make are kept",
     )
-    events_max_age: int = option(
+    events_max_age: Duration = option(
         age_limit, "7d", "TIME", "how long the events stream, if we make it, keeps a message"
     )
     events_max_bytes: int = option(
@@ -177,13 +178,13 @@ class Settings:
         "how much the events stream, if we make it, holds; an account or server with limits may "
         "want a size",
     )
-    digests_max_age: int = option(
+    digests_max_age: Duration = option(
         age_limit, "7d", "TIME", "how long the digests stream, if we make it, keeps a digest"
     )
     digests_max_bytes: int = option(
         size_limit, "unlimited", "SIZE", "how much the digests stream, if we make it, holds"
     )
-    rejected_max_age: int = option(
+    rejected_max_age: Duration = option(
         age_limit, "7d", "TIME", "how long the stream of refused messages, if we make it, keeps one"
     )
     rejected_max_bytes: int = option(
@@ -194,14 +195,14 @@ class Settings:
     )
     js_domain: str = option(js_domain, "", "NAME", "the JetStream domain to use, if not the own")
 
-    clock_skew: int = option(
+    clock_skew: Duration = option(
         duration,
         "1h",
         "TIME",
         "how far ahead of our clock a ChangedAt may be; one further ahead counts as just that far, "
         "so that a wrong clock hides an alarm's other events for this long at most",
     )
-    retention: int = option(
+    retention: Duration = option(
         duration,
         "7d",
         "TIME",
@@ -226,19 +227,19 @@ class Settings:
         "how much may wait for workers that lag; beyond it, core mode drops and counts what "
         "arrives, and stream mode leaves it in the stream",
     )
-    connect_timeout: int = option(
+    connect_timeout: Duration = option(
         duration, "30s", "TIME", "how long to try for a first connection before exit code 3"
     )
-    connect_attempt_timeout: int = option(
+    connect_attempt_timeout: Duration = option(
         duration,
         "5s",
         "TIME",
         "how long one attempt to connect to one server may take, with TLS and login",
     )
-    ping_interval: int = option(
+    ping_interval: Duration = option(
         duration, "20s", "TIME", "our pings to the server; it is given up after two without answer"
     )
-    drain_timeout: int = option(
+    drain_timeout: Duration = option(
         duration, "30s", "TIME", "how long a shutdown may take before exit code 5"
     )
     no_service_api: bool = flag(

@@ -12,7 +12,7 @@ from alarmdigest.nats.subjects import valid_subject
 
 SPLIT_AUTO = 0
 # What JetStream calls no limit: of a size, and of an age.
-NO_SIZE_LIMIT, NO_AGE_LIMIT = -1, 0
+NO_SIZE_LIMIT = -1
 NO_LIMIT = "unlimited"
 
 _DURATION_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
@@ -20,15 +20,23 @@ _SIZE_UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9
 _SIZE_UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
-def duration(text: str) -> int:
-    """``15ms``, ``1.5s``, ``10m``, ``1h``, ``7d`` -> nanoseconds."""
+class Duration(int):
+    """A span of time: nanoseconds, as an int."""
+
+    @property
+    def seconds(self) -> float:
+        return self / 1e9
+
+
+def duration(text: str) -> Duration:
+    """``15ms``, ``1.5s``, ``10m``, ``1h``, ``7d``."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", text.strip())
     if match is None:
         raise ValueError(f"{text!r} is no duration; write it like 15ms, 30s, 10m, 1h or 7d")
     nanoseconds = float(match[1]) * _DURATION_UNITS[match[2]]
     if nanoseconds == float("inf"):
         raise ValueError("a duration of that many digits is too long")
-    return round(nanoseconds)
+    return Duration(round(nanoseconds))
 
 
 def size(text: str) -> int:
@@ -49,10 +57,10 @@ def size_limit(text: str) -> int:
     return found
 
 
-def age_limit(text: str) -> int:
+def age_limit(text: str) -> Duration:
     """A duration from 1 s, or ``unlimited`` (0)."""
     if text == NO_LIMIT:
-        return NO_AGE_LIMIT
+        return Duration(0)
     found = duration(text)
     if found < 10**9:
         raise ValueError(f"{text!r} is no duration from 1s, and not {NO_LIMIT}")

@@ -33,10 +33,7 @@ CHART = DEPLOY / "helm" / "alarmdigest"
 PORT = DEFAULT_HTTP.port
 DATA = "/var/lib/alarmdigest"
 VARIABLES = {f"ALARMDIGEST_{item.name.upper()}" for item in fields(Settings)}
-DRAIN_S = next(
-    duration(f.metadata["default"]) for f in fields(Settings) if f.name == "drain_timeout"
-)
-DRAIN_S //= 10**9
+DRAIN_S = Settings().drain_timeout.seconds
 
 
 def options_of_run(capsys: pytest.CaptureFixture[str]) -> set[str]:
