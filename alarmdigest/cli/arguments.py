@@ -154,9 +154,9 @@ def parser() -> argparse.ArgumentParser:
     rejected = _command(
         commands,
         "rejected",
-        "the messages that were refused last, and why",
-        description="Shows the end of the stream of refused messages: number, time, reason, size,\n"
-        "subject and detail. Without JetStream, or with --mode core, those that come\n"
+        "the messages that were rejected last, and why",
+        description="Shows the end of the stream of rejected messages: number, time, reason,\n"
+        "size, subject and detail. Without JetStream, or with --mode core, those that come\n"
         "from now on.",
     )
     _add(rejected, "last", positive, "20", "N", "how many to show")

@@ -24,7 +24,7 @@ class Finding(NamedTuple):
 class Rule:
     """``when`` is ``applies`` in words. ``because`` and ``remedy`` go into the sentence.
 
-    ``change`` is what the remedy does to the configuration; None where a stream must be made anew.
+    ``change`` is what the remedy does to the configuration; None where a stream must be recreated.
     """
 
     field: str

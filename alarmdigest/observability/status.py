@@ -79,7 +79,7 @@ class Status:
             },
             "other_instances": {one: service.others.count(one) for one in EFFECTS},
             "arrival": self._arrival(),
-            "refused": self._refused(),
+            "rejected": self._rejected(),
             "workers": [
                 {
                     "name": worker.name,
@@ -169,7 +169,7 @@ class Status:
             "steps": listener.source.arrival_steps + listener.router.arrival_steps,
         }
 
-    def _refused(self) -> dict[str, Any]:
+    def _rejected(self) -> dict[str, Any]:
         rejections = self._service.rejections
         return {
             "by_reason": dict(rejections.by_reason),

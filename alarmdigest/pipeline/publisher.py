@@ -200,7 +200,7 @@ class Publisher(ServiceThread):
 
     def _behind_replay(self, position: StreamPosition) -> bool:
         end = self._replay_end
-        # A stream that was made anew meanwhile will never bring what an earlier run has read; its
+        # A stream that was recreated meanwhile will never bring what an earlier run has read; its
         # messages are later ones.
         return (
             end is None

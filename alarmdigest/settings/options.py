@@ -149,7 +149,7 @@ class Settings:
     )
     digest_subject: str = option(subject, "AlarmDigest", "SUBJECT", "digests go out here")
     rejected_subject: str = option(
-        subject, "AlarmRejected", "SUBJECT", "refused messages go out here, with the reason"
+        subject, "AlarmRejected", "SUBJECT", "rejected messages go out here, with the reason"
     )
 
     events_stream: str = option(
@@ -159,7 +159,7 @@ class Settings:
         stream_name, "ALARM_DIGESTS", "NAME", "the stream that captures digests"
     )
     rejected_stream: str = option(
-        stream_name, "ALARM_REJECTED", "NAME", "the stream that captures refused messages"
+        stream_name, "ALARM_REJECTED", "NAME", "the stream that captures rejected messages"
     )
     no_create_streams: bool = flag("do not make streams that are missing: end with code 2 instead")
     stream_replicas: int = option(
@@ -185,13 +185,16 @@ class Settings:
         size_limit, "unlimited", "SIZE", "how much the digests stream, if we make it, holds"
     )
     rejected_max_age: Duration = option(
-        age_limit, "7d", "TIME", "how long the stream of refused messages, if we make it, keeps one"
+        age_limit,
+        "7d",
+        "TIME",
+        "how long the stream of rejected messages, if we make it, keeps one",
     )
     rejected_max_bytes: int = option(
         size_limit,
         "64MiB",
         "SIZE",
-        "how much the stream of refused messages, if we make it, holds",
+        "how much the stream of rejected messages, if we make it, holds",
     )
     js_domain: str = option(js_domain, "", "NAME", "the JetStream domain to use, if not the own")
 

@@ -57,12 +57,12 @@ def test_it_says_how_the_service_is_in_stream_mode() -> None:
             assert parts[0] == server.url
             assert parts[-2:] == ["0", "open"]
         assert said["losses"] == "none"
-        assert said["refused"] == "json 1"
+        assert said["rejected"] == "json 1"
         assert said["stream changes"] == "none"
         assert re.fullmatch(r"[\d,]+ written, 0 failed", said["checkpoints"])
         since = result.stdout.splitlines().index("Since the start of the process:")
         counted = [line.partition("  ")[0] for line in result.stdout.splitlines()[since + 1 :]]
-        assert counted[:4] == ["checkpoints", "refused", "losses", "stream changes"]
+        assert counted[:4] == ["checkpoints", "rejected", "losses", "stream changes"]
         alarms = sum(int(said[f"worker-{number}"].split()[1]) for number in range(12))
         assert alarms == 50
         assert "secret" not in result.stdout
@@ -72,7 +72,7 @@ def test_it_says_how_the_service_is_in_stream_mode() -> None:
         assert found["state"] == "ready"
         assert found["totals"] == {"events": 50, "requests": 51, "digests": 50}
         assert sum(worker["alarms"] for worker in found["workers"]) == 50
-        assert [one["reason"] for one in found["refused"]["last"]] == ["json"]
+        assert [one["reason"] for one in found["rejected"]["last"]] == ["json"]
 
 
 def test_it_says_when_the_service_is_not_well_and_what_core_mode_cannot_know() -> None:
@@ -174,7 +174,7 @@ def test_the_terminal_obeys_nothing_that_a_status_says() -> None:
     found["connections"][0] |= {"server": evil, "server_name": evil, "last_error": evil}
     found["happened"] = [{"at": evil, "what": evil}]
     found["losses"] = {evil: 1}
-    found["refused"]["last"] = [{"at": evil, "reason": evil, "bytes": 7}]
+    found["rejected"]["last"] = [{"at": evil, "reason": evil, "bytes": 7}]
     found["workers"][0]["name"] = evil
     with answering(json.dumps(found).encode()) as place:
         result = run_command("status", "--http", place)

@@ -277,7 +277,7 @@ def test_another_number_of_workers_at_each_start_changes_nothing_that_anyone_can
 
 
 def trouble(service: ServiceProcess) -> list[str]:
-    """What its log complains about, but for refused messages."""
+    """What its log complains about, but for rejected messages."""
     return [
         line
         for line in service.log.splitlines()

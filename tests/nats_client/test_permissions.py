@@ -84,7 +84,7 @@ def test_stream_mode_lacks_nothing_over_a_crash_a_purge_and_a_new_stream(
         bus.wait_for_rejected(2)
         bus.run(js(bus).purge_stream(ALARMS))
         bus.run(js(bus).delete_stream(ALARMS))
-        service.wait_for_log("was made anew")
+        service.wait_for_log("was recreated")
         store_all(bus, pairs(range(15, 20)))
         bus.wait_for_digests(20)
         assert service.stop() == 0

@@ -264,7 +264,7 @@ def test_what_is_wrong_or_unwise_is_named_and_its_remedy_mends_it(
     if rule.change is None:
         # Deleting it is the remedy that always works.
         delete_streams(server, js)
-        eventually(lambda: recreated(js, plan), what="the stream to be made anew")
+        eventually(lambda: recreated(js, plan), what="the stream to be recreated")
         return
     js.request(f"STREAM.UPDATE.{plan.name}", {**info.config, **rule.change})
     assert row.field not in found_in(js, row)
@@ -453,7 +453,7 @@ def test_the_command_that_is_named_mends_it(server: NatsServer, js: JetStream, r
     _verdict, text = found_in(js, row)[row.field]
     command = text.rpartition(": ")[2]
     if not command.startswith("nats stream edit "):
-        pytest.skip("it must be made anew")
+        pytest.skip("it must be recreated")
     done = subprocess.run(
         [str(NATS_TOOL), "--server", server.url, *shlex.split(command)[1:], "--force"],
         capture_output=True,

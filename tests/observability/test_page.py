@@ -95,9 +95,9 @@ def test_it_says_which_service_it_is_and_whom_it_is_connected_to(
 
 def test_it_says_what_was_refused_and_why_but_not_what_it_was(page: Browser) -> None:
     assert {"json\n1", "schema\n1"} <= {
-        page.text(f"#refused div:nth-child({number})") for number in range(1, 6)
+        page.text(f"#rejected div:nth-child({number})") for number in range(1, 6)
     }
-    last = [line.split()[2:] for line in page.text("#refused-last tbody").splitlines()]
+    last = [line.split()[2:] for line in page.text("#rejected-last tbody").splitlines()]
     assert last == [["json", "19", "B"], ["schema", "28", "B"]]
     assert "secret" not in page.script("document.documentElement.outerHTML")
 
@@ -108,8 +108,8 @@ def test_times_are_those_of_the_log_wherever_the_browser_is(
     match = service.wait_for_log(r"T(\d\d:\d\d:\d\d)\.\d+Z WARNING .* rejected a message")
     page.be_in("Asia/Kolkata")
     page.open(address(service) + "/")
-    page.wait_for_text("#refused-last tbody", "UTC")
-    [*_, first] = page.text("#refused-last tbody").splitlines()
+    page.wait_for_text("#rejected-last tbody", "UTC")
+    [*_, first] = page.text("#rejected-last tbody").splitlines()
     hour, minute = match[1].split(":")[:2]
     assert re.match(rf"{hour}:({minute}|{(int(minute) - 1) % 60:02}):\d\d UTC", first)
     assert re.fullmatch(r"As of \d\d:\d\d:\d\d UTC", page.text("#updated"))
@@ -226,7 +226,7 @@ def test_a_screen_reader_is_told_what_is_where(page: Browser) -> None:
     headings = [name for role, name in told if role == "heading"]
     assert sorted(headings) == [
         *("Alarms", "Connections", "Digests going out", "How far behind", "Last checkpoint"),
-        *("Losses", "Refused", "Settings that are not the default", "Streams"),
+        *("Losses", "Rejected", "Settings that are not the default", "Streams"),
         *("The service is well.", "This service", "What flows", "Workers", "alarmdigest"),
     ]
     assert roles.count("status") == 1
@@ -264,14 +264,14 @@ def test_it_says_in_words_what_was_lost_and_what_happened_to_the_streams(tab: Br
         delete(bus, ALARMS)
         tab.prefer(prefers_color_scheme="light")
         tab.open(address(service) + "/")
-        tab.wait_for_text("#changes", "Input stream made anew\n1", timeout=20)
+        tab.wait_for_text("#changes", "Input stream recreated\n1", timeout=20)
         assert tab.text("#changes-sentence") == "A stream was changed under the service:"
         assert tab.text("#losses-sentence") == "Something was lost:"
         assert tab.text("#losses") == "Gone from the stream\n20"
         remade, lost = (
             line.partition(" UTC ")[2] for line in tab.text("#happened-list tbody").splitlines()
         )
-        assert re.match(r"ALARMS was made anew at 20\d\d-\S+Z, ours was of 20\d\d-\S+Z \(", remade)
+        assert re.match(r"ALARMS was recreated at 20\d\d-\S+Z, ours was of 20\d\d-\S+Z \(", remade)
         assert lost == "ALARMS: messages 1 to 20 were deleted before we read them"
         for scheme, width in (("light", 360), ("dark", 1100)):
             tab.be_wide(width)
@@ -279,7 +279,7 @@ def test_it_says_in_words_what_was_lost_and_what_happened_to_the_streams(tab: Br
             assert tab.script("document.documentElement.scrollWidth") <= width
             assert tab.script(CONTRAST) == []
         told = [name for role, name in tab.accessible() if role in ("term", "StaticText")]
-        assert "Input stream made anew" in told
+        assert "Input stream recreated" in told
 
 
 def test_in_core_mode_there_are_no_streams_that_could_change(tab: Browser) -> None:

@@ -1,4 +1,4 @@
-"""Many refused messages cost little more than good ones, and no good one is lost among them."""
+"""Many rejected messages cost little more than good ones, and no good one is lost among them."""
 
 from __future__ import annotations
 

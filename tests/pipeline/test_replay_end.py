@@ -17,7 +17,7 @@ def at(sequence: int, timestamp_ns: int = 1) -> StreamPosition:
     [
         (at(10), at(9), False),
         (at(10), at(10), True),
-        (at(10), at(1, timestamp_ns=2), True),  # made anew: the old messages will never come
+        (at(10), at(1, timestamp_ns=2), True),  # recreated: the old messages will never come
         (None, at(1), True),
     ],
 )

@@ -191,7 +191,7 @@ def judge(
     expected = Expected()
     arrival_ns = -1
     for stored in messages:
-        # Refused messages count too: whoever reads the stream again must get the same arrivals.
+        # Rejected messages count too: whoever reads the stream again must get the same arrivals.
         arrival_ns = max(arrival_ns + 1, stored.time_ns)
         read = read_event if stored.subject.split(".")[0] == EVENTS_ON else read_request
         message = read(stored.body)

@@ -69,7 +69,7 @@ def _no_status(url: str, why: str) -> int:
 def _lines(found: dict[str, Any]) -> list[str]:
     """What is shown. Anybody may answer: what is no status of ours fails at something that is not
     there or of another kind (AttributeError, KeyError, TypeError, ValueError)."""
-    behind, checkpoint, refused = found["behind"], found["checkpoint"], found["refused"]
+    behind, checkpoint, rejected = found["behind"], found["checkpoint"], found["rejected"]
     lines = [
         SENTENCES[found["state"]],
         *(f"  - {reason}" for reason in found["reasons"]),
@@ -98,7 +98,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
         "Since the start of the process:",
         *_pairs(
             ("checkpoints", _checkpoints(checkpoint) if checkpoint else "none"),
-            ("refused", _counts(refused["by_reason"])),
+            ("rejected", _counts(rejected["by_reason"])),
             ("losses", _counts(found["losses"])),
             ("stream changes", _counts(found["stream_changes"])),
         ),
@@ -106,9 +106,9 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if found["happened"]:
         happened = [(one["at"], one["what"]) for one in found["happened"]]
         lines += ["", *table(("AT", "LOST OR REMADE"), happened)]
-    if refused["last"]:
-        last = [(one["at"], one["reason"], str(one["bytes"])) for one in refused["last"]]
-        lines += ["", *table(("REFUSED AT", "REASON", "BYTES"), last)]
+    if rejected["last"]:
+        last = [(one["at"], one["reason"], str(one["bytes"])) for one in rejected["last"]]
+        lines += ["", *table(("REJECTED AT", "REASON", "BYTES"), last)]
     if found["workers"]:
         workers = [
             (one["name"], str(one["queue"]), f"{one['alarms']:,}", f"{one['users']:,}")

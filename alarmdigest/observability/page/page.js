@@ -18,14 +18,14 @@ const LOSSES = {
   core_connection: "Connections lost (what was missed is unknown)",
   stream_deleted: "Deleted in the stream unread",
   stream_unread_lost: "Gone from the stream",
-  rejection_queue: "Refusals not published, the publisher being behind",
-  rejection_publisher: "Refusals that the server did not take",
+  rejection_queue: "Rejected messages not published, the publisher being behind",
+  rejection_publisher: "Rejected messages that the server did not take",
 };
 const CHANGES = {
-  input_recreated: "Input stream made anew",
-  input_truncated: "Input stream rolled back",
-  output_recreated: "Output stream made anew",
-  output_truncated: "Output stream rolled back",
+  input_recreated: "Input stream recreated",
+  input_truncated: "Input stream truncated",
+  output_recreated: "Output stream recreated",
+  output_truncated: "Output stream truncated",
 };
 
 const CONNECTIONS = {
@@ -176,7 +176,7 @@ function show(status) {
   showState(status.state, SENTENCES[status.state], status.reasons);
   say("about", about(status));
 
-  const { alarms, behind, checkpoint, disk, history, output, position, refused } = status;
+  const { alarms, behind, checkpoint, disk, history, output, position, rejected } = status;
   for (const [name, title] of CHARTS) {
     const now = name === "behind" ? behind.messages ?? 0 : status.rates[name];
     const unknown = name === "behind" && behind.messages === null;
@@ -231,10 +231,10 @@ function show(status) {
   pairs("settings", Object.entries(status.settings));
   byId("settings-title").hidden = Object.keys(status.settings).length === 0;
 
-  pairs("refused", Object.entries(refused.by_reason).map(([reason, value]) =>
+  pairs("rejected", Object.entries(rejected.by_reason).map(([reason, value]) =>
     [reason, count(value)]));
-  byId("refused-last").hidden = refused.last.length === 0;
-  rows("refused-last", refused.last.map((one) =>
+  byId("rejected-last").hidden = rejected.last.length === 0;
+  rows("rejected-last", rejected.last.map((one) =>
     [[clock(new Date(one.at))], [one.reason], [size(one.bytes), "number"]]));
 
   rows("workers", status.workers.map((worker) => [

@@ -252,7 +252,7 @@ class PullConsumerSource(Source):
         not the one any more that the beginning was found in: its numbers mean nothing there."""
         now = jetstream.stream_info(info.name)
         if now is None or now.created != info.created or now.last_seq < info.last_seq:
-            raise ConnectionLost(f"stream {info.name} was made anew while we looked at it")
+            raise ConnectionLost(f"stream {info.name} was recreated while we looked at it")
         try:
             sequence = int(made["delivered"]["stream_seq"])
         except (KeyError, TypeError, ValueError) as error:

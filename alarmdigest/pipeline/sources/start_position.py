@@ -4,7 +4,7 @@ A stream is known again by the message at our position: its sequence and the tim
 stored, together. Neither its name nor ``created`` will do (nats-server before 2.15 gives a stream
 another ``created`` at the restart behind an edit), and a sequence alone may have been used twice.
 
-Where it is another message, the stream was made anew, put back from a copy, or has lost its tail,
+Where it is another message, the stream was recreated, put back from a copy, or has lost its tail,
 and what it holds may be read for a second time. That does events no harm, but a request that was
 answered must not be answered again, out of a state that is newer than it. Certain is only this: a
 message that is newer than all that we have read is new. So requests up to that moment are not
@@ -109,7 +109,7 @@ def _anew(js: JetStream, info: StreamInfo, position: Place, why: str, newest_ns:
             StartAt("first"),
             "new_stream",
             gone,
-            f"{info.name} was made anew at {info.created}, ours was of {position.created} ({why}): "
+            f"{info.name} was recreated at {info.created}, ours was of {position.created} ({why}): "
             "starting with its first message" + _gone(gone),
             last_known,
         )

@@ -1,4 +1,4 @@
-"""The input stream rolled back, made anew, emptied or shortened under the service: what is there
+"""The input stream truncated, recreated, emptied or shortened under the service: what is there
 in the end is read, and what is not is counted."""
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def test_a_roll_back_is_counted_once_however_often_the_connection_breaks() -> No
         wait_for_numbers(bus, {100}, service)
 
 
-# -- deleted and made anew -------------------------------------------------------------------------
+# -- deleted and recreated -------------------------------------------------------------------------
 
 
 def test_a_stream_that_is_deleted_is_made_anew_and_read_from_its_first_message() -> None:
@@ -159,7 +159,7 @@ def test_a_stream_that_is_deleted_is_made_anew_and_read_from_its_first_message()
             store_all(bus, pairs(range(time * 100, time * 100 + 10)))
             wait_for_numbers(bus, set(numbers_asked_for(bus)), service)
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
-        assert "ALARMS was made anew" in service.log
+        assert "ALARMS was recreated" in service.log
         assert_in_order_for_each_user(once_each(bus.digests))
 
 
@@ -208,7 +208,7 @@ def test_a_stream_made_anew_while_the_service_was_down_is_read_from_its_first_me
         wait_for_numbers(bus, set(range(100, 120)), service)
         assert service.metric(MADE_ANEW) == 1
         assert "ERROR" in service.log
-        assert "ALARMS was made anew" in service.log
+        assert "ALARMS was recreated" in service.log
 
 
 def test_whoever_deletes_a_stream_has_the_time_to_make_it_anew_with_other_limits() -> None:

@@ -377,7 +377,7 @@ def test_a_stream_made_anew_is_read_from_its_first_message(
     store(bus, "AlarmStatusChanged", sent)
     found = start(js, place)
     assert (found.kind, found.gone, read(js, found.at)) == ("new_stream", 0, sent)
-    assert "made anew" in found.sentence
+    assert "recreated" in found.sentence
     bus.run(bus.client.jetstream().purge_stream("ALARMS", seq=6))
     found = start(js, place)
     assert (found.kind, found.gone, read(js, found.at)) == ("new_stream", 5, sent[5:])
