@@ -118,7 +118,6 @@ def puller(url: str, count: str) -> None:
             begin_reread=lambda *_args: None,
             take_gap=lambda: None,
             begin_deliveries=lambda *_args, **_named: None,
-            set_position=lambda *_args: None,
         ),
     )
     source = PullConsumerSource(

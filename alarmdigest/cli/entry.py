@@ -7,10 +7,9 @@ import signal
 import sys
 from contextlib import suppress
 
+from alarmdigest.process.held_signals import HELD_BACK
 from alarmdigest.process.installation import what_to_do
 from alarmdigest.runtime import exit_codes
-
-HELD_BACK = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main() -> int:

@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from alarmdigest.cli.arguments import COMMANDS, EVERYTHING, parser
-from alarmdigest.cli.entry import HELD_BACK
 from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
+from alarmdigest.process.held_signals import HELD_BACK
 from alarmdigest.process.installation import core_is_older_than_its_sources
 from alarmdigest.runtime import exit_codes, log_writer, logs
 from alarmdigest.runtime.shortage import shortage

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import struct
 import time
 from collections import deque
 
@@ -135,7 +133,8 @@ class RejectionQueue:
         )
         headers = rejection_headers(rejection, subject)
         if origin is not None:
-            headers += f"Nats-Msg-Id: {_message_id(self._stream, origin, payload)}\r\n".encode()
+            message_id = outgoing.published_id(self._stream.encode(), *origin, payload)
+            headers += b"Nats-Msg-Id: %b\r\n" % message_id
         record = outgoing.pack_rejection(headers, payload)
         # One by itself may be larger: a server takes messages of up to 64 MiB. From a stream none
         # is thrown away: there the listener waits for the publisher.
@@ -149,12 +148,6 @@ class RejectionQueue:
             return
         self._waiting.append(record)
         self._waiting_bytes += len(record)
-
-
-def _message_id(stream: str, origin: tuple[int, int], payload: bytes) -> str:
-    """As digests have it (ext/state/alarmbook.pyx): a message rejected again has the same id."""
-    place = struct.pack("<QqI", *origin, 0)
-    return hashlib.blake2b(stream.encode() + b"\0" + place + payload, digest_size=16).hexdigest()
 
 
 def rejection_headers(rejection: Rejected, subject: bytes) -> bytes:

@@ -16,10 +16,11 @@ from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy, memset
 
 from arena cimport arena_bytes, arena_free
-from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
+from blake2b cimport Blake2b
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
-from digest_json cimport hex_digits, put_entry, put_head
+from digest_json cimport put_entry, put_head
 from manners cimport DEBUG_CHECKS, enter
+from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport (
     KIND_EVENT, ORIGIN_BYTES, OUTGOING_DIGEST, STATUS_NONE, OutgoingRecord, RoutedRecord,
     check_routed, padded,
@@ -41,7 +42,7 @@ cdef enum:
     OUTPUT_BYTES = 256 * 1024
     KEEP_BYTES = 1024 * 1024     # a larger scratch buffer is given back after use
     KEEP_ROWS_BYTES = 64 * 1024
-    ID_LINE_BYTES = 13 + 2 * BLAKE2B_BYTES + 2   # Nats-Msg-Id: <hex>\r\n
+    ID_LINE_BYTES = 13 + PUBLISHED_ID_BYTES + 2   # Nats-Msg-Id: <hex>\r\n
     REQUEST_LINE_BYTES = 72      # Alarmdigest-Request: <sequence> <timestamp in ns>\r\n, and a zero
 
 ctypedef struct Due:             # what sorting needs, in one place
@@ -127,9 +128,7 @@ cdef class AlarmBook:
         self.retention_ns = retention_ns
         self.split_bytes = split_bytes
         self.publish_empty = publish_empty
-        blake2b_begin(&self.id_start)
-        # The zero byte behind it, which Python keeps there, ends the name.
-        blake2b_add(&self.id_start, <const uint8_t*> PyBytes_AS_STRING(stream), len(stream) + 1)
+        id_begin(&self.id_start, stream)
         if not (table_init(&self.state.users, FIRST_TABLE_SIZE)
                 and table_init(&self.state.alarms, FIRST_TABLE_SIZE)):
             raise MemoryError("no memory for an empty alarm book")
@@ -457,7 +456,7 @@ cdef class AlarmBook:
             buffer_put(&self.out, self.request_line, self.request_line_len)
             # The id is the last line: whoever looks for it counts from the end.
             buffer_put(&self.out, b"Nats-Msg-Id: ", 13)
-            self.out.used += 2 * BLAKE2B_BYTES       # end_message() knows it
+            self.out.used += PUBLISHED_ID_BYTES       # end_message() knows it
             buffer_put(&self.out, b"\r\n", 2)
         buffer_put(&self.out, self.head.data, self.head.used)
         return True
@@ -497,18 +496,5 @@ cdef class AlarmBook:
             <unsigned long long> place[0], <long long> place[1])
 
     cdef void write_id(self, uint8_t* line, uint32_t body_len) noexcept nogil:
-        """The id of a digest message: the same whenever the same request gives the same payload.
-
-        BLAKE2b-128 over the stream's name, a zero byte, the request's origin, the number of the
-        part (u32, little-endian) and the payload.
-        """
-        cdef Blake2b hashing = self.id_start
-        cdef uint8_t digest[BLAKE2B_BYTES]
-        cdef int i
-        blake2b_add(&hashing, self.origin, ORIGIN_BYTES)
-        blake2b_add(&hashing, <const uint8_t*> &self.part, 4)
-        blake2b_add(&hashing, line + ID_LINE_BYTES, body_len)
-        blake2b_end(&hashing, digest)
-        for i in range(BLAKE2B_BYTES):
-            line[13 + 2 * i] = hex_digits[digest[i] >> 4]
-            line[14 + 2 * i] = hex_digits[digest[i] & 15]
+        """The id of a digest message, into its header line."""
+        id_write(&self.id_start, self.origin, self.part, line + ID_LINE_BYTES, body_len, line + 13)

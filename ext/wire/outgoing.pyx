@@ -1,12 +1,14 @@
 """Packed outgoing records -> the bytes that go to the server."""
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
+from blake2b cimport Blake2b
 from outgoing cimport Text, Wire, put_message
-from records cimport OUTGOING_REJECTION, OutgoingRecord, padded
+from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
+from records cimport ORIGIN_BYTES, OUTGOING_REJECTION, OutgoingRecord, padded
 
 
 def pack_rejection(bytes headers not None, bytes body not None) -> bytes:
@@ -25,6 +27,20 @@ cdef Text text_of(bytes text):
     found.data = <const uint8_t*> PyBytes_AS_STRING(text)
     found.length = PyBytes_GET_SIZE(text)
     return found
+
+
+def published_id(
+    bytes stream not None, uint64_t sequence, int64_t timestamp_ns, bytes payload not None,
+) -> bytes:
+    """The ``Nats-Msg-Id`` of a message that one of the input stream, at this place, has given."""
+    cdef Blake2b start
+    cdef uint8_t origin[ORIGIN_BYTES]
+    cdef uint8_t text[PUBLISHED_ID_BYTES]
+    memcpy(origin, &sequence, 8)
+    memcpy(origin + 8, &timestamp_ns, 8)
+    id_begin(&start, stream)
+    id_write(&start, origin, 0, <const uint8_t*> PyBytes_AS_STRING(payload), len(payload), text)
+    return PyBytes_FromStringAndSize(<char*> text, PUBLISHED_ID_BYTES)
 
 
 def to_wire(

@@ -389,14 +389,17 @@ cdef class Router:
             self.answers = []
         return taken
 
-    def begin_deliveries(self, uint64_t after, uint64_t pending=0) -> None:
+    def begin_deliveries(
+        self, uint64_t after, int64_t timestamp_ns=0, *, uint64_t pending=0
+    ) -> None:
         """A new consumer delivers from now on, all subjects of the stream; what is at or before
-        sequence ``after`` is known. So many messages are ``pending``. Sequences that it skips are
-        counted as deleted.
+        sequence ``after``, whose message has this timestamp, is known. So many messages are
+        ``pending``. Sequences that it skips are counted as deleted.
         """
         self.consumer_seq = 0
         self.place_known = True
         self.sequence = after
+        self.timestamp_ns = timestamp_ns
         self.pending = pending
 
     def begin_reread(
@@ -417,11 +420,6 @@ cdef class Router:
         gap = (self.gap_first, self.gap_last, self.gap_count)
         self.gap_count = 0
         return gap
-
-    def set_position(self, uint64_t sequence, int64_t timestamp_ns) -> None:
-        """The last message that is known, also from an earlier run of the service."""
-        self.sequence = sequence
-        self.timestamp_ns = timestamp_ns
 
     cdef int route_delivery(self, Frame* frame) except -1:
         cdef Delivery place

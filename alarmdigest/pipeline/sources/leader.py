@@ -108,7 +108,7 @@ class LeaderReads:
         self._on_their_way = 0
         self._found: dict[int, Message | None] = {}
         self._next_at = 0.0
-        router.begin_deliveries(router.sequence)
+        router.begin_deliveries(router.sequence, router.timestamp_ns)
 
     def turn(self, *, pause: bool) -> None:
         """Route in order what has come, and ask for more unless told to pause."""

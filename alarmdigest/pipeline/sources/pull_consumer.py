@@ -158,8 +158,7 @@ class PullConsumerSource(Source):
         self._kept = place
         self._created = info.created
         pending = _pending(made or {})
-        router.begin_deliveries(place.sequence, pending=pending)
-        router.set_position(place.sequence, place.timestamp_ns)
+        router.begin_deliveries(place.sequence, place.timestamp_ns, pending=pending)
         router.begin_reread(*(place.reread or (0, 0, 0)))
         self._reread_is_on = place.sequence < router.reread_seq
         self.history.gaps.answered(None)
@@ -229,7 +228,7 @@ class PullConsumerSource(Source):
         log.info("%s: a consumer could be made again", self._plan.name)
         self._reads = None
         pending = _pending(answer)
-        router.begin_deliveries(router.sequence, pending=pending)
+        router.begin_deliveries(router.sequence, router.timestamp_ns, pending=pending)
         self._pull_from(connection, router, str(answer.get("name")))
 
     def _pull_from(self, connection: Connection, router: Router, name: str) -> None:
