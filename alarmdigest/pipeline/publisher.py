@@ -289,7 +289,7 @@ class Publisher(ServiceThread):
         elif rest == 0 and len(self._buffer) > BUFFER_BYTES:
             self._buffer = bytearray(BUFFER_BYTES)
         self._note_progress()
-        for blocked in answers.rejections:
+        for blocked in answers.blocked:
             self._doubts.dispel()
             self._block(blocked)
         for kind, text in answers.control:

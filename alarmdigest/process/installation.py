@@ -6,7 +6,7 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parent.parent
 CORE = "alarmdigest._ext"
 SUFFIX = EXTENSION_SUFFIXES[0]  # of this very Python
 
@@ -37,7 +37,7 @@ def what_to_do(error: ImportError) -> str:
 def core_is_older_than_its_sources() -> bool:
     """In a clone: then whatever goes wrong may come of it."""
     built = [file.stat().st_mtime for file in _compiled() if file.name.endswith(SUFFIX)]
-    sources = [file.stat().st_mtime for file in (PACKAGE.parent / "ext").glob("*.p[yx][xd]")]
+    sources = [file.stat().st_mtime for file in (PACKAGE.parent / "ext").glob("*/*.p[yx][xd]")]
     return bool(built) and bool(sources) and max(built) < max(sources)
 
 

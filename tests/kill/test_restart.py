@@ -124,10 +124,10 @@ def test_a_start_with_a_million_alarms_is_soon_ready_and_has_them_all() -> None:
 PULLS_WAIT = """
 import pathlib
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
-turn = PullConsumerSource.turn
+turn = PullConsumerSource.request_more
 def wait_and_turn(self, connection, router, *, pause):
     turn(self, connection, router, pause=pause or not pathlib.Path({gate!r}).exists())
-PullConsumerSource.turn = wait_and_turn
+PullConsumerSource.request_more = wait_and_turn
 """
 
 

@@ -166,7 +166,7 @@ def test_the_stream_tells_how_far_behind_in_messages_and_seconds(tmp_path: Path)
     # It asks for forty messages, and for no more while any of them waits.
     hesitant = gated(
         gate,
-        "from alarmdigest import listener\n"
+        "from alarmdigest.pipeline import listener\n"
         "from alarmdigest.pipeline.sources import pulls\n"
         "listener.PAUSE_AT_BYTES, pulls.PULL_MESSAGES = 0, 10",
     )

@@ -242,7 +242,7 @@ def test_a_refusal_that_its_stream_never_takes_is_given_up_and_holds_up_nothing(
             assert service.metric('alarmdigest_dropped_total{kind="refusal"}') == 2
             assert service.metric('alarmdigest_published_total{kind="rejection"}') == 1
             assert bodies(bus, REJECTED) == [b"small"]
-            assert "a refusal cannot be published and is given up" in service.log
+            assert "a rejected message cannot be published and is given up" in service.log
             assert service.http("/readyz")[0] == 200
 
 
@@ -491,7 +491,7 @@ def test_a_lost_answer_about_a_rejected_message_is_missed_while_digests_flow() -
 
         eventually(is_missed, timeout=10, what="the look-up")
         eventually(
-            lambda: service.metric('alarmdigest_published_total{kind="refusal"}') == 1,
+            lambda: service.metric('alarmdigest_published_total{kind="rejection"}') == 1,
             what="the rejected message to be confirmed",
         )
         assert last_of(bus, REJECTED) == 1

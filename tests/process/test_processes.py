@@ -200,7 +200,7 @@ def test_no_server_in_time_is_exit_code_3() -> None:
 # -- a thread that dies ----------------------------------------------------------------------------
 
 BROKEN = """
-from alarmdigest.{module} import {owner}
+from alarmdigest.pipeline.{module} import {owner}
 def broken(self, *arguments):
     if {when}:
         raise ArithmeticError("broken on purpose")

@@ -28,7 +28,9 @@ DROPPED = "alarmdigest_log_lines_dropped_total"
 # Every request to it is a line of its log.
 TALKATIVE = ["--log-level", "debug"]
 # So that a few requests are enough.
-SMALL_BACKLOG = patched("from alarmdigest import log_writer\nlog_writer.MAX_WAITING_BYTES = 2000\n")
+SMALL_BACKLOG = patched(
+    "from alarmdigest.runtime import log_writer\nlog_writer.MAX_WAITING_BYTES = 2000\n"
+)
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ LEFT_BEHIND = shutil.ignore_patterns(
     *("build", "dist", "*.egg-info", "*.so", "__pycache__", "alarmdigest-data"),
     *(".git", ".venv", ".*_cache", ".hypothesis", ".benchmarks"),
 )
-COMPILED = {path.stem for path in (ROOT / "ext").glob("*.pyx")}
+COMPILED = {path.stem for path in (ROOT / "ext").glob("*/*.pyx")}
 
 # The service on another port than everybody's 4222.
 SERVICE = """
@@ -110,7 +110,7 @@ def installed(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Ins
 def test_the_sdist_holds_what_a_build_and_the_tests_need(package: Package) -> None:
     with tarfile.open(package.sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {f"ext/{path.name}" for path in (ROOT / "ext").glob("*.p[yx][xd]")}
+    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "ext").glob("*/*.p[yx][xd]")}
     assert len(sources) > len(COMPILED)
     tests = {f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")}
     assert sources | tests <= names

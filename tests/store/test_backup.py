@@ -128,24 +128,6 @@ def test_there_is_nothing_to_back_up_of_a_store_in_memory(tmp_path: Path) -> Non
     assert not (tmp_path / "target").exists()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can read for another user")
-def test_root_reads_a_store_without_taking_anything_from_its_owner(tmp_path: Path) -> None:
-    """As with systemd's DynamicUser: a link to the folder of a user who is nobody else's."""
-    with NatsServer() as server, StreamService(server.url) as service:
-        assert service.stop() == 0
-        theirs = tmp_path / "private" / "alarmdigest"
-        shutil.copytree(service.data_dir, theirs)
-    (theirs / "state" / "lock.mdb").unlink()  # as in a copy that was put back
-    for path in (theirs, *theirs.rglob("*")):
-        os.chown(path, 61184, 61184)
-    (tmp_path / "alarmdigest").symlink_to(theirs)
-    done = run_backup(tmp_path / "alarmdigest", tmp_path / "backup")
-    assert done.returncode == 0, done.stderr
-    assert {path.stat().st_uid for path in theirs.rglob("*")} == {61184}
-    assert (theirs / "state" / "lock.mdb").exists()
-    assert (tmp_path / "backup" / "state").stat().st_uid == 0
-
-
 def test_a_copy_that_is_not_as_it_was_written_is_no_backup(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

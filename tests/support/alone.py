@@ -12,7 +12,7 @@ from support.faults import patched
 from support.nats_server import HOST, free_port
 from support.service import ServiceProcess
 
-PORT = "import alarmdigest.process.runner\nalarmdigest.run.LOCAL_PORT = {}"
+PORT = "import alarmdigest.process.runner\nalarmdigest.process.runner.LOCAL_PORT = {}"
 
 
 class Alone(ServiceProcess):

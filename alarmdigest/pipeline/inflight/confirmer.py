@@ -54,7 +54,7 @@ class Answers:
 
     position: int
     control: list[tuple[int, bytes]] = field(default_factory=list)
-    rejections: list[PublishBlocked] = field(default_factory=list)
+    blocked: list[PublishBlocked] = field(default_factory=list)
 
 
 class Confirmer(ABC):

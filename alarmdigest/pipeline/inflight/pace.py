@@ -1,6 +1,6 @@
-"""How much may be under way: everything, or, after a blocked, little and after a pause.
+"""How much may be under way: everything, or, after a refusal, little and after a pause.
 
-A stream that refuses one message mostly refuses all. So after a blocked nothing more is sent for a
+A stream that refuses one message mostly refuses all. So after a refusal nothing more is sent for a
 while, then one message is tried, later and later as long as it is refused, too. Each confirmation
 lets twice as many go.
 """

@@ -109,7 +109,7 @@ class PongConfirmer(Confirmer):
             # Which one it was is not said; a PONG behind it must not confirm any.
             self._send_again()
             return PublishBlocked(message)
-        # A blocked that nobody may hear of must not hold up the digests. Answers come in
+        # A rejection that nobody may hear of must not hold up the digests. Answers come in
         # order: it was in the first write without its PONG.
         if self._sent:
             self._sent[0].rejections -= 1

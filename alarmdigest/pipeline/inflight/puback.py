@@ -331,7 +331,7 @@ class PubAckConfirmer(Confirmer):
         for kind, number, headers, text in self._in_flight.take_other():
             if number >= 0:
                 if blocked := self._answers.answered(number, headers, text):
-                    answers.rejections.append(blocked)
+                    answers.blocked.append(blocked)
             elif kind not in (frames.MSG, frames.HMSG):
                 answers.control.append((kind, text))
         self._count()

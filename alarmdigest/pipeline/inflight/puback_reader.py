@@ -127,7 +127,7 @@ class PubAckReader:
             only_this_one = err_code == MESSAGE_TOO_LARGE or kind != DIGEST
             return self._refuse(number, PublishBlocked(reason, only_this_one, passes))
         self.give_up(number)
-        self._trouble("a blocked cannot be published and is given up", reason=reason)
+        self._trouble("a rejected message cannot be published and is given up", reason=reason)
         return None
 
     def _refuse(self, number: int, blocked: PublishBlocked) -> PublishBlocked | None:

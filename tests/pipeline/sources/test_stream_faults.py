@@ -325,10 +325,10 @@ def test_a_purge_under_a_service_that_lags_does_not_leave_it_catching_up_for_eve
     asks_once = patched(f"""
 import pathlib
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
-turn = PullConsumerSource.turn
+turn = PullConsumerSource.request_more
 def turn_once(self, connection, router, *, pause):
     turn(self, connection, router, pause=pause or not pathlib.Path({str(gate)!r}).exists())
-PullConsumerSource.turn = turn_once
+PullConsumerSource.request_more = turn_once
 """)
     with NatsServer() as server, Bus(server.url) as bus:
         add(bus, ALARMS, INPUTS)
