@@ -29,7 +29,7 @@ if sanitize:
     compile_args += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
     link_args += ["-fsanitize=address,undefined"]
 
-macros: list[tuple[str, str | None]] = [("ALARMDIGEST_DEBUG", "1")] if debug else []
+macros: list[tuple[str, str | None]] = [("ALARMDIGEST_DEBUG", "1")] if debug or sanitize else []
 if trace:
     macros += [
         ("CYTHON_TRACE", "1"),

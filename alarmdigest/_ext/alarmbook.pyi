@@ -1,3 +1,5 @@
+CHECKED: bool
+
 class AlarmBook:
     def __init__(
         self,

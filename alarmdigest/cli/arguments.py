@@ -156,8 +156,8 @@ def parser() -> argparse.ArgumentParser:
         "rejected",
         "the messages that were rejected last, and why",
         description="Shows the end of the stream of rejected messages: number, time, reason,\n"
-        "size, subject and detail. Without JetStream, or with --mode core, those that come\n"
-        "from now on.",
+        "size, subject and detail. Without JetStream, or with --mode core, those that\n"
+        "come from now on.",
     )
     _add(rejected, "last", positive, "20", "N", "how many to show")
     rejected.add_argument("--follow", action="store_true", help="and then those that come")
@@ -181,7 +181,7 @@ def parser() -> argparse.ArgumentParser:
             "there is none; auto = from the stream where the server has JetStream",
             "event_subject": "messages are fed again here and below it",
             "request_subject": "and here",
-            "rejected_subject": "where refusals are listened to without a stream",
+            "rejected_subject": "where rejected messages are listened to without a stream",
         },
     )
 

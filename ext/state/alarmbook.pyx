@@ -75,6 +75,10 @@ cdef int compare_due(const void* a, const void* b) noexcept nogil:
     return order if order != 0 else <int> x.alarm.id_len - <int> y.alarm.id_len
 
 
+#: Whether batches are checked: in a debug build.
+CHECKED = bool(DEBUG_CHECKS)
+
+
 cdef inline bint later(int64_t ns, int status, int64_t than_ns, int than_status) noexcept nogil:
     return ns > than_ns or (ns == than_ns and status > than_status)
 
