@@ -34,7 +34,7 @@ lint: build  ## run ruff and mypy only
 sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a build of its own
 	./tests/sanitize.sh $(PYTHON)
 
-bench: build  ## run the benchmarks: five to ten minutes; results in benchmarks/results/
+bench: build  ## run the benchmarks: five to twelve minutes; results in benchmarks/results/
 	$(PIP) --no-build-isolation --editable '.[test,bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -q -s $(ARGS)
 
