@@ -33,8 +33,9 @@ from row_codec cimport (
 from state cimport (
     CHANGED, FIRST_TABLE_SIZE, DIGEST_CANDIDATE, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
     alarm_at, alarm_tag, count_alarm, find_alarm, find_user, id_of_alarm, is_due, is_forgotten,
-    list_as_due, mark_dirty, sweep_alarms, uncount_alarm, user_at, user_tag,
+    list_as_due, mark_dirty, uncount_alarm, user_at, user_tag,
 )
+from sweep cimport sweep_alarms
 from table cimport table_bytes, table_init
 
 cdef enum:
