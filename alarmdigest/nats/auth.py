@@ -1,8 +1,8 @@
 """How we are let in: the fields of CONNECT, and the certificates.
 
-All files are read again for each connection, so that one that was replaced counts from the next
-connection on; only of a pipe it is what it held at first. What they hold is never part of a message
-or a representation.
+All files are read again for each connection, so a replaced file takes effect at the next one. A
+pipe can be read only once; its first content is kept. What the files hold never appears in a log
+message or a ``repr``.
 """
 
 from __future__ import annotations

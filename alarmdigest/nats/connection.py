@@ -5,7 +5,7 @@ What it does on the wire is replaced: it takes an EOF for an empty read and spin
 INFO and HMSG, speaks IPv4 only, and never learns whether the server accepted it.
 
 A connection belongs to one thread. It is not mended when it breaks: ConnectionLost is raised, and
-its owner opens the next one (``link.py``).
+its owner opens the next one (``reconnect.py``).
 """
 
 from __future__ import annotations

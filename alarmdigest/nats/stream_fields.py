@@ -1,4 +1,4 @@
-"""Every field of a stream's configuration: the reason why one without a rule is lived with.
+"""For every field of a stream's configuration that has no rule: why any value is acceptable.
 
 docs/streams.md shows rules and reasons as one table (``python -m alarmdigest.nats.stream_fields``
 prints its rows), and a test sets each field on a real server.

@@ -1,6 +1,7 @@
-"""What the fields of a stream's configuration mean to the three streams: refused, warned of.
+"""Rules for the configuration of the three streams: which values are refused, which cause a
+warning.
 
-A field without a rule is lived with, whatever it says: ``stream_fields.py`` gives the reason.
+A field without a rule may have any value; ``stream_fields.py`` gives the reason.
 """
 
 from __future__ import annotations

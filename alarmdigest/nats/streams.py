@@ -156,8 +156,8 @@ class StreamKeeper:
         """Raises as ``ensure_stream`` does; StreamMissing also while we wait.
 
         Digests stay with us until their stream is mended. The other two are used as they are, if
-        they have our subjects: what ALARMS holds is not read any better later, and refusals must
-        not hold up digests. The stream watcher says what is wrong with them.
+        they have our subjects: what ALARMS holds is not read any better later, and rejected
+        messages must not hold up digests. The stream watcher says what is wrong with them.
         """
         info = js.stream_info(self.plan.name)
         if info is None:

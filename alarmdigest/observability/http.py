@@ -25,7 +25,7 @@ KNOCKING = 1024
 STOP_TIMEOUT_S = 1
 
 
-class MonitorServer:
+class HttpServer:
     """Serves one service from a thread named ``http``."""
 
     def __init__(self, service: Service, address: HttpAddress) -> None:

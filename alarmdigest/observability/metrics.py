@@ -15,11 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from alarmdigest import __version__
 from alarmdigest.observability.durations import durations, oldest_s
+from alarmdigest.observability.health import readiness_failures
 from alarmdigest.observability.losses import losses
 from alarmdigest.observability.old_names import dropped, under_old_name
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.observability.surroundings import surroundings
-from alarmdigest.pipeline.health import readiness_failures
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service

@@ -16,9 +16,9 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from alarmdigest.observability import page
 from alarmdigest.observability.guard import may_ask_as
+from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.metrics import registry_of
 from alarmdigest.observability.status import Status
-from alarmdigest.pipeline.health import liveness_failures, readiness_failures
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 

@@ -13,11 +13,11 @@ from alarmdigest import __version__
 from alarmdigest._ext import timestamps
 from alarmdigest.observability.chronicle import Chronicle
 from alarmdigest.observability.disk import free_bytes, store_bytes
+from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.observability.identity import connections, identity
 from alarmdigest.observability.losses import losses
 from alarmdigest.observability.stream_changes import stream_changes
-from alarmdigest.pipeline.health import liveness_failures, readiness_failures
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
 

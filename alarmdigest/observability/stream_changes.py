@@ -1,4 +1,4 @@
-"""What happened to the streams under the service that was not done by publishing."""
+"""How often the streams under the service were recreated, or lost their newest messages."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """Barriers, and the thread that writes a checkpoint once everything before it is done.
 
-The listener puts a barrier for position S into every worker's queue and into the publisher's. A
-worker that meets it hands over the rows that it has changed since the last one and passes the
-barrier on to the publisher, behind the digests it has made. When the publisher has met it once for
-each of these, and what stood before it is confirmed, S is complete: the rows, S, and the places in
-the output streams are written at once. (The aligned barriers of Flink and Kafka Streams; queues are
-FIFO here, which is all that it takes.)
+The listener puts a barrier for position S into every worker's queue and into the publisher's. On
+reaching it, a worker hands the rows changed since the previous barrier to the checkpointer, then
+passes the barrier to the publisher, after the digests it has made. When the publisher has received
+the barrier from every worker and from the listener, and everything before it is confirmed, S is
+complete: the rows, S and the output positions are written in one transaction. (These are the
+aligned barriers of stream processors such as Flink. They only need queues that keep order.)
 
 One checkpoint is on its way at a time. The workers do not wait for it.
 """
@@ -37,7 +37,8 @@ LARGE_BYTES = 8 * 1024 * 1024
 class Barrier:
     """Everything up to ``position`` (None in core mode) stands before it in every queue.
 
-    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made (``time.monotonic()``).
+    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made (``time.monotonic()``),
+    as batches say when they were read.
     """
 
     number: int
@@ -104,7 +105,8 @@ class Checkpointer(ServiceThread):
     def published(self, barrier: Barrier, outputs: Outputs) -> None:
         """All digests and rejections up to the barrier are confirmed.
 
-        Behind ``outputs`` lies, in the output streams, whatever belongs to requests after it.
+        In each output stream, all that later requests produce lies after its position in
+        ``outputs``.
         """
         self._queue.put((barrier, outputs))
 

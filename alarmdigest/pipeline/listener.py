@@ -155,7 +155,7 @@ class Listener(ServiceThread):
             if not self.consuming.is_set() and self._is_consuming(connection):
                 self.consuming.set()
             try:
-                self._turn(connection)
+                self._run_once(connection)
                 if draining or self._stopping.is_set():
                     if not draining:
                         draining = True
@@ -176,8 +176,8 @@ class Listener(ServiceThread):
                 if draining or not self._open_source(connection, self._unread()):
                     return
 
-    def _turn(self, connection: Connection) -> None:
-        """What has come, in hand."""
+    def _run_once(self, connection: Connection) -> None:
+        """Read once, route it, hand it over, and react to control frames."""
         self._read(connection)
         self.source.hear(connection, self.router)
         self._hand_over()
@@ -218,7 +218,7 @@ class Listener(ServiceThread):
             until = time.monotonic() + pause_s
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
             while time.monotonic() < until:
-                self._turn(connection)
+                self._run_once(connection)
                 if not self._go_on():
                     return False
             received = self._unread()
@@ -312,7 +312,7 @@ class Listener(ServiceThread):
 
     @property
     def _may_checkpoint(self) -> bool:
-        """One is on its way at a time."""
+        """False while a checkpoint is on its way."""
         return self._barrier is None or self._barrier.written.is_set()
 
     def _checkpoint_when_due(self) -> None:
@@ -340,7 +340,8 @@ class Listener(ServiceThread):
         failpoints.reach("listener.after_barrier")
 
     def _last_checkpoint(self) -> None:
-        """Wait for the one that is on its way, then have everything written that was routed."""
+        """Wait for the checkpoint on its way, then send the last barrier. The checkpointer writes
+        it after this thread has ended."""
         while not self._may_checkpoint:
             self.beat()
             self._offer_next()

@@ -108,7 +108,7 @@ class Publisher(ServiceThread):
                 connection = self._connection or self._connect()
                 if connection is None:
                     break
-                self._turn(connection)
+                self._run_once(connection)
             except ConnectionLost as lost:
                 self._forget_connection(lost)
         if self._connection is not None:
@@ -121,7 +121,7 @@ class Publisher(ServiceThread):
         self.beat()
         return not self._given_up.is_set()
 
-    def _turn(self, connection: Connection) -> None:
+    def _run_once(self, connection: Connection) -> None:
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
         self._read(connection)
         must = self._must_look_up or self.confirmer.looks_up_later
@@ -214,7 +214,7 @@ class Publisher(ServiceThread):
         failpoints.reach("publisher.before_send")
         started = time.monotonic()
         if self.confirmer.under_way == 0:
-            self._doubts.dispel()
+            self._doubts.note_progress()
         with self.busy("sending"):
             blocked = self.confirmer.send(connection, self.pace.most)
         self.sending.observe(time.monotonic() - started)
@@ -227,7 +227,7 @@ class Publisher(ServiceThread):
     def _block(self, blocked: PublishBlocked) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
         self.pace.refused(blocked)
-        self._trouble("digests cannot be published and are kept", reason=blocked.reason)
+        self._trouble(blocked.what_is_kept, reason=blocked.reason)
 
     def _retry(self) -> None:
         """See that the streams are there, then send again what was refused."""
@@ -290,7 +290,7 @@ class Publisher(ServiceThread):
             self._buffer = bytearray(BUFFER_BYTES)
         self._note_progress()
         for blocked in answers.blocked:
-            self._doubts.dispel()
+            self._doubts.note_progress()
             self._block(blocked)
         for kind, text in answers.control:
             self._handle(connection, kind, text)
@@ -313,7 +313,7 @@ class Publisher(ServiceThread):
         if confirmations == self._confirmations:
             return
         self._confirmations = confirmations
-        self._doubts.dispel(confirmed=True)
+        self._doubts.note_progress(confirmed=True)
         self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
         self._release()
         failpoints.reach("publisher.confirmed")
@@ -325,7 +325,7 @@ class Publisher(ServiceThread):
         if self._must_look_up:
             return
         try:
-            reason = self._doubts.why_look_up()
+            reason = self._doubts.lookup_reason()
         except AckTimeout as timeout:
             self._block(PublishBlocked(str(timeout), passing=True))
             reason = str(timeout)
@@ -356,7 +356,7 @@ class Publisher(ServiceThread):
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
         self._must_look_up = False
         if not rest_only:
-            self._doubts.dispel()
+            self._doubts.note_progress()
         self._note_progress()
         self.pace.goes_on()
         if self.confirmer.refused == 0:
@@ -383,7 +383,7 @@ class Publisher(ServiceThread):
         self._received = 0
         self._must_look_up = True
         self._look_up_at = 0.0
-        self.confirmer.connected(connection)
+        self.confirmer.on_connected(connection)
         return connection
 
     def _forget_connection(self, lost: ConnectionLost) -> None:

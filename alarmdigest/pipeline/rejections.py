@@ -23,15 +23,15 @@ PUBLISHED_AT_ONCE = 5_000
 PUBLISHED_A_SECOND = 1_000
 SAMPLED_ONE_IN = 100
 # So many are remembered for an operator who asks what was rejected.
-LAST_REFUSALS = 10
+LAST_REJECTIONS = 10
 
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
 
 class RejectionQueue:
-    """Reads what the compiled router does not take, and keeps what nobody takes for publishing.
+    """Parses what the compiled router does not take; counts, logs and queues what is rejected.
 
-    Belongs to the client thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
+    Belongs to the listener's thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
     ``last_reason`` of each), and ``unpublished`` for rejections that were counted but had to be
     thrown away because the publisher could not keep up; ``sampled_out`` for those that were not
     published since too many came. ``last`` are the newest rejections that were not sampled out:
@@ -46,7 +46,7 @@ class RejectionQueue:
         self.last_reason = {EVENT: "", REQUEST: ""}
         self.unpublished = 0
         self.sampled_out = 0
-        self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REFUSALS)
+        self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REJECTIONS)
         self._waiting: list[bytes] = []
         self._waiting_bytes = 0
         self._rejected = LimitedLog(log, logging.WARNING)
@@ -104,7 +104,7 @@ class RejectionQueue:
             return None
 
     def take(self) -> bytes:
-        """All rejections that wait, as outgoing records; empties the rejections."""
+        """All waiting rejections as outgoing records; empties the queue."""
         batch = b"".join(self._waiting)
         self._waiting.clear()
         self._waiting_bytes = 0

@@ -115,7 +115,7 @@ def _made(
 
 
 def _oversized(wanted: StreamConfigs, found: Examined) -> Iterator[str]:
-    """What an earlier version of ours reserved for refusals, and others may need now."""
+    """What an earlier version of ours reserved for rejected messages, and others may need now."""
     info = found.infos.get("rejected")
     if info is not None and int(info.config.get("max_bytes") or 0) > wanted.rejected.max_bytes > 0:
         yield wanted.rejected.for_its_domain(

@@ -4,31 +4,46 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
 
 1. ``listener.py``, thread *nats-client*: cuts the socket's bytes into frames, decodes every payload
    (orjson), checks it and packs it into the batch of the worker that holds its user
-   (``ext/wire/router.pyx``). A message that is not of the plain shape takes the slow path, through
-   ``wire/messages.py``; one that is not valid goes to ``rejections.py``. One batch per worker goes
-   into its queue. ``sources/`` knows how messages come: by subscription or from a stream.
+   (``ext/wire/router.pyx``). ``sources/`` has the two ways in which messages arrive: plain
+   subscriptions, and a stream. A message that the compiled code does not recognise (another
+   spelling of a field's name, for instance) is parsed by ``wire/messages.py``: the slow path. An
+   invalid one is rejected: ``rejections.py`` counts it, logs it and queues it for the publisher.
+   One batch per worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: merges the batch into the worker's alarm book
    (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
    A ``SendAlarmDigest`` takes the same way, and makes the book write the user's due alarms as one
    digest.
-3. ``publisher.py``, thread *publisher*: frames and sends digests and rejected messages, and keeps
-   them until the server has confirmed them (``inflight/``).
-4. ``checkpointer.py``, thread *checkpointer*: every second a barrier follows the data through all
-   queues. When it has come through, what the books have changed, and the position in the stream up
-   to which that is complete, are written to the store in one transaction.
+3. ``publisher.py``, thread *publisher*: adds each batch of digests and rejected messages to
+   ``inflight/window.py``. A confirmer frames and sends it and reads the answers:
+   ``inflight/puback.py`` in stream mode, ``inflight/pong.py`` in core mode. ``inflight/pace.py``
+   says how much may be sent after the server has refused something, ``inflight/doubts.py`` when to
+   look up what was stored.
+4. ``checkpointer.py``, thread *checkpointer*: every second the listener sends a barrier, a marker,
+   through all queues after the data. When it has come through, and everything before it is
+   confirmed, the changes in the books and the position in the stream that they correspond to are
+   written to the store in one transaction.
 
 Each thread owns its state and is reached only through its queue. Data flows one way. When the
 publisher cannot publish, the workers wait, and so does a listener that reads a stream; one that has
-plain subscriptions never waits (see there).
+plain subscriptions never waits (see ``listener.py``).
 
-**Start**, downstream first, so that nothing arrives where nobody listens: ``startup.py`` looks at
-the server and makes the streams; the publisher connects; the books are loaded from the store; then
-the checkpointer, the workers, and the listener, which goes on behind the checkpoint; ``ready``.
+**Start**, from the end of the pipeline to its beginning, so that every thread is ready before data
+reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
+books are loaded from the store; then the checkpointer, the workers and the listener start. The
+listener continues with the first message after the checkpoint. ``ready`` is logged. In stream mode
+``stream_watcher.py`` looks at the streams from then on.
 
-**Stop**, upstream first, so that everything that arrived comes out: the listener asks for no more,
-routes what has arrived, sends a last barrier and then None through every worker's queue. Each
-worker merges what stands before it and passes the None on. The publisher, once it has one from
-everybody, waits for the last confirmation. The checkpointer writes the last checkpoint.
+**Restart after a crash**: the books and the position come from the store (``restore.py``). The
+source asks the stream for what follows that position (``sources/start_position.py``). The same
+messages make the same digests with the same ids. ``inflight/replay.py`` reads which ids the output
+streams hold after the positions that the checkpoint has for them, and those digests are not sent
+again. From ``replay_end``, the end of the input stream at the start, everything is new.
+
+**Stop**, from the beginning to the end, so that everything that arrived comes out: the listener
+stops asking for messages, routes what has arrived, and sends a last barrier and then None (end of
+queue) through every queue. Each worker merges what stands before it and passes the None on. Once
+the publisher has a None from every worker and the listener, it waits for the last confirmation. The
+checkpointer writes the last checkpoint.
 """
 
 from __future__ import annotations
@@ -266,8 +281,8 @@ class Service:
         )
         if last is not None:
             router.arrival_ns = arrival_at_start(last.arrival_ns, settings)
-            place = last.position
-            router.stepped_back_ns = UNKNOWN_NS if place is None else place.stepped_back_ns
+            position = last.position
+            router.stepped_back_ns = UNKNOWN_NS if position is None else position.stepped_back_ns
         source: Source
         if found.mode == "stream":
             source = PullConsumerSource(

@@ -1,8 +1,8 @@
 """Looks at the streams now and then: somebody may edit them while the service runs.
 
-It has a connection and a thread of its own, and only looks. What reads and publishes notices by
-itself when a stream is gone; that one takes an event away to another subject, or forgets them
-unread, nobody else would notice.
+It has a connection and a thread of its own, and only looks. The listener and the publisher notice
+by themselves when a stream is gone. Only this thread would notice an edit that makes a stream move
+events to another subject, or delete them before they are read.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ SWEEP_FRACTION = 15
 SWEEP_AT_LEAST = 4096
 SWEEP_SLICE = 16 * 1024
 # A book that holds so much less than it did is worth asking the C library for the difference.
-WORTH_GIVING_BACK_BYTES = 4 * 1024 * 1024
+RELEASE_ABOVE_BYTES = 4 * 1024 * 1024
 
 
 def steps_of_a_barrier(book: AlarmBook) -> int:
@@ -33,7 +33,7 @@ def steps_of_a_barrier(book: AlarmBook) -> int:
 class Worker(ServiceThread):
     """Merges what is routed to it and hands the digests to the publisher.
 
-    ``merged_bytes`` counts what it has worked off: the client thread compares it with what it has
+    ``merged_bytes`` counts what it has worked off: the listener compares it with what it has
     handed over, so neither has to take a lock for the backlog. ``waited`` is how long batches took
     from the socket to here, ``merging`` how long they were worked on; each once for a batch.
     """
@@ -42,19 +42,19 @@ class Worker(ServiceThread):
         self,
         number: int,
         book: AlarmBook,
-        digests: queue.Queue[Outgoing | Barrier | None],
+        publisher_queue: queue.Queue[Outgoing | Barrier | None],
         checkpointer: Checkpointer,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         super().__init__(f"worker-{number}", on_failure)
         self.book = book
-        # Not bounded by itself: the client thread must never wait for a worker, so it is the one
+        # Not bounded by itself: the listener must never wait for a worker, so it is the one
         # that bounds, in bytes over all workers (see listener.py). None ends the worker.
         self.queue: queue.Queue[Routed | Barrier | None] = queue.Queue()
         self.merged_bytes = 0
         self.waited = Histogram()
         self.merging = Histogram()
-        self._digests = digests
+        self._publisher_queue = publisher_queue
         self._checkpointer = checkpointer
         self._sweep_steps = 0
         self._sweep_until_ns = 0
@@ -76,7 +76,7 @@ class Worker(ServiceThread):
                 self._merge(item)
                 self.merged_bytes += len(item)
                 self._sweep()
-        put_with_heartbeat(self._digests, None, self.beat)
+        put_with_heartbeat(self._publisher_queue, None, self.beat)
 
     def _merge(self, batch: Routed) -> None:
         position = 0
@@ -90,7 +90,7 @@ class Worker(ServiceThread):
             if made:
                 outgoing = Outgoing(made, batch.read_at, self.book.answered - before)
                 # Digests are never dropped: a publisher that cannot publish makes us wait.
-                put_with_heartbeat(self._digests, outgoing, self.beat)
+                put_with_heartbeat(self._publisher_queue, outgoing, self.beat)
             started = time.monotonic()
         self.merging.observe(merging_s)
 
@@ -107,7 +107,7 @@ class Worker(ServiceThread):
         self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
         failpoints.reach("worker.rows_taken")
         self._release_memory()
-        put_with_heartbeat(self._digests, barrier, self.beat)
+        put_with_heartbeat(self._publisher_queue, barrier, self.beat)
 
     def _sweep(self) -> None:
         if self._sweep_steps == 0:
@@ -117,9 +117,9 @@ class Worker(ServiceThread):
         self._sweep_steps -= steps
 
     def _release_memory(self) -> None:
-        """To the system, what the book has given back to the C library."""
+        """Return to the system the memory that the book has freed."""
         held = self.book.held_bytes
         self._most_held_bytes = max(self._most_held_bytes, held)
-        if self._most_held_bytes - held >= WORTH_GIVING_BACK_BYTES:
+        if self._most_held_bytes - held >= RELEASE_ABOVE_BYTES:
             self._most_held_bytes = held
             memory.release_memory()

@@ -11,9 +11,9 @@ from alarmdigest import __version__
 from alarmdigest.nats.embedded.discovery import EmbeddedServerError, choose_server, server_name_at
 from alarmdigest.nats.embedded.server import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
-from alarmdigest.observability.http import MonitorServer
+from alarmdigest.observability.health import degradations
+from alarmdigest.observability.http import HttpServer
 from alarmdigest.observability.nats_service_api import ServiceApi
-from alarmdigest.pipeline.health import degradations
 from alarmdigest.pipeline.service import Service
 from alarmdigest.pipeline.startup import NotReachable
 from alarmdigest.process import thread_dump
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 LOCAL_HOST, LOCAL_PORT = "127.0.0.1", 4222
 WATCH_INTERVAL_S = 0.1
 # How long a second signal waits for the log.
-LAST_WORDS_S = 0.5
+FINAL_LOG_FLUSH_S = 0.5
 EMBEDDED_RESTARTS = 3
 RESTARTS_FORGOTTEN_AFTER_S = 3600.0
 # A thread that needs the GIL gets it after this at the latest. The interpreter's 5 ms would be
@@ -104,7 +104,7 @@ class Runner:
                 store.close()
 
     def _run_with(self, service: Service) -> int:
-        monitor = self._open_monitor(service)
+        monitor = self._open_http(service)
         api: ServiceApi | None = None
         try:
             service.start()
@@ -164,10 +164,10 @@ class Runner:
         )
         return [url]
 
-    def _open_monitor(self, service: Service) -> MonitorServer | None:
+    def _open_http(self, service: Service) -> HttpServer | None:
         if self._settings.http is None:
             return None
-        monitor = MonitorServer(service, self._settings.http)
+        monitor = HttpServer(service, self._settings.http)
         monitor.start()
         return monitor
 
@@ -243,7 +243,7 @@ class Runner:
             self._tell_what_is_left(f"second {name}: stopping at once")
             if self._embedded is not None:
                 self._embedded.terminate()
-            log_writer.end(LAST_WORDS_S)
+            log_writer.end(FINAL_LOG_FLUSH_S)
         finally:
             os._exit(exit_codes.DRAIN_TIMED_OUT)
 

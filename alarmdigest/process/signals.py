@@ -1,7 +1,7 @@
 """The signals that end the service or ask it for something.
 
-A thread of its own reads them, which the kernel's signal wakes through a pipe: they count whatever
-call the main thread hangs in.
+A separate thread reads them; the signal wakes it through a pipe. So they work even if the main
+thread is stuck in a call.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from alarmdigest.pipeline.health import liveness_failures, readiness_failures
+from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import LimitedLog
 

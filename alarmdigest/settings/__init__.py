@@ -10,7 +10,7 @@ from alarmdigest.settings.options import (
     SettingsError,
 )
 from alarmdigest.settings.readers import SPLIT_AUTO, Duration, HttpAddress, duration, positive, size
-from alarmdigest.settings.sources import ResolvedSettings, read_settings, resolve
+from alarmdigest.settings.resolve import ResolvedSettings, read_settings, resolve
 
 __all__ = [
     "DEFAULT_HTTP",

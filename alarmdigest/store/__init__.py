@@ -1,4 +1,5 @@
-"""Where the state survives a restart. ``base.py`` says what a store is, the others are some."""
+"""Where the state survives a restart. ``base.py`` defines a store; the other modules implement
+it."""
 
 from pathlib import Path
 

@@ -55,9 +55,9 @@ class Checkpoint:
     position: StreamPosition | None
     """None in core mode."""
     arrival_ns: int
-    """The arrival clock, see the contract."""
+    """The arrival clock: the latest arrival time seen so far, ns since 1970; it never goes back."""
     outputs: Outputs
-    """Behind these places lies whatever belongs to requests after the checkpoint."""
+    """In each output stream, all that later requests produced lies after its position."""
     settings: dict[str, int]
     """The settings that decide content."""
     blocks: int
@@ -117,9 +117,9 @@ class Store(ABC):
         """Write these rows over what is there, and the checkpoint with them, and sync.
 
         ``rows`` are packed chunks; of rows with the same key the last one wins. Raises StoreError
-        when it cannot tell that all of it is safe: either none of it was written or all, and it
-        may be called again, with more rows or the same. Raises
-        ValueError when the chunks do not consist of whole rows.
+        if it cannot be sure that the data is on disk: then either everything was written or
+        nothing, and it may be called again, with more rows or the same. Raises ValueError when the
+        chunks do not consist of whole rows.
         """
 
     def release_memory(self) -> None:  # noqa: B027 - not every store keeps something

@@ -19,7 +19,7 @@ cdef enum:
     KEY = 22                     # bucket, 128 bits of the user, number of the block
     HEAD = 4 + KEY
     SEAL = 8
-    MAX_WORKERS = 4096           # the number of buckets, see alarmdigest/routing.py
+    MAX_WORKERS = 4096           # the number of buckets, see alarmdigest/wire/buckets.py
 
 # Not a secret: the seal is against accidents. Fixed for ever, as files depend on it.
 cdef SipKey SEAL_KEY = SipKey(0x616C61726D646967, 0x6573742073746F72)
@@ -240,7 +240,7 @@ def pack(items, Py_ssize_t limit, bytes previous=b"") -> tuple:
 
 
 def split_by_worker(bytes chunk not None, Py_ssize_t workers) -> list:
-    """The rows of a packed chunk by worker: bucket mod ``workers``, as routing.py has it.
+    """The rows of a packed chunk by worker: bucket mod ``workers``, as wire/buckets.py has it.
 
     Each worker's rows stay in their order. Raises ValueError when the chunk does not consist of
     whole rows or ``workers`` is not from 1 to 4096.

@@ -1,4 +1,4 @@
-"""NATS frames as Python objects: for control lines, tools and tests. The hot path is events.pyx."""
+"""NATS frames as Python objects: for control lines, tools and tests. The hot path is router.pyx."""
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize

@@ -1,6 +1,6 @@
 # The two packed forms in which messages go from thread to thread.
 #
-# A *routed* record is one accepted message on its way from the client thread to a worker; an
+# A *routed* record is one accepted message on its way from the listener's thread to a worker; an
 # *outgoing* record is one message on its way to the publisher. Both begin at a multiple of 8
 # bytes in their batch and are padded to the next one. They never leave the process.
 

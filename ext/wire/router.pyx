@@ -1,4 +1,4 @@
-"""The hot path of the client thread: frames -> orjson -> check -> mmh3 -> a batch per worker.
+"""The hot path of the listener's thread: frames -> orjson -> check -> mmh3 -> a batch per worker.
 
 Messages come from plain subscriptions or from a pull consumer of a stream; a subscription's number
 tells which. What a stream delivers tells its place in the reply subject
@@ -38,7 +38,7 @@ from alarmdigest._ext.frames import ProtocolError
 EVENT = KIND_EVENT
 REQUEST = KIND_REQUEST
 
-# How the client thread numbers its subscriptions: the router tells by the number what a message is.
+# How the listener's thread numbers its subscriptions: the router tells by the number what a message is.
 EVENT_SIDS = (1, 2)
 REQUEST_SIDS = (3, 4)
 # What a pull consumer delivers, on the original subjects, and the statuses of its pulls.

@@ -150,7 +150,7 @@ def test_before_it_is_ready_it_answers_and_says_what_is_missing() -> None:
         status, text = service.http("/readyz")
         assert status == 503
         assert "not connected to NATS yet" in text
-        assert "rejected" in text
+        assert "refused" in text
         assert samples_of(service)
     finally:
         service.kill()

@@ -47,7 +47,7 @@ def test_a_checkpoint_that_takes_long_makes_it_not_ready_and_not_unhealthy(tmp_p
     gate = tmp_path / "written"
     slow = f"""
 import pathlib, time
-import alarmdigest.pipeline.health as health, alarmdigest.runtime.service_thread as threads
+import alarmdigest.observability.health as health, alarmdigest.runtime.service_thread as threads
 from alarmdigest.store.lmdb.store import LmdbStore
 health.BUSY_IS_TROUBLE_S = 0.2
 threads.STUCK_AFTER_S = 1.5

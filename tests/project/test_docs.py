@@ -23,7 +23,7 @@ from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import FLAGS, Settings, read_settings
 from alarmdigest.settings.options import flag_of, variable
 from alarmdigest.settings.reference import reference
-from alarmdigest.settings.sources import CONFIG_VARIABLE, CONTEXT_VARIABLE
+from alarmdigest.settings.resolve import CONFIG_VARIABLE, CONTEXT_VARIABLE
 from alarmdigest.wire.messages import EVENT_FIELDS, REASONS, read_event, read_request
 
 DOCUMENTS = [

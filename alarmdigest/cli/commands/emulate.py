@@ -144,6 +144,6 @@ def _report(account: Account, took: float) -> int:
         return exit_codes.CLEAN
     print(
         "if digests are missing, is the service running, on this server and with these subjects? "
-        "its /metrics count what it refused and dropped"
+        "its /metrics count what it rejected and dropped"
     )
     return exit_codes.INTERNAL_ERROR

@@ -1,7 +1,7 @@
-"""What the publisher asks of a confirmer: number messages, send them, know which are stored.
+"""The interface of a confirmer: it numbers messages, sends them and knows which of them are stored.
 
-One kind for each way in which a server tells: PONG (``pong.py``) and PubAck (``puback.py``). A
-confirmer belongs to the publisher's thread.
+There are two: ``pong.py`` (core mode: a PONG confirms) and ``puback.py`` (stream mode: a PubAck
+confirms). A confirmer is used by the publisher's thread only.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import (
@@ -31,12 +32,19 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class PublishBlocked:
-    """Why a digest cannot be published now; whether that concerns no other one, and whether it may
-    be over in a moment."""
+    """Why messages cannot be published now. ``only_this_one``: others still can. ``passing``: it
+    may be over in a moment. ``concerns``: which kind of messages."""
 
     reason: str
     only_this_one: bool = False
     passing: bool = False
+    concerns: Literal["digests", "rejected messages"] = "digests"
+
+    @property
+    def what_is_kept(self) -> str:
+        if self.concerns == "digests":
+            return "digests cannot be published and are kept"
+        return "rejected messages cannot be published and are kept"
 
     @classmethod
     def by(cls, error: NatsError) -> PublishBlocked:
@@ -124,7 +132,7 @@ class Confirmer(ABC):
         before it was known which of them are stored already."""
 
     @abstractmethod
-    def connected(self, connection: Connection) -> None:
+    def on_connected(self, connection: Connection) -> None:
         """A new connection: what was under way on the one before it may be lost.
 
         Raises ConnectionLost.
@@ -148,14 +156,14 @@ class Confirmer(ABC):
         return True
 
     def first_under_way(self) -> tuple[int, int]:
-        """The first message under way, and the first that a later one was confirmed before: each by
-        a number that identifies this sending of it; 0: none."""
+        """Two messages in flight: the oldest, and the oldest that a later one overtook (was
+        confirmed before). Each by a number that identifies this sending of it; 0: none."""
         return 0, 0
 
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
-        """Whether another server leads the streams than at the last look-up, or they are others:
-        what was under way may be lost, and has to be looked up. Raises NatsError while nobody can
-        tell."""
+        """Whether the streams have another leader than at the last look-up, or are other streams.
+        Then messages in flight may be lost and must be looked up. Raises NatsError while nobody
+        can tell."""
         return False
 
     @abstractmethod
@@ -182,8 +190,8 @@ class Confirmer(ABC):
 
     @abstractmethod
     def output_positions(self) -> Outputs:
-        """For each output stream a position that no message stands behind, or at, for which ``add``
-        has been called after now. Empty where there are none."""
+        """For each output stream, a position: every message added from now on is stored after it.
+        Empty where there are no streams."""
 
     def requests_passed(  # noqa: B027 - only streams know replays
         self, position: StreamPosition, *, replay_ended: bool

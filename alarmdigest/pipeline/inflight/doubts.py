@@ -1,4 +1,5 @@
-"""When answers do not come: whether what is under way was lost, and has to be looked up."""
+"""Decides, when confirmations are missing, whether messages in flight may be lost and the streams
+must be searched for them."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ class AckTimeout(Exception):
 
 
 class Doubts:
-    """Belongs to the publisher, which says when something is confirmed, or sent anew."""
+    """Used by the publisher, which reports every confirmation and every resend."""
 
     def __init__(self, confirmer: Confirmer, go_on: Callable[[], bool]) -> None:
         """Questions to the server end as soon as ``go_on()`` is false."""
@@ -43,14 +44,14 @@ class Doubts:
         self._overtaken_at = 0.0
         self._first_seen_at = 0.0
 
-    def dispel(self, *, confirmed: bool = False) -> None:
-        """The server has answered, or what is under way has been sent just now; ``confirmed``:
-        it was an answer that confirms something."""
+    def note_progress(self, *, confirmed: bool = False) -> None:
+        """Call it when the server has answered or messages were just sent again; ``confirmed``: it
+        was an answer that confirms something."""
         self._progress_at = time.monotonic()
         if confirmed:
             self._lost_after_s = FIRST_LOST_AFTER_S
 
-    def why_look_up(self) -> str:
+    def lookup_reason(self) -> str:
         """Why the streams must be looked at for what they hold; empty without a reason.
 
         Raises AckTimeout, which is a reason, too, and NatsError where a stream cannot tell.
@@ -58,7 +59,7 @@ class Doubts:
         now = time.monotonic()
         if self._confirmer.under_way == 0:
             return ""
-        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._some_are_lost(now):
+        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._one_is_overdue(now):
             return "some answers do not come: looking up what the output streams hold"
         if now - self._progress_at > ACK_TIMEOUT_S:
             self._progress_at = now
@@ -67,7 +68,11 @@ class Doubts:
                 f"no confirmation within {ACK_TIMEOUT_S:g} s: "
                 f"do the streams {streams} capture their subjects?"
             )
-        if now - self._progress_at > FIRST_DOUBT_S and now >= self._ask_at and self._are_lost():
+        if (
+            now - self._progress_at > FIRST_DOUBT_S
+            and now >= self._ask_at
+            and self._are_lost_on_the_way()
+        ):
             return "answers do not come: looking up what the output streams hold"
         return ""
 
@@ -76,7 +81,7 @@ class Doubts:
         deadline = time.monotonic() + ASK_FOR_S
         return lambda: self._go_on() and time.monotonic() < deadline
 
-    def _are_lost(self) -> bool:
+    def _are_lost_on_the_way(self) -> bool:
         try:
             lost = self._confirmer.lost_track(self.for_a_moment())
         finally:
@@ -87,7 +92,7 @@ class Doubts:
             return True
         return lost
 
-    def _some_are_lost(self, now: float) -> bool:
+    def _one_is_overdue(self, now: float) -> bool:
         """While other messages are confirmed, nothing else tells that one was lost: a cluster had
         no leader when it was sent."""
         self._first_seen_at = now

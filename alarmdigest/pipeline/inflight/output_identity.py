@@ -21,7 +21,7 @@ class OutputIdentity:
         self.changes = {"output_recreated": 0, "output_truncated": 0}
         self._before = list(created)
 
-    def is_remade(self, kind: int, info: StreamInfo) -> bool:
+    def seems_recreated(self, kind: int, info: StreamInfo) -> bool:
         """Whether it seems to be another one than at the last look; notes this look."""
         self._before[kind], self.created[kind] = self.created[kind], info.created
         return self._before[kind] not in ("", info.created)
@@ -30,7 +30,7 @@ class OutputIdentity:
         self, js: JetStream, kind: int, info: StreamInfo, place: int, message_id: bytes
     ) -> int | None:
         """How much of what is known is still true, where not all of it: up to this place, 0 for a
-        stream that is another one. To be called behind ``is_remade``."""
+        stream that is another one. Call it after ``seems_recreated``."""
         created = self._before[kind]
         if place > info.last_seq and created == info.created:
             self._note(

@@ -41,7 +41,8 @@ class Pace:
 
     def refused(self, blocked: PublishBlocked) -> None:
         """A message was refused, or a stream cannot be used."""
-        self.blocked_reason = blocked.reason
+        if blocked.concerns == "digests":
+            self.blocked_reason = blocked.reason
         if not blocked.only_this_one:
             self.most = 1
             self._pausing = True

@@ -66,7 +66,7 @@ class PongConfirmer(Confirmer):
         self._unsent.append(write)
         return InFlightBatch(write.records, write.number, 1, answers_in(batches))
 
-    def connected(self, connection: Connection) -> None:
+    def on_connected(self, connection: Connection) -> None:
         self._send_again()
 
     def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:

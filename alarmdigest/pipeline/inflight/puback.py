@@ -141,7 +141,7 @@ class PubAckConfirmer(Confirmer):
 
     # -- looking up ------------------------------------------------------------------------------
 
-    def connected(self, connection: Connection) -> None:
+    def on_connected(self, connection: Connection) -> None:
         self._to_look_up = set(KINDS)
         inbox = connection.new_inbox()
         self._in_flight.set_inbox(inbox.encode())
@@ -218,7 +218,7 @@ class PubAckConfirmer(Confirmer):
         what is not true any more of one that is another one, or lost its tail."""
         self._answers.set_domain(kind, info.domain)
         place, message_id = self._in_flight.get_place(kind)
-        if self._identity.is_remade(kind, info):
+        if self._identity.seems_recreated(kind, info):
             self._to_look_up.add(kind)
         if self.replay is None and not self._replays:
             # All that we make is new to it.

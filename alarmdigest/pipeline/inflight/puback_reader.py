@@ -66,9 +66,7 @@ class PubAckReader:
         if not text and headers.startswith(b"NATS/1.0 503"):
             reason = f"no stream captures what should go into {self._streams[kind]}"
             # Whoever sends rubbish must not be able to hold up digests with it.
-            return self._refuse(
-                number, PublishBlocked(reason, only_this_one=kind != DIGEST, passing=True)
-            )
+            return self._refuse(number, _blocked(kind, reason, passing=True))
         answer = _read_answer(text)
         if answer is None:
             return None
@@ -124,14 +122,21 @@ class PubAckReader:
         # A stream of rejected messages that is full would let whoever sends rubbish silence all.
         if kind == DIGEST or (passing and err_code != STORE_FAILED):
             passes = passing and err_code != STORE_FAILED
-            only_this_one = err_code == MESSAGE_TOO_LARGE or kind != DIGEST
-            return self._refuse(number, PublishBlocked(reason, only_this_one, passes))
+            blocked = _blocked(kind, reason, passing=passes, alone=err_code == MESSAGE_TOO_LARGE)
+            return self._refuse(number, blocked)
         self.give_up(number)
         self._trouble("a rejected message cannot be published and is given up", reason=reason)
         return None
 
     def _refuse(self, number: int, blocked: PublishBlocked) -> PublishBlocked | None:
         return blocked if self._in_flight.refuse(number) else None
+
+
+def _blocked(kind: int, reason: str, *, passing: bool, alone: bool = False) -> PublishBlocked:
+    """``alone``: the message itself is at fault. A rejected one never holds up others."""
+    if kind == DIGEST:
+        return PublishBlocked(reason, only_this_one=alone, passing=passing)
+    return PublishBlocked(reason, only_this_one=True, passing=passing, concerns="rejected messages")
 
 
 def _text(value: object) -> str:

@@ -1,10 +1,11 @@
-"""What the output streams held when this process started: a replay makes it again.
+"""Which messages the output streams already held when this process started.
 
-The input is read again from the last checkpoint on, and gives the same messages with the same ids.
-Those that their stream holds already, behind the checkpoint's position in it, are not sent again,
-however long ago they were. Their ids are read as the replay goes, so that memory holds only what
-lies between the two, and not all that a long outage or a lost store leaves to be read. Rejected
-messages do not tell where they come from: ids of theirs that nothing makes again stay to the end.
+After a restart the input is read again from the last checkpoint, and this produces the same
+messages with the same ids. Those that their output stream already holds, after the position saved
+in the checkpoint, are not sent again, however old they are. Their ids are read while the replay
+goes on, so memory holds only the ids between the two readers and not those of a whole long outage.
+A rejected message does not say which input it came from, so an id of one that is never produced
+again stays in memory until the end of the replay.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Replay:
     def __init__(self, readers: Sequence[StoredIdsReader]) -> None:
         self.readers = list(readers)
         self.suppressed = [0 for _ in readers]
-        self._unreadable = False  # what was asked last
+        self._unreadable = False  # the last read failed, and digests do not wait for it
         self._trouble = LimitedLog(log, logging.WARNING)
 
     def decide(self, records: bytes, go_on: Callable[[], bool]) -> list[int] | None:

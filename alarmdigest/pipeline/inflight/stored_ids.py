@@ -1,8 +1,8 @@
 """Reading the ids of messages that an output stream holds, on a connection of its own.
 
-The stream is read in order, as far as somebody asks, up to the end that its leader told. Whether
-that is reached is told by what was read, never by a count of what is pending: a consumer may sit on
-a replica that lags, and knows less.
+The stream is read in order, only as far as needed, up to the end that its leader reported. The
+sequence of the last message read decides whether the end is reached, never a count of pending
+messages: a consumer may be on a replica that lags.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BUFFER_BYTES = 256 * 1024
 
 
 class StoredIdsReader:
-    """Reads behind a place up to the stream's end as of the first look.
+    """Reads after a position up to the stream's end as of the first look.
 
     ``ids`` holds what was read and not been asked for. ``done`` tells that the end was read.
     """

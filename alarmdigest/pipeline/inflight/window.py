@@ -1,4 +1,4 @@
-"""The in-flight list: batches and barriers in order, from the first unconfirmed batch on.
+"""Batches and barriers in order of sending; a barrier is released when all before it is confirmed.
 
 Plain data of the publisher's thread. Each message of a batch has a number that its confirmer gave
 it; all below one number are confirmed.

@@ -1,8 +1,8 @@
 """Messages that the stream deleted before we read them, while we read it.
 
-A consumer goes on behind them without a word: only the stream's sequences tell. Why they are gone
-tells the stream's first message: what lies before it was removed by a limit or a purge, what lies
-behind it was deleted singly. So the stream is asked, once for all gaps of a while.
+A consumer skips them silently; only the sequences show the gap. The stream's first message tells
+why they are gone: messages before it were removed by a limit or a purge, messages after it were
+deleted one by one. So the stream is asked once for all gaps found in a period.
 """
 
 from __future__ import annotations

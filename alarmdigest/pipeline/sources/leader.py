@@ -18,7 +18,7 @@ from alarmdigest._ext.router import STREAM_SID, Router
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import NO_MESSAGE
-from alarmdigest.nats.questions import Questions
+from alarmdigest.pipeline.sources.questions import Questions
 
 # How often the leader is asked for the end of the stream, and for how long its answer holds.
 LOOK_EVERY_S = 1.0

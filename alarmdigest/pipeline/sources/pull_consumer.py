@@ -30,11 +30,11 @@ from alarmdigest.nats.jetstream import (
     JetStream,
     consumer_request,
 )
-from alarmdigest.nats.questions import Questions
 from alarmdigest.nats.streams import StreamConfig, StreamKeeper
 from alarmdigest.pipeline.sources.clock import ArrivalWatch
 from alarmdigest.pipeline.sources.leader import LeaderReads, LeaderWatch
 from alarmdigest.pipeline.sources.pulls import Pulls
+from alarmdigest.pipeline.sources.questions import Questions
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
 from alarmdigest.pipeline.sources.stream_history import StreamHistory

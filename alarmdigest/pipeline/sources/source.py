@@ -21,7 +21,7 @@ class Source(ABC):
 
     #: Whether the listener may drop messages rather than wait for workers or publisher.
     lossy: bool
-    #: Whether a start after a crash would begin elsewhere, unless the position is in the store.
+    #: True when a crash before the first checkpoint would start at another message.
     start_not_replayable = False
 
     @abstractmethod
@@ -51,11 +51,12 @@ class Source(ABC):
 
     @abstractmethod
     def stop(self, connection: Connection) -> None:
-        """Ask for no more; what is on its way still comes."""
+        """Ask for no more. A lossy source still delivers what is on its way; what a stream holds is
+        read by the next start."""
 
     @abstractmethod
     def stopped(self, connection: Connection) -> bool:
-        """Whether all that was on its way when stop() was called has come."""
+        """Whether nothing more must be waited for, once stop() was called."""
 
     @abstractmethod
     def position(self, router: Router) -> StreamPosition | None:

@@ -1,41 +1,31 @@
 """Where in the input stream a consumer begins, so that it neither skips nor repeats.
 
-A stream is known again by the message at our position: its sequence and the time at which it was
+We recognise the stream by the message at our position: its sequence and the time at which it was
 stored, together. Neither its name nor ``created`` will do (nats-server before 2.15 gives a stream
-another ``created`` at the restart behind an edit), and a sequence alone may have been used twice.
+another ``created`` at the restart after an edit), and a sequence alone may have been used twice.
 
-Where it is another message, the stream was recreated, put back from a copy, or has lost its tail,
-and what it holds may be read for a second time. That does events no harm, but a request that was
-answered must not be answered again, out of a state that is newer than it. Certain is only this: a
-message that is newer than all that we have read is new. So requests up to that moment are not
-answered, as far as the stream goes now, and what is due comes with the next request of its user.
+If it is another message, the stream was recreated, put back from a copy, or has lost its tail, and
+what it holds may be read for a second time. For events that is harmless. But a request that was
+answered must not be answered again from a newer state. Only a message newer than everything we have
+read is certainly new. So requests up to that time, and up to the stream's present end, are not
+answered; what is due is sent with the user's next request.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 from alarmdigest._ext import timestamps
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.state.position import StreamPosition
 
 # What begins by time begins so much earlier: the clocks of two servers, or of one before and
-# behind a power failure, differ by less.
+# after a power failure, differ by less.
 CLOCKS_DIFFER_NS = 60 * 10**9
 # Where the message at our position is deleted, so many before it are tried.
 NEIGHBOURS = 32
-
-
-class Place(Protocol):
-    """The last message of the stream that was dealt with (``store.base.StreamPosition``)."""
-
-    @property
-    def created(self) -> str: ...
-    @property
-    def sequence(self) -> int: ...
-    @property
-    def timestamp_ns(self) -> int: ...
 
 
 class LastKnown(NamedTuple):
@@ -47,11 +37,12 @@ class LastKnown(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Where to begin, and why. ``gone``: messages that the stream deleted before we read them."""
+    """Where to begin, and why. ``deleted_unread``: messages that the stream deleted before we read
+    them."""
 
     at: StartAt
     kind: Literal["continues", "new_stream", "truncated", "first", "new", "time"]
-    gone: int
+    deleted_unread: int
     sentence: str
     last_known: LastKnown | None = None
 
@@ -59,7 +50,7 @@ class Start:
 def where_to_start(
     js: JetStream,
     info: StreamInfo,
-    position: Place | None,
+    position: StreamPosition | None,
     default: Literal["first", "new"] | int = "first",
     *,
     newest_ns: int = 0,
@@ -73,12 +64,12 @@ def where_to_start(
         return _without_position(info, default, newest_ns)
     if (why := _another(js, info, position, newest_ns)) is not None:
         return _anew(js, info, position, why, max(newest_ns, position.timestamp_ns))
-    gone = max(0, info.first_seq - position.sequence - 1)
+    deleted_unread = max(0, info.first_seq - position.sequence - 1)
     return Start(
         StartAt("sequence", position.sequence + 1),
         "continues",
-        gone,
-        f"{info.name}: going on behind message {position.sequence}" + _gone(gone),
+        deleted_unread,
+        f"{info.name}: going on behind message {position.sequence}" + _gone(deleted_unread),
     )
 
 
@@ -95,22 +86,24 @@ def _without_position(
     return Start(StartAt(default), default, 0, sentence, last_known)
 
 
-def _anew(js: JetStream, info: StreamInfo, position: Place, why: str, newest_ns: int) -> Start:
+def _anew(
+    js: JetStream, info: StreamInfo, position: StreamPosition, why: str, newest_ns: int
+) -> Start:
     """The stream is not the continuation of what we have read."""
     last_known = LastKnown(info.last_seq, newest_ns)
     # Only a hint, and it decides nothing but the words and what need not be read again.
     other = not _same_time(position.created, info.created) or why == _NUMBERS
     if other:
-        gone = 0
+        deleted_unread = 0
         if (first := js.next_message(info.name, 1)) is None or first[1] > newest_ns:
             # Not one of its messages is ours: then those before its first were not, either.
-            gone = max(0, info.first_seq - max(1, _first_ever(info)))
+            deleted_unread = max(0, info.first_seq - max(1, _first_ever(info)))
         return Start(
             StartAt("first"),
             "new_stream",
-            gone,
+            deleted_unread,
             f"{info.name} was recreated at {info.created}, ours was of {position.created} ({why}): "
-            "starting with its first message" + _gone(gone),
+            "starting with its first message" + _gone(deleted_unread),
             last_known,
         )
     lost = f"{info.name} has lost its newest messages ({why})"
@@ -125,7 +118,7 @@ def _anew(js: JetStream, info: StreamInfo, position: Place, why: str, newest_ns:
     return Start(StartAt("time", begin_ns), "truncated", 0, sentence, last_known)
 
 
-def _times_tell(info: StreamInfo, position: Place, newest_ns: int) -> bool:
+def _times_tell(info: StreamInfo, position: StreamPosition, newest_ns: int) -> bool:
     """Whether all that was stored behind our position's message has a later time, as far as the
     server's clock tells (before 2.10 it does not) and that of the messages that we read."""
     now_ns, time_ns = info.server_ns, position.timestamp_ns
@@ -135,7 +128,9 @@ def _times_tell(info: StreamInfo, position: Place, newest_ns: int) -> bool:
 _NUMBERS = "its numbers begin behind ours"
 
 
-def _another(js: JetStream, info: StreamInfo, position: Place, newest_ns: int) -> str | None:
+def _another(
+    js: JetStream, info: StreamInfo, position: StreamPosition, newest_ns: int
+) -> str | None:
     """Why the stream is not the continuation of the one that we read; None if it is."""
     sequence, time_ns = position.sequence, position.timestamp_ns
     if info.last_seq < sequence:
@@ -150,7 +145,9 @@ def _another(js: JetStream, info: StreamInfo, position: Place, newest_ns: int) -
     return _another_beside(js, info, position, newest_ns)
 
 
-def _another_beside(js: JetStream, info: StreamInfo, position: Place, newest_ns: int) -> str | None:
+def _another_beside(
+    js: JetStream, info: StreamInfo, position: StreamPosition, newest_ns: int
+) -> str | None:
     """The same where the message at our position is deleted: its neighbours tell."""
     sequence, time_ns = position.sequence, position.timestamp_ns
     before = _nearest_before(js, info, sequence)

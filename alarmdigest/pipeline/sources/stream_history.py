@@ -1,4 +1,4 @@
-"""What happened to the input stream that was not done by publishing: said, counted, noted."""
+"""Recreated or truncated streams and deleted messages: logged, counted, and noted for the page."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class StreamHistory:
 
     def started(self, start: Start, kept: StreamPosition | None, position: StreamPosition) -> None:
         """Reading goes on behind ``position``; ``kept`` is the one that was known before."""
-        alarming = start.gone > 0 or start.kind in CHANGES
+        alarming = start.deleted_unread > 0 or start.kind in CHANGES
         log.log(logging.ERROR if alarming else logging.INFO, "%s", start.sentence)
         if start.last_known is not None:
             sequence, time_ns = start.last_known
@@ -85,7 +85,7 @@ class StreamHistory:
                 sequence,
                 timestamps.to_text(time_ns),
             )
-        lost, sentence = start.gone, start.sentence
+        lost, sentence = start.deleted_unread, start.sentence
         if start.kind == "continues" and kept is not None:
             # The stream may have deleted more until the consumer was there.
             lost = max(lost, position.sequence - kept.sequence)

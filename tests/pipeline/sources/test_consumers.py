@@ -106,7 +106,7 @@ import pathlib
 from alarmdigest.pipeline.sources import pull_consumer
 from alarmdigest.nats.errors import NoAnswer
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.questions import Questions
+from alarmdigest.pipeline.sources.questions import Questions
 request = JetStream.request
 def request_if(self, what, body=None, *, timeout_s=None):
     if timeout_s is not None and not pathlib.Path({gate!r}).exists():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -25,6 +24,7 @@ from alarmdigest.nats.errors import StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.streams import Limits, StreamConfig, covers, ensure_stream, stream_configs
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
+from alarmdigest.state.position import StreamPosition
 
 DAY_NS = 86_400 * 10**9
 ALARMS, DIGESTS, REJECTED = stream_configs()
@@ -263,23 +263,18 @@ def test_what_jetstream_refuses_for_another_reason_is_said(js: JetStream) -> Non
 # -- where to begin --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class At:
-    """A position, as the store keeps it."""
-
-    created: str
-    sequence: int
-    timestamp_ns: int
+def at(created: str, sequence: int, timestamp_ns: int) -> StreamPosition:
+    return StreamPosition("ALARMS", created, sequence, timestamp_ns)
 
 
-def position(js: JetStream, sequence: int) -> At:
+def position(js: JetStream, sequence: int) -> StreamPosition:
     """The position of a service that has just read this message."""
     time_ns = js.message_time_ns("ALARMS", sequence)
     assert time_ns is not None
-    return At(info_of(js, "ALARMS").created, sequence, time_ns)
+    return at(info_of(js, "ALARMS").created, sequence, time_ns)
 
 
-def start(js: JetStream, place: At | None) -> Start:
+def start(js: JetStream, place: StreamPosition | None) -> Start:
     return where_to_start(js, info_of(js, "ALARMS"), place)
 
 
@@ -308,7 +303,7 @@ def test_without_a_position_the_setting_decides(js: JetStream, bus: Bus) -> None
     seventh = js.message_time_ns("ALARMS", 7)
     assert seventh is not None
     first = where_to_start(js, info, None)
-    assert (first.kind, first.gone, read(js, first.at)) == ("first", 0, sent)
+    assert (first.kind, first.deleted_unread, read(js, first.at)) == ("first", 0, sent)
     new = where_to_start(js, info, None, "new")
     assert (new.kind, read(js, new.at)) == ("new", [])
     by_time = where_to_start(js, info, None, seventh)
@@ -319,7 +314,7 @@ def test_an_unchanged_stream_continues_behind_the_position(js: JetStream, bus: B
     sent = filled(js, bus)
     for sequence in (1, 7, 10):
         found = start(js, position(js, sequence))
-        assert (found.kind, found.gone) == ("continues", 0)
+        assert (found.kind, found.deleted_unread) == ("continues", 0)
         assert found.at == StartAt("sequence", sequence + 1)
         assert read(js, found.at) == sent[sequence:]
         assert found.sentence == f"ALARMS: going on behind message {sequence}"
@@ -328,7 +323,7 @@ def test_an_unchanged_stream_continues_behind_the_position(js: JetStream, bus: B
 def test_a_position_before_the_first_message_continues_with_it(js: JetStream, bus: Bus) -> None:
     created = ensure_stream(js, ALARMS, create=True).created
     sent = filled(js, bus)
-    found = start(js, At(created, 0, 0))
+    found = start(js, at(created, 0, 0))
     assert (found.kind, read(js, found.at)) == ("continues", sent)
 
 
@@ -337,7 +332,7 @@ def test_messages_that_expired_unread_are_counted(js: JetStream, bus: Bus) -> No
     place = position(js, 3)
     bus.run(bus.client.jetstream().purge_stream("ALARMS", seq=8))
     found = start(js, place)
-    assert (found.kind, found.gone) == ("continues", 4)
+    assert (found.kind, found.deleted_unread) == ("continues", 4)
     assert read(js, found.at) == sent[7:]
     assert "4 messages were deleted before we read them" in found.sentence
 
@@ -350,7 +345,7 @@ def test_a_purged_stream_continues_with_what_comes_after(
     place = position(js, last)
     bus.run(bus.client.jetstream().purge_stream("ALARMS"))
     found = start(js, place)
-    assert (found.kind, found.gone) == ("continues", 10 - last)
+    assert (found.kind, found.deleted_unread) == ("continues", 10 - last)
     store(bus, "AlarmStatusChanged", [b"later"])
     assert read(js, found.at) == [b"later"]
     assert start(js, place) == found
@@ -362,7 +357,7 @@ def test_a_position_whose_message_alone_is_deleted_continues(js: JetStream, bus:
     for gone in (4, 5):
         bus.run(bus.client.jetstream().delete_msg("ALARMS", gone))
     found = start(js, place)
-    assert (found.kind, found.gone, read(js, found.at)) == ("continues", 0, sent[5:])
+    assert (found.kind, found.deleted_unread, read(js, found.at)) == ("continues", 0, sent[5:])
 
 
 def test_a_stream_made_anew_is_read_from_its_first_message(
@@ -376,18 +371,18 @@ def test_a_stream_made_anew_is_read_from_its_first_message(
     sent = bodies("n", range(20))
     store(bus, "AlarmStatusChanged", sent)
     found = start(js, place)
-    assert (found.kind, found.gone, read(js, found.at)) == ("new_stream", 0, sent)
+    assert (found.kind, found.deleted_unread, read(js, found.at)) == ("new_stream", 0, sent)
     assert "recreated" in found.sentence
     bus.run(bus.client.jetstream().purge_stream("ALARMS", seq=6))
     found = start(js, place)
-    assert (found.kind, found.gone, read(js, found.at)) == ("new_stream", 5, sent[5:])
+    assert (found.kind, found.deleted_unread, read(js, found.at)) == ("new_stream", 5, sent[5:])
 
 
 def test_a_stream_made_anew_that_counts_from_a_later_number_has_lost_nothing(js: JetStream) -> None:
     created = ensure_stream(js, ALARMS, create=True).created
     make(js, "LATE", ["late"], first_seq=100)
-    found = where_to_start(js, info_of(js, "LATE"), At(created, 7, 1))
-    assert (found.kind, found.gone) == ("new_stream", 0)
+    found = where_to_start(js, info_of(js, "LATE"), at(created, 7, 1))
+    assert (found.kind, found.deleted_unread) == ("new_stream", 0)
 
 
 def test_the_same_creation_time_in_another_spelling_is_the_same_stream(
@@ -396,7 +391,7 @@ def test_the_same_creation_time_in_another_spelling_is_the_same_stream(
     filled(js, bus)
     place = position(js, 7)
     spelt = place.created.replace("Z", "+00:00")
-    assert start(js, At(spelt, place.sequence, place.timestamp_ns)).kind == "continues"
+    assert start(js, at(spelt, place.sequence, place.timestamp_ns)).kind == "continues"
 
 
 def test_another_creation_time_is_the_same_stream_where_our_message_is_the_same(
@@ -405,8 +400,8 @@ def test_another_creation_time_is_the_same_stream_where_our_message_is_the_same(
     sent = filled(js, bus)
     place = position(js, 7)
     for created in ("2026-01-01T00:00:00Z", "garbage"):
-        found = start(js, At(created, place.sequence, place.timestamp_ns))
-        assert (found.kind, found.gone, found.last_known) == ("continues", 0, None)
+        found = start(js, at(created, place.sequence, place.timestamp_ns))
+        assert (found.kind, found.deleted_unread, found.last_known) == ("continues", 0, None)
         assert read(js, found.at) == sent[7:]
 
 
@@ -418,7 +413,7 @@ def test_a_stream_whose_next_message_is_older_than_the_position_is_read_from_its
     fifth = position(js, 5)
     # As if 3 had been read at the time of 5: then 4 is another one than the 4 of that time.
     bus.run(bus.client.jetstream().delete_msg("ALARMS", 3))
-    found = start(js, At(fifth.created, 3, fifth.timestamp_ns))
+    found = start(js, at(fifth.created, 3, fifth.timestamp_ns))
     assert (found.kind, read(js, found.at)) == ("truncated", sent[:2] + sent[3:])
     assert "3 is gone, and 4 behind it is older" in found.sentence
 
@@ -439,7 +434,7 @@ def test_after_a_roll_back_the_new_messages_are_read_and_the_last_known_are_know
     server, bus = own
     with asking(server.url) as js:
         filled(js, bus)
-    places: list[At] = []
+    places: list[StreamPosition] = []
 
     def publish() -> None:
         eventually(lambda: bus.client.is_connected)

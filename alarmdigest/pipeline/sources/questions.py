@@ -68,7 +68,7 @@ class Questions:
         self._publish(list(late.values()))
 
     def hear(self) -> None:
-        """Call it behind every read: hands over the answers that came."""
+        """Call it after every read: hands over the answers that came."""
         for reply, payload in self._router.take_answers():
             question = self._open.get(reply)
             if question is None:  # a second answer, or one of a connection before
