@@ -1,5 +1,6 @@
 ACK_SID: int
 DIGEST: int
+REJECTION: int
 
 class InFlight:
     def set_inbox(self, inbox: bytes) -> None: ...

@@ -59,7 +59,7 @@ class Examined:
 
     infos: dict[Role, StreamInfo] = field(default_factory=dict)
     missing: list[StreamConfig] = field(default_factory=list)
-    refusals: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
@@ -75,14 +75,14 @@ def examine(
         info = js.stream_info(plan.name)
         if info is None:
             if trouble := _absence(js, plan, create=create):
-                found.refusals.append(str(trouble))
+                found.problems.append(str(trouble))
             else:
                 found.missing.append(plan)
             continue
         found.infos[plan.role] = info
         ours = int(reading and plan.role == "alarms")
         for one in findings(js, plan, info, ours=ours):
-            kept = found.refusals if one.verdict == "refuses" else found.warnings
+            kept = found.problems if one.verdict == "refuses" else found.warnings
             kept.append(one.text)
     # What somebody else will make may have any age.
     there = all_plans if create else [plan for plan in all_plans if plan.role in found.infos]
@@ -93,7 +93,7 @@ def examine(
 def findings(
     js: JetStream, plan: StreamConfig, info: StreamInfo, *, ours: int = 0
 ) -> list[Finding]:
-    """What is wrong or unwise about a stream that is there, the refusals first.
+    """What is wrong or unwise about a stream that is there, the problems first.
 
     ``ours`` is how many of its consumers we have.
     """
@@ -114,9 +114,9 @@ def ensure_stream(js: JetStream, plan: StreamConfig, *, create: bool) -> StreamI
     never make it; StreamMissing if it is absent and ``create`` is false.
     """
     info = _present(js, plan, create=create)
-    refusals = [one.text for one in findings(js, plan, info) if one.verdict == "refuses"]
-    if refusals:
-        raise StreamConflict("; ".join(refusals))
+    problems = [one.text for one in findings(js, plan, info) if one.verdict == "refuses"]
+    if problems:
+        raise StreamConflict("; ".join(problems))
     return info
 
 
@@ -166,13 +166,13 @@ class StreamKeeper:
             if self._create and now - self._missing_since < MAKE_AGAIN_AFTER_S:
                 raise StreamMissing(f"stream {self.plan.name} was deleted; we make it again soon")
             info = _present(js, self.plan, create=self._create)
-        refusals = [
+        problems = [
             one.text
             for one in findings(js, self.plan, info)
             if one.verdict == "refuses" and (self.plan.role == "digests" or one.field == "subjects")
         ]
-        if refusals:
-            raise StreamConflict("; ".join(refusals))
+        if problems:
+            raise StreamConflict("; ".join(problems))
         self._missing_since = None
         return info
 

@@ -1,4 +1,4 @@
-"""What was lost or remade, also where the place that counts it tells no more than a number."""
+"""What was lost or recreated, also where the place that counts it tells no more than a number."""
 
 from __future__ import annotations
 

@@ -80,8 +80,8 @@ def ready_streams(jetstream: JetStream, settings: Settings) -> dict[Role, Stream
     Raises SettingsError with all that is wrong at once. Makes none while others are refused.
     """
     found = look_at_streams(jetstream, settings)
-    if found.refusals:
-        raise SettingsError(*found.refusals)
+    if found.problems:
+        raise SettingsError(*found.problems)
     problems = []
     deadline = time.monotonic() + GATHERING_S
     for plan in found.missing:

@@ -96,14 +96,14 @@ class StreamWatcher(threading.Thread):
 
     def _note(self, found: Examined) -> None:
         now = time.monotonic()
-        self._said = {text: at for text, at in self._said.items() if text in found.refusals}
-        for text in found.refusals:
+        self._said = {text: at for text, at in self._said.items() if text in found.problems}
+        for text in found.problems:
             if now >= self._said.get(text, -math.inf) + SAY_AGAIN_S:
                 self._said[text] = now
                 log.error("%s", text)
-        if self.degradations and not found.refusals:
+        if self.degradations and not found.problems:
             log.info("all streams are usable again")
-        self.degradations, self.infos = tuple(found.refusals), found.infos
+        self.degradations, self.infos = tuple(found.problems), found.infos
         if self._warned is not None:  # the start has warned of what was there then
             for text in found.warnings:
                 if text not in self._warned:

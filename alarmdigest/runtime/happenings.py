@@ -1,4 +1,4 @@
-"""What was lost or remade, in words: which stream, which messages, when.
+"""What was lost or recreated, in words: which stream, which messages, when.
 
 Whoever counts such a thing notes it here as well, so that an operator need not search the log for
 it. Any thread may do so.

@@ -24,12 +24,13 @@ from frames cimport (
 )
 from outgoing cimport Text, Wire, put_message
 from manners cimport DEBUG_CHECKS, enter
-from records cimport OUTGOING_DIGEST, OutgoingRecord, check_outgoing, padded
+from records cimport OUTGOING_DIGEST, OUTGOING_REJECTION, OutgoingRecord, check_outgoing, padded
 
 from alarmdigest._ext.frames import ProtocolError
 
 ACK_SID = 1
 DIGEST = OUTGOING_DIGEST
+REJECTION = OUTGOING_REJECTION
 
 cdef enum:
     THE_ACK_SID = 1
@@ -39,7 +40,7 @@ cdef enum:
     ID_BYTES = 32
 
 cdef enum:
-    BLOCKED                      # an earlier one of the same user is unconfirmed
+    WAITING                      # an earlier one of the same user is unconfirmed
     READY                        # in the line of those that may be sent
     SENT
     REFUSED                      # answered with an error, waits to be tried again
@@ -205,11 +206,11 @@ cdef class InFlight:
             gate[0] = number
             if before >= self.base:
                 slot.earlier = before
-                slot.state = BLOCKED
+                slot.state = WAITING
                 self.slot(before).later = number
         self.slots.used += sizeof(Slot)
         self.next += 1
-        return slot.state == BLOCKED or self.line_up(number)
+        return slot.state == WAITING or self.line_up(number)
 
     cdef bint line_up(self, uint64_t number) noexcept:
         if not buffer_reserve(&self.line, sizeof(number)):
@@ -449,7 +450,7 @@ cdef class InFlight:
             return 0
         later = self.slot(slot.later)
         later.earlier = slot.earlier if earlier != NULL else 0
-        if earlier == NULL and later.state == BLOCKED:
+        if earlier == NULL and later.state == WAITING:
             later.state = READY
             if not self.line_up(slot.later):
                 raise MemoryError("no memory for the line of messages")

@@ -298,7 +298,7 @@ def test_starts_and_ends_without_messages_change_nothing(begin: str) -> None:
                 assert service.stop() == 0
                 assert not trouble(service)
                 service.start()
-                service.wait_for_log("ALARMS: going on behind message 20\n")
+                service.wait_for_log("ALARMS: continuing after message 20\n")
             publish_surely(bus, pairs([10]))
             bus.wait_for_digests(11)
             assert sorted(numbers(bus.digests)) == list(range(11))

@@ -313,7 +313,7 @@ def test_streams_as_we_make_them_give_no_reason_to_complain(js: JetStream) -> No
     for plan in PLANS:
         ensure_stream(js, plan, create=True)
     found = examine(js, PLANS, create=True)
-    assert (found.refusals, found.warnings, found.missing) == ([], [], [])
+    assert (found.problems, found.warnings, found.missing) == ([], [], [])
 
 
 def test_limits_that_our_options_ask_for_are_no_reason_to_complain(js: JetStream) -> None:
@@ -322,7 +322,7 @@ def test_limits_that_our_options_ask_for_are_no_reason_to_complain(js: JetStream
     for plan in wanted:
         ensure_stream(js, plan, create=True)
     found = examine(js, wanted, create=True)
-    assert (found.refusals, found.warnings) == ([], [])
+    assert (found.problems, found.warnings) == ([], [])
 
 
 def test_fewer_replicas_than_asked_for_are_told(js: JetStream) -> None:
@@ -395,7 +395,7 @@ def test_commands_are_those_of_the_domain(js: JetStream) -> None:
     make(js, "alarms", {"no_ack": True})
     make(js, "digests", {"subjects": ["x"]})
     make(js, "rejected", {"subjects": ["y"], "max_consumers": 1})
-    texts = examine(js, wanted, create=True).refusals
+    texts = examine(js, wanted, create=True).problems
     assert len(texts) == 3
     for text in texts:
         assert "nats --js-domain hub stream edit" in text
@@ -408,7 +408,7 @@ def test_all_that_is_wrong_is_said_at_once(js: JetStream) -> None:
         js, "digests", {"max_msgs_per_subject": 1, "max_age": 60 * SECOND_NS, "duplicate_window": 0}
     )
     found = examine(js, PLANS, create=False)
-    assert [text.partition(", ")[0] for text in found.refusals] == [
+    assert [text.partition(", ")[0] for text in found.problems] == [
         "stream ALARMS has no_ack true",
         "stream ALARMS has subject_transform AlarmStatusChanged to x",
         "stream ALARM_DIGESTS has max_msgs_per_subject 1",
@@ -483,4 +483,4 @@ def test_the_streams_that_the_documentation_makes_are_ours(
         wanted = plan.config()
         assert {name: config[name] for name in wanted} == wanted
     found = examine(js, PLANS, create=False)
-    assert (found.refusals, found.warnings) == ([], [])
+    assert (found.problems, found.warnings) == ([], [])

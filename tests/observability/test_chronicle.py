@@ -1,4 +1,4 @@
-"""What was lost or remade is told in words: where it was counted, or else by its number."""
+"""What was lost or recreated is told in words: where it was counted, or else by its number."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def _look(connection: Connection, settings: Settings, report: ServerReport) -> N
             report.problems.append(problem)
         else:
             found = look_at_streams(jetstream, settings)
-            report.problems += found.refusals
+            report.problems += found.problems
             report.problems += cannot_be_made(jetstream, connection, found.missing)
             report.warnings += found.warnings
             digests = found.infos.get("digests")

@@ -105,7 +105,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
     ]
     if found["happened"]:
         happened = [(one["at"], one["what"]) for one in found["happened"]]
-        lines += ["", *table(("AT", "LOST OR REMADE"), happened)]
+        lines += ["", *table(("AT", "LOST OR RECREATED"), happened)]
     if rejected["last"]:
         last = [(one["at"], one["reason"], str(one["bytes"])) for one in rejected["last"]]
         lines += ["", *table(("REJECTED AT", "REASON", "BYTES"), last)]

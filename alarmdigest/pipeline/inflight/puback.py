@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from alarmdigest._ext import frames
-from alarmdigest._ext.inflight import ACK_SID, DIGEST, InFlight
+from alarmdigest._ext.inflight import ACK_SID, DIGEST, REJECTION, InFlight
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 MAX_UNCONFIRMED_MESSAGES = 16_384
 MAX_WRITE_BYTES = 1024 * 1024
 ANSWER_TIMEOUT_S = 0.6
-KINDS = (DIGEST, DIGEST + 1)
+KINDS = (DIGEST, REJECTION)
 EMPTY = OutputPosition("", 0)
 
 
@@ -348,7 +348,7 @@ class PubAckConfirmer(Confirmer):
             self._count()
             return PublishBlocked(message)
         self._trouble("the server does not let us publish rejections", reason=message)
-        for number in self._in_flight.unanswered(DIGEST + 1):
+        for number in self._in_flight.unanswered(REJECTION):
             self._answers.give_up(number)
         return None
 

@@ -69,7 +69,7 @@ def where_to_start(
         StartAt("sequence", position.sequence + 1),
         "continues",
         deleted_unread,
-        f"{info.name}: going on behind message {position.sequence}" + _gone(deleted_unread),
+        f"{info.name}: continuing after message {position.sequence}" + _gone(deleted_unread),
     )
 
 

@@ -317,7 +317,7 @@ def test_an_unchanged_stream_continues_behind_the_position(js: JetStream, bus: B
         assert (found.kind, found.deleted_unread) == ("continues", 0)
         assert found.at == StartAt("sequence", sequence + 1)
         assert read(js, found.at) == sent[sequence:]
-        assert found.sentence == f"ALARMS: going on behind message {sequence}"
+        assert found.sentence == f"ALARMS: continuing after message {sequence}"
 
 
 def test_a_position_before_the_first_message_continues_with_it(js: JetStream, bus: Bus) -> None:
