@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 RETRY_PAUSE_S = 1.0
 # What a checkpoint of this size needs is worth returning afterwards.
-LARGE_BYTES = 8 * 1024 * 1024
+LARGE_BYTES = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +149,7 @@ class Checkpointer(ServiceThread):
             # It goes back only where somebody has said so: that must outlive a quiet hour.
             and last.arrival_ns <= barrier.arrival_ns
         )
+        touched_bytes = 0
         if pending.rows or not unchanged:
             self._write(
                 pending.rows,
@@ -162,8 +163,11 @@ class Checkpointer(ServiceThread):
                     blocks=pending.blocks,
                 ),
             )
+            touched_bytes = self.store.touched_bytes
         failpoints.reach("checkpointer.done")
-        if self._memory_kept and sum(map(len, pending.rows)) < LARGE_BYTES:
+        if touched_bytes >= LARGE_BYTES:
+            self._memory_kept = True
+        elif self._memory_kept:
             self._release_memory()
         self.completed_at = time.monotonic()
         barrier.written.set()
@@ -193,7 +197,6 @@ class Checkpointer(ServiceThread):
         self.writing.observe(self.write_seconds)
         self.rows_bytes = sum(map(len, rows))
         self.written += 1
-        self._memory_kept = self._memory_kept or self.rows_bytes >= LARGE_BYTES
 
     def _release_memory(self) -> None:
         """After large checkpoints, once there is a small one: until then it is used again."""

@@ -103,6 +103,9 @@ class Store(ABC):
     last: Checkpoint | None = None
     """The newest checkpoint; known from the opening on, None in a store that has none yet."""
 
+    touched_bytes = 0
+    """About how much memory the last commit needed, and ``release_memory`` returns."""
+
     @abstractmethod
     def rows(self) -> Iterator[bytes]:
         """All rows of the last checkpoint, as packed chunks of about a MiB in the order of buckets.

@@ -13,7 +13,10 @@ from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 
 FIRST_PAUSE_S = 1.0
 PASSING_PAUSE_S = 0.3
-LONGEST_PASSING_PAUSE_S = 1.0
+# An election takes some ten seconds at most; what lasts longer than so many attempts is tried less
+# often.
+PASSING_ATTEMPTS = 40
+LONG_PASSING_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 30.0
 UNLIMITED = 1 << 30
 
@@ -27,7 +30,7 @@ class Pace:
         self.most = UNLIMITED
         self._pausing = False
         self._pause_s = FIRST_PAUSE_S
-        self._passing_pause_s = PASSING_PAUSE_S
+        self._attempts = 0  # since something passing was refused first
         self._retry_at: float | None = None
 
     @property
@@ -47,9 +50,9 @@ class Pace:
             self.most = 1
             self._pausing = True
         if blocked.passing:
-            retry_at = time.monotonic() + self._passing_pause_s
-            if self._retry_at is None:
-                self._passing_pause_s = min(self._passing_pause_s * 2, LONGEST_PASSING_PAUSE_S)
+            few = self._attempts < PASSING_ATTEMPTS
+            retry_at = time.monotonic() + (PASSING_PAUSE_S if few else LONG_PASSING_PAUSE_S)
+            self._attempts += self._retry_at is None
             # Also where one that is refused for longer waits already.
             self._retry_at = min(retry_at, self._retry_at or retry_at)
         elif self._retry_at is None:  # else it is one of many that were under way together
@@ -73,4 +76,4 @@ class Pace:
             self.blocked_reason = self._retry_at = None
             self.most = UNLIMITED
             self._pause_s = FIRST_PAUSE_S
-            self._passing_pause_s = PASSING_PAUSE_S
+            self._attempts = 0

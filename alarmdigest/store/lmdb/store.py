@@ -92,6 +92,8 @@ class LmdbStore(Store):
             self._close_env()
             raise
         self.last = checkpoint
+        # A row lies anywhere among the others, one that is deleted, too.
+        self.touched_bytes = len(batch) * mmap.PAGESIZE
 
     def release_memory(self) -> None:
         """LMDB keeps every page that a commit has ever changed, for the next one, until its end:
