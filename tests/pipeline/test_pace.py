@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
 from alarmdigest.pipeline.inflight.pace import PASSING_ATTEMPTS, PASSING_PAUSE_S, UNLIMITED, Pace
-    PASSING_PAUSE_S,
-    UNLIMITED,
-    Pace,
-)
 
 LASTING_OF_ONE = PublishBlocked("too large", only_this_one=True)
 PASSING = PublishBlocked("no leader", passing=True)
