@@ -96,6 +96,10 @@ def test_traffic_is_counted_and_no_user_or_alarm_is_named(
     assert found["alarmdigest_received_total", "event"] == 11
     assert found["alarmdigest_received_total", "request"] == 11
     assert found["alarmdigest_rejected_total", "schema"] == 1
+    # By the names of the release before.
+    assert found["alarmdigest_refused_total", "schema"] == 1
+    assert found["alarmdigest_odd_total",] == found["alarmdigest_slow_path_total",] == 1
+    assert found["alarmdigest_dropped_total", "event"] == 0
     assert found["alarmdigest_book_events_total",] == 10
     assert found["alarmdigest_book_requests_total",] == 11
     assert found["alarmdigest_book_empty_requests_total",] == 1

@@ -17,7 +17,6 @@ from alarmdigest.store.lmdb.folder import cannot, damaged
 Transaction: TypeAlias = "lmdb.Transaction[bytes]"  # at run time it is not generic
 
 DATA = "data.mdb"
-LOCK = "lock.mdb"
 
 # Behind every row's key, which begins with a bucket below 4096.
 FIRST_RECORD = b"\xff\xff"
