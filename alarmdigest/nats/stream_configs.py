@@ -56,7 +56,7 @@ class StreamConfig:
     @property
     def add_command(self) -> str:
         """How to make it with the nats tool."""
-        config = self.config()
+        config = self.api_config()
         size = f" --max-bytes {self.max_bytes}" if self.max_bytes > 0 else ""
         return self.for_its_domain(
             f"nats stream add {self.name} --subjects '{','.join(self.subjects)}' --storage file "
@@ -65,7 +65,7 @@ class StreamConfig:
             "--defaults"
         )
 
-    def config(self) -> dict[str, Any]:
+    def api_config(self) -> dict[str, Any]:
         # JetStream wants the window to lie within the age.
         window = min(self.duplicate_window_ns, self.max_age_ns or self.duplicate_window_ns)
         return {
@@ -128,13 +128,13 @@ def stream_configs(
         "domain": domain,
     }
     return StreamConfigs(
-        _plan(alarms_stream, captured, alarms, "alarms", shared),
-        _plan(digests_stream, (digest_subject,), digests, "digests", shared),
-        _plan(rejected_stream, (rejected_subject,), rejected, "rejected", shared),
+        _stream_config(alarms_stream, captured, alarms, "alarms", shared),
+        _stream_config(digests_stream, (digest_subject,), digests, "digests", shared),
+        _stream_config(rejected_stream, (rejected_subject,), rejected, "rejected", shared),
     )
 
 
-def _plan(
+def _stream_config(
     name: str, subjects: tuple[str, ...], limits: Limits, role: Role, shared: dict[str, Any]
 ) -> StreamConfig:
     return StreamConfig(name, subjects, limits.max_age_ns, limits.max_bytes, role=role, **shared)

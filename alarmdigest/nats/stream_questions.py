@@ -20,7 +20,7 @@ class Seen(NamedTuple):
     """A stream that is there: its configuration, what it is to be to us, and its consumers."""
 
     config: Config
-    plan: StreamConfig
+    wanted: StreamConfig
     consumers: int = 0
 
 
@@ -55,7 +55,7 @@ def below(field: str, bound: int, policy: str = "") -> Question:
 def not_as_asked(field: str, bound: int, asked: Callable[[StreamConfig], int]) -> Question:
     """As ``below`` with discard old, unless our own options ask for just this limit."""
     low = below(field, bound, "old")
-    return lambda seen: low(seen) and number(seen, field) != asked(seen.plan)
+    return lambda seen: low(seen) and number(seen, field) != asked(seen.wanted)
 
 
 def is_one_of(field: str, *values: object) -> Question:
@@ -66,19 +66,19 @@ def fills_up(field: str) -> Question:
     return lambda seen: number(seen, field) > 0 and discards(seen, "new")
 
 
-def leaves(transform: Config, plan: StreamConfig) -> bool:
-    """Whether a mapping writes some message of this plan's subjects where the plan has it not.
+def leaves(transform: Config, wanted: StreamConfig) -> bool:
+    """Whether a mapping writes some message of the wanted stream's subjects where it must not be.
 
     An event must not become a request either: each must stay at its subject or below it.
     """
     source, destination = str(transform.get("src") or ">"), str(transform.get("dest") or "")
     if not destination or source == destination:
         return False
-    bases = {subject.removesuffix(".>") for subject in plan.subjects}
-    if plan.role != "alarms":
+    bases = {subject.removesuffix(".>") for subject in wanted.subjects}
+    if wanted.role != "alarms":
         return any(
             meet(source, subject) and not covers(subject, written_by(destination))
-            for subject in plan.subjects
+            for subject in wanted.subjects
         )
     return any(
         meets_base(base, source) and not covers_any_below(base, written_by(destination))
@@ -87,12 +87,12 @@ def leaves(transform: Config, plan: StreamConfig) -> bool:
 
 
 def transform_leaves(seen: Seen) -> bool:
-    return leaves(mapping(seen, "subject_transform"), seen.plan)
+    return leaves(mapping(seen, "subject_transform"), seen.wanted)
 
 
 def source_leaves(seen: Seen) -> bool:
     return any(
-        leaves(one, seen.plan)
+        leaves(one, seen.wanted)
         for source in mappings(seen.config.get("sources"))
         for one in mappings(source.get("subject_transforms"))
     )
@@ -101,13 +101,13 @@ def source_leaves(seen: Seen) -> bool:
 def republishes_to(which: Callable[[StreamConfig], tuple[str, ...]]) -> Question:
     def applies(seen: Seen) -> bool:
         destination = written_by(str(mapping(seen, "republish").get("dest") or ""))
-        return destination != "" and any(meet(destination, one) for one in which(seen.plan))
+        return destination != "" and any(meet(destination, one) for one in which(seen.wanted))
 
     return applies
 
 
-def other_outputs(plan: StreamConfig) -> tuple[str, ...]:
-    return tuple(one for one in plan.outputs if one not in plan.subjects)
+def other_outputs(wanted: StreamConfig) -> tuple[str, ...]:
+    return tuple(one for one in wanted.outputs if one not in wanted.subjects)
 
 
 def is_full_of_consumers(seen: Seen) -> bool:
@@ -115,7 +115,7 @@ def is_full_of_consumers(seen: Seen) -> bool:
 
 
 def misses_replicas(seen: Seen) -> bool:
-    return max(1, number(seen, "num_replicas")) < seen.plan.replicas
+    return max(1, number(seen, "num_replicas")) < seen.wanted.replicas
 
 
 _DURATIONS = ("max_age", "duplicate_window", "subject_delete_marker_ttl")
@@ -137,7 +137,7 @@ def shown(field: str, value: object) -> str:
 def original(seen: Seen) -> str:
     """The options that give us what a mirror copies."""
     mirror = mapping(seen, "mirror")
-    given = f"{seen.plan.option} {mirror.get('name')}"
+    given = f"{seen.wanted.option} {mirror.get('name')}"
     external = mirror.get("external")
     api = str(external.get("api", "")) if isinstance(external, dict) else ""
     tokens = api.split(".")

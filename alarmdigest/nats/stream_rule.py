@@ -37,21 +37,21 @@ class Rule:
     change: Mapping[str, Any] | None = None
 
     def check(self, seen: Seen) -> Finding | None:
-        if seen.plan.role not in self.roles or not self.applies(seen):
+        if seen.wanted.role not in self.roles or not self.applies(seen):
             return None
         names = _names(seen)
         because, remedy = self.because.format(**names), self.remedy.format(**names)
         value = shown(self.field, seen.config.get(self.field))
-        text = f"stream {seen.plan.name} has {self.field} {value}, {because}: {remedy}"
-        return Finding(self.verdict, self.field, seen.plan.for_its_domain(text))
+        text = f"stream {seen.wanted.name} has {self.field} {value}, {because}: {remedy}"
+        return Finding(self.verdict, self.field, seen.wanted.for_its_domain(text))
 
 
 def _names(seen: Seen) -> dict[str, str]:
-    plan = seen.plan
+    wanted = seen.wanted
     return {
-        "stream": plan.name,
-        "option": plan.option,
-        "replicas": str(plan.replicas),
+        "stream": wanted.name,
+        "option": wanted.option,
+        "replicas": str(wanted.replicas),
         "original": original(seen),
-        "age": age_text(plan.max_age_ns or 7 * 24 * HOUR_NS),
+        "age": age_text(wanted.max_age_ns or 7 * 24 * HOUR_NS),
     }

@@ -64,79 +64,79 @@ class Examined:
 
 
 def examine(
-    js: JetStream, all_plans: Sequence[StreamConfig], *, create: bool, reading: bool = False
+    js: JetStream, configs: Sequence[StreamConfig], *, create: bool, reading: bool = False
 ) -> Examined:
     """Look at all three and change nothing. A missing one is a refusal unless we may make it.
 
     ``reading``: whether one of the consumers of ALARMS is ours.
     """
     found = Examined()
-    for plan in all_plans:
-        info = js.stream_info(plan.name)
+    for config in configs:
+        info = js.stream_info(config.name)
         if info is None:
-            if trouble := _absence(js, plan, create=create):
+            if trouble := _absence(js, config, create=create):
                 found.problems.append(str(trouble))
             else:
-                found.missing.append(plan)
+                found.missing.append(config)
             continue
-        found.infos[plan.role] = info
-        ours = int(reading and plan.role == "alarms")
-        for one in findings(js, plan, info, ours=ours):
+        found.infos[config.role] = info
+        ours = int(reading and config.role == "alarms")
+        for one in findings(js, config, info, ours=ours):
             kept = found.problems if one.verdict == "refuses" else found.warnings
             kept.append(one.text)
     # What somebody else will make may have any age.
-    there = all_plans if create else [plan for plan in all_plans if plan.role in found.infos]
+    there = configs if create else [config for config in configs if config.role in found.infos]
     found.warnings += _ages(there, found.infos)
     return found
 
 
 def findings(
-    js: JetStream, plan: StreamConfig, info: StreamInfo, *, ours: int = 0
+    js: JetStream, config: StreamConfig, info: StreamInfo, *, ours: int = 0
 ) -> list[Finding]:
     """What is wrong or unwise about a stream that is there, the problems first.
 
     ``ours`` is how many of its consumers we have.
     """
     _tell_unknown_fields(info)
-    found = check(Seen(info.config, plan, info.consumers - ours))
+    found = check(Seen(info.config, config, info.consumers - ours))
     # One that can never hold them need not be told to.
     if not any(one.field == "mirror" for one in found) and (
-        text := _missing_subjects(js, plan, info)
+        text := _missing_subjects(js, config, info)
     ):
-        found.insert(0, Finding("refuses", "subjects", plan.for_its_domain(text)))
+        found.insert(0, Finding("refuses", "subjects", config.for_its_domain(text)))
     return found
 
 
-def ensure_stream(js: JetStream, plan: StreamConfig, *, create: bool) -> StreamInfo:
-    """The stream of this plan. One that is there is used as it is, unless a rule refuses it.
+def ensure_stream(js: JetStream, config: StreamConfig, *, create: bool) -> StreamInfo:
+    """The stream as configured. One that is there is used as it is, unless a rule refuses it.
 
     Raises StreamConflict if it, or one with other names, stands in the way, or if the server will
     never make it; StreamMissing if it is absent and ``create`` is false.
     """
-    info = _present(js, plan, create=create)
-    problems = [one.text for one in findings(js, plan, info) if one.verdict == "refuses"]
+    info = _present(js, config, create=create)
+    problems = [one.text for one in findings(js, config, info) if one.verdict == "refuses"]
     if problems:
         raise StreamConflict("; ".join(problems))
     return info
 
 
-def _present(js: JetStream, plan: StreamConfig, *, create: bool) -> StreamInfo:
+def _present(js: JetStream, config: StreamConfig, *, create: bool) -> StreamInfo:
     """The stream as it is, or as we made it. Raises as ``ensure_stream`` does."""
     for _ in range(3):
-        if (info := js.stream_info(plan.name)) is not None:
+        if (info := js.stream_info(config.name)) is not None:
             return info
-        if trouble := _absence(js, plan, create=create):
+        if trouble := _absence(js, config, create=create):
             raise trouble
         try:
-            return js.create_stream(plan.config())
+            return js.create_stream(config.api_config())
         except JetStreamError as error:
             # Somebody else was faster: look again at what there is now.
             if error.err_code in (NAME_IN_USE, SUBJECTS_OVERLAP):
                 continue
-            if lasting := cannot_make(plan, error):
+            if lasting := cannot_make(config, error):
                 raise StreamConflict(lasting) from error
             raise
-    raise ConnectionLost(f"stream {plan.name} is made and deleted all the time")
+    raise ConnectionLost(f"stream {config.name} is made and deleted all the time")
 
 
 class StreamKeeper:
@@ -147,8 +147,8 @@ class StreamKeeper:
     one (seen in 2.15.1).
     """
 
-    def __init__(self, plan: StreamConfig, *, create: bool) -> None:
-        self.plan = plan
+    def __init__(self, config: StreamConfig, *, create: bool) -> None:
+        self.config = config
         self._create = create
         self._missing_since: float | None = None
 
@@ -159,17 +159,18 @@ class StreamKeeper:
         they have our subjects: what ALARMS holds is not read any better later, and rejected
         messages must not hold up digests. The stream watcher says what is wrong with them.
         """
-        info = js.stream_info(self.plan.name)
+        info = js.stream_info(self.config.name)
         if info is None:
             now = time.monotonic()
             self._missing_since = self._missing_since or now
             if self._create and now - self._missing_since < MAKE_AGAIN_AFTER_S:
-                raise StreamMissing(f"stream {self.plan.name} was deleted; we make it again soon")
-            info = _present(js, self.plan, create=self._create)
+                raise StreamMissing(f"stream {self.config.name} was deleted; we make it again soon")
+            info = _present(js, self.config, create=self._create)
         problems = [
             one.text
-            for one in findings(js, self.plan, info)
-            if one.verdict == "refuses" and (self.plan.role == "digests" or one.field == "subjects")
+            for one in findings(js, self.config, info)
+            if one.verdict == "refuses"
+            and (self.config.role == "digests" or one.field == "subjects")
         ]
         if problems:
             raise StreamConflict("; ".join(problems))
@@ -178,35 +179,35 @@ class StreamKeeper:
 
 
 def _absence(
-    js: JetStream, plan: StreamConfig, *, create: bool
+    js: JetStream, config: StreamConfig, *, create: bool
 ) -> StreamConflict | StreamMissing | None:
     """Why a stream that is not there will not be; None if we can try to make it."""
-    if holders := _holders(js, plan.name, plan.subjects):
-        return StreamConflict(plan.for_its_domain(_remedy(plan, holders)))
+    if holders := _holders(js, config.name, config.subjects):
+        return StreamConflict(config.for_its_domain(_remedy(config, holders)))
     if not create:
         return StreamMissing(
-            f"there is no stream {plan.name}, and we may not create it (--no-create-streams). "
-            f"Leave that option out, or create one: {plan.add_command}"
+            f"there is no stream {config.name}, and we may not create it (--no-create-streams). "
+            f"Leave that option out, or create one: {config.add_command}"
         )
     return None
 
 
-def _missing_subjects(js: JetStream, plan: StreamConfig, info: StreamInfo) -> str:
+def _missing_subjects(js: JetStream, config: StreamConfig, info: StreamInfo) -> str:
     missing = [
         subject
-        for subject in plan.subjects
+        for subject in config.subjects
         if not any(covers(has, subject) for has in info.subjects)
     ]
     if not missing:
         return ""
-    if holders := _holders(js, plan.name, missing):
-        return _remedy(plan, holders)
+    if holders := _holders(js, config.name, missing):
+        return _remedy(config, holders)
     # What it has within ours would overlap with ours.
-    others = [s for s in info.subjects if not any(covers(ours, s) for ours in plan.subjects)]
-    wanted = ",".join([*others, *plan.subjects])
+    others = [s for s in info.subjects if not any(covers(ours, s) for ours in config.subjects)]
+    wanted = ",".join([*others, *config.subjects])
     return (
-        f"stream {plan.name} does not capture {', '.join(missing)}: add what is missing "
-        f"(nats stream edit {plan.name} --subjects '{wanted}'), or give us another stream"
+        f"stream {config.name} does not capture {', '.join(missing)}: add what is missing "
+        f"(nats stream edit {config.name} --subjects '{wanted}'), or give us another stream"
     )
 
 
@@ -220,37 +221,39 @@ def _holders(js: JetStream, own: str, subjects: Sequence[str]) -> dict[str, str]
     return holders
 
 
-def _remedy(plan: StreamConfig, holders: dict[str, str]) -> str:
+def _remedy(config: StreamConfig, holders: dict[str, str]) -> str:
     held = ", ".join(f"stream {name} captures {subject}" for name, subject in holders.items())
     first = next(iter(holders))
     return (
-        f"{held}, and stream {plan.name} needs that: a subject can be in one stream only. Take it "
-        f"out there (nats stream edit {first} --subjects …), delete that stream (nats stream rm "
-        f"{first}), or, if it holds everything that is needed, give us its name ({plan.option} "
+        f"{held}, and stream {config.name} needs that: a subject can be in one stream only. Take "
+        f"it out there (nats stream edit {first} --subjects …), delete that stream (nats stream rm "
+        f"{first}), or, if it holds everything that is needed, give us its name ({config.option} "
         f"{first})"
     )
 
 
-def _ages(all_plans: Sequence[StreamConfig], infos: Mapping[Role, StreamInfo]) -> list[str]:
+def _ages(configs: Sequence[StreamConfig], infos: Mapping[Role, StreamInfo]) -> list[str]:
     """Requests whose digests are gone already are answered again after a loss of the store: what
     their stream holds is how a replay knows that it has published them."""
     ages = {
-        plan.role: int(infos[plan.role].config.get("max_age") or 0)
-        if plan.role in infos
-        else plan.max_age_ns
-        for plan in all_plans
+        config.role: int(infos[config.role].config.get("max_age") or 0)
+        if config.role in infos
+        else config.max_age_ns
+        for config in configs
     }
     alarms, digests = ages.get("alarms", 0), ages.get("digests", 0)
     if not digests or 0 < alarms <= digests:
         return []
-    plan = next(plan for plan in all_plans if plan.role == "digests")
-    if plan.role in infos:
-        remedy = plan.for_its_domain(f"nats stream edit {plan.name} --max-age={age_text(alarms)}")
+    config = next(config for config in configs if config.role == "digests")
+    if config.role in infos:
+        remedy = config.for_its_domain(
+            f"nats stream edit {config.name} --max-age={age_text(alarms)}"
+        )
     else:
-        remedy = f"{plan.limit_options}-age {age_text(alarms) if alarms else 'unlimited'}"
+        remedy = f"{config.limit_options}-age {age_text(alarms) if alarms else 'unlimited'}"
     return [
-        f"stream {plan.name} has max_age {age_text(digests)}, less than the events stream: should "
-        f"the store be lost, older requests are answered again: {remedy}"
+        f"stream {config.name} has max_age {age_text(digests)}, less than the events stream: "
+        f"should the store be lost, older requests are answered again: {remedy}"
     ]
 
 

@@ -226,14 +226,14 @@ class Publisher(ServiceThread):
 
     def _block(self, blocked: PublishBlocked) -> None:
         """Digests cannot be published: keep them all, say so, try again after a pause."""
-        self.pace.refused(blocked)
+        self.pace.on_blocked(blocked)
         self._trouble(blocked.what_is_kept, reason=blocked.reason)
 
     def _retry(self) -> None:
-        """See that the streams are there, then send again what was refused."""
+        """See that the streams are there, then send again what failed."""
         try:
             if not self.confirmer.check_streams(self._doubts.for_a_moment()):
-                self.pace.retried()
+                self.pace.on_retry()
                 self._block(
                     PublishBlocked(
                         f"no connection to look at the streams: {self.reconnector.last_error}"
@@ -241,10 +241,10 @@ class Publisher(ServiceThread):
                 )
                 return
         except NatsError as error:
-            self.pace.retried()
+            self.pace.on_retry()
             self._block(PublishBlocked.by(error))
             return
-        self.pace.retried()
+        self.pace.on_retry()
         self.confirmer.retry()
 
     # -- answers ---------------------------------------------------------------------------------
@@ -296,15 +296,15 @@ class Publisher(ServiceThread):
             self._handle(connection, kind, text)
 
     def _handle(self, connection: Connection, kind: int, text: bytes) -> None:
-        refused = connection.handle(kind, text)
+        error = connection.handle(kind, text)
         if kind == frames.PONG:
-            self.confirmer.ponged(connection.pongs)
+            self.confirmer.on_pong(connection.pongs)
             self._note_progress()
         elif kind == frames.INFO:
             self.reconnector.learn(connection)
-        elif refused is not None:
+        elif error is not None:
             # At once: a PONG behind it must not be taken for a confirmation.
-            blocked = self.confirmer.server_refused(refused)
+            blocked = self.confirmer.on_server_error(error)
             if blocked is not None:
                 self._block(blocked)
 
@@ -314,7 +314,7 @@ class Publisher(ServiceThread):
             return
         self._confirmations = confirmations
         self._doubts.note_progress(confirmed=True)
-        self.pace.confirmed(all_is_well=self.confirmer.refused == 0)
+        self.pace.on_confirmed(all_is_well=self.confirmer.failed == 0)
         self._release()
         failpoints.reach("publisher.confirmed")
 
@@ -358,11 +358,11 @@ class Publisher(ServiceThread):
         if not rest_only:
             self._doubts.note_progress()
         self._note_progress()
-        self.pace.goes_on()
-        if self.confirmer.refused == 0:
-            self.pace.retried()
+        self.pace.on_streams_found()
+        if self.confirmer.failed == 0:
+            self.pace.on_retry()
             if not self.confirmer.sendable:
-                self.pace.confirmed(all_is_well=True)
+                self.pace.on_confirmed(all_is_well=True)
         self.connected.set()
 
     # -- connections -----------------------------------------------------------------------------
@@ -388,10 +388,10 @@ class Publisher(ServiceThread):
 
     def _forget_connection(self, lost: ConnectionLost) -> None:
         self.reconnector.last_error = str(lost)
-        found = Fields(
+        details = Fields(
             name="alarmdigest-publisher", unconfirmed_bytes=self.window.bytes, reason=lost
         )
-        log.warning("connection lost%s", found)
+        log.warning("connection lost%s", details)
         if self._connection is not None:
             self._connection.close()
         self._connection = None

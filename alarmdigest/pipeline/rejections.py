@@ -89,18 +89,18 @@ class RejectionQueue:
         return True
 
     def read(
-        self, kind: int, payload: bytes, subject: bytes, origin: tuple[int, int] | None = None
+        self, kind: int, payload: bytes, subject: bytes, position: tuple[int, int] | None = None
     ) -> tuple[bytes, bytes, int, int] | None:
         """``(user, alarm, status, time_ns)``, or None for a message that has now been rejected.
 
-        ``origin`` is the sequence and timestamp of a stream's message.
+        ``position`` is the sequence and timestamp of a stream's message.
         """
         try:
             return parse_leniently(kind, payload)
         except Rejected as rejection:
             self.by_kind[kind] += 1
             self.last_reason[kind] = rejection.reason
-            self._reject(rejection, payload, subject, origin)
+            self._reject(rejection, payload, subject, position)
             return None
 
     def take(self) -> bytes:
@@ -117,10 +117,10 @@ class RejectionQueue:
         self._too_many.catch_up(at_once=at_once)
 
     def _reject(
-        self, rejection: Rejected, payload: bytes, subject: bytes, origin: tuple[int, int] | None
+        self, rejection: Rejected, payload: bytes, subject: bytes, position: tuple[int, int] | None
     ) -> None:
         self.by_reason[rejection.reason] += 1
-        if origin is None and not self._granted and not self._may_publish():
+        if position is None and not self._granted and not self._may_publish():
             self.sampled_out += 1
             return
         self._granted = False
@@ -132,14 +132,14 @@ class RejectionQueue:
             bytes=len(payload),
         )
         headers = rejection_headers(rejection, subject)
-        if origin is not None:
-            message_id = outgoing.published_id(self._stream.encode(), *origin, payload)
+        if position is not None:
+            message_id = outgoing.published_id(self._stream.encode(), *position, payload)
             headers += b"Nats-Msg-Id: %b\r\n" % message_id
         record = outgoing.pack_rejection(headers, payload)
         # One by itself may be larger: a server takes messages of up to 64 MiB. From a stream none
         # is thrown away: there the listener waits for the publisher.
         if (
-            origin is None
+            position is None
             and self._waiting
             and self._waiting_bytes + len(record) > MAX_WAITING_BYTES
         ):

@@ -162,7 +162,7 @@ class Service:
         Raises NotReachable, SettingsError, StoreError.
         """
         deadline = self._deadline()
-        found = probe_server(
+        start_plan = probe_server(
             self.setup_reconnector,
             self.settings,
             self.store.last,
@@ -170,17 +170,17 @@ class Service:
         )
         if not self._go_on():
             return
-        if found is None:
+        if start_plan is None:
             raise not_reachable(self.setup_reconnector)
-        self.mode = found.mode
-        checkpointer = self.checkpointer = self._make_checkpointer(found)
-        self.publisher = self._make_publisher(found, checkpointer)
+        self.mode = start_plan.mode
+        checkpointer = self.checkpointer = self._make_checkpointer(start_plan)
+        self.publisher = self._make_publisher(start_plan, checkpointer)
         self.publisher.start()
         if not self._await(self.publisher.connected, self.publisher, self.publisher_reconnector):
             return
-        self.workers = self._make_workers(found, checkpointer)
+        self.workers = self._make_workers(start_plan, checkpointer)
         self._load_books()
-        self.listener = self._make_listener(found)
+        self.listener = self._make_listener(start_plan)
         for thread in (checkpointer, *self.workers, self.listener):
             thread.start()
         self._await(self.listener.consuming, self.listener, self.listener_reconnector)
@@ -193,10 +193,10 @@ class Service:
             )
             self.stream_watcher.start()
 
-    def _make_publisher(self, found: StartPlan, checkpointer: Checkpointer) -> Publisher:
+    def _make_publisher(self, start_plan: StartPlan, checkpointer: Checkpointer) -> Publisher:
         settings = self.settings
         confirmer: Confirmer
-        if found.mode == "stream":
+        if start_plan.mode == "stream":
             _events, digests, rejected = stream_configs_of(settings)
             confirmer = PubAckConfirmer(
                 settings.digest_subject,
@@ -214,20 +214,20 @@ class Service:
             self.publisher_reconnector,
             confirmer,
             producers=settings.workers + 1,
-            replay_end=found.replay_end,
+            replay_end=start_plan.replay_end,
             on_published=checkpointer.published,
             on_failure=self._thread_died,
         )
 
-    def _make_checkpointer(self, found: StartPlan) -> Checkpointer:
+    def _make_checkpointer(self, start_plan: StartPlan) -> Checkpointer:
         return Checkpointer(
             self.store,
             workers=self.settings.workers,
-            settings=found.content_settings,
+            settings=start_plan.content_settings,
             on_failure=self._thread_died,
         )
 
-    def _make_workers(self, found: StartPlan, checkpointer: Checkpointer) -> list[Worker]:
+    def _make_workers(self, start_plan: StartPlan, checkpointer: Checkpointer) -> list[Worker]:
         assert self.publisher is not None
         # Whoever knows the secret could choose ids that make the tables slow.
         secret = os.urandom(16)
@@ -236,7 +236,7 @@ class Service:
                 number,
                 AlarmBook(
                     retention_ns=self.settings.retention,
-                    split_bytes=found.split_bytes,
+                    split_bytes=start_plan.split_bytes,
                     secret=secret,
                     publish_empty=self.settings.publish_empty,
                     stream=self.settings.events_stream.encode(),
@@ -266,7 +266,7 @@ class Service:
             ),
         )
 
-    def _make_listener(self, found: StartPlan) -> Listener:
+    def _make_listener(self, start_plan: StartPlan) -> Listener:
         assert self.publisher is not None
         settings, last = self.settings, self.store.last
         router = Router(
@@ -284,7 +284,7 @@ class Service:
             position = last.position
             router.stepped_back_ns = UNKNOWN_NS if position is None else position.stepped_back_ns
         source: Source
-        if found.mode == "stream":
+        if start_plan.mode == "stream":
             source = PullConsumerSource(
                 stream_configs_of(settings)[0],
                 create=not settings.no_create_streams,
@@ -334,7 +334,7 @@ class Service:
         the subjects."""
         if self.mode != "stream" or self.listener is None:
             return Fields(events=self.settings.event_subject, digests=self.settings.digest_subject)
-        streams = ",".join(plan.name for plan in stream_configs_of(self.settings))
+        streams = ",".join(config.name for config in stream_configs_of(self.settings))
         return Fields(streams=streams, position=self.listener.router.sequence)
 
     @property

@@ -22,7 +22,7 @@ from digest_json cimport put_entry, put_head
 from manners cimport DEBUG_CHECKS, enter
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport (
-    KIND_EVENT, ORIGIN_BYTES, OUTGOING_DIGEST, STATUS_NONE, OutgoingRecord, RoutedRecord,
+    KIND_EVENT, OUTGOING_DIGEST, POSITION_BYTES, STATUS_NONE, OutgoingRecord, RoutedRecord,
     check_routed, padded,
 )
 from row_codec cimport (
@@ -105,10 +105,10 @@ cdef class AlarmBook:
     cdef Buffer out
     cdef Buffer rows             # taken, but not yet handed over
     cdef Blake2b id_start        # of the ids of digests: what all of one stream have in common
-    cdef const uint8_t* origin   # of the request that is being answered, or NULL
+    cdef const uint8_t* request_position  # of the one that is being answered, or NULL
     cdef uint32_t tag            # of its user
     cdef char request_line[REQUEST_LINE_BYTES]
-    cdef size_t request_line_len # 0 for a request without an origin
+    cdef size_t request_line_len # 0 for a request without a position
     cdef uint32_t part           # of its digest, from 0
     cdef Counters tally
     cdef int64_t retention_ns
@@ -121,7 +121,7 @@ cdef class AlarmBook:
         bint publish_empty=False, bytes stream not None=b"",
     ):
         """``secret`` keys the hash tables. ``stream`` is the name of the stream that requests with
-        an origin come from; it goes into the ids of their digests.
+        a position come from; it goes into the ids of their digests.
         """
         if len(secret) != 16:
             raise ValueError("secret must have 16 bytes")
@@ -377,9 +377,9 @@ cdef class AlarmBook:
         self.due.used = 0
         self.tag = tag
         self.request_line_len = 0
-        self.origin = NULL
-        if record.alarm_len == ORIGIN_BYTES:
-            self.origin = user_id + record.user_len
+        self.request_position = NULL
+        if record.alarm_len == POSITION_BYTES:
+            self.request_position = user_id + record.user_len
             self.write_request_line()
         if handle != 0:
             user = user_at(&self.state, handle)
@@ -457,7 +457,7 @@ cdef class AlarmBook:
             return False
         memset(self.out.data + self.out.used, 0, sizeof(OutgoingRecord))
         self.out.used += sizeof(OutgoingRecord)
-        if self.origin != NULL:
+        if self.request_position != NULL:
             buffer_put(&self.out, self.request_line, self.request_line_len)
             # The id is the last line: whoever looks for it counts from the end.
             buffer_put(&self.out, b"Nats-Msg-Id: ", 13)
@@ -479,7 +479,7 @@ cdef class AlarmBook:
         record.user = self.tag
         record.headers_len = <uint32_t> self.headers_len()
         record.body_len = <uint32_t> (length - sizeof(OutgoingRecord) - record.headers_len)
-        if self.origin != NULL:
+        if self.request_position != NULL:
             self.write_id(
                 <uint8_t*> record + sizeof(OutgoingRecord) + self.request_line_len, record.body_len)
         memset(self.out.data + self.out.used, 0, padded(length) - length)
@@ -490,16 +490,17 @@ cdef class AlarmBook:
 
     cdef size_t headers_len(self) noexcept nogil:
         """What stands before the body of each message that answers the request."""
-        return self.request_line_len + ID_LINE_BYTES if self.origin != NULL else 0
+        return self.request_line_len + ID_LINE_BYTES if self.request_position != NULL else 0
 
     cdef void write_request_line(self) noexcept nogil:
         """Where in the stream the request stands, for whoever reads digests back after a crash."""
-        cdef uint64_t place[2]
-        memcpy(place, self.origin, ORIGIN_BYTES)
+        cdef uint64_t position[2]
+        memcpy(position, self.request_position, POSITION_BYTES)
         self.request_line_len = snprintf(
             self.request_line, REQUEST_LINE_BYTES, b"Alarmdigest-Request: %llu %lld\r\n",
-            <unsigned long long> place[0], <long long> place[1])
+            <unsigned long long> position[0], <long long> position[1])
 
     cdef void write_id(self, uint8_t* line, uint32_t body_len) noexcept nogil:
         """The id of a digest message, into its header line."""
-        id_write(&self.id_start, self.origin, self.part, line + ID_LINE_BYTES, body_len, line + 13)
+        id_write(&self.id_start, self.request_position, self.part, line + ID_LINE_BYTES, body_len,
+                 line + 13)

@@ -43,12 +43,12 @@ cdef enum:
     WAITING                      # an earlier one of the same user is unconfirmed
     READY                        # in the line of those that may be sent
     SENT
-    REFUSED                      # answered with an error, waits to be tried again
+    FAILED                       # answered with an error, or too large: waits to be tried again
     CONFIRMED
 
 ctypedef struct Slot:
     const OutgoingRecord* record
-    uint64_t floor               # the greatest place known when it was first sent: it lies behind
+    uint64_t floor               # its sequence is greater: the greatest known when it was first sent
     uint64_t earlier             # the one before of the same user that was unconfirmed; 0: none
     uint64_t later               # the one that waits for this one; 0: none
     uint64_t same_gate           # the one before with the same gate; 0: none
@@ -69,17 +69,18 @@ cdef Text text_of(bytes text):
 cdef class InFlight:
     """Numbers ``base`` … ``next - 1`` are in it; all below ``base`` are confirmed.
 
-    ``outstanding`` were sent and not answered, ``refused`` were answered with an error and wait.
+    ``outstanding`` were sent and not answered; ``failed`` were answered with an error, or are too
+    large, and wait to be tried again.
     ``second_answers`` counts answers to messages that had been answered as often as they were sent.
     """
 
-    cdef Buffer slots            # array of Slot, the first for number `origin`
-    cdef uint64_t origin
+    cdef Buffer slots            # array of Slot, the first for number `first_slot`
+    cdef uint64_t first_slot
     cdef readonly uint64_t base
     cdef readonly uint64_t next
     cdef uint64_t all_sent       # every message below it was sent, or need not be
     cdef readonly uint64_t outstanding
-    cdef readonly uint64_t refused
+    cdef readonly uint64_t failed
     cdef readonly uint64_t digests           # confirmed
     cdef readonly uint64_t rejections
     cdef readonly uint64_t second_answers
@@ -91,15 +92,15 @@ cdef class InFlight:
     cdef size_t line_head
     cdef bytes reply
     cdef tuple plain_acks        # by kind: how plain PubAcks of its stream begin
-    cdef uint64_t places[2]      # the greatest confirmed one, by kind
-    cdef char ids[2][ID_BYTES]   # of the message at that place
+    cdef uint64_t sequences[2]   # the greatest confirmed one, by kind
+    cdef char ids[2][ID_BYTES]   # of the message with that sequence
     cdef bint ids_known[2]
     cdef object batches          # (number behind it, bytes): what the slots point into
     cdef list other
     cdef bint busy
 
     def __cinit__(self):
-        self.base = self.next = self.origin = self.all_sent = 1
+        self.base = self.next = self.first_slot = self.all_sent = 1
         self.gates = <uint64_t*> calloc(GATES, sizeof(uint64_t))
         if self.gates == NULL:
             raise MemoryError("no memory for the messages in flight")
@@ -132,27 +133,27 @@ cdef class InFlight:
         """Have all answers kept for Python."""
         self.plain_acks = ((), ())
 
-    def set_place(self, int kind, uint64_t place, bytes id not None=b"") -> None:
-        """The greatest confirmed place in the stream of a kind of message, with its message's id."""
-        self.places[kind] = place
+    def set_position(self, int kind, uint64_t sequence, bytes id not None=b"") -> None:
+        """The greatest confirmed sequence in the stream of a kind, with its message's id."""
+        self.sequences[kind] = sequence
         self.ids_known[kind] = len(id) == ID_BYTES
         if self.ids_known[kind]:
             memcpy(self.ids[kind], PyBytes_AS_STRING(id), ID_BYTES)
 
-    def get_place(self, int kind) -> tuple[int, bytes]:
-        """The greatest confirmed place, and the id of the message there; b"" if it is not known."""
-        return self.places[kind], self.ids[kind][:ID_BYTES] if self.ids_known[kind] else b""
+    def position(self, int kind) -> tuple[int, bytes]:
+        """The greatest confirmed sequence, and the id of its message; b"" if it is not known."""
+        return self.sequences[kind], self.ids[kind][:ID_BYTES] if self.ids_known[kind] else b""
 
-    def lower_floors(self, int kind, uint64_t place) -> None:
-        """The stream ends at ``place`` now, or is another one (0)."""
+    def lower_floors(self, int kind, uint64_t sequence) -> None:
+        """The stream ends at ``sequence`` now, or is another one (0)."""
         cdef uint64_t number
         for number in range(self.base, self.next):
             if self.slot(number).kind == kind:
-                self.slot(number).floor = min(self.slot(number).floor, place)
+                self.slot(number).floor = min(self.slot(number).floor, sequence)
 
     def floor(self, int kind) -> int:
-        """All messages of a kind that were sent and are unconfirmed lie behind this place, if the
-        stream holds them at all; -1 when there are none."""
+        """All messages of a kind that were sent and are unconfirmed lie behind this sequence, if
+        the stream holds them at all; -1 when there are none."""
         cdef uint64_t number, lowest = 0
         cdef bint found = False
         cdef Slot* slot
@@ -222,9 +223,9 @@ cdef class InFlight:
         """Give back the room of what is confirmed, now and then."""
         while self.batches and self.batches[0][0] <= self.base:
             self.batches.popleft()
-        if self.base - self.origin > COMPACT_AT:
+        if self.base - self.first_slot > COMPACT_AT:
             memmove(self.slots.data, self.slot(self.base), (self.next - self.base) * sizeof(Slot))
-            self.origin = self.base
+            self.first_slot = self.base
             self.slots.used = (self.next - self.base) * sizeof(Slot)
         if self.line_head * sizeof(uint64_t) == self.line.used:
             self.line.used = self.line_head = 0
@@ -235,7 +236,7 @@ cdef class InFlight:
             self.line_head = 0
 
     cdef inline Slot* slot(self, uint64_t number) noexcept nogil:
-        return <Slot*> self.slots.data + (number - self.origin)
+        return <Slot*> self.slots.data + (number - self.first_slot)
 
     # -- out ---------------------------------------------------------------------------------------
 
@@ -292,14 +293,14 @@ cdef class InFlight:
                     if not enough_memory:
                         break
                     if w.unpublishable > unpublishable:
-                        slot.state = REFUSED
-                        self.refused += 1
+                        slot.state = FAILED
+                        self.failed += 1
                         enough_memory = buffer_reserve(&skipped, sizeof(number))
                         if enough_memory:
                             buffer_put(&skipped, &number, sizeof(number))
                         continue
                     if slot.sends == 0:
-                        slot.floor = self.places[slot.kind]
+                        slot.floor = self.sequences[slot.kind]
                     else:
                         self.resent += 1
                     if slot.sends < 255:
@@ -334,17 +335,17 @@ cdef class InFlight:
             if slot.state == READY and not self.line_up(number):
                 raise MemoryError("no memory for the line of messages")
 
-    def retry_refused(self) -> None:
-        """What was refused may be sent again, behind what waits already."""
+    def retry_failed(self) -> None:
+        """What failed may be sent again, behind what waits already."""
         cdef uint64_t number
-        if self.refused == 0:
+        if self.failed == 0:
             return
         for number in range(self.base, self.next):
-            if self.slot(number).state == REFUSED:
+            if self.slot(number).state == FAILED:
                 self.slot(number).state = READY
                 if not self.line_up(number):
                     raise MemoryError("no memory for the line of messages")
-        self.refused = 0
+        self.failed = 0
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -356,7 +357,7 @@ cdef class InFlight:
 
     def kind_of_sent(self, uint64_t number) -> int:
         """Likewise also of one that was confirmed lately; -1 for what nobody knows."""
-        return self.slot(number).kind if self.origin <= number < self.next else -1
+        return self.slot(number).kind if self.first_slot <= number < self.next else -1
 
     def unanswered(self, int kind) -> list[int]:
         """The numbers of messages of a kind that were sent and not answered."""
@@ -385,10 +386,10 @@ cdef class InFlight:
                     overtaken = slot.sending
         return first, overtaken
 
-    def answer(self, uint64_t number) -> None:
+    def count_answer(self, uint64_t number) -> None:
         """Note one answer to a message, whatever it says."""
         cdef Slot* slot
-        if not self.origin <= number < self.next:
+        if not self.first_slot <= number < self.next:
             return
         slot = self.slot(number)
         if slot.answers < 255:
@@ -396,30 +397,30 @@ cdef class InFlight:
         if slot.answers > slot.sends and slot.sends < 255:
             self.second_answers += 1
 
-    def refuse(self, uint64_t number) -> bool:
-        """A message was answered with an error: it waits for ``retry_refused``. False if it was not
+    def on_publish_error(self, uint64_t number) -> bool:
+        """A message was answered with an error: it waits for ``retry_failed``. False if it was not
         under way."""
         if not self.base <= number < self.next or self.slot(number).state != SENT:
             return False
-        self.slot(number).state = REFUSED
+        self.slot(number).state = FAILED
         self.outstanding -= 1
-        self.refused += 1
+        self.failed += 1
         return True
 
-    def confirm(self, uint64_t number, uint64_t place=0) -> None:
-        """A message is in its stream, or given up. ``place`` only where this process had it put
+    def confirm(self, uint64_t number, uint64_t sequence=0) -> None:
+        """A message is in its stream, or given up. ``sequence`` only where this process had it put
         there: of one that a replay has made again, others may lie before it."""
         if self.base <= number < self.next:
-            self.set_confirmed(number, place)
+            self.set_confirmed(number, sequence)
 
-    cdef int set_confirmed(self, uint64_t number, uint64_t place) except -1:
+    cdef int set_confirmed(self, uint64_t number, uint64_t sequence) except -1:
         cdef Slot* slot = self.slot(number)
         if slot.state == CONFIRMED:
             return 0
         if slot.state == SENT:
             self.outstanding -= 1
-        elif slot.state == REFUSED:
-            self.refused -= 1
+        elif slot.state == FAILED:
+            self.failed -= 1
         slot.state = CONFIRMED
         if slot.sends == 1:          # else it may be an earlier sending that was answered
             self.newest_confirmed[slot.kind] = max(self.newest_confirmed[slot.kind], slot.sending)
@@ -427,8 +428,8 @@ cdef class InFlight:
             self.digests += 1
         else:
             self.rejections += 1
-        if place > self.places[slot.kind]:
-            self.places[slot.kind] = place
+        if sequence > self.sequences[slot.kind]:
+            self.sequences[slot.kind] = sequence
             self.ids_known[slot.kind] = slot.record.headers_len >= ID_LINE
             if self.ids_known[slot.kind]:       # the id is the last line
                 memcpy(self.ids[slot.kind], <const char*> slot.record + sizeof(OutgoingRecord)
@@ -514,7 +515,7 @@ cdef class InFlight:
         cdef bytes begins
         cdef size_t length
         cdef Span digits
-        cdef uint64_t place
+        cdef uint64_t sequence
         if number < <long long> self.base or number >= <long long> self.next:
             return False
         slot = self.slot(number)
@@ -528,11 +529,11 @@ cdef class InFlight:
                 continue
             digits.data = frame.payload.data + length
             digits.length = frame.payload.length - length - 1
-            if not read_number(digits, &place) or place == 0:
+            if not read_number(digits, &sequence) or sequence == 0:
                 return False
             if slot.answers < 255:
                 slot.answers += 1
-            self.set_confirmed(number, place)
+            self.set_confirmed(number, sequence)
             return True
         return False
 

@@ -12,7 +12,7 @@ ctypedef struct MessageId:
     uint64_t high
     uint64_t low
 
-ctypedef struct Place:           # of a message in the input stream
+ctypedef struct Position:        # of a message in the input stream
     uint64_t sequence
     int64_t timestamp_ns
 
@@ -87,7 +87,7 @@ cdef inline bint read_time_ns(Span text, int64_t* ns) noexcept nogil:
     return True
 
 
-cdef inline bint read_place(Span text, Place* found) noexcept nogil:
+cdef inline bint read_position(Span text, Position* found) noexcept nogil:
     """Read ``<sequence> <timestamp>``."""
     cdef Span first = text, rest
     cdef const uint8_t* blank
@@ -102,7 +102,7 @@ cdef inline bint read_place(Span text, Place* found) noexcept nogil:
     return read_number(first, &found.sequence) and read_time_ns(rest, &found.timestamp_ns)
 
 
-cdef inline bint covers(Place mark, Place request) noexcept nogil:
+cdef inline bint covers(Position mark, Position request) noexcept nogil:
     """Whether a request stands at or before a mark. Both numbers must say so: a stream that lost
     its tail uses sequences again, for later messages."""
     return request.sequence <= mark.sequence and request.timestamp_ns <= mark.timestamp_ns

@@ -8,7 +8,7 @@ from libc.string cimport memcpy, memset
 from blake2b cimport Blake2b
 from outgoing cimport Text, Wire, put_message
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
-from records cimport ORIGIN_BYTES, OUTGOING_REJECTION, OutgoingRecord, padded
+from records cimport OUTGOING_REJECTION, POSITION_BYTES, OutgoingRecord, padded
 
 
 def pack_rejection(bytes headers not None, bytes body not None) -> bytes:
@@ -32,14 +32,14 @@ cdef Text text_of(bytes text):
 def published_id(
     bytes stream not None, uint64_t sequence, int64_t timestamp_ns, bytes payload not None,
 ) -> bytes:
-    """The ``Nats-Msg-Id`` of a message that one of the input stream, at this place, has given."""
+    """The ``Nats-Msg-Id`` of a message made from the one at this position of the input stream."""
     cdef Blake2b start
-    cdef uint8_t origin[ORIGIN_BYTES]
+    cdef uint8_t position[POSITION_BYTES]
     cdef uint8_t text[PUBLISHED_ID_BYTES]
-    memcpy(origin, &sequence, 8)
-    memcpy(origin + 8, &timestamp_ns, 8)
+    memcpy(position, &sequence, 8)
+    memcpy(position + 8, &timestamp_ns, 8)
     id_begin(&start, stream)
-    id_write(&start, origin, 0, <const uint8_t*> PyBytes_AS_STRING(payload), len(payload), text)
+    id_write(&start, position, 0, <const uint8_t*> PyBytes_AS_STRING(payload), len(payload), text)
     return PyBytes_FromStringAndSize(<char*> text, PUBLISHED_ID_BYTES)
 
 
@@ -47,7 +47,7 @@ def to_wire(
     bytes batch not None, bytes digest_subject not None, bytes rejected_subject not None,
     bytes id_prefix not None, size_t max_payload,
 ) -> tuple:
-    """Frame a batch of outgoing records as HPUB, each with the id ``<id_prefix><place in batch>``.
+    """Frame a batch of outgoing records as HPUB, each with the id ``<id_prefix><number in batch>``.
 
     A rejection larger than ``max_payload`` is cut and says so; one whose headers alone are larger is
     left out. Returns ``(wire, digests, rejections, left_out, largest_digest)``, the last in bytes as
@@ -56,7 +56,7 @@ def to_wire(
     cdef Wire w
     cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
     cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
-    cdef uint64_t place = 0
+    cdef uint64_t number = 0
     cdef const OutgoingRecord* record
     cdef bint enough_memory = True
     memset(&w, 0, sizeof(w))
@@ -68,8 +68,8 @@ def to_wire(
         with nogil:
             while position < length and enough_memory:
                 record = <const OutgoingRecord*> (data + position)
-                enough_memory = put_message(&w, record, place)
-                place += 1
+                enough_memory = put_message(&w, record, number)
+                number += 1
                 position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
         if not enough_memory:
             raise MemoryError("no memory to frame outgoing messages")

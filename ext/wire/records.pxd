@@ -19,7 +19,7 @@ cdef enum:
 cdef enum:
     MAX_ID_BYTES = 1024
 
-ctypedef struct RoutedRecord:    # followed by the bytes of UserID, then those of AlarmID or origin
+ctypedef struct RoutedRecord:    # followed by UserID, then AlarmID or position
     int64_t time_ns              # an event's ChangedAt, clamped to arrival + skew
     int64_t arrival_ns
     uint16_t user_len
@@ -29,9 +29,9 @@ ctypedef struct RoutedRecord:    # followed by the bytes of UserID, then those o
     uint16_t bucket              # of the user; it fills what would be padding
 
 cdef enum:
-    # In place of an AlarmID a request may carry where it stands in a stream, which then decides
+    # In place of an AlarmID a request may carry its position in a stream, which then decides
     # the ids of its digests: sequence (u64) and the stream's timestamp in ns (i64), little-endian.
-    ORIGIN_BYTES = 16
+    POSITION_BYTES = 16
 
 cdef enum:
     OUTGOING_DIGEST = 0

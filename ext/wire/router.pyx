@@ -1,7 +1,7 @@
 """The hot path of the listener's thread: frames -> orjson -> check -> mmh3 -> a batch per worker.
 
 Messages come from plain subscriptions or from a pull consumer of a stream; a subscription's number
-tells which. What a stream delivers tells its place in the reply subject
+tells which. What a stream delivers tells its sequence in the reply subject
 (``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp>.<pending>``, with
 domain and account hash before the stream in newer servers).
 
@@ -26,8 +26,8 @@ from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span, scan_frame,
 )
 from records cimport (
-    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, ORIGIN_BYTES, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE,
-    STATUS_WARNING, RoutedRecord, padded,
+    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, POSITION_BYTES, STATUS_CLEARED, STATUS_CRITICAL,
+    STATUS_NONE, STATUS_WARNING, RoutedRecord, padded,
 )
 from timestamps cimport parse_rfc3339
 
@@ -239,7 +239,7 @@ cdef class Router:
     cdef bytes request_subject
     cdef uint64_t consumer_seq
     cdef bint in_stream
-    cdef bint place_known
+    cdef bint sequence_known
     cdef bint read_before
     cdef uint64_t gap_first
     cdef uint64_t gap_last
@@ -273,9 +273,9 @@ cdef class Router:
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
         only_count=None,
     ):
-        """``hash32(user, 0, False)`` is mmh3; ``parse_leniently(kind, payload, subject, origin)`` gives
-        ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
-        ``origin`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
+        """``hash32(user, 0, False)`` is mmh3; ``parse_leniently(kind, payload, subject, position)``
+        gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
+        ``position`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
 
         ``only_count(kind, reason)`` is asked before that where a plain subscription's message is
         certainly rejected, for the reason of that place in ``messages.REASONS``: true if it has
@@ -397,7 +397,7 @@ cdef class Router:
         ``pending``. Sequences that it skips are counted as deleted.
         """
         self.consumer_seq = 0
-        self.place_known = True
+        self.sequence_known = True
         self.sequence = after
         self.timestamp_ns = timestamp_ns
         self.pending = pending
@@ -422,23 +422,23 @@ cdef class Router:
         return gap
 
     cdef int route_delivery(self, Frame* frame) except -1:
-        cdef Delivery place
-        if not read_delivery(frame.reply, &place):
-            raise ProtocolError("a delivery of a stream whose reply subject tells no place")
-        if place.consumer_seq != self.consumer_seq + 1:
+        cdef Delivery delivery
+        if not read_delivery(frame.reply, &delivery):
+            raise ProtocolError("a delivery of a stream whose reply subject tells no sequence")
+        if delivery.consumer_seq != self.consumer_seq + 1:
             raise DeliveryGap(
-                f"delivery {place.consumer_seq} came after {self.consumer_seq}: "
+                f"delivery {delivery.consumer_seq} came after {self.consumer_seq}: "
                 "what belongs in between was lost on its way")
-        self.consumer_seq = place.consumer_seq
+        self.consumer_seq = delivery.consumer_seq
         self.delivered += 1
-        self.pending = place.pending
-        if place.stream_seq <= self.sequence:
+        self.pending = delivery.pending
+        if delivery.stream_seq <= self.sequence:
             self.redelivered += 1
             return 0
-        if self.place_known and place.stream_seq > self.sequence + 1:
-            self.note_gap(place.stream_seq)
-        self.sequence = place.stream_seq
-        self.timestamp_ns = <int64_t> place.timestamp_ns
+        if self.sequence_known and delivery.stream_seq > self.sequence + 1:
+            self.note_gap(delivery.stream_seq)
+        self.sequence = delivery.stream_seq
+        self.timestamp_ns = <int64_t> delivery.timestamp_ns
         self.read_before = self.sequence <= self.reread_seq and self.may_be_known()
         self.in_stream = True
         if lies_in(frame.subject, self.event_subject):
@@ -533,17 +533,17 @@ cdef class Router:
         return self.append_request(<object> user, user_id)
 
     cdef int append_request(self, object user, Span user_id) except -1:
-        cdef uint64_t origin[2]
+        cdef uint64_t position[2]
         cdef Span rest
         if self.read_before:
             self.not_answered += 1
             return 0
-        rest.data = <const uint8_t*> origin
+        rest.data = <const uint8_t*> position
         rest.length = 0
         if self.in_stream:
-            origin[0] = self.sequence
-            origin[1] = <uint64_t> self.timestamp_ns
-            rest.length = ORIGIN_BYTES
+            position[0] = self.sequence
+            position[1] = <uint64_t> self.timestamp_ns
+            rest.length = POSITION_BYTES
         return self.append(KIND_REQUEST, user, user_id, rest, STATUS_CLEARED, 0)
 
     cdef bint is_only_counted(self, int kind, int reason) except -1:

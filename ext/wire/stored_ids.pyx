@@ -16,7 +16,7 @@ from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span, scan_frame,
 )
 from message_ids cimport (
-    MessageId, Place, covers, find_header, read_message_id, read_place,
+    MessageId, Position, covers, find_header, read_message_id, read_position,
 )
 from records cimport OutgoingRecord, padded
 
@@ -29,7 +29,7 @@ cdef enum:
 
 ctypedef struct Entry:
     MessageId id
-    uint64_t place               # in the stream
+    uint64_t sequence            # in the stream
     uint64_t request             # the sequence of the request that made it; 0: it does not say
     bint taken                   # made again, or nothing will make it again
 
@@ -37,25 +37,25 @@ ctypedef struct Entry:
 cdef class StoredIds:
     """Ids in the order of the stream. One thread at a time may use it.
 
-    ``place`` is the sequence up to which the stream was read. ``expected`` counts the deliveries of
-    the consumer that reads it: set it to 0 for a new consumer.
+    ``sequence`` is how far the stream was read. ``expected`` counts the deliveries of the consumer
+    that reads it: set it to 0 for a new consumer.
     """
 
-    cdef Buffer entries          # array of Entry, in the order of places
+    cdef Buffer entries          # array of Entry, in the order of the stream
     cdef size_t head             # all before it are taken
     cdef size_t waiting          # not taken
     cdef uint32_t* slots
     cdef size_t slot_count       # a power of two, or 0
     cdef uint64_t key
-    cdef Place through           # the greatest mark: what belongs to requests up to it was stored
-    cdef MessageId newest        # at `place`
+    cdef Position through        # the greatest mark: what belongs to requests up to it was stored
+    cdef MessageId newest        # at `sequence`
     cdef bint newest_is_known
-    cdef public uint64_t place
+    cdef public uint64_t sequence
     cdef public uint64_t expected
 
-    def __cinit__(self, uint64_t place=0, uint64_t key=0x9E3779B97F4A7C15):
-        """Reads behind ``place``. ``key`` makes the hash table one that nobody can foresee."""
-        self.place = place
+    def __cinit__(self, uint64_t sequence=0, uint64_t key=0x9E3779B97F4A7C15):
+        """Reads behind ``sequence``. ``key`` makes the hash table one that nobody can foresee."""
+        self.sequence = sequence
         self.key = key | 1
 
     def __dealloc__(self):
@@ -71,14 +71,14 @@ cdef class StoredIds:
 
     @property
     def newest_id(self) -> bytes:
-        """The id of the message at ``place``; b"" if it is not known."""
+        """The id of the message at ``sequence``; b"" if it is not known."""
         return b"%016x%016x" % (self.newest.high, self.newest.low) if self.newest_is_known else b""
 
     @property
-    def first_place(self) -> int:
-        """The place of the first id that was not made again; 0 when there is none."""
+    def first_sequence(self) -> int:
+        """The sequence of the first id that was not made again; 0 when there is none."""
         self.skip_taken()
-        return 0 if self.waiting == 0 else self.entry(self.head).place
+        return 0 if self.waiting == 0 else self.entry(self.head).sequence
 
     def scan(self, buffer, Py_ssize_t start, Py_ssize_t end) -> tuple[int, list]:
         """Take in all whole frames of ``buffer[start:end]``.
@@ -127,17 +127,17 @@ cdef class StoredIds:
         """Find messages that were made again, and forget their ids.
 
         Of the outgoing records in a batch those of a ``kind`` (or only those with the numbers
-        ``among``): ``(number in the batch, place)`` of each that the stream holds, and the numbers
-        of those that it does not hold as far as it was read. Place 0: the stream does not hold it
-        any more, but a mark says that it had been stored.
+        ``among``): ``(number in the batch, sequence)`` of each that the stream holds, and the
+        numbers of those that it does not hold as far as it was read. Sequence 0: the stream does
+        not hold it any more, but a mark says that it had been stored.
         """
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
         cdef size_t length = PyBytes_GET_SIZE(batch), position = 0, number = 0, next_wanted = 0
         cdef const OutgoingRecord* record
         cdef Span headers
         cdef MessageId id
-        cdef Place request
-        cdef uint64_t place
+        cdef Position request
+        cdef uint64_t sequence
         cdef list found = [], missing = []
         while position < length:
             record = <const OutgoingRecord*> (data + position)
@@ -155,10 +155,10 @@ cdef class StoredIds:
             headers.length = record.headers_len
             if not read_message_id(find_header(headers, b"Nats-Msg-Id:", 12), &id):
                 continue
-            place = self.take(id)
-            if place:
-                found.append((number - 1, place))
-            elif (read_place(find_header(headers, b"Alarmdigest-Request:", 20), &request)
+            sequence = self.take(id)
+            if sequence:
+                found.append((number - 1, sequence))
+            elif (read_position(find_header(headers, b"Alarmdigest-Request:", 20), &request)
                     and covers(self.through, request)):
                 found.append((number - 1, 0))
             else:
@@ -177,28 +177,28 @@ cdef class StoredIds:
                 self.waiting -= 1
         self.compact()
 
-    def drop_behind(self, uint64_t place) -> None:
-        """The stream ends at ``place`` now: what was read behind it is gone."""
+    def truncate(self, uint64_t sequence) -> None:
+        """The stream ends at ``sequence`` now: what was read behind it is gone."""
         cdef size_t i
         cdef Entry* one
         for i in range(self.head, self.count()):
             one = self.entry(i)
-            if not one.taken and one.place > place:
+            if not one.taken and one.sequence > sequence:
                 one.taken = True
                 self.waiting -= 1
-        if self.place > place:
-            self.place = place
+        if self.sequence > sequence:
+            self.sequence = sequence
             self.newest_is_known = False
         self.compact()
 
-    def clear(self, uint64_t place) -> None:
-        """Forget everything; what is read from now on lies behind ``place``."""
+    def clear(self, uint64_t sequence) -> None:
+        """Forget everything; what is read from now on lies behind ``sequence``."""
         buffer_clear(&self.entries, KEEP_BYTES)
         free(self.slots)
         self.slots = NULL
         self.slot_count = 0
         self.head = self.waiting = 0
-        self.place = place
+        self.sequence = sequence
         self.newest_is_known = False
         self.through.sequence = 0
         self.through.timestamp_ns = 0
@@ -214,17 +214,17 @@ cdef class StoredIds:
     cdef int take_delivery(self, Frame* frame) except -1:
         cdef Delivery delivery
         cdef MessageId found
-        cdef Place mark
+        cdef Position mark
         cdef Entry one
         if not read_delivery(frame.reply, &delivery):
-            raise ProtocolError("a delivery of a stream whose reply subject tells no place")
+            raise ProtocolError("a delivery of a stream whose reply subject tells no sequence")
         self.expected += 1
         if delivery.consumer_seq != self.expected:
             raise ValueError(f"delivery {delivery.consumer_seq} came in place of {self.expected}")
-        if delivery.stream_seq <= self.place:
+        if delivery.stream_seq <= self.sequence:
             return 0
-        self.place = delivery.stream_seq
-        if read_place(find_header(frame.headers, b"Alarmdigest-Stored-Through:", 27), &mark):
+        self.sequence = delivery.stream_seq
+        if read_position(find_header(frame.headers, b"Alarmdigest-Stored-Through:", 27), &mark):
             if mark.sequence > self.through.sequence:
                 self.through = mark
         self.newest_is_known = read_message_id(
@@ -233,31 +233,31 @@ cdef class StoredIds:
             return 0             # not one of ours
         self.newest = found
         if self.find(found) >= 0:
-            return 0             # the first place of an id counts
+            return 0             # the first message with an id counts
         one.id = found
-        one.place = delivery.stream_seq
+        one.sequence = delivery.stream_seq
         one.taken = False
         one.request = 0
-        if read_place(find_header(frame.headers, b"Alarmdigest-Request:", 20), &mark):
+        if read_position(find_header(frame.headers, b"Alarmdigest-Request:", 20), &mark):
             one.request = mark.sequence
         if not buffer_reserve(&self.entries, sizeof(Entry)):
             raise MemoryError("no memory for another id")
         buffer_put(&self.entries, &one, sizeof(Entry))
         self.waiting += 1
         if 2 * (self.count() + 1) > self.slot_count:
-            self.index_anew()
+            self.rebuild_index()
         else:
             self.index(self.count() - 1)
         return 0
 
     cdef uint64_t take(self, MessageId wanted) noexcept:
-        """The place of a message that is made again now; 0 if its id was not read."""
+        """The sequence of a message that is made again now; 0 if its id was not read."""
         cdef int64_t found = self.find(wanted)
         if found < 0 or self.entry(found).taken:
             return 0
         self.entry(found).taken = True
         self.waiting -= 1
-        return self.entry(found).place
+        return self.entry(found).sequence
 
     cdef void skip_taken(self) noexcept:
         while self.head < self.count() and self.entry(self.head).taken:
@@ -277,7 +277,7 @@ cdef class StoredIds:
         if self.waiting == 0:
             self.empty()
         elif self.count() > COMPACT_AT and self.waiting < self.count() // 2:
-            self.index_anew()
+            self.rebuild_index()
         return 0
 
     # -- the index: open addressing, a slot holds the number of an entry plus one ------------------
@@ -305,7 +305,7 @@ cdef class StoredIds:
             slot = (slot + 1) & (self.slot_count - 1)
         self.slots[slot] = <uint32_t> i + 1
 
-    cdef int index_anew(self) except -1:
+    cdef int rebuild_index(self) except -1:
         """Room for twice as many as there are, without those that were taken."""
         cdef size_t i, kept = 0, wanted = FIRST_SLOTS
         cdef uint32_t* slots

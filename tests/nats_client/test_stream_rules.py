@@ -52,7 +52,7 @@ def plan_of(role: str, found: StreamConfigs = PLANS) -> StreamConfig:
 def make(js: JetStream, role: str, config: dict[str, Any]) -> StreamInfo:
     """The stream of this role as we would make it, but for these fields."""
     plan = plan_of(role)
-    wanted = {**plan.config(), **config}
+    wanted = {**plan.api_config(), **config}
     # A sealed stream cannot be made, only edited to be one.
     sealed = wanted.pop("sealed", False)
     info = js.create_stream(wanted)
@@ -480,7 +480,7 @@ def test_the_streams_that_the_documentation_makes_are_ours(
             stdout=subprocess.DEVNULL,
         )
         config = info_of(js, plan.name).config
-        wanted = plan.config()
+        wanted = plan.api_config()
         assert {name: config[name] for name in wanted} == wanted
     found = examine(js, PLANS, create=False)
     assert (found.problems, found.warnings) == ([], [])

@@ -80,16 +80,16 @@ def test_a_puback_confirms_its_message_and_tells_the_place() -> None:
     assert scan(messages, ack(1, 17) + ack(2, 9, REJECTION)) == []
     assert (messages.base, messages.next) == (3, 3)
     assert (messages.digests, messages.rejections, messages.outstanding) == (1, 1, 0)
-    assert messages.get_place(DIGEST) == (17, id_of(1).encode())
-    assert messages.get_place(REJECTION) == (9, id_of(2).encode())
+    assert messages.position(DIGEST) == (17, id_of(1).encode())
+    assert messages.position(REJECTION) == (9, id_of(2).encode())
 
 
 def test_the_base_waits_for_the_first_that_is_not_confirmed() -> None:
     messages = sent(DIGEST, DIGEST, DIGEST)
     scan(messages, ack(3, 19) + ack(2, 18))
-    assert (messages.base, messages.get_place(DIGEST)[0]) == (1, 19)
+    assert (messages.base, messages.position(DIGEST)[0]) == (1, 19)
     scan(messages, ack(1, 17))
-    assert (messages.base, messages.get_place(DIGEST)) == (4, (19, id_of(3).encode()))
+    assert (messages.base, messages.position(DIGEST)) == (4, (19, id_of(3).encode()))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_what_a_replay_finds_is_confirmed_without_telling_a_place() -> None:
     messages = holding(*[record(number=number) for number in range(3)])
     messages.confirm(1)
     messages.confirm(2, 40)
-    assert (messages.base, messages.get_place(DIGEST)[0]) == (3, 40)
+    assert (messages.base, messages.position(DIGEST)[0]) == (3, 40)
     assert send(messages) == [3]
 
 
@@ -180,12 +180,12 @@ def test_a_second_answer_is_noticed_and_one_to_a_message_sent_twice_is_none() ->
     messages = sent(DIGEST, DIGEST)
     scan(messages, ack(1, 5))
     assert messages.second_answers == 0
-    messages.answer(1)
+    messages.count_answer(1)
     assert messages.second_answers == 1
     messages.unsend(DIGEST)
     assert send(messages) == [2]
-    messages.answer(2)
-    messages.answer(2)
+    messages.count_answer(2)
+    messages.count_answer(2)
     assert messages.second_answers == 1
 
 
@@ -251,12 +251,12 @@ def test_users_that_share_a_gate_do_not_wait_for_each_other() -> None:
 def test_what_was_refused_holds_up_its_user_only_until_it_is_tried_again() -> None:
     messages = holding(record(number=1, user=7), record(number=2, user=7), record(number=3, user=9))
     assert send(messages) == [1, 3]
-    assert messages.refuse(1)
-    assert not messages.refuse(1)
-    assert (messages.refused, messages.outstanding) == (1, 1)
+    assert messages.on_publish_error(1)
+    assert not messages.on_publish_error(1)
+    assert (messages.failed, messages.outstanding) == (1, 1)
     scan(messages, ack(3, 5))
     assert send(messages) == []
-    messages.retry_refused()
+    messages.retry_failed()
     assert send(messages) == [1]
     scan(messages, ack(1, 6))
     assert send(messages) == [2]
@@ -318,7 +318,7 @@ def test_whatever_happens_each_user_has_one_under_way_and_all_arrive_in_order(
             if step == "store":
                 scan(messages, store(number))
             else:
-                messages.refuse(number)
+                messages.on_publish_error(number)
         elif step == "lose":
             for number in sorted(under_way):
                 if chance.random() < 0.5:
@@ -329,7 +329,7 @@ def test_whatever_happens_each_user_has_one_under_way_and_all_arrive_in_order(
                     messages.confirm(number, stored.index(number) + 1)
             messages.unsend(DIGEST)
         elif step == "retry":
-            messages.retry_refused()
+            messages.retry_failed()
     for user in range(5):
         of_user = [number for number in stored if users[number - 1] == user]
         assert of_user == [n for n, one in enumerate(users, start=1) if one == user]
@@ -373,15 +373,15 @@ def test_a_digest_that_is_too_large_waits_and_holds_up_no_other_user() -> None:
     large = record(number=1, user=7)._replace(body=b"x" * 2000)
     messages = holding(large, record(number=2, user=7), record(number=3, user=8))
     _wire, count, unpublishable, largest, _ = messages.frame(b"out", b"bad", 1024, ALL, ALL)
-    assert (count, unpublishable, messages.refused) == (1, [1], 1)
+    assert (count, unpublishable, messages.failed) == (1, [1], 1)
     assert largest > 2000
-    messages.retry_refused()
+    messages.retry_failed()
     assert send(messages, max_payload=4096) == [1]
 
 
-def test_unsent_messages_lie_behind_the_place_known_when_they_went_out() -> None:
+def test_unsent_messages_lie_behind_the_sequence_known_when_they_went_out() -> None:
     messages = holding(*[record(number=number) for number in range(1, 5)])
-    messages.set_place(DIGEST, 10)
+    messages.set_position(DIGEST, 10)
     assert messages.floor(DIGEST) == -1
     assert send(messages, most=2) == [1, 2]
     scan(messages, ack(1, 12))
@@ -427,4 +427,4 @@ def test_memory_stays_small_however_many_pass_through() -> None:
         send(messages)
         scan(messages, b"".join(ack(number, number) for number in range(first, first + count)))
     assert messages.base == messages.next == 300_001
-    assert messages.get_place(DIGEST)[0] == 300_000
+    assert messages.position(DIGEST)[0] == 300_000

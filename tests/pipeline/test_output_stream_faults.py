@@ -352,7 +352,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         assert confirmer.output_positions()[DIGESTS].sequence == 3
         saved.put_back()
         bus.flush()
-        confirmer._in_flight.set_place(0, 10, ids[9].encode())  # as if it had come so far
+        confirmer._in_flight.set_position(0, 10, ids[9].encode())  # as if it had come so far
         assert confirmer.check_streams(go_on)
         assert confirmer.stream_changes["output_truncated"] == 1
         assert made_again(confirmer, ids[3], ids[8]) == 1
@@ -401,7 +401,9 @@ def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
     records = pack_outgoing([Outgoing(DIGEST, b"", b"{}")])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
-    refusal = confirmer._answers._refused(1, DIGEST, ERROR | {"description": "full\nall is well"})
+    refusal = confirmer._answers._on_publish_error(
+        1, DIGEST, ERROR | {"description": "full\nall is well"}
+    )
     assert refusal is not None
     assert refusal.reason == r"ALARM_DIGESTS refused a message: full\nall is well"
 
@@ -414,7 +416,7 @@ def blocked_by(kind: int, error: dict[str, Any]) -> tuple[PublishBlocked | None,
         confirmer.add([Batch(pack_outgoing([Outgoing(kind, b"", b"{}")]), 0.0)], go_on) is not None
     )
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
-    return confirmer._answers._refused(1, kind, error), confirmer
+    return confirmer._answers._on_publish_error(1, kind, error), confirmer
 
 
 @pytest.mark.parametrize("kind", [DIGEST, REJECTION])

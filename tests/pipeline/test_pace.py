@@ -12,31 +12,31 @@ PASSING = PublishBlocked("no leader", passing=True)
 def test_one_that_is_refused_for_good_does_not_make_the_others_wait() -> None:
     pace = Pace()
     for _ in range(10):
-        pace.refused(LASTING_OF_ONE)
+        pace.on_blocked(LASTING_OF_ONE)
         assert pace.may_send
-        pace.retried()
-    pace.refused(LASTING_OF_ONE)
+        pace.on_retry()
+    pace.on_blocked(LASTING_OF_ONE)
     wait_s = pace.seconds_to_retry
     assert wait_s is not None
     assert wait_s > 20
-    pace.refused(PASSING)
+    pace.on_blocked(PASSING)
     assert not pace.may_send
     wait_s = pace.seconds_to_retry
     assert wait_s is not None
     assert wait_s <= PASSING_PAUSE_S
-    pace.goes_on()
+    pace.on_streams_found()
     assert pace.may_send
 
 
 def test_what_passes_is_tried_again_soon_and_after_a_while_less_often() -> None:
     pace, waits = Pace(), []
     for _ in range(PASSING_ATTEMPTS + 2):
-        pace.refused(PASSING)
+        pace.on_blocked(PASSING)
         waits.append(pace.seconds_to_retry or 0.0)
-        pace.retried()
+        pace.on_retry()
     assert max(waits[:PASSING_ATTEMPTS]) <= PASSING_PAUSE_S
     assert min(waits[PASSING_ATTEMPTS:]) > PASSING_PAUSE_S
-    pace.confirmed(all_is_well=True)
+    pace.on_confirmed(all_is_well=True)
     assert pace.most == UNLIMITED
-    pace.refused(PASSING)
+    pace.on_blocked(PASSING)
     assert (pace.seconds_to_retry or 1.0) <= PASSING_PAUSE_S

@@ -42,18 +42,18 @@ def made(*numbers: int, kind: int = DIGEST) -> bytes:
     return pack_outgoing([Outgoing(kind, headers_of(n, (n, 10 * n)), b"{}") for n in numbers])
 
 
-def delivery(place: int, consumer_seq: int, headers: bytes) -> bytes:
+def delivery(sequence: int, consumer_seq: int, headers: bytes) -> bytes:
     block = b"NATS/1.0\r\n" + headers + b"\r\n"
-    reply = b"$JS.ACK.S.c.1.%d.%d.1700000000000000000.0" % (place, consumer_seq)
+    reply = b"$JS.ACK.S.c.1.%d.%d.1700000000000000000.0" % (sequence, consumer_seq)
     return b"HMSG AlarmDigest 5000 %b %d %d\r\n%b\r\n" % (reply, len(block), len(block), block)
 
 
 def holding(numbers: dict[int, int]) -> StoredIds:
-    """One that has read these, each with its place."""
+    """One that has read these, each with its sequence."""
     ids = StoredIds()
     wire = b"".join(
-        delivery(place, position, headers_of(number, (number, 10 * number)))
-        for position, (number, place) in enumerate(numbers.items(), start=1)
+        delivery(sequence, position, headers_of(number, (number, 10 * number)))
+        for position, (number, sequence) in enumerate(numbers.items(), start=1)
     )
     assert ids.scan(wire, 0, len(wire)) == (len(wire), [])
     return ids
@@ -64,12 +64,12 @@ def holding(numbers: dict[int, int]) -> StoredIds:
 
 def test_what_was_read_is_found_once_with_its_place() -> None:
     ids = holding({1: 5, 2: 6, 3: 9})
-    assert (len(ids), ids.place, ids.first_place) == (3, 9, 5)
+    assert (len(ids), ids.sequence, ids.first_sequence) == (3, 9, 5)
     assert ids.newest_id == id_of(3).encode()
     assert ids.take_made(made(3, 1, 4), DIGEST) == ([(0, 9), (1, 5)], [2])
-    assert (len(ids), ids.first_place) == (1, 6)
+    assert (len(ids), ids.first_sequence) == (1, 6)
     assert ids.take_made(made(3, 2), DIGEST) == ([(1, 6)], [0])
-    assert (len(ids), ids.first_place, ids.place) == (0, 0, 9)
+    assert (len(ids), ids.first_sequence, ids.sequence) == (0, 0, 9)
 
 
 def test_only_messages_of_the_kind_and_among_those_asked_for_are_looked_for() -> None:
@@ -79,31 +79,31 @@ def test_only_messages_of_the_kind_and_among_those_asked_for_are_looked_for() ->
     assert len(ids) == 2
 
 
-def test_the_first_place_of_an_id_counts_and_what_has_none_is_passed_over() -> None:
+def test_the_first_sequence_of_an_id_counts_and_what_has_none_is_passed_over() -> None:
     ids = StoredIds()
     wire = delivery(1, 1, headers_of(1)) + delivery(2, 2, b"Nats-Msg-Id: theirs\r\n")
     wire += delivery(3, 3, headers_of(1)) + delivery(4, 4, b"")
     assert ids.scan(wire, 0, len(wire)) == (len(wire), [])
-    assert (len(ids), ids.place, ids.first_place, ids.newest_id) == (1, 4, 1, b"")
+    assert (len(ids), ids.sequence, ids.first_sequence, ids.newest_id) == (1, 4, 1, b"")
 
 
 def test_requests_that_passed_are_forgotten_and_those_that_do_not_say_are_kept() -> None:
     ids = StoredIds()
     wire = b"".join(
-        delivery(place, place, headers_of(place, request))
-        for place, request in enumerate([(3, 30), (9, 90), None, (4, 40)], start=1)
+        delivery(sequence, sequence, headers_of(sequence, request))
+        for sequence, request in enumerate([(3, 30), (9, 90), None, (4, 40)], start=1)
     )
     ids.scan(wire, 0, len(wire))
     ids.drop_passed(4)
-    assert (len(ids), ids.first_place) == (2, 2)
+    assert (len(ids), ids.first_sequence) == (2, 2)
 
 
 def test_a_stream_that_lost_its_tail_takes_ids_with_it() -> None:
     ids = holding({1: 5, 2: 6, 3: 7})
-    ids.drop_behind(6)
-    assert (len(ids), ids.place, ids.newest_id) == (2, 6, b"")
+    ids.truncate(6)
+    assert (len(ids), ids.sequence, ids.newest_id) == (2, 6, b"")
     ids.clear(0)
-    assert (len(ids), ids.place) == (0, 0)
+    assert (len(ids), ids.sequence) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_a_delivery_that_is_missing_is_noticed() -> None:
     wire = delivery(1, 1, headers_of(1)) + delivery(3, 3, headers_of(3))
     with pytest.raises(ValueError, match="delivery 3 came in place of 2"):
         ids.scan(wire, 0, len(wire))
-    assert (ids.place, len(ids)) == (1, 1)
+    assert (ids.sequence, len(ids)) == (1, 1)
     with pytest.raises(ProtocolError):
         ids.scan(b"what?\r\n", 0, 7)
 
@@ -144,20 +144,20 @@ def test_a_delivery_that_is_missing_is_noticed() -> None:
 @given(st.integers(), st.integers(1, 20_000))
 def test_what_waits_is_found_however_many_pass_through(seed: int, count: int) -> None:
     chance = random.Random(seed)
-    ids, waiting, place = StoredIds(), dict[int, int](), 0
-    while place < count:
-        some = range(place + 1, min(count, place + chance.randint(1, 3000)) + 1)
+    ids, waiting, sequence = StoredIds(), dict[int, int](), 0
+    while sequence < count:
+        some = range(sequence + 1, min(count, sequence + chance.randint(1, 3000)) + 1)
         wire = b"".join(delivery(n, n, headers_of(n, (n, n))) for n in some)
         ids.scan(wire, 0, len(wire))
         waiting |= {n: n for n in some}
-        place = some[-1]
+        sequence = some[-1]
         taken = chance.sample(sorted(waiting), chance.randint(0, len(waiting)))
         found, missing = ids.take_made(made(*taken), DIGEST)
         assert (found, missing) == ([(i, n) for i, n in enumerate(taken)], [])
         for n in taken:
             del waiting[n]
         assert len(ids) == len(waiting)
-        assert ids.first_place == min(waiting, default=0)
+        assert ids.first_sequence == min(waiting, default=0)
 
 
 def test_memory_follows_what_waits_and_not_what_was_read() -> None:
@@ -236,11 +236,11 @@ def test_it_is_read_only_as_far_as_it_is_asked_for(server: NatsServer, js: JetSt
     fill(server, js, range(1, 30_001))
     replay = Replay([reader(server, js), reader(server, js, after=30_000)])
     assert replay.decide(made(2, 1), go_on) == [0, 1]
-    read = replay.readers[0].ids.place
+    read = replay.readers[0].ids.sequence
     assert read < 20_000
     assert replay.position(0, (0, b"")) == (2, b"")
     assert replay.decide(made(3), go_on) == [0]
-    assert replay.readers[0].ids.place == read
+    assert replay.readers[0].ids.sequence == read
     found = replay.decide(made(29_000, 40_000, 4), go_on)
     assert found is not None
     assert sorted(found) == [0, 2]
@@ -255,8 +255,8 @@ def test_a_stream_whose_end_was_deleted_is_read_to_what_is_left(
     monkeypatch.setattr(stored_ids, "SILENCE_S", 0.2)
     fill(server, js, range(1, 11))
     with Bus(server.url) as bus:
-        for place in (9, 10):
-            bus.run(bus.client.jetstream().delete_msg(DIGESTS.name, place))
+        for sequence in (9, 10):
+            bus.run(bus.client.jetstream().delete_msg(DIGESTS.name, sequence))
         assert len(_persistently(reader(server, js))) == 8
         bus.run(bus.client.jetstream().purge_stream(DIGESTS.name))
         assert len(_persistently(reader(server, js))) == 0
@@ -275,7 +275,7 @@ def test_a_connection_that_is_lost_is_no_reason_to_begin_anew(
     fill(server, js, range(1, 12_001))
     one = reader(server, js)
     one.read(go_on)
-    read = one.ids.place
+    read = one.ids.sequence
     assert 0 < read < 12_000
     one.close()
     assert len(read_all(one)) == 12_000

@@ -71,7 +71,7 @@ def test_newer_servers_write_domain_and_account_before_the_place() -> None:
 )
 def test_a_reply_that_tells_no_place_is_an_error_of_the_protocol(wrong: bytes) -> None:
     one = router()
-    with pytest.raises(ProtocolError, match="tells no place"):
+    with pytest.raises(ProtocolError, match="tells no sequence"):
         deliver(one, wrong)
     assert one.sequence == 0
 

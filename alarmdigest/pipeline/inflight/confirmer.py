@@ -58,7 +58,7 @@ class PublishBlocked:
 @dataclass(slots=True)
 class Answers:
     """What one read has brought: the position behind the last whole frame, the frames that are no
-    answers to messages, and why messages were refused."""
+    answers to messages, and why messages could not be published."""
 
     position: int
     control: list[tuple[int, bytes]] = field(default_factory=list)
@@ -78,8 +78,8 @@ class Confirmer(ABC):
         self.resent = 0
         self._trouble = LimitedLog(log, logging.ERROR)
 
-    #: Messages that were refused and wait to be sent again.
-    refused: int = 0
+    #: Messages that could not be published and wait to be sent again.
+    failed: int = 0
     #: Messages that were sent and need an answer each.
     under_way: int = 0
     #: Whether ``add`` has to ask the server first.
@@ -177,16 +177,16 @@ class Confirmer(ABC):
         """Take in what the server sent. Raises ProtocolError."""
 
     @abstractmethod
-    def ponged(self, pongs: int) -> None:
+    def on_pong(self, pongs: int) -> None:
         """So many PONGs have come on this connection."""
 
     @abstractmethod
-    def server_refused(self, message: str) -> PublishBlocked | None:
+    def on_server_error(self, message: str) -> PublishBlocked | None:
         """An -ERR that leaves the connection open; why digests cannot be published, if so."""
 
     @abstractmethod
     def retry(self) -> None:
-        """What was refused may be sent again."""
+        """What failed may be sent again."""
 
     @abstractmethod
     def output_positions(self) -> Outputs:

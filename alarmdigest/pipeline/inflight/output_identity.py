@@ -27,23 +27,23 @@ class OutputIdentity:
         return self._before[kind] not in ("", info.created)
 
     def check(
-        self, js: JetStream, kind: int, info: StreamInfo, place: int, message_id: bytes
+        self, js: JetStream, kind: int, info: StreamInfo, sequence: int, message_id: bytes
     ) -> int | None:
-        """How much of what is known is still true, where not all of it: up to this place, 0 for a
-        stream that is another one. Call it after ``seems_recreated``."""
+        """How much of what is known is still true, where not all of it: up to this sequence, 0 for
+        another stream. Call it after ``seems_recreated``."""
         created = self._before[kind]
-        if place > info.last_seq and created == info.created:
+        if sequence > info.last_seq and created == info.created:
             self._note(
                 "output_truncated",
                 f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
-                f"confirmed {place}",
+                f"confirmed {sequence}",
             )
             return info.last_seq
-        if place and not _is_known(js, info, place, message_id, created):
+        if sequence and not _is_known(js, info, sequence, message_id, created):
             self._note(
                 "output_recreated",
-                f"{info.name} is another stream than before: message {place} is not the one that "
-                f"it had confirmed; it was made at {info.created}",
+                f"{info.name} is another stream than before: message {sequence} is not the one "
+                f"that it had confirmed; it was made at {info.created}",
             )
             return 0
         return None
@@ -54,16 +54,18 @@ class OutputIdentity:
         log.error("%s", sentence)
 
 
-def _is_known(js: JetStream, info: StreamInfo, place: int, message_id: bytes, created: str) -> bool:
-    """Whether the stream is the one whose message at ``place`` had this id."""
+def _is_known(
+    js: JetStream, info: StreamInfo, sequence: int, message_id: bytes, created: str
+) -> bool:
+    """Whether the stream is the one whose message at ``sequence`` had this id."""
     if not message_id:
         return created == info.created
     try:
-        stored = js.stored_message(info.name, place)
+        stored = js.stored_message(info.name, sequence)
     except JetStreamDenied:  # by permissions as they were for the first versions
         return created == info.created
     if stored is not None:
         return b"Nats-Msg-Id: " + message_id in stored[0]
     # Deleted: all that is left lies behind it, or it was taken out singly. A stream that never had
     # it was made at another time; where a server changes that without reason, too much is read.
-    return info.first_seq > place or created == info.created
+    return info.first_seq > sequence or created == info.created

@@ -1,7 +1,7 @@
-"""How much may be under way: everything, or, after a refusal, little and after a pause.
+"""How much may be under way: everything, or, after a failure, little and after a pause.
 
-A stream that refuses one message mostly refuses all. So after a refusal nothing more is sent for a
-while, then one message is tried, later and later as long as it is refused, too. Each confirmation
+A stream that refuses one message mostly refuses all. So after a publish error nothing more is sent
+for a while, then one message is tried, later and later as long as it fails, too. Each confirmation
 lets twice as many go.
 """
 
@@ -30,7 +30,7 @@ class Pace:
         self.most = UNLIMITED
         self._pausing = False
         self._pause_s = FIRST_PAUSE_S
-        self._attempts = 0  # since something passing was refused first
+        self._attempts = 0  # since something passing failed first
         self._retry_at: float | None = None
 
     @property
@@ -39,11 +39,11 @@ class Pace:
 
     @property
     def seconds_to_retry(self) -> float | None:
-        """Until what was refused should be tried again, 0 when that is due; None if nothing was."""
+        """Until what failed should be tried again, 0 when that is due; None if nothing did."""
         return None if self._retry_at is None else max(0.0, self._retry_at - time.monotonic())
 
-    def refused(self, blocked: PublishBlocked) -> None:
-        """A message was refused, or a stream cannot be used."""
+    def on_blocked(self, blocked: PublishBlocked) -> None:
+        """A message could not be published, or a stream cannot be used."""
         if blocked.concerns == "digests":
             self.blocked_reason = blocked.reason
         if not blocked.only_this_one:
@@ -53,23 +53,23 @@ class Pace:
             few = self._attempts < PASSING_ATTEMPTS
             retry_at = time.monotonic() + (PASSING_PAUSE_S if few else LONG_PASSING_PAUSE_S)
             self._attempts += self._retry_at is None
-            # Also where one that is refused for longer waits already.
+            # Also where one that fails for longer waits already.
             self._retry_at = min(retry_at, self._retry_at or retry_at)
         elif self._retry_at is None:  # else it is one of many that were under way together
             self._retry_at = time.monotonic() + self._pause_s
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
-    def retried(self) -> None:
-        """What was refused is sent again now."""
+    def on_retry(self) -> None:
+        """What failed is sent again now."""
         self._retry_at = None
         self._pausing = False
 
-    def goes_on(self) -> None:
-        """The streams are there: whatever is refused by itself, the rest may be sent."""
+    def on_streams_found(self) -> None:
+        """The streams are there: whatever fails by itself, the rest may be sent."""
         self._pausing = False
 
-    def confirmed(self, *, all_is_well: bool) -> None:
-        """Some message was confirmed; ``all_is_well`` when none is refused any more."""
+    def on_confirmed(self, *, all_is_well: bool) -> None:
+        """Some message was confirmed; ``all_is_well`` when none waits to be sent again."""
         self._pausing = False
         self.most = min(self.most * 2, UNLIMITED)
         if all_is_well:

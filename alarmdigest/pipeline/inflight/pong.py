@@ -37,7 +37,7 @@ class PongConfirmer(Confirmer):
 
     def __init__(self, digest_subject: str, rejected_subject: str) -> None:
         super().__init__(digest_subject, rejected_subject)
-        # 96 random bits, batch, place in the batch.
+        # 96 random bits, number of the batch, number in it.
         self._process_id = secrets.token_hex(12)
         self._next = 1
         self._unsent: deque[_Write] = deque()
@@ -97,14 +97,14 @@ class PongConfirmer(Confirmer):
         found, position = frames.scan(buffer, 0, end)
         return Answers(position, [(kind, text) for kind, *_, text in found])
 
-    def ponged(self, pongs: int) -> None:
+    def on_pong(self, pongs: int) -> None:
         while self._sent and self._sent[0].ping <= pongs:
             write = self._sent.popleft()
             self.digests += write.digests
             self.rejections += write.rejections
             self.rejections_given_up += write.given_up
 
-    def server_refused(self, message: str) -> PublishBlocked | None:
+    def on_server_error(self, message: str) -> PublishBlocked | None:
         if f'"{self.rejected_subject.decode()}"' not in message:
             # Which one it was is not said; a PONG behind it must not confirm any.
             self._send_again()
@@ -118,7 +118,7 @@ class PongConfirmer(Confirmer):
         return None
 
     def retry(self) -> None:
-        """All that was refused is unsent."""
+        """What the server did not take is unsent already."""
 
     def output_positions(self) -> Outputs:
         return {}

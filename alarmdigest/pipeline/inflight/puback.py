@@ -61,9 +61,9 @@ class PubAckConfirmer(Confirmer):
         ``replays``: whether messages may be read that an earlier run has read already.
         """
         super().__init__(digest_subject, rejected_subject)
-        self.streams = [plan.name for plan in stream_configs]
+        self.streams = [config.name for config in stream_configs]
         self.replay: Replay | None = None
-        self._keepers = [StreamKeeper(plan, create=create) for plan in stream_configs]
+        self._keepers = [StreamKeeper(config, create=create) for config in stream_configs]
         self._reconnector = reconnector
         self._domain = domain
         self._replays = replays
@@ -74,7 +74,7 @@ class PubAckConfirmer(Confirmer):
         self._in_flight = InFlight()
         for kind, name in enumerate(self.streams):
             position = outputs.get(name, EMPTY)
-            self._in_flight.set_place(kind, position.sequence, position.message_id.encode())
+            self._in_flight.set_position(kind, position.sequence, position.message_id.encode())
         self._mark = b""
         self._answers = PubAckReader(self._in_flight, self.streams, digest_subject)
 
@@ -108,8 +108,8 @@ class PubAckConfirmer(Confirmer):
                 if stored is None:
                     return None
                 number, count = self._in_flight.add(batch.records)
-                for place_in_batch in stored:
-                    self._in_flight.confirm(number + place_in_batch)
+                for number_in_batch in stored:
+                    self._in_flight.confirm(number + number_in_batch)
                 # Of a digest in several parts some may be there: at most so many are answered now.
                 if answered := min(batch.answered, count - len(stored)):
                     answers.append((batch.read_at, answered))
@@ -130,11 +130,11 @@ class PubAckConfirmer(Confirmer):
     def _end_replay(self, replay: Replay) -> None:
         for kind, reader in enumerate(replay.readers):
             if left := len(reader.ids):
-                # Most often of requests before the checkpoint: the place that it noted is a
+                # Most often of requests before the checkpoint: the position that it noted is a
                 # cautious one. After a change of settings, what was made with the old ones.
                 log.debug("in the output streams and not of this replay:%s", Fields(count=left))
-            if reader.ids.place > self._in_flight.get_place(kind)[0]:
-                self._in_flight.set_place(kind, reader.ids.place, reader.ids.newest_id)
+            if reader.ids.sequence > self._in_flight.position(kind)[0]:
+                self._in_flight.set_position(kind, reader.ids.sequence, reader.ids.newest_id)
         replay.close()
         replay.readers.clear()
         self.add_asks = False
@@ -214,27 +214,29 @@ class PubAckConfirmer(Confirmer):
         return infos
 
     def _check_identity(self, js: JetStream, kind: int, info: StreamInfo) -> None:
-        """See whether the stream is the one that we know, by the message at our place in it; forget
-        what is not true any more of one that is another one, or lost its tail."""
+        """Compare the stream with the one that we know, by the message at our position; forget
+        what is not true any more where it is another one, or lost its tail."""
         self._answers.set_domain(kind, info.domain)
-        place, message_id = self._in_flight.get_place(kind)
+        sequence, message_id = self._in_flight.position(kind)
         if self._identity.seems_recreated(kind, info):
             self._to_look_up.add(kind)
         if self.replay is None and not self._replays:
             # All that we make is new to it.
-            self._in_flight.set_place(kind, info.last_seq)
-        elif (place_left := self._identity.check(js, kind, info, place, message_id)) is not None:
-            self._go_back(kind, place_left, info)
+            self._in_flight.set_position(kind, info.last_seq)
+        elif (
+            sequence_left := self._identity.check(js, kind, info, sequence, message_id)
+        ) is not None:
+            self._truncate(kind, sequence_left, info)
 
-    def _go_back(self, kind: int, place: int, info: StreamInfo) -> None:
-        self._in_flight.set_place(kind, place)
-        self._in_flight.lower_floors(kind, place)
+    def _truncate(self, kind: int, sequence: int, info: StreamInfo) -> None:
+        self._in_flight.set_position(kind, sequence)
+        self._in_flight.lower_floors(kind, sequence)
         if self.replay is not None and self.replay.readers:
             reader = self.replay.readers[kind]
-            if place == 0:
-                reader.begin_anew(info.last_seq)
+            if sequence == 0:
+                reader.restart(info.last_seq)
             else:
-                reader.cut(place)
+                reader.truncate(sequence)
 
     def _find_stored(
         self, kind: int, info: StreamInfo, window: Window, go_on: Callable[[], bool]
@@ -258,8 +260,8 @@ class PubAckConfirmer(Confirmer):
         finally:
             reader.close()
         for batch in window.batches:
-            for number, place in reader.ids.take_made(batch.records, kind)[0]:
-                self._in_flight.confirm(batch.first + number, place)
+            for number, sequence in reader.ids.take_made(batch.records, kind)[0]:
+                self._in_flight.confirm(batch.first + number, sequence)
         self._count()
         return True
 
@@ -269,7 +271,7 @@ class PubAckConfirmer(Confirmer):
                 self._reconnector,
                 info.name,
                 domain=self._domain,
-                after=self._in_flight.get_place(kind)[0],
+                after=self._in_flight.position(kind)[0],
                 end=info.last_seq,
             )
             for kind, info in enumerate(infos)
@@ -278,7 +280,10 @@ class PubAckConfirmer(Confirmer):
             readers.clear()
         else:
             behind = [
-                max(0, info.last_seq - max(info.first_seq - 1, self._in_flight.get_place(kind)[0]))
+                max(
+                    0,
+                    info.last_seq - max(info.first_seq - 1, self._in_flight.position(kind)[0]),
+                )
                 for kind, info in enumerate(infos)
             ]
             log.info(
@@ -322,7 +327,7 @@ class PubAckConfirmer(Confirmer):
         return problem
 
     def retry(self) -> None:
-        self._in_flight.retry_refused()
+        self._in_flight.retry_failed()
 
     # -- answers ---------------------------------------------------------------------------------
 
@@ -330,21 +335,21 @@ class PubAckConfirmer(Confirmer):
         answers = Answers(self._in_flight.scan(buffer, 0, end))
         for kind, number, headers, text in self._in_flight.take_other():
             if number >= 0:
-                if blocked := self._answers.answered(number, headers, text):
+                if blocked := self._answers.on_answer(number, headers, text):
                     answers.blocked.append(blocked)
             elif kind not in (frames.MSG, frames.HMSG):
                 answers.control.append((kind, text))
         self._count()
         return answers
 
-    def ponged(self, pongs: int) -> None:
+    def on_pong(self, pongs: int) -> None:
         """A PONG says nothing of streams."""
 
-    def server_refused(self, message: str) -> PublishBlocked | None:
+    def on_server_error(self, message: str) -> PublishBlocked | None:
         if f'"{self.rejected_subject.decode()}"' not in message:
             # Which one it was is not said.
             for number in self._in_flight.unanswered(DIGEST):
-                self._in_flight.refuse(number)
+                self._in_flight.on_publish_error(number)
             self._count()
             return PublishBlocked(message)
         self._trouble("the server does not let us publish rejections", reason=message)
@@ -357,10 +362,12 @@ class PubAckConfirmer(Confirmer):
     def output_positions(self) -> Outputs:
         found = {}
         for kind, name in enumerate(self.streams):
-            place, message_id = self._in_flight.get_place(kind)
+            sequence, message_id = self._in_flight.position(kind)
             if self.replay is not None and self.replay.readers:
-                place, message_id = self.replay.position(kind, (place, message_id))
-            found[name] = OutputPosition(self._identity.created[kind], place, message_id.decode())
+                sequence, message_id = self.replay.position(kind, (sequence, message_id))
+            found[name] = OutputPosition(
+                self._identity.created[kind], sequence, message_id.decode()
+            )
         return found
 
     @property
@@ -388,7 +395,7 @@ class PubAckConfirmer(Confirmer):
 
     def _count(self) -> None:
         self.rejections_given_up = self._answers.given_up
-        self.under_way, self.refused = self._in_flight.outstanding, self._in_flight.refused
+        self.under_way, self.failed = self._in_flight.outstanding, self._in_flight.failed
         suppressed = self.replay.suppressed if self.replay is not None else [0, 0]
         self.digests = self._in_flight.digests - sum(suppressed[:1])
         self.rejections = (

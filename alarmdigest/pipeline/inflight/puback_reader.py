@@ -54,7 +54,7 @@ class PubAckReader:
         self._in_flight.confirm(number)
         self.given_up += 1
 
-    def answered(self, number: int, headers: bytes, text: bytes) -> PublishBlocked | None:
+    def on_answer(self, number: int, headers: bytes, text: bytes) -> PublishBlocked | None:
         """An answer that is no plain PubAck; why the message must be sent again, if so.
 
         Any subscriber can answer a reply subject: what is no answer of the stream, and in the
@@ -66,7 +66,7 @@ class PubAckReader:
         if not text and headers.startswith(b"NATS/1.0 503"):
             reason = f"no stream captures what should go into {self._streams[kind]}"
             # Whoever sends rubbish must not be able to hold up digests with it.
-            return self._refuse(number, _blocked(kind, reason, passing=True))
+            return self._wait_for_retry(number, _blocked(kind, reason, passing=True))
         answer = _read_answer(text)
         if answer is None:
             return None
@@ -77,11 +77,11 @@ class PubAckReader:
             # given up for nothing, and is counted as lost.
             meant = answer.get("stream", self._streams[kind]) == self._streams[kind]
             meant = meant and self._in_flight.kind_of(number) >= 0
-            return self._refused(number, kind, error) if meant else None
+            return self._on_publish_error(number, kind, error) if meant else None
         if not (isinstance(seq, int) and seq > 0):
             return None
-        place = self._streams[kind], self._domains[kind]
-        if (answer.get("stream"), answer.get("domain") or "") != place:
+        meant = self._streams[kind], self._domains[kind]
+        if (answer.get("stream"), answer.get("domain") or "") != meant:
             self.foreign_answers += 1
             self._foreign(
                 "another stream answers to what we publish; that confirms nothing",
@@ -89,7 +89,7 @@ class PubAckReader:
                 domain=_text(answer.get("domain")),
             )
             return None
-        self._in_flight.answer(number)
+        self._in_flight.count_answer(number)
         if self._in_flight.second_answers and self.trusts_answers:
             self._distrust_answers()
         if self.trusts_answers:
@@ -109,7 +109,9 @@ class PubAckReader:
             self._digest_subject,
         )
 
-    def _refused(self, number: int, kind: int, error: dict[str, Any]) -> PublishBlocked | None:
+    def _on_publish_error(
+        self, number: int, kind: int, error: dict[str, Any]
+    ) -> PublishBlocked | None:
         # Anybody can answer a reply subject: it must not write lines into our log.
         try:
             code, err_code, description = read_error(error)
@@ -123,13 +125,13 @@ class PubAckReader:
         if kind == DIGEST or (passing and err_code != STORE_FAILED):
             passes = passing and err_code != STORE_FAILED
             blocked = _blocked(kind, reason, passing=passes, alone=err_code == MESSAGE_TOO_LARGE)
-            return self._refuse(number, blocked)
+            return self._wait_for_retry(number, blocked)
         self.give_up(number)
         self._trouble("a rejected message cannot be published and is given up", reason=reason)
         return None
 
-    def _refuse(self, number: int, blocked: PublishBlocked) -> PublishBlocked | None:
-        return blocked if self._in_flight.refuse(number) else None
+    def _wait_for_retry(self, number: int, blocked: PublishBlocked) -> PublishBlocked | None:
+        return blocked if self._in_flight.on_publish_error(number) else None
 
 
 def _blocked(kind: int, reason: str, *, passing: bool, alone: bool = False) -> PublishBlocked:

@@ -53,16 +53,16 @@ class Replay:
                 more, missing = reader.ids.take_made(records, kind, missing)
                 found += more
             self.suppressed[kind] += len(found)
-            stored += [number for number, _place in found]
+            stored += [number for number, _sequence in found]
         return stored
 
     def position(self, kind: int, confirmed: tuple[int, bytes]) -> tuple[int, bytes]:
-        """A place in the stream, and the id there if it is known, that nothing which the replay
+        """A sequence of the stream, and the id there if it is known, that nothing which the replay
         will make again stands at or before. ``confirmed`` is that of what was sent since."""
         reader = self.readers[kind]
-        if first := reader.ids.first_place:
+        if first := reader.ids.first_sequence:
             return first - 1, b""
-        read = (reader.ids.place, reader.ids.newest_id)
+        read = (reader.ids.sequence, reader.ids.newest_id)
         return max(read, confirmed) if reader.done else read
 
     def requests_passed(self, sequence: int) -> None:

@@ -69,18 +69,18 @@ class StoredIdsReader:
         self._filled = 0
         self._asked = 0  # deliveries that the pulls of this consumer may bring
 
-    def begin_anew(self, end: int) -> None:
+    def restart(self, end: int) -> None:
         """The stream is another one, which ends there now."""
         self.ids.clear(0)
         self._end = end
         self.done = end == 0
         self.close()
 
-    def cut(self, place: int) -> None:
-        """The stream has lost what was behind ``place``."""
-        self.ids.drop_behind(place)
-        self._end = min(self._end, place)
-        self.done = self.ids.place >= self._end
+    def truncate(self, sequence: int) -> None:
+        """The stream has lost what was behind ``sequence``."""
+        self.ids.truncate(sequence)
+        self._end = min(self._end, sequence)
+        self.done = self.ids.sequence >= self._end
         self.close()
 
     def read(self, go_on: Callable[[], bool]) -> None:
@@ -131,7 +131,7 @@ class StoredIdsReader:
 
     def _read_leader(self, js: JetStream) -> None:
         """Some messages of the stream's leader, as a consumer would have brought them."""
-        messages = js.leader_messages(self._stream, self.ids.place + 1, self._at_once)
+        messages = js.leader_messages(self._stream, self.ids.sequence + 1, self._at_once)
         # Whole ones, and they may be large: more at once only while that is little.
         size = sum(len(headers) + len(body) for _seq, headers, body in messages)
         more = min(2 * self._at_once, MOST_AT_ONCE)
@@ -148,7 +148,7 @@ class StoredIdsReader:
             self.ids.scan(wire, 0, len(wire))
         except ValueError as error:
             raise ConnectionLost(f"{self._stream}: {error}") from error
-        self.done = not messages or self.ids.place >= self._end
+        self.done = not messages or self.ids.sequence >= self._end
 
     def _open(self, go_on: Callable[[], bool]) -> bool:
         """A new connection with a new consumer; false when we shall not go on."""
@@ -158,12 +158,12 @@ class StoredIdsReader:
         self._connection = connection
         js = JetStream(connection, domain=self._domain, timeout_s=ANSWER_TIMEOUT_S)
         info = js.stream_info(self._stream)
-        place = self.ids.place
+        sequence = self.ids.sequence
         # A stream that was deleted holds nothing.
-        self.done = info is None or min(self._end, info.last_seq) <= place
+        self.done = info is None or min(self._end, info.last_seq) <= sequence
         if not self.done and self._silent:
             # Nothing comes: the stream's leader knows whether something is there at all.
-            self.done = js.next_message(self._stream, place + 1) is None
+            self.done = js.next_message(self._stream, sequence + 1) is None
         # A consumer that was silent sits on a server that hangs or lags, and so may the next one.
         self._leader = js if self._silent else None
         self._silent = False
@@ -178,7 +178,7 @@ class StoredIdsReader:
             js.create_consumer(
                 self._stream,
                 name=name,
-                start=StartAt("sequence", place + 1),
+                start=StartAt("sequence", sequence + 1),
                 headers_only=True,
                 inactive_s=CONSUMER_INACTIVE_S,
                 timeout_s=max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s),
@@ -241,7 +241,7 @@ class StoredIdsReader:
         self._buffer[: self._filled] = self._buffer[position:end]
         if self._filled == len(self._buffer):
             self._buffer.extend(bytes(len(self._buffer)))
-        self.done = self.ids.place >= self._end
+        self.done = self.ids.sequence >= self._end
         for kind, subject, text in others:
             if kind not in (frames.MSG, frames.HMSG):
                 connection.handle(kind, text)

@@ -75,7 +75,7 @@ class ArrivalWatch:
         self._look_at = 0.0
         self._report = LimitedLog(log, logging.WARNING, interval_s=REPORT_INTERVAL_S)
 
-    def turn(self, arrival_ns: int) -> None:
+    def check(self, arrival_ns: int) -> None:
         """Call it often."""
         now = time.monotonic()
         if now < self._look_at:

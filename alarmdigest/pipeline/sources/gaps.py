@@ -40,9 +40,9 @@ class Gaps:
         self._report_at = 0.0
         self.expired = 0
 
-    def turn(self, gap: tuple[int, int, int] | None) -> bool:
+    def on_read(self, gap: tuple[int, int, int] | None) -> bool:
         """Call it after every read, with what the router found missing. Whether the stream is now
-        to be asked for its first sequence: the answer goes to ``answered``."""
+        to be asked for its first sequence: the answer goes to ``report``."""
         if gap is not None:
             found = Gap(*gap)
             before = self._gap or found._replace(missing=0)
@@ -56,10 +56,10 @@ class Gaps:
             self._asked_at = now
             return True
         if now - self._asked_at > ANSWER_WITHIN_S:
-            self.answered(None)
+            self.report(None)
         return False
 
-    def answered(self, stream_begins_at: int | None) -> None:
+    def report(self, stream_begins_at: int | None) -> None:
         """Report what was found missing; None: no answer, and none will come any more."""
         gap, self._gap, self._asked_at = self._gap, None, None
         if gap is None:

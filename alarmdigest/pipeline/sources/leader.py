@@ -45,17 +45,17 @@ class LeaderWatch:
         self._waiting = False
         self._last_seq = info.last_seq
         self._nothing_behind = -1  # the sequence behind which the leader had nothing
-        self._turned_at = time.monotonic()
+        self._checked_at = time.monotonic()
         # The sequence behind which the leader has a message, and for how long it is known that
         # nobody has brought it, in seconds.
         self._missing = -1
         self.missing_s = 0.0
 
-    def turn(self, *, expecting: bool) -> None:
+    def check(self, *, expecting: bool) -> None:
         """Call it often. ``expecting``: what the leader has should be on its way to us."""
         now = time.monotonic()
         # No longer than between two looks of who looks often: we may have been busy with ourselves.
-        elapsed, self._turned_at = min(now - self._turned_at, LONGEST_LOOK_S), now
+        elapsed, self._checked_at = min(now - self._checked_at, LONGEST_LOOK_S), now
         if not expecting:
             self._missing = -1
         self.missing_s += elapsed
@@ -110,7 +110,7 @@ class LeaderReads:
         self._next_at = 0.0
         router.begin_deliveries(router.sequence, router.timestamp_ns)
 
-    def turn(self, *, pause: bool) -> None:
+    def request_more(self, *, pause: bool) -> None:
         """Route in order what has come, and ask for more unless told to pause."""
         router = self._router
         while (message := self._found.pop(router.sequence + 1, None)) is not None:

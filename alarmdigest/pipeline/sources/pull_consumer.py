@@ -77,7 +77,7 @@ class PullConsumerSource(Source):
 
     def __init__(
         self,
-        plan: StreamConfig,
+        config: StreamConfig,
         *,
         create: bool,
         domain: str,
@@ -85,11 +85,11 @@ class PullConsumerSource(Source):
         position: StreamPosition | None,
     ) -> None:
         """``position`` is where an earlier run had got to; without one, ``start`` says where."""
-        self._plan = plan
-        self._keeper = StreamKeeper(plan, create=create)
+        self._config = config
+        self._keeper = StreamKeeper(config, create=create)
         self._domain = domain
-        self._start = start
-        self._kept = position
+        self._start_option = start
+        self._known_position = position
         self.start_not_replayable = position is None and start == "new"
         self._created = position.created if position is not None else ""
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
@@ -104,7 +104,7 @@ class PullConsumerSource(Source):
         self._ask_for_consumer: Callable[[], None] | None = None
         self._reread_is_on = False
         self._arrivals = ArrivalWatch()
-        self.history = StreamHistory(plan.name)
+        self.history = StreamHistory(config.name)
         self._paused = False
         self._consumers: list[str] = []  # the one in use, and those not yet known to be deleted
         self._missing = LimitedLog(log, logging.ERROR)
@@ -112,7 +112,7 @@ class PullConsumerSource(Source):
         self._slow = LimitedLog(log, logging.WARNING)
 
     def open(self, connection: Connection, router: Router, received: bytes | None) -> None:
-        self._kept = self.position(router)
+        self._known_position = self.position(router)
         if received is not None:
             if self._pulls is not None:
                 self._pulls.unsubscribe()
@@ -133,47 +133,47 @@ class PullConsumerSource(Source):
 
     def _open(self, connection: Connection, jetstream: JetStream, router: Router) -> None:
         info = self._keeper.ensure(jetstream)
-        beginning = where_to_start(
-            jetstream, info, self._kept, self._start, newest_ns=router.arrival_ns
+        start = where_to_start(
+            jetstream, info, self._known_position, self._start_option, newest_ns=router.arrival_ns
         )
         name = f"alarmdigest-{secrets.token_hex(8)}"
         # All subjects, also where the stream has others than ours: with a filter nobody can tell
         # what it leaves out from what is deleted. (And nats-server 2.9 has no such filters.)
         create, body = consumer_request(
-            self._plan.name, name=name, start=beginning.at, inactive_s=CONSUMER_INACTIVE_S
+            self._config.name, name=name, start=start.at, inactive_s=CONSUMER_INACTIVE_S
         )
         patience_s = max(CREATE_TIMEOUT_S, 3 * connection.round_trip_s)
         # Of those that nobody could tell us are gone, the newest: the server forgets them all soon.
         old, self._consumers = self._consumers, [*self._consumers[-7:], name]
-        made = self._create(jetstream, create, body, beginning, patience_s)
+        made = self._create(jetstream, create, body, start, patience_s)
         if made is None:
-            assert self._kept is not None
-            place = self._kept
+            assert self._known_position is not None
+            position = self._known_position
         else:
-            place = self._place_before(jetstream, info, beginning, made, router.stepped_back_ns)
+            position = self._position_before(jetstream, info, start, made, router.stepped_back_ns)
         jetstream.drop()
-        self.history.started(beginning, self._kept, place)
-        # A number from here on, whatever the beginning was: it is the same one after a restart,
+        self.history.started(start, self._known_position, position)
+        # A number from here on, whatever the start was: it is the same one after a restart,
         # also if nothing comes until then.
-        self._kept = place
+        self._known_position = position
         self._created = info.created
         pending = _pending(made or {})
-        router.begin_deliveries(place.sequence, place.timestamp_ns, pending=pending)
-        router.begin_reread(*(place.reread or (0, 0, 0)))
-        self._reread_is_on = place.sequence < router.reread_seq
-        self.history.gaps.answered(None)
+        router.begin_deliveries(position.sequence, position.timestamp_ns, pending=pending)
+        router.begin_reread(*(position.reread or (0, 0, 0)))
+        self._reread_is_on = position.sequence < router.reread_seq
+        self.history.gaps.report(None)
         self._opened_at = time.monotonic()
         self._create_again_at = math.inf
         self._questions = Questions(connection, router, prefix=self._prefix)
         self._watch = LeaderWatch(self._questions, router, info)
         # The leader of the cluster may not have been there to be told.
         for gone in old:
-            what = f"CONSUMER.DELETE.{self._plan.name}.{gone}"
+            what = f"CONSUMER.DELETE.{self._config.name}.{gone}"
             self._questions.ask(what, {}, partial(self._deleted, gone))
         if made is not None:
             self._pull_from(connection, router, name)
             return
-        self._reads = LeaderReads(self._questions, router, self._plan.name)
+        self._reads = LeaderReads(self._questions, router, self._config.name)
         self._ask_for_consumer = partial(
             self._questions.ask, create, body, partial(self._created_late, connection, router)
         )
@@ -183,11 +183,11 @@ class PullConsumerSource(Source):
         jetstream: JetStream,
         what: str,
         body: dict[str, Any],
-        beginning: Start,
+        start: Start,
         patience_s: float,
     ) -> dict[str, Any] | None:
         """Make the consumer; None when the stream must be read without one for now."""
-        goes_on = beginning.kind == "continues"
+        goes_on = start.kind == "continues"
         if goes_on and time.monotonic() < self._settled_at:
             return None
         for left in range(TOO_MANY_TRIES, -1, -1):
@@ -208,9 +208,9 @@ class PullConsumerSource(Source):
                     time.sleep(TOO_MANY_PAUSE_S)
                     continue
                 reason = (
-                    f"{error}; raise max_consumers of stream {self._plan.name} or of our account "
-                    f"(nats stream edit {self._plan.name} --max-consumers …), or remove another "
-                    f"consumer (nats consumer ls {self._plan.name})"
+                    f"{error}; raise max_consumers of stream {self._config.name} or of our account "
+                    f"(nats stream edit {self._config.name} --max-consumers …), or remove another "
+                    f"consumer (nats consumer ls {self._config.name})"
                 )
                 if not goes_on:
                     raise StreamConflict(reason) from error
@@ -225,7 +225,7 @@ class PullConsumerSource(Source):
             # Too many of them: its leader is read until the next try.
             self._create_again_at = time.monotonic() + CREATE_AGAIN_AFTER_S
             return
-        log.info("%s: a consumer could be made again", self._plan.name)
+        log.info("%s: a consumer could be made again", self._config.name)
         self._reads = None
         pending = _pending(answer)
         router.begin_deliveries(router.sequence, router.timestamp_ns, pending=pending)
@@ -235,20 +235,20 @@ class PullConsumerSource(Source):
         self._pulls = Pulls(
             connection,
             router,
-            next_subject=f"{self._prefix}.CONSUMER.MSG.NEXT.{self._plan.name}.{name}",
+            next_subject=f"{self._prefix}.CONSUMER.MSG.NEXT.{self._config.name}.{name}",
             patience=self._patience,
         )
 
-    def _place_before(
+    def _position_before(
         self,
         jetstream: JetStream,
         info: StreamInfo,
-        beginning: Start,
+        start: Start,
         made: dict[str, Any],
         stepped_back_ns: int,
     ) -> StreamPosition:
         """The last message that the consumer passes over. Raises ConnectionLost if the stream is
-        not the one any more that the beginning was found in: its numbers mean nothing there."""
+        not the one any more that the start was found in: its numbers mean nothing there."""
         now = jetstream.stream_info(info.name)
         if now is None or now.created != info.created or now.last_seq < info.last_seq:
             raise ConnectionLost(f"stream {info.name} was recreated while we looked at it")
@@ -257,12 +257,12 @@ class PullConsumerSource(Source):
         except (KeyError, TypeError, ValueError) as error:
             raise bad_answer(made) from error
         timestamp_ns = jetstream.message_time_ns(info.name, sequence) if sequence else 0
-        kept = self._kept
+        known = self._known_position
         if timestamp_ns is None:  # deleted: what follows must not be older than the one we know
-            goes_on = kept is not None and beginning.kind == "continues"
-            timestamp_ns = kept.timestamp_ns if goes_on and kept is not None else 0
-        reread = kept.reread if kept is not None else None  # one that goes on
-        if (last := beginning.last_known) is not None:
+            goes_on = known is not None and start.kind == "continues"
+            timestamp_ns = known.timestamp_ns if goes_on and known is not None else 0
+        reread = known.reread if known is not None else None  # one that goes on
+        if (last := start.last_known) is not None:
             reread = Reread(*last, stepped_back_ns)
         return StreamPosition(
             info.name, info.created, sequence, timestamp_ns, stepped_back_ns, reread
@@ -275,22 +275,22 @@ class PullConsumerSource(Source):
         if self._questions is not None:
             self._questions.hear()
         if self._reads is not None:
-            self._reads.turn(pause=self._paused)
+            self._reads.request_more(pause=self._paused)
 
     def request_more(self, connection: Connection, router: Router, *, pause: bool) -> None:
         self._paused = pause
         if self._questions is not None and self._watch is not None:
             self._questions.ask_again()
-            self._watch.turn(expecting=self._pulls is not None and not pause)
-            if self.history.gaps.turn(router.take_gap()):
-                self._questions.ask(f"STREAM.INFO.{self._plan.name}", {}, self._begins_at)
-        self._arrivals.turn(router.arrival_ns)
+            self._watch.check(expecting=self._pulls is not None and not pause)
+            if self.history.gaps.on_read(router.take_gap()):
+                self._questions.ask(f"STREAM.INFO.{self._config.name}", {}, self._begins_at)
+        self._arrivals.check(router.arrival_ns)
         if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
             self._reread_is_on = False
             self.history.reread_ended(router)
         if self._pulls is not None:
             try:
-                self._pulls.turn(pause=pause)
+                self._pulls.request_more(pause=pause)
             except (ConnectionLost, ConsumerGone):
                 self._be_patient()
                 raise
@@ -308,7 +308,7 @@ class PullConsumerSource(Source):
         if isinstance(answer, JetStreamError):
             return
         with suppress(BadAnswer):
-            self.history.gaps.answered(read_stream_info(answer).first_seq)
+            self.history.gaps.report(read_stream_info(answer).first_seq)
 
     def _be_patient(self) -> None:
         """A consumer was lost in silence: one that lasted shows that it was no misjudgement."""
@@ -339,7 +339,7 @@ class PullConsumerSource(Source):
     def _forget_consumers(self, connection: Connection) -> None:
         """The server need not keep them until they are seen to be inactive."""
         for name in self._consumers:
-            what = f"{self._prefix}.CONSUMER.DELETE.{self._plan.name}.{name}"
+            what = f"{self._prefix}.CONSUMER.DELETE.{self._config.name}.{name}"
             connection.send(b"PUB %b 0\r\n\r\n" % what.encode())
 
     def _deleted(self, name: str, _answer: object) -> None:
@@ -351,12 +351,12 @@ class PullConsumerSource(Source):
 
     def position(self, router: Router) -> StreamPosition | None:
         if router.sequence == 0:
-            return self._kept
+            return self._known_position
         reread = None
         if router.sequence < router.reread_seq:
             reread = Reread(router.reread_seq, router.reread_ns, router.reread_stepped_back_ns)
         return StreamPosition(
-            self._plan.name,
+            self._config.name,
             self._created,
             router.sequence,
             router.timestamp_ns,
@@ -375,7 +375,7 @@ class PullConsumerSource(Source):
         return self.history.counters(router)
 
     def on_disconnect(self, reason: NatsError) -> None:
-        self.history.gaps.answered(None)
+        self.history.gaps.report(None)
         if isinstance(reason, StreamMissing):
             self._missing("nothing keeps what is published now", reason=reason)
         elif isinstance(reason, ConnectionLost):

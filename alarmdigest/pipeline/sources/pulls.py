@@ -61,7 +61,7 @@ class Pulls:
         self._silent_s = 0.0
         self._ping = 0
         connection.send(b"SUB %b  %d\r\n" % (self._inbox, STREAM_SID))
-        self.turn(pause=False)
+        self.request_more(pause=False)
 
     @property
     def alive(self) -> bool:
@@ -71,7 +71,7 @@ class Pulls:
     def unsubscribe(self) -> None:
         self._connection.send(b"UNSUB %d\r\n" % STREAM_SID)
 
-    def turn(self, *, pause: bool) -> None:
+    def request_more(self, *, pause: bool) -> None:
         """Called after every read. Raises ConsumerGone, ConnectionLost."""
         on_their_way = self._on_their_way()
         self._look(on_their_way)

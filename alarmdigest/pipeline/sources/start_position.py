@@ -62,8 +62,8 @@ def where_to_start(
     """
     if position is None:
         return _without_position(info, default, newest_ns)
-    if (why := _another(js, info, position, newest_ns)) is not None:
-        return _anew(js, info, position, why, max(newest_ns, position.timestamp_ns))
+    if (why := _difference(js, info, position, newest_ns)) is not None:
+        return _start_again(js, info, position, why, max(newest_ns, position.timestamp_ns))
     deleted_unread = max(0, info.first_seq - position.sequence - 1)
     return Start(
         StartAt("sequence", position.sequence + 1),
@@ -86,7 +86,7 @@ def _without_position(
     return Start(StartAt(default), default, 0, sentence, last_known)
 
 
-def _anew(
+def _start_again(
     js: JetStream, info: StreamInfo, position: StreamPosition, why: str, newest_ns: int
 ) -> Start:
     """The stream is not the continuation of what we have read."""
@@ -128,7 +128,7 @@ def _times_tell(info: StreamInfo, position: StreamPosition, newest_ns: int) -> b
 _NUMBERS = "its numbers begin behind ours"
 
 
-def _another(
+def _difference(
     js: JetStream, info: StreamInfo, position: StreamPosition, newest_ns: int
 ) -> str | None:
     """Why the stream is not the continuation of the one that we read; None if it is."""
@@ -142,10 +142,10 @@ def _another(
     stored = js.message_time_ns(info.name, sequence)
     if stored is not None:
         return None if stored == time_ns else f"{sequence} is another message now"
-    return _another_beside(js, info, position, newest_ns)
+    return _difference_beside(js, info, position, newest_ns)
 
 
-def _another_beside(
+def _difference_beside(
     js: JetStream, info: StreamInfo, position: StreamPosition, newest_ns: int
 ) -> str | None:
     """The same where the message at our position is deleted: its neighbours tell."""

@@ -72,8 +72,8 @@ class StreamHistory:
             ),
         ]
 
-    def started(self, start: Start, kept: StreamPosition | None, position: StreamPosition) -> None:
-        """Reading goes on behind ``position``; ``kept`` is the one that was known before."""
+    def started(self, start: Start, known: StreamPosition | None, position: StreamPosition) -> None:
+        """Reading goes on behind ``position``; ``known`` is the one that was known before."""
         alarming = start.deleted_unread > 0 or start.kind in CHANGES
         log.log(logging.ERROR if alarming else logging.INFO, "%s", start.sentence)
         if start.last_known is not None:
@@ -86,11 +86,11 @@ class StreamHistory:
                 timestamps.to_text(time_ns),
             )
         lost, sentence = start.deleted_unread, start.sentence
-        if start.kind == "continues" and kept is not None:
+        if start.kind == "continues" and known is not None:
             # The stream may have deleted more until the consumer was there.
-            lost = max(lost, position.sequence - kept.sequence)
+            lost = max(lost, position.sequence - known.sequence)
             sentence = (
-                f"{self._stream}: messages {kept.sequence + 1} to {kept.sequence + lost} were "
+                f"{self._stream}: messages {known.sequence + 1} to {known.sequence + lost} were "
                 "deleted before we read them"
             )
         if lost:

@@ -112,13 +112,13 @@ def test_what_a_purge_deletes_under_a_reader_that_waits(
 
 def test_reports_are_few_and_leave_out_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gaps = Gaps("ALARMS")
-    assert gaps.turn((5, 9, 5))
-    assert not gaps.turn((12, 12, 1)), "it is asked already"
-    gaps.answered(8)
+    assert gaps.on_read((5, 9, 5))
+    assert not gaps.on_read((12, 12, 1)), "it is asked already"
+    gaps.report(8)
     assert gaps.expired == 3
-    assert not gaps.turn((20, 29, 4)), "a report was just now"
+    assert not gaps.on_read((20, 29, 4)), "a report was just now"
     monkeypatch.setattr(gaps, "_report_at", 0.0)
-    assert gaps.turn((31, 31, 1))
-    gaps.answered(1000)
+    assert gaps.on_read((31, 31, 1))
+    gaps.report(1000)
     assert gaps.expired == 3 + 5
-    assert not gaps.turn(None)
+    assert not gaps.on_read(None)

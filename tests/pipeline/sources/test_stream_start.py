@@ -104,7 +104,7 @@ def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
     info = ensure_stream(js, alarms, create=True)
     assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>"})
     assert (info.config["max_age"], info.config["max_bytes"]) == (0, 10**6)
-    assert stream_configs(replicas=3).digests.config()["num_replicas"] == 3
+    assert stream_configs(replicas=3).digests.api_config()["num_replicas"] == 3
 
 
 def test_a_stream_of_a_short_age_can_be_made_too(js: JetStream) -> None:
@@ -243,7 +243,7 @@ def slower(server: NatsServer, js: JetStream) -> Iterator[Slower]:
 
 def test_of_two_who_create_the_stream_both_get_it(slower: Slower) -> None:
     other = StreamConfig("ALARMS", ALARMS.subjects, max_age_ns=DAY_NS)
-    slower.first = lambda js: js.create_stream(other.config())
+    slower.first = lambda js: js.create_stream(other.api_config())
     info = ensure_stream(slower, ALARMS, create=True)
     assert slower.first is None
     assert info.config["max_age"] == DAY_NS
