@@ -99,7 +99,7 @@ DEFAULT_LIMITS = Limits()
 REJECTED_LIMITS = Limits(max_bytes=REJECTED_BYTES)
 
 
-def stream_configs(
+def make_stream_configs(
     *,
     event_subject: str = "AlarmStatusChanged",
     request_subject: str = "SendAlarmDigest",

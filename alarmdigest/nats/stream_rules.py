@@ -7,6 +7,7 @@ A field without a rule may have any value; ``stream_fields.py`` gives the reason
 from __future__ import annotations
 
 from alarmdigest.nats.stream_configs import ROLES, Role
+from alarmdigest.nats.stream_findings import Finding, Rule
 from alarmdigest.nats.stream_questions import (
     HOUR_NS,
     SECOND_NS,
@@ -24,7 +25,6 @@ from alarmdigest.nats.stream_questions import (
     source_leaves,
     transform_leaves,
 )
-from alarmdigest.nats.stream_rule import Finding, Rule
 
 # Below these a stream forgets so soon that a burst, or a restart of a reader, is too long for it.
 FEW_MESSAGES = 100_000

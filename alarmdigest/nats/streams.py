@@ -11,33 +11,12 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.lasting_errors import cannot_make
-from alarmdigest.nats.stream_configs import (
-    Limits,
-    Role,
-    StreamConfig,
-    StreamConfigs,
-    age_text,
-    stream_configs,
-)
+from alarmdigest.nats.stream_configs import Role, StreamConfig, age_text
 from alarmdigest.nats.stream_fields import unknown_fields
+from alarmdigest.nats.stream_findings import Finding
 from alarmdigest.nats.stream_questions import Seen
-from alarmdigest.nats.stream_rule import Finding
 from alarmdigest.nats.stream_rules import check
 from alarmdigest.nats.subjects import covers
-
-__all__ = [
-    "Examined",
-    "Limits",
-    "Role",
-    "StreamConfig",
-    "StreamConfigs",
-    "StreamKeeper",
-    "covers",
-    "ensure_stream",
-    "examine",
-    "findings",
-    "stream_configs",
-]
 
 log = logging.getLogger(__name__)
 

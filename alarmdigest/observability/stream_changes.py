@@ -18,6 +18,6 @@ def stream_changes(service: Service) -> dict[str, int]:
     listener, publisher = service.listener, service.publisher
     if listener is not None:
         found |= listener.source.stream_changes
-    if publisher is not None:
-        found |= publisher.confirmer.stream_changes
+    if publisher is not None and publisher.confirmer.lookup is not None:
+        found |= publisher.confirmer.lookup.stream_changes
     return found

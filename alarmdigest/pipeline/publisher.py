@@ -19,7 +19,8 @@ from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.checkpointer import Barrier
-from alarmdigest.pipeline.inflight.confirmer import Confirmer, PublishBlocked
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
+from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.doubts import AckTimeout, Doubts
 from alarmdigest.pipeline.inflight.pace import Pace
 from alarmdigest.pipeline.inflight.window import Window
@@ -71,6 +72,7 @@ class Publisher(ServiceThread):
 
         self.reconnector = reconnector
         self.confirmer = confirmer
+        self._lookup = confirmer.lookup
         self._all_producers = producers
         self._replay_end = replay_end
         self._producers = producers
@@ -124,7 +126,7 @@ class Publisher(ServiceThread):
     def _run_once(self, connection: Connection) -> None:
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
         self._read(connection)
-        must = self._must_look_up or self.confirmer.looks_up_later
+        must = self._must_look_up or (self._lookup is not None and self._lookup.incomplete)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
         if self.pace.seconds_to_retry == 0.0:
@@ -183,7 +185,7 @@ class Publisher(ServiceThread):
     def _on_barrier(self, barrier: Barrier) -> None:
         """A barrier comes once from every producer; only one is on its way at a time."""
         if self._barriers_met == 0:
-            self._outputs = self.confirmer.output_positions()
+            self._outputs = self._lookup.output_positions() if self._lookup else {}
             failpoints.reach("publisher.first_barrier")
         self._barriers_met += 1
         if self._barriers_met == self._all_producers:
@@ -194,8 +196,8 @@ class Publisher(ServiceThread):
         """Let go what is confirmed, and tell of the barriers that are complete with it."""
         for complete in self.window.release(self.confirmer.confirmed_below):
             position = complete.barrier.position
-            if position is not None:
-                self.confirmer.requests_passed(position, replay_ended=self._behind_replay(position))
+            if self._lookup and position is not None:
+                self._lookup.requests_passed(position, replay_ended=self._behind_replay(position))
             self._on_published(complete.barrier, complete.outputs)
 
     def _behind_replay(self, position: StreamPosition) -> bool:
@@ -232,13 +234,11 @@ class Publisher(ServiceThread):
     def _retry(self) -> None:
         """See that the streams are there, then send again what failed."""
         try:
-            if not self.confirmer.check_streams(self._doubts.for_a_moment()):
+            lookup = self._lookup
+            if lookup and not lookup.check_streams(self._doubts.for_a_moment()):
+                why = f"no connection to look at the streams: {self.reconnector.last_error}"
                 self.pace.on_retry()
-                self._block(
-                    PublishBlocked(
-                        f"no connection to look at the streams: {self.reconnector.last_error}"
-                    )
-                )
+                self._block(PublishBlocked(why))
                 return
         except NatsError as error:
             self.pace.on_retry()
@@ -342,10 +342,10 @@ class Publisher(ServiceThread):
 
     def _look_up(self) -> None:
         """Until it succeeds nothing is sent."""
-        rest_only = not self._must_look_up
+        lookup, rest_only = self._lookup, not self._must_look_up
         try:
             with self.busy("reading what the output streams hold"):
-                if not self.confirmer.look_up(self.window, self._go_on, rest_only=rest_only):
+                if lookup and not lookup.look_up(self.window, self._go_on, rest_only=rest_only):
                     return
         except NatsError as error:
             self.reconnector.last_error = str(error)
@@ -372,7 +372,7 @@ class Publisher(ServiceThread):
             self.beat()
             # Looks into the queue also without a server: when there is nothing to publish, a
             # drain need not wait for one.
-            if self.window.empty and not self.confirmer.add_asks:
+            if self.window.empty and not (self._lookup and self._lookup.add_asks):
                 self._take()
             return self._has_work() and not self._given_up.is_set()
 

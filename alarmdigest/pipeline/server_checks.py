@@ -19,7 +19,7 @@ from alarmdigest.nats.stream_configs import (
     StreamConfig,
     StreamConfigs,
     age_text,
-    stream_configs,
+    make_stream_configs,
 )
 from alarmdigest.nats.streams import Examined, ensure_stream, examine
 from alarmdigest.settings import (
@@ -37,7 +37,7 @@ GATHERING_S = 5.0
 
 def stream_configs_of(settings: Settings) -> StreamConfigs:
     """The streams that these settings ask for."""
-    return stream_configs(
+    return make_stream_configs(
         event_subject=settings.event_subject,
         request_subject=settings.request_subject,
         digest_subject=settings.digest_subject,

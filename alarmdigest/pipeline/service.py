@@ -17,7 +17,7 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    ``inflight/window.py``. A confirmer frames and sends it and reads the answers:
    ``inflight/puback.py`` in stream mode, ``inflight/pong.py`` in core mode. ``inflight/pace.py``
    says how much may be sent after the server has refused something, ``inflight/doubts.py`` when to
-   look up what was stored.
+   look up what was stored, and ``inflight/stream_lookup.py`` does that.
 4. ``checkpointer.py``, thread *checkpointer*: every second the listener sends a barrier, a marker,
    through all queues after the data. When it has come through, and everything before it is
    confirmed, the changes in the books and the position in the stream that they correspond to are

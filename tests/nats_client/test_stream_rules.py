@@ -19,16 +19,21 @@ from support.wait import eventually
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, StreamConflict
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.stream_configs import StreamConfig, StreamConfigs
+from alarmdigest.nats.stream_configs import (
+    Limits,
+    StreamConfig,
+    StreamConfigs,
+    make_stream_configs,
+)
 from alarmdigest.nats.stream_fields import FINE, KNOWN, table, unknown_fields
 from alarmdigest.nats.stream_questions import Seen
 from alarmdigest.nats.stream_rules import RULES, SMALLEST_DIGEST_BYTES, check
-from alarmdigest.nats.streams import Limits, ensure_stream, examine, findings, stream_configs
+from alarmdigest.nats.streams import ensure_stream, examine, findings
 from alarmdigest.settings import HEADER_ROOM_BYTES, MIN_SPLIT_BYTES
 
 DOCUMENT = ROOT / "docs/streams.md"
 SECOND_NS = 10**9
-PLANS = stream_configs(replicas=1)
+PLANS = make_stream_configs(replicas=1)
 NATS_TOOL = os.environ.get("NATS_TOOL") or shutil.which("nats")
 
 
@@ -318,7 +323,7 @@ def test_streams_as_we_make_them_give_no_reason_to_complain(js: JetStream) -> No
 
 def test_limits_that_our_options_ask_for_are_no_reason_to_complain(js: JetStream) -> None:
     small = Limits(600 * SECOND_NS, 10**6)
-    wanted = stream_configs(alarms=small, digests=small, rejected=small)
+    wanted = make_stream_configs(alarms=small, digests=small, rejected=small)
     for plan in wanted:
         ensure_stream(js, plan, create=True)
     found = examine(js, wanted, create=True)
@@ -328,7 +333,7 @@ def test_limits_that_our_options_ask_for_are_no_reason_to_complain(js: JetStream
 def test_fewer_replicas_than_asked_for_are_told(js: JetStream) -> None:
     for plan in PLANS:
         ensure_stream(js, plan, create=True)
-    texts = examine(js, stream_configs(replicas=3), create=True).warnings
+    texts = examine(js, make_stream_configs(replicas=3), create=True).warnings
     assert texts == [
         f"stream {plan.name} has num_replicas 1, and --stream-replicas asks for 3: "
         f"nats stream edit {plan.name} --replicas=3"
@@ -358,7 +363,7 @@ def test_digests_that_are_kept_for_less_time_than_their_requests_are_told(js: Je
         (0, 0, False),
     ):
         # As planned, before any of them is there.
-        wanted = stream_configs(alarms=Limits(alarms), digests=Limits(digests))
+        wanted = make_stream_configs(alarms=Limits(alarms), digests=Limits(digests))
         assert bool(examine(js, wanted, create=True).warnings) is told
     make(js, "alarms", {})
     make(js, "digests", {"max_age": DAY_NS})
@@ -391,7 +396,7 @@ def test_of_a_mirror_the_original_is_named(
 
 
 def test_commands_are_those_of_the_domain(js: JetStream) -> None:
-    wanted = stream_configs(domain="hub")
+    wanted = make_stream_configs(domain="hub")
     make(js, "alarms", {"no_ack": True})
     make(js, "digests", {"subjects": ["x"]})
     make(js, "rejected", {"subjects": ["y"], "max_consumers": 1})
@@ -435,7 +440,7 @@ def test_a_configuration_that_makes_no_sense_is_no_crash() -> None:
 
 
 def test_the_documentation_has_the_table() -> None:
-    """If not: python -m alarmdigest.nats.stream_rules prints its rows."""
+    """If not: python -m alarmdigest.nats.stream_fields prints its rows."""
     text = DOCUMENT.read_text("utf-8")
     documented = [line for line in text.splitlines() if line.startswith("| `")]
     wanted = table()

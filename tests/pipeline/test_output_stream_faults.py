@@ -37,9 +37,9 @@ from support.streams import (
 from support.wait import eventually
 
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.nats.streams import stream_configs
+from alarmdigest.nats.stream_configs import make_stream_configs
 from alarmdigest.pipeline.batches import Outgoing as Batch
-from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.state.position import OutputPosition
@@ -268,12 +268,13 @@ DEAF_AT_FIRST = """
 import alarmdigest.pipeline.inflight.doubts as doubts
 from alarmdigest.pipeline.inflight.confirmer import Answers
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 doubts.ACK_TIMEOUT_S = 0.6
-look_up, read, looks = PubAckConfirmer.look_up, PubAckConfirmer.read, []
+look_up, read, looks = StreamLookup.look_up, PubAckConfirmer.read, []
 def count(self, window, go_on, *, rest_only):
     looks.append(1)
     return look_up(self, window, go_on, rest_only=rest_only)
-PubAckConfirmer.look_up = count
+StreamLookup.look_up = count
 def hear(self, data, end):
     return Answers(end) if len(looks) == 1 else read(self, data, end)
 PubAckConfirmer.read = hear
@@ -347,16 +348,16 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
         eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 stored")
         confirmer = confirmer_at(server.url, DIGESTS, 3, ids[2])
-        assert confirmer.look_up(Window(), go_on, rest_only=False)
+        assert confirmer.lookup.look_up(Window(), go_on, rest_only=False)
         assert made_again(confirmer, ids[7]) == 1
-        assert confirmer.output_positions()[DIGESTS].sequence == 3
+        assert confirmer.lookup.output_positions()[DIGESTS].sequence == 3
         saved.put_back()
         bus.flush()
         confirmer._in_flight.set_position(0, 10, ids[9].encode())  # as if it had come so far
-        assert confirmer.check_streams(go_on)
-        assert confirmer.stream_changes["output_truncated"] == 1
+        assert confirmer.lookup.check_streams(go_on)
+        assert confirmer.lookup.stream_changes["output_truncated"] == 1
         assert made_again(confirmer, ids[3], ids[8]) == 1
-        assert confirmer.output_positions()[DIGESTS].sequence == 4
+        assert confirmer.lookup.output_positions()[DIGESTS].sequence == 4
 
 
 @pytest.mark.parametrize("change", ["recreated", "purged", "as it was", "taken out"])
@@ -378,26 +379,26 @@ def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> N
             bus.run(js(bus).purge_stream(DIGESTS))
         elif change == "taken out":
             bus.run(js(bus).delete_msg(DIGESTS, 8))
-        assert confirmer.look_up(Window(), go_on, rest_only=False)
+        assert confirmer.lookup.look_up(Window(), go_on, rest_only=False)
         # What was taken out singly is not told from a stream that never had it, but by its time.
         anew = change in ("recreated", "taken out")
-        assert confirmer.stream_changes["output_recreated"] == anew
-        assert confirmer.output_positions()[DIGESTS].sequence == (0 if anew else 8)
+        assert confirmer.lookup.stream_changes["output_recreated"] == anew
+        assert confirmer.lookup.output_positions()[DIGESTS].sequence == (0 if anew else 8)
 
 
 def made_again(confirmer: PubAckConfirmer, *ids: str) -> int:
     """How many of these messages a replay need not send."""
-    assert confirmer.replay is not None
-    before = sum(confirmer.replay.suppressed)
+    assert confirmer.lookup.replay is not None
+    before = sum(confirmer.lookup.replay.suppressed)
     lines = [f"Nats-Msg-Id: {one}\r\n".encode() for one in ids]
     records = pack_outgoing([Outgoing(DIGEST, line, b"{}") for line in lines])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
-    return sum(confirmer.replay.suppressed) - before
+    return sum(confirmer.lookup.replay.suppressed) - before
 
 
 def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
     confirmer = confirmer_at("nats://127.0.0.1:1", DIGESTS, 0, "")
-    confirmer._replays = False
+    confirmer.lookup._replays = False
     records = pack_outgoing([Outgoing(DIGEST, b"", b"{}")])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
@@ -411,7 +412,7 @@ def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
 def blocked_by(kind: int, error: dict[str, Any]) -> tuple[PublishBlocked | None, PubAckConfirmer]:
     """What is made of JetStream's error for a lone message of this kind."""
     confirmer = confirmer_at("nats://127.0.0.1:1", DIGESTS, 0, "")
-    confirmer._replays = False
+    confirmer.lookup._replays = False
     assert (
         confirmer.add([Batch(pack_outgoing([Outgoing(kind, b"", b"{}")]), 0.0)], go_on) is not None
     )
@@ -508,7 +509,7 @@ def confirmer_at(
     return PubAckConfirmer(
         "AlarmDigest",
         "AlarmRejected",
-        (stream_configs().digests, stream_configs().rejected),
+        (make_stream_configs().digests, make_stream_configs().rejected),
         Reconnector([url], name="test"),
         create=False,
         domain="",

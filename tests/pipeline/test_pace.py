@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.pace import PASSING_ATTEMPTS, PASSING_PAUSE_S, UNLIMITED, Pace
 
 LASTING_OF_ONE = PublishBlocked("too large", only_this_one=True)

@@ -21,7 +21,7 @@ from support.streams import ALARMS, DIGESTS, INPUTS, REJECTED
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.lasting_errors import REMEDIES, cannot_make, lasts
 from alarmdigest.nats.server_versions import FEATURES, table, too_old
-from alarmdigest.nats.streams import stream_configs
+from alarmdigest.nats.stream_configs import make_stream_configs
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +229,7 @@ def test_what_passes_is_not_called_lasting() -> None:
         for code, err_code in codes:
             error = JetStreamError(code, err_code, "")
             assert lasts(error) is wanted, err_code
-            assert bool(cannot_make(stream_configs().alarms, error)) is wanted
+            assert bool(cannot_make(make_stream_configs().alarms, error)) is wanted
     for description, wanted in (
         ("no suitable peers for placement", True),
         ("no suitable peers for placement, insufficient storage", True),

@@ -20,12 +20,13 @@ from alarmdigest._ext.frames import ProtocolError
 from alarmdigest._ext.stored_ids import StoredIds
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.nats.streams import ensure_stream, stream_configs
+from alarmdigest.nats.stream_configs import make_stream_configs
+from alarmdigest.nats.streams import ensure_stream
 from alarmdigest.pipeline.inflight import stored_ids
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 
-DIGESTS = stream_configs().digests
+DIGESTS = make_stream_configs().digests
 
 
 def id_of(number: int) -> str:

@@ -1,7 +1,8 @@
 """The interface of a confirmer: it numbers messages, sends them and knows which of them are stored.
 
 There are two: ``pong.py`` (core mode: a PONG confirms) and ``puback.py`` (stream mode: a PubAck
-confirms). A confirmer is used by the publisher's thread only.
+confirms). Only the second can look up what is stored (``stream_lookup.py``). A confirmer is used by
+the publisher's thread only.
 """
 
 from __future__ import annotations
@@ -10,49 +11,16 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import (
-    ConnectionLost,
-    JetStreamError,
-    NatsError,
-    NoAnswer,
-    StreamMissing,
-)
-from alarmdigest.nats.jetstream import NO_LEADER
 from alarmdigest.pipeline.batches import Outgoing
-from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
+from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
+from alarmdigest.pipeline.inflight.window import InFlightBatch
 from alarmdigest.runtime.counters import Counter
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.state.position import Outputs, StreamPosition
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class PublishBlocked:
-    """Why messages cannot be published now. ``only_this_one``: others still can. ``passing``: it
-    may be over in a moment. ``concerns``: which kind of messages."""
-
-    reason: str
-    only_this_one: bool = False
-    passing: bool = False
-    concerns: Literal["digests", "rejected messages"] = "digests"
-
-    @property
-    def what_is_kept(self) -> str:
-        if self.concerns == "digests":
-            return "digests cannot be published and are kept"
-        return "rejected messages cannot be published and are kept"
-
-    @classmethod
-    def by(cls, error: NatsError) -> PublishBlocked:
-        """What is wrong with a stream, or with asking for it."""
-        passing = isinstance(error, (ConnectionLost, NoAnswer, StreamMissing)) or (
-            isinstance(error, JetStreamError) and error.err_code in NO_LEADER
-        )
-        return cls(str(error), passing=passing)
 
 
 @dataclass(slots=True)
@@ -82,20 +50,8 @@ class Confirmer(ABC):
     failed: int = 0
     #: Messages that were sent and need an answer each.
     under_way: int = 0
-    #: Whether ``add`` has to ask the server first.
-    add_asks: bool = False
-    #: The names of the output streams, if there are any.
-    streams: Sequence[str] = ()
-
-    @property
-    def looks_up_later(self) -> bool:
-        """Whether something is left to be looked up that what is new need not wait for."""
-        return False
-
-    @property
-    def stream_changes(self) -> dict[str, int]:
-        """How often an output stream was found to be another one, or shorter, than before."""
-        return {}
+    #: What looks up what is stored; None where there is nothing to look up.
+    lookup: StreamLookup | None = None
 
     def counters(self) -> list[Counter]:
         """What else it counts, for /metrics."""
@@ -139,34 +95,6 @@ class Confirmer(ABC):
         """
 
     @abstractmethod
-    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
-        """Find out what is stored of what was under way, and that more can be; whether to go on.
-
-        ``rest_only``: only for streams that the last look-up had to leave out.
-
-        Nothing is sent on a new connection before. What turns out not to be stored is to be sent
-        again. Raises NatsError when it cannot be found out now.
-        """
-
-    def check_streams(self, go_on: Callable[[], bool]) -> bool:
-        """See that the streams are there, and make those that are not; whether to go on.
-
-        Raises NatsError for what is wrong with them.
-        """
-        return True
-
-    def first_under_way(self) -> tuple[int, int]:
-        """Two messages in flight: the oldest, and the oldest that a later one overtook (was
-        confirmed before). Each by a number that identifies this sending of it; 0: none."""
-        return 0, 0
-
-    def lost_track(self, go_on: Callable[[], bool]) -> bool:
-        """Whether the streams have another leader than at the last look-up, or are other streams.
-        Then messages in flight may be lost and must be looked up. Raises NatsError while nobody
-        can tell."""
-        return False
-
-    @abstractmethod
     def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         """Send messages that may be sent, as long as not more than ``most`` are under way; why some
         cannot be, if so. Raises ConnectionLost.
@@ -187,19 +115,6 @@ class Confirmer(ABC):
     @abstractmethod
     def retry(self) -> None:
         """What failed may be sent again."""
-
-    @abstractmethod
-    def output_positions(self) -> Outputs:
-        """For each output stream, a position: every message added from now on is stored after it.
-        Empty where there are no streams."""
-
-    def requests_passed(  # noqa: B027 - only streams know replays
-        self, position: StreamPosition, *, replay_ended: bool
-    ) -> None:
-        """Everything up to this input position has been added, and is confirmed.
-
-        ``replay_ended``: so is whatever an earlier run may have read.
-        """
 
     def too_large(self, largest: int, max_payload: int) -> PublishBlocked:
         return PublishBlocked(

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
+from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 
 # Answers come within milliseconds. After so long without any we ask who leads the streams.
 FIRST_DOUBT_S = 0.5
@@ -57,13 +58,14 @@ class Doubts:
         Raises AckTimeout, which is a reason, too, and NatsError where a stream cannot tell.
         """
         now = time.monotonic()
-        if self._confirmer.under_way == 0:
+        lookup = self._confirmer.lookup
+        if lookup is None or self._confirmer.under_way == 0:
             return ""
-        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._one_is_overdue(now):
+        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._one_is_overdue(lookup, now):
             return "some answers do not come: looking up what the output streams hold"
         if now - self._progress_at > ACK_TIMEOUT_S:
             self._progress_at = now
-            streams = " and ".join(self._confirmer.streams)
+            streams = " and ".join(lookup.streams)
             raise AckTimeout(
                 f"no confirmation within {ACK_TIMEOUT_S:g} s: "
                 f"do the streams {streams} capture their subjects?"
@@ -71,7 +73,7 @@ class Doubts:
         if (
             now - self._progress_at > FIRST_DOUBT_S
             and now >= self._ask_at
-            and self._are_lost_on_the_way()
+            and self._are_lost_on_the_way(lookup)
         ):
             return "answers do not come: looking up what the output streams hold"
         return ""
@@ -81,9 +83,9 @@ class Doubts:
         deadline = time.monotonic() + ASK_FOR_S
         return lambda: self._go_on() and time.monotonic() < deadline
 
-    def _are_lost_on_the_way(self) -> bool:
+    def _are_lost_on_the_way(self, lookup: StreamLookup) -> bool:
         try:
-            lost = self._confirmer.lost_track(self.for_a_moment())
+            lost = lookup.lost_track(self.for_a_moment())
         finally:
             self._ask_at = time.monotonic() + ASK_PAUSE_S
         if time.monotonic() - self._progress_at > self._lost_after_s:
@@ -92,11 +94,11 @@ class Doubts:
             return True
         return lost
 
-    def _one_is_overdue(self, now: float) -> bool:
+    def _one_is_overdue(self, lookup: StreamLookup, now: float) -> bool:
         """While other messages are confirmed, nothing else tells that one was lost: a cluster had
         no leader when it was sent."""
         self._first_seen_at = now
-        first, overtaken = self._confirmer.first_under_way()
+        first, overtaken = lookup.first_under_way()
         if self._overtaken.seconds(overtaken, now) > self._overtaken_for_s:
             # As above.
             self._overtaken_for_s = min(2 * self._overtaken_for_s, LONGEST_LOST_AFTER_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import NamedTuple
 
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamDenied
@@ -12,6 +13,14 @@ from alarmdigest.runtime.happenings import happenings
 log = logging.getLogger(__name__)
 
 
+class Comparison(NamedTuple):
+    """``seems_recreated``: it was made at another time. ``known_up_to``: only up to this sequence
+    is true what was known of it, 0 for another stream; None if all is."""
+
+    seems_recreated: bool
+    known_up_to: int | None
+
+
 class OutputIdentity:
     """``created`` says, by kind of message, when its stream was made, as the server writes it: a
     hint, which some servers change. ``changes`` counts since the start of the process."""
@@ -19,34 +28,30 @@ class OutputIdentity:
     def __init__(self, created: list[str]) -> None:
         self.created = created
         self.changes = {"output_recreated": 0, "output_truncated": 0}
-        self._before = list(created)
-
-    def seems_recreated(self, kind: int, info: StreamInfo) -> bool:
-        """Whether it seems to be another one than at the last look; notes this look."""
-        self._before[kind], self.created[kind] = self.created[kind], info.created
-        return self._before[kind] not in ("", info.created)
 
     def check(
         self, js: JetStream, kind: int, info: StreamInfo, sequence: int, message_id: bytes
-    ) -> int | None:
-        """How much of what is known is still true, where not all of it: up to this sequence, 0 for
-        another stream. Call it after ``seems_recreated``."""
-        created = self._before[kind]
+    ) -> Comparison:
+        """Compare a stream with the one of the last look. ``message_id`` is that of the message at
+        ``sequence``; 0: nothing is known of its messages. Raises NatsError."""
+        created = self.created[kind]
+        known_up_to = None
         if sequence > info.last_seq and created == info.created:
+            known_up_to = info.last_seq
             self._note(
                 "output_truncated",
                 f"{info.name} has lost its newest messages: its last is {info.last_seq}, it had "
                 f"confirmed {sequence}",
             )
-            return info.last_seq
-        if sequence and not _is_known(js, info, sequence, message_id, created):
+        elif sequence and not _is_known(js, info, sequence, message_id, created):
+            known_up_to = 0
             self._note(
                 "output_recreated",
                 f"{info.name} is another stream than before: message {sequence} is not the one "
                 f"that it had confirmed; it was made at {info.created}",
             )
-            return 0
-        return None
+        self.created[kind] = info.created
+        return Comparison(created not in ("", info.created), known_up_to)
 
     def _note(self, change: str, sentence: str) -> None:
         self.changes[change] += 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 
 FIRST_PAUSE_S = 1.0
 PASSING_PAUSE_S = 0.3

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from alarmdigest._ext import frames, outgoing
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
-from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer, PublishBlocked
-from alarmdigest.pipeline.inflight.window import InFlightBatch, Window
-from alarmdigest.state.position import Outputs
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
+from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer
+from alarmdigest.pipeline.inflight.window import InFlightBatch
 
 
 @dataclass(slots=True)
@@ -69,9 +69,6 @@ class PongConfirmer(Confirmer):
     def on_connected(self, connection: Connection) -> None:
         self._send_again()
 
-    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
-        return True
-
     def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         while self._unsent:
             write = self._unsent[0]
@@ -119,9 +116,6 @@ class PongConfirmer(Confirmer):
 
     def retry(self) -> None:
         """What the server did not take is unsent already."""
-
-    def output_positions(self) -> Outputs:
-        return {}
 
     def _send_again(self) -> None:
         self._unsent.extendleft(reversed(self._sent))

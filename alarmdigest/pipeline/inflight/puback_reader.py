@@ -15,7 +15,7 @@ from alarmdigest._ext.inflight import DIGEST, InFlight
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import read_error
 from alarmdigest.nats.lasting_errors import lasts
-from alarmdigest.pipeline.inflight.confirmer import PublishBlocked
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.runtime.logs import LimitedLog
 
 log = logging.getLogger(__name__)

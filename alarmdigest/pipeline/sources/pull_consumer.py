@@ -30,7 +30,8 @@ from alarmdigest.nats.jetstream import (
     JetStream,
     consumer_request,
 )
-from alarmdigest.nats.streams import StreamConfig, StreamKeeper
+from alarmdigest.nats.stream_configs import StreamConfig
+from alarmdigest.nats.streams import StreamKeeper
 from alarmdigest.pipeline.sources.clock import ArrivalWatch
 from alarmdigest.pipeline.sources.leader import LeaderReads, LeaderWatch
 from alarmdigest.pipeline.sources.pulls import Pulls

@@ -22,12 +22,14 @@ from support.wait import eventually
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.errors import StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.streams import Limits, StreamConfig, covers, ensure_stream, stream_configs
+from alarmdigest.nats.stream_configs import Limits, StreamConfig, make_stream_configs
+from alarmdigest.nats.streams import ensure_stream
+from alarmdigest.nats.subjects import covers
 from alarmdigest.pipeline.sources.start_position import Start, where_to_start
 from alarmdigest.state.position import StreamPosition
 
 DAY_NS = 86_400 * 10**9
-ALARMS, DIGESTS, REJECTED = stream_configs()
+ALARMS, DIGESTS, REJECTED = make_stream_configs()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +64,9 @@ def make(js: JetStream, name: str, subjects: list[str], **more: Any) -> StreamIn
 
 
 def test_the_plans_are_those_of_the_contract(js: JetStream) -> None:
-    alarms, digests, rejected = (ensure_stream(js, plan, create=True) for plan in stream_configs())
+    alarms, digests, rejected = (
+        ensure_stream(js, plan, create=True) for plan in make_stream_configs()
+    )
     assert (alarms.name, digests.name, rejected.name) == (
         "ALARMS",
         "ALARM_DIGESTS",
@@ -98,22 +102,22 @@ def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
 
 
 def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
-    alarms = stream_configs(
+    alarms = make_stream_configs(
         alarms_stream="IN", event_subject="e", request_subject="r", alarms=Limits(0, 10**6)
     ).alarms
     info = ensure_stream(js, alarms, create=True)
     assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>"})
     assert (info.config["max_age"], info.config["max_bytes"]) == (0, 10**6)
-    assert stream_configs(replicas=3).digests.api_config()["num_replicas"] == 3
+    assert make_stream_configs(replicas=3).digests.api_config()["num_replicas"] == 3
 
 
 def test_a_stream_of_a_short_age_can_be_made_too(js: JetStream) -> None:
-    info = ensure_stream(js, stream_configs(alarms=Limits(10 * 10**9)).alarms, create=True)
+    info = ensure_stream(js, make_stream_configs(alarms=Limits(10 * 10**9)).alarms, create=True)
     assert info.duplicate_window_ns == 10 * 10**9
 
 
 def test_input_subjects_of_which_one_lies_in_the_other_make_one_stream(js: JetStream) -> None:
-    alarms = stream_configs(event_subject="alarm", request_subject="alarm.digest").alarms
+    alarms = make_stream_configs(event_subject="alarm", request_subject="alarm.digest").alarms
     assert ensure_stream(js, alarms, create=True).subjects == ("alarm", "alarm.>")
 
 
@@ -257,7 +261,7 @@ def test_a_foreign_stream_made_at_the_same_moment_is_named(slower: Slower) -> No
 
 def test_what_jetstream_refuses_for_another_reason_is_said(js: JetStream) -> None:
     with pytest.raises(StreamConflict, match=r"make stream ALARMS .*replicas > 1 not supported"):
-        ensure_stream(js, stream_configs(replicas=3).alarms, create=True)
+        ensure_stream(js, make_stream_configs(replicas=3).alarms, create=True)
 
 
 # -- where to begin --------------------------------------------------------------------------------

@@ -1,0 +1,294 @@
+"""What the output streams hold of the messages in flight, and of those that a replay makes again.
+
+Asked on connections of its own, so that what the publisher's connection brings is not held up.
+Used by the publisher's thread only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from alarmdigest._ext.inflight import DIGEST, REJECTION, InFlight
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.stream_configs import StreamConfig
+from alarmdigest.nats.streams import StreamKeeper
+from alarmdigest.pipeline.inflight.output_identity import OutputIdentity
+from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
+from alarmdigest.pipeline.inflight.replay import Replay
+from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
+from alarmdigest.pipeline.inflight.window import Window
+from alarmdigest.runtime.logs import Fields, LimitedLog
+from alarmdigest.state.position import OutputPosition, Outputs, StreamPosition
+
+log = logging.getLogger(__name__)
+
+ANSWER_TIMEOUT_S = 0.6
+KINDS = (DIGEST, REJECTION)
+EMPTY = OutputPosition("", 0)
+
+
+class StreamLookup:
+    """Kinds of messages are 0 for digests and 1 for rejected ones, each with its stream.
+
+    ``replay`` is None until both streams have answered once. ``add_asks``: whether what a replay
+    makes again must be looked up before it is added. ``mark`` is a header line for the next digest:
+    what belongs to requests up to it is stored.
+    """
+
+    def __init__(
+        self,
+        stream_configs: tuple[StreamConfig, StreamConfig],
+        reconnector: Reconnector,
+        in_flight: InFlight,
+        answers: PubAckReader,
+        *,
+        create: bool,
+        domain: str,
+        outputs: Outputs,
+        replays: bool,
+        on_found: Callable[[], None],
+    ) -> None:
+        """``on_found`` is called when messages in flight were found to be stored. The rest is as
+        for PubAckConfirmer."""
+        self.streams = [config.name for config in stream_configs]
+        self.replay: Replay | None = None
+        self.add_asks = replays
+        self.mark = b""
+        self._keepers = [StreamKeeper(config, create=create) for config in stream_configs]
+        self._reconnector = reconnector
+        self._in_flight = in_flight
+        self._answers = answers
+        self._domain = domain
+        self._replays = replays
+        self._on_found = on_found
+        self._identity = OutputIdentity([outputs.get(name, EMPTY).created for name in self.streams])
+        self._leaders = ["", ""]
+        self._to_look_up = set(KINDS)
+        self._trouble = LimitedLog(log, logging.ERROR)
+        for kind, name in enumerate(self.streams):
+            position = outputs.get(name, EMPTY)
+            in_flight.set_position(kind, position.sequence, position.message_id.encode())
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether a stream is left to be looked up that what is new need not wait for."""
+        return bool(self._to_look_up)
+
+    @property
+    def stream_changes(self) -> dict[str, int]:
+        """How often an output stream was found to be another one, or shorter, than before."""
+        return self._identity.changes
+
+    # -- what the streams hold ---------------------------------------------------------------------
+
+    def on_connected(self) -> None:
+        """What was under way on the connection before may be lost: look at all streams."""
+        self._to_look_up = set(KINDS)
+
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+        """Find out what is stored of what was under way, and that more can be; whether to go on.
+
+        ``rest_only``: only for streams that the last look-up had to leave out.
+
+        Nothing is sent on a new connection before. What turns out not to be stored is to be sent
+        again. Raises NatsError when it cannot be found out now.
+        """
+        if not rest_only:
+            self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
+        infos = self._ask_leaders(self._to_look_up or KINDS, go_on)
+        if infos is None:
+            return False
+        for kind, info in infos.items():
+            self._leaders[kind] = info.leader
+            if not self._find_stored(kind, info, window, go_on):
+                return False
+            self._in_flight.unsend(kind)
+            self._to_look_up.discard(kind)
+        if self.replay is None:  # the first time both streams have answered
+            self._begin_replay([infos[kind] for kind in KINDS])
+        self._on_found()
+        return True
+
+    def check_streams(self, go_on: Callable[[], bool]) -> bool:
+        """See that the streams are there, and make those that are not; whether to go on.
+
+        Raises NatsError for what is wrong with them.
+        """
+        return self._ask_leaders(KINDS, go_on) is not None
+
+    def first_under_way(self) -> tuple[int, int]:
+        """Two messages in flight: the oldest, and the oldest that a later one overtook (was
+        confirmed before). Each by a number that identifies this sending of it; 0: none."""
+        return self._in_flight.first_under_way()
+
+    def lost_track(self, go_on: Callable[[], bool]) -> bool:
+        """Whether the streams have another leader than at the last look-up, or are other streams.
+        Then messages in flight may be lost and must be looked up. Raises NatsError while nobody
+        can tell."""
+        under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
+        infos = self._ask_leaders(under_way, go_on)
+        lost = not self._answers.trusts_answers
+        for kind, info in (infos or {}).items():
+            before = self._leaders[kind]
+            lost = lost or kind in self._to_look_up
+            lost = lost or (before != "" and info.leader != "" and before != info.leader)
+        return lost
+
+    def _ask_leaders(
+        self, kinds: Iterable[int], go_on: Callable[[], bool]
+    ) -> dict[int, StreamInfo] | None:
+        """What the leaders of the streams say, by kind of message; None when we shall not go on.
+
+        Once it is known what the streams hold, nobody waits for that of the rejected messages:
+        where it has no leader, or cannot be used, it is left out.
+        """
+        connection = self._reconnector.connect_with_backoff(go_on)
+        if connection is None:
+            return None
+        infos = {}
+        try:
+            patience_s = max(ANSWER_TIMEOUT_S, 4 * connection.round_trip_s)
+            js = JetStream(connection, domain=self._domain, timeout_s=patience_s)
+            for kind in sorted(kinds):
+                try:
+                    info = self._keepers[kind].ensure(js)
+                    self._check_identity(js, kind, info)
+                    infos[kind] = info
+                except ConnectionLost:
+                    raise
+                except NatsError as error:
+                    if kind == DIGEST or self.replay is None:
+                        raise
+                    self._trouble("rejected messages cannot be published and wait", reason=error)
+        except (ConnectionLost, NoAnswer):
+            self._reconnector.avoid(connection)  # another server may hear the stream's leader
+            raise
+        finally:
+            connection.close()
+        return infos
+
+    def _check_identity(self, js: JetStream, kind: int, info: StreamInfo) -> None:
+        """Compare the stream with the one that we know, by the message at our position; forget
+        what is not true any more where it is another one, or lost its tail."""
+        self._answers.set_domain(kind, info.domain)
+        # Without anything to replay, all that we make is new to a stream at the first look.
+        all_is_new = self.replay is None and not self._replays
+        position = (0, b"") if all_is_new else self._in_flight.position(kind)
+        comparison = self._identity.check(js, kind, info, *position)
+        if comparison.seems_recreated:
+            self._to_look_up.add(kind)
+        if all_is_new:
+            self._in_flight.set_position(kind, info.last_seq)
+        elif comparison.known_up_to is not None:
+            self._truncate(kind, comparison.known_up_to, info)
+
+    def _truncate(self, kind: int, sequence: int, info: StreamInfo) -> None:
+        """Only up to this sequence the stream is the one that we know; 0: it is another one."""
+        self._in_flight.set_position(kind, sequence)
+        self._in_flight.lower_floors(kind, sequence)
+        if self.replay is not None and self.replay.readers:
+            reader = self.replay.readers[kind]
+            if sequence == 0:
+                reader.restart(info.last_seq)
+            else:
+                reader.truncate(sequence)
+
+    def _find_stored(
+        self, kind: int, info: StreamInfo, window: Window, go_on: Callable[[], bool]
+    ) -> bool:
+        """Confirm what the stream holds of what was sent to it."""
+        floor = self._in_flight.floor(kind)
+        if floor < 0 or info.last_seq <= floor:
+            return True
+        reader = StoredIdsReader(
+            self._reconnector, info.name, domain=self._domain, after=floor, end=info.last_seq
+        )
+        try:
+            while not reader.done:
+                try:
+                    reader.read(go_on)
+                except ConnectionLost:
+                    if not reader.was_silent:
+                        raise
+                if not go_on():
+                    return False
+        finally:
+            reader.close()
+        for batch in window.batches:
+            for number, sequence in reader.ids.take_made(batch.records, kind)[0]:
+                self._in_flight.confirm(batch.first + number, sequence)
+        self._on_found()
+        return True
+
+    # -- what an earlier run has sent --------------------------------------------------------------
+
+    def _begin_replay(self, infos: list[StreamInfo]) -> None:
+        known = [self._in_flight.position(kind)[0] for kind in KINDS]
+        readers = [
+            StoredIdsReader(
+                self._reconnector,
+                info.name,
+                domain=self._domain,
+                after=known[kind],
+                end=info.last_seq,
+            )
+            for kind, info in enumerate(infos)
+        ]
+        if all(reader.done for reader in readers):
+            readers.clear()
+        else:
+            behind = [
+                max(0, info.last_seq - max(info.first_seq - 1, known[kind]))
+                for kind, info in enumerate(infos)
+            ]
+            log.info(
+                "the output streams hold messages behind the checkpoint, which a replay does not "
+                "publish again:%s",
+                Fields(digests=behind[0], rejections=behind[1]),
+            )
+        self.replay = Replay(readers)
+        self.add_asks = bool(readers)
+
+    def requests_passed(self, position: StreamPosition, *, replay_ended: bool) -> None:
+        """Everything up to this input position has been added, and is confirmed.
+
+        ``replay_ended``: so is whatever an earlier run may have read.
+        """
+        self.mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (
+            position.sequence,
+            position.timestamp_ns,
+        )
+        if self.replay is None:
+            return
+        self.replay.requests_passed(position.sequence)
+        if replay_ended:
+            self._end_replay(self.replay)
+
+    def _end_replay(self, replay: Replay) -> None:
+        for kind, reader in enumerate(replay.readers):
+            if left := len(reader.ids):
+                # Most often of requests before the checkpoint: the position that it noted is a
+                # cautious one. After a change of settings, what was made with the old ones.
+                log.debug("in the output streams and not of this replay:%s", Fields(count=left))
+            if reader.ids.sequence > self._in_flight.position(kind)[0]:
+                self._in_flight.set_position(kind, reader.ids.sequence, reader.ids.newest_id)
+        replay.close()
+        replay.readers.clear()
+        self.add_asks = False
+
+    def output_positions(self) -> Outputs:
+        """For each output stream, a position: every message added from now on is stored after
+        it."""
+        positions = {}
+        for kind, name in enumerate(self.streams):
+            sequence, message_id = self._in_flight.position(kind)
+            if self.replay is not None and self.replay.readers:
+                sequence, message_id = self.replay.position(kind, (sequence, message_id))
+            positions[name] = OutputPosition(
+                self._identity.created[kind], sequence, message_id.decode()
+            )
+        return positions
