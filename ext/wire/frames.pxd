@@ -163,3 +163,14 @@ cdef inline int scan_frame(const uint8_t* data, size_t available, Frame* f) noex
         f.payload = trimmed(data + 4, line_len - 4)
         return FRAME_INFO
     return FRAME_BAD
+
+
+cdef inline int check_bounds(Py_ssize_t start, Py_ssize_t end, Py_ssize_t length) except -1:
+    if start < 0 or end > length or start > end:
+        raise IndexError("start and end must lie within the buffer")
+    return 0
+
+
+cdef inline str not_a_frame(buffer, Py_ssize_t start, Py_ssize_t end):
+    """What a ProtocolError says of the bytes at ``start``."""
+    return f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}"

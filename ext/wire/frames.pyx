@@ -6,7 +6,7 @@ from libc.stdint cimport uint8_t, uint64_t
 
 from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_OK, FRAME_PARTIAL, FRAME_PING,
-    FRAME_PONG, Frame, Span, scan_frame,
+    FRAME_PONG, Frame, Span, check_bounds, not_a_frame, scan_frame,
 )
 
 MSG = FRAME_MSG
@@ -48,14 +48,13 @@ def scan(buffer, Py_ssize_t start, Py_ssize_t end) -> tuple:
     cdef list frames = []
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        if start < 0 or end > view.len or start > end:
-            raise IndexError("start and end must lie within the buffer")
+        check_bounds(start, end, view.len)
         while start < end:
             kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
             if kind == FRAME_PARTIAL or (kind == FRAME_BAD and frames):
                 break
             if kind == FRAME_BAD:
-                raise ProtocolError(f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                raise ProtocolError(not_a_frame(buffer, start, end))
             frames.append(to_tuple(kind, &frame))
             start += frame.size
         return frames, start
@@ -75,14 +74,13 @@ def divide(buffer, Py_ssize_t start, Py_ssize_t end, uint64_t sid) -> tuple:
     cdef list frames = [], others = []
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        if start < 0 or end > view.len or start > end:
-            raise IndexError("start and end must lie within the buffer")
+        check_bounds(start, end, view.len)
         while start < end:
             kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
             if kind == FRAME_PARTIAL or (kind == FRAME_BAD and (frames or others)):
                 break
             if kind == FRAME_BAD:
-                raise ProtocolError(f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                raise ProtocolError(not_a_frame(buffer, start, end))
             if (kind == FRAME_MSG or kind == FRAME_HMSG) and frame.sid != sid:
                 others.append(PyBytes_FromStringAndSize(
                     <const char*> view.buf + start, frame.size))
@@ -107,14 +105,13 @@ def skim(buffer, Py_ssize_t start, Py_ssize_t end) -> tuple:
     cdef list others = []
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        if start < 0 or end > view.len or start > end:
-            raise IndexError("start and end must lie within the buffer")
+        check_bounds(start, end, view.len)
         while start < end:
             kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
             if kind == FRAME_PARTIAL:
                 break
             if kind == FRAME_BAD:
-                raise ProtocolError(f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                raise ProtocolError(not_a_frame(buffer, start, end))
             if kind == FRAME_MSG:
                 messages += 1
             else:

@@ -20,7 +20,7 @@ from libc.string cimport memcmp, memcpy, memmove, memset
 from buffers cimport Buffer, buffer_put, buffer_reserve
 from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
-    read_number, scan_frame,
+    check_bounds, not_a_frame, read_number, scan_frame,
 )
 from outgoing cimport Text, Wire, put_message
 from manners cimport DEBUG_CHECKS, enter
@@ -467,15 +467,13 @@ cdef class InFlight:
         cdef int kind
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         try:
-            if start < 0 or end > view.len or start > end:
-                raise IndexError("start and end must lie within the buffer")
+            check_bounds(start, end, view.len)
             while start < end:
                 kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
                 if kind == FRAME_PARTIAL:
                     break
                 if kind == FRAME_BAD:
-                    raise ProtocolError(
-                        f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                    raise ProtocolError(not_a_frame(buffer, start, end))
                 if kind != FRAME_MSG or not self.take_plain_ack(&frame):
                     self.other.append((
                         kind, self.number_of(&frame) if frame_is_message(kind) else -1,

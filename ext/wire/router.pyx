@@ -13,21 +13,25 @@ that one reads the same; a property test holds them together.
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_CheckExact, PyDict_GetItem, PyDict_Size
+from cpython.dict cimport PyDict_CheckExact, PyDict_GetItem
 from cpython.object cimport PyObject
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_CheckExact
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memchr, memcmp, memset
+from libc.string cimport memcmp, memset
 
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from deliveries cimport Delivery, read_delivery
 from frames cimport (
-    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span, scan_frame,
+    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
+    check_bounds, not_a_frame, scan_frame,
+)
+from input_fields cimport (
+    REASON_JSON, REASON_SCHEMA, REASON_UNKNOWN, is_no_json, reason_of, status_of, text_of,
+    user_field,
 )
 from records cimport (
-    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, POSITION_BYTES, STATUS_CLEARED, STATUS_CRITICAL,
-    STATUS_NONE, STATUS_WARNING, RoutedRecord, padded,
+    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, POSITION_BYTES, STATUS_CLEARED, STATUS_NONE,
+    RoutedRecord, padded,
 )
 from timestamps cimport parse_rfc3339
 
@@ -60,99 +64,6 @@ cdef int64_t A_DAY_NS = DAY_NS
 
 cdef object loads = orjson.loads
 cdef object DecodeError = orjson.JSONDecodeError
-cdef str ALARM_ID = "AlarmID"
-cdef str USER_ID = "UserID"
-cdef str GO_USER_ID = "UserId"
-cdef str STATUS = "Status"
-cdef str CHANGED_AT = "ChangedAt"
-
-
-cdef inline bint text_of(PyObject* value, Span* text) except -1:
-    """The UTF-8 of a non-empty str; False for anything else."""
-    cdef Py_ssize_t length
-    if value == NULL or not PyUnicode_CheckExact(<object> value):
-        return False
-    text.data = <const uint8_t*> PyUnicode_AsUTF8AndSize(<object> value, &length)
-    text.length = length
-    return length > 0
-
-
-cdef inline PyObject* user_field(dict fields, Py_ssize_t expected):
-    """UserID; or Go's UserId where no third spelling can be there to contend with it."""
-    cdef PyObject* value = PyDict_GetItem(fields, USER_ID)
-    if value == NULL and PyDict_Size(fields) == expected:
-        value = PyDict_GetItem(fields, GO_USER_ID)
-    return value
-
-
-cdef inline int status_of(Span text) noexcept:
-    if text.length == 7 and memcmp(text.data, b"CLEARED", 7) == 0:
-        return STATUS_CLEARED
-    if text.length == 7 and memcmp(text.data, b"WARNING", 7) == 0:
-        return STATUS_WARNING
-    if text.length == 8 and memcmp(text.data, b"CRITICAL", 8) == 0:
-        return STATUS_CRITICAL
-    return STATUS_NONE
-
-
-cdef enum:                       # as alarmdigest.wire.messages.REASONS has them; or the reader must tell
-    REASON_JSON = 0
-    REASON_SCHEMA
-    REASON_TOO_LONG
-    REASON_STATUS
-    REASON_CHANGED_AT
-    REASON_UNKNOWN
-
-
-cdef inline bint is_no_json(Span text) noexcept:
-    """Whether a glance tells that a payload is no JSON; False says nothing."""
-    cdef size_t start = 0, end = text.length
-    while start < end and (text.data[start] == 32 or 9 <= text.data[start] <= 13):
-        start += 1
-    while start < end and (text.data[end - 1] == 32 or 9 <= text.data[end - 1] <= 13):
-        end -= 1
-    if start == end:
-        return True
-    if text.data[start] == 123:
-        return text.data[end - 1] != 125
-    # An array, a string, a number, true, false or null.
-    return memchr(b"[\"-0123456789tfn", text.data[start], 16) == NULL
-
-
-cdef int reason_by_name(dict fields, str name, bint is_id) except -1:
-    """Why a field of this name is rejected, REASON_UNKNOWN if it is not, or is spelt otherwise."""
-    cdef PyObject* value = PyDict_GetItem(fields, name)
-    cdef Span text
-    if value == NULL:
-        for key in fields:
-            if len(<str> key) == len(name) and (<str> key).lower() == name.lower():
-                return REASON_UNKNOWN
-        return REASON_SCHEMA
-    if not text_of(value, &text):
-        return REASON_SCHEMA
-    return REASON_TOO_LONG if is_id and text.length > MAX_ID_BYTES else REASON_UNKNOWN
-
-
-cdef int reason_of(int kind, dict fields) except -1:
-    """Why an object is rejected, where it can be told without the reader of all spellings."""
-    cdef int alarm, user, status
-    cdef Span text
-    user = reason_by_name(fields, USER_ID, True)
-    if kind == KIND_REQUEST or user == REASON_SCHEMA:
-        return user
-    alarm = reason_by_name(fields, ALARM_ID, True)
-    status = reason_by_name(fields, STATUS, False)
-    if (alarm == REASON_SCHEMA or status == REASON_SCHEMA
-            or reason_by_name(fields, CHANGED_AT, False) == REASON_SCHEMA):
-        return REASON_SCHEMA
-    # From here on all fields must be there by their exact names.
-    if not (PyDict_GetItem(fields, USER_ID) and PyDict_GetItem(fields, ALARM_ID)
-            and PyDict_GetItem(fields, STATUS) and PyDict_GetItem(fields, CHANGED_AT)):
-        return REASON_UNKNOWN
-    if user == REASON_TOO_LONG or alarm == REASON_TOO_LONG:
-        return REASON_TOO_LONG
-    text_of(PyDict_GetItem(fields, STATUS), &text)
-    return REASON_STATUS if status_of(text) == STATUS_NONE else REASON_CHANGED_AT
 
 
 cdef inline bytes text_of_frame(int kind, Frame* frame):
@@ -325,16 +236,14 @@ cdef class Router:
         self.now_ns = now_ns
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         try:
-            if start < 0 or end > view.len or start > end:
-                raise IndexError("start and end must lie within the buffer")
+            check_bounds(start, end, view.len)
             while start < end and most > 0:
                 kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
                 if kind == FRAME_PARTIAL:
                     self.wanted = frame.size
                     break
                 if kind == FRAME_BAD:
-                    raise ProtocolError(
-                        f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                    raise ProtocolError(not_a_frame(buffer, start, end))
                 if kind != FRAME_MSG and kind != FRAME_HMSG:
                     self.other.append((kind, text_of_frame(kind, &frame)))
                 elif 0 < frame.sid <= LAST_REQUEST_SID:
@@ -499,10 +408,10 @@ cdef class Router:
             return self.route_parsed(KIND_EVENT, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 4)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES
-                and text_of(PyDict_GetItem(fields, ALARM_ID), &alarm_id)
+                and text_of(PyDict_GetItem(fields, "AlarmID"), &alarm_id)
                 and alarm_id.length <= MAX_ID_BYTES
-                and text_of(PyDict_GetItem(fields, STATUS), &status_text)
-                and text_of(PyDict_GetItem(fields, CHANGED_AT), &changed_at)):
+                and text_of(PyDict_GetItem(fields, "Status"), &status_text)
+                and text_of(PyDict_GetItem(fields, "ChangedAt"), &changed_at)):
             return self.route_parsed(
                 KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         status = status_of(status_text)

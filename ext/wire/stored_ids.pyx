@@ -13,7 +13,8 @@ from libc.stdlib cimport calloc, free
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from deliveries cimport Delivery, read_delivery
 from frames cimport (
-    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span, scan_frame,
+    FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
+    check_bounds, not_a_frame, scan_frame,
 )
 from message_ids cimport (
     MessageId, Position, covers, find_header, read_message_id, read_position,
@@ -93,15 +94,13 @@ cdef class StoredIds:
         cdef list others = []
         PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
         try:
-            if start < 0 or end > view.len or start > end:
-                raise IndexError("start and end must lie within the buffer")
+            check_bounds(start, end, view.len)
             while start < end:
                 kind = scan_frame(<const uint8_t*> view.buf + start, end - start, &frame)
                 if kind == FRAME_PARTIAL:
                     break
                 if kind == FRAME_BAD:
-                    raise ProtocolError(
-                        f"not a NATS frame: {bytes(buffer[start:min(end, start + 80)])!r}")
+                    raise ProtocolError(not_a_frame(buffer, start, end))
                 if (kind == FRAME_MSG or kind == FRAME_HMSG) and frame.reply.length:
                     self.take_delivery(&frame)
                 elif kind == FRAME_MSG or kind == FRAME_HMSG:
