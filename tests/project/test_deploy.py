@@ -25,7 +25,7 @@ from support.service import ServiceProcess
 
 from alarmdigest import __version__
 from alarmdigest.cli.main import main
-from alarmdigest.nats.embedded.discovery import find_server
+from alarmdigest.nats.embedded.discovery import choose_server
 from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
 
 DEPLOY = ROOT / "deploy"
@@ -162,7 +162,9 @@ def test_the_options_in_compose_are_there(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_real_server_takes_the_configuration_of_compose() -> None:
     done = subprocess.run(
-        [find_server(None), "-t", "-c", DEPLOY / "nats-server.conf"], capture_output=True, text=True
+        [choose_server(None).path, "-t", "-c", DEPLOY / "nats-server.conf"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "is valid" in done.stderr + done.stdout

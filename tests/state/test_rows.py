@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import key_of, packed, some_rows, unpacked
+from support.workers import worker_of
 
 from alarmdigest._ext.rows import CommitBatch, RowDamaged, pack, split_by_worker
-from alarmdigest.wire.buckets import worker_of
 
 users = st.sampled_from([key_of(f"user-{number}") for number in range(8)])
 chunks_of_rows = st.lists(st.lists(st.tuples(users, st.binary(max_size=30)), max_size=8))

@@ -10,10 +10,11 @@ import subprocess
 import tempfile
 import time
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
-from alarmdigest.nats.embedded.discovery import EmbeddedServerError, find_server, server_name_at
+from alarmdigest.nats.embedded.discovery import EmbeddedServerError, choose_server, server_name_at
 
 HOST = "127.0.0.1"
 
@@ -32,6 +33,11 @@ def free_port() -> int:
             sock.bind((HOST, port))
             return port
     raise AssertionError("no free port between 20000 and 30000")
+
+
+@cache
+def _program() -> Path:
+    return choose_server(None).path
 
 
 class NatsServer:
@@ -160,7 +166,7 @@ class NatsServer:
         with (folder / "server.log").open("ab") as log:
             # Not in a session of its own: what ends the test run from outside ends it too.
             self._process = subprocess.Popen(
-                [self._binary or find_server(None), "-c", "server.conf"],
+                [self._binary or _program(), "-c", "server.conf"],
                 cwd=folder,
                 stdout=log,
                 stderr=log,

