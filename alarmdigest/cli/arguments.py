@@ -6,9 +6,11 @@ import argparse
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 from alarmdigest import __version__
 from alarmdigest.settings import FLAGS, SECRETS, Settings, duration, positive
+from alarmdigest.settings.options import LOCATORS, flag_of, variable
 
 DESCRIPTION = """\
 Takes alarm changes from NATS, keeps the latest state of every alarm of every
@@ -31,12 +33,10 @@ configuration, 3 NATS not reachable in time, 4 store unusable, 5 drain timed out
 COMMANDS = ("run", "verify", "emulate", "status", "show", "rejected", "backup", "check-config")
 
 # Every setting in the order of the help, and the two that say where else settings are.
-CONFIG = "config"
-CONTEXT = "context"
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "settings": (
-        *("server", CONTEXT, "data_dir", "mode", "store", "workers", "http"),
-        *("log_level", "log_format", CONFIG),
+        *("server", "context", "data_dir", "mode", "store", "workers", "http"),
+        *("log_level", "log_format", "config"),
     ),
     "logging in": ("user", "password_file", "token_file", "creds", "nkey", "inbox_prefix"),
     "TLS": ("tls_ca", "tls_cert", "tls_key", "tls_first"),
@@ -55,16 +55,16 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "parts": ("nats_server", "no_service_api"),
 }
+EVERYWHERE = ("log_level", "log_format", "config")
 # One set of options suits all commands: every command takes these, and shows those that it uses.
 SHARED = (
-    *("server", "data_dir", "mode", "store", "http", "log_level", "log_format", CONFIG, CONTEXT),
+    *("server", "data_dir", "mode", "store", "http", "context", *EVERYWHERE),
     *GROUPS["logging in"],
     *GROUPS["TLS"],
     *GROUPS["subjects"],
 )
-EVERYWHERE = ("log_level", "log_format", CONFIG)
 TO_CONNECT = (
-    *("server", CONTEXT, *GROUPS["logging in"], *GROUPS["TLS"]),
+    *("server", "context", *GROUPS["logging in"], *GROUPS["TLS"]),
     *("connect_attempt_timeout", *EVERYWHERE),
 )
 EVERYTHING = tuple(name for names in GROUPS.values() for name in names)
@@ -165,7 +165,7 @@ def parser() -> argparse.ArgumentParser:
     _add_json(rejected)
     rejected.add_argument(
         "--refeed",
-        type=_sequences,
+        type=_shown(_sequences),
         metavar="SEQ[,SEQ]",
         help="show nothing; publish the messages of these numbers once more where they came in",
     )
@@ -235,10 +235,7 @@ def _add_json(to: argparse.ArgumentParser) -> None:
 
 
 def _sequences(text: str) -> list[int]:
-    try:
-        return [positive(part.strip()) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    return [positive(part.strip()) for part in text.split(",")]
 
 
 def _add_settings(
@@ -251,13 +248,9 @@ def _add_settings(
     for name in sorted(SECRETS):
         # Named all the same: whoever tries them is told what to do, and the secret is not repeated,
         # as it would be among the unknown ones.
-        to.add_argument(f"--{name}", action=_Refuse, help=argparse.SUPPRESS)
-    helps = {
-        CONFIG: "a settings file in TOML (default: ALARMDIGEST_CONFIG)",
-        CONTEXT: "a context of the nats tool with server and login (default: "
-        "ALARMDIGEST_CONTEXT, else NATS_CONTEXT)",
-    }
-    metas = {CONFIG: "FILE", CONTEXT: "NAME"}
+        to.add_argument(flag_of(name), type=_no_secret(name), help=argparse.SUPPRESS)
+    metas = {name: meta for name, (meta, _) in LOCATORS.items()}
+    helps = {name: text for name, (_, text) in LOCATORS.items()}
     for item in fields(Settings):
         default = item.metadata.get("default")
         text = (texts or {}).get(item.name, item.metadata["help"])
@@ -268,14 +261,23 @@ def _add_settings(
         for name in names:
             if name not in shown and name not in SHARED:
                 continue
-            flag = "--" + name.replace("_", "-")
             text = helps[name] if name in shown else argparse.SUPPRESS
+            option: dict[str, Any] = {"help": text}
             if name in FLAGS:
-                group.add_argument(flag, action="store_const", const="true", help=text)
-            elif name == "server":
-                group.add_argument(flag, action=_Join, metavar=metas[name], help=text)
+                option |= {"action": "store_const", "const": "true"}
             else:
-                group.add_argument(flag, metavar=metas[name], help=text)
+                option["metavar"] = metas[name]
+            if name == "server":
+                option |= {"action": "append", "type": _without_login}
+            group.add_argument(flag_of(name), **option)
+
+
+def settings_in(parsed: argparse.Namespace) -> dict[str, str]:
+    """The texts of the settings that the command line has, by name."""
+    found = {name: getattr(parsed, name, None) for name in EVERYTHING}
+    if found["server"] is not None:  # repeated; with commas, as the variable has it
+        found["server"] = ",".join(found["server"])
+    return {name: text for name, text in found.items() if text is not None}
 
 
 def _add(
@@ -286,19 +288,41 @@ def _add(
     meta: str,
     text: str,
 ) -> None:
-    def convert(value: str) -> object:
+    help_text = f"{text} (default: {default})"
+    to.add_argument(f"--{name}", type=_shown(read), default=default, metavar=meta, help=help_text)
+
+
+def _shown(read: Callable[[str], object]) -> Callable[[str], object]:
+    """Argparse shows what an ArgumentTypeError says; of a ValueError it does not."""
+
+    def convert(text: str) -> object:
         try:
-            return read(value)
+            return read(text)
         except ValueError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
 
-    to.add_argument(
-        f"--{name}",
-        type=convert,
-        default=default,
-        metavar=meta,
-        help=f"{text} (default: {default})",
-    )
+    return convert
+
+
+def _without_login(url: str) -> str:
+    if "@" in url:
+        raise argparse.ArgumentTypeError(
+            "a user or password here could be read in the list of processes; put the URL into "
+            "NATS_URL instead"
+        )
+    return url
+
+
+def _no_secret(name: str) -> Callable[[str], str]:
+    """The reader of an option that a secret would be the value of: it refuses all."""
+
+    def refuse(_secret: str) -> str:
+        raise argparse.ArgumentTypeError(
+            "a secret here could be read in the list of processes; "
+            f"use {flag_of(name)}-file or {variable(name)} instead"
+        )
+
+    return refuse
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
@@ -306,38 +330,3 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
-
-
-class _Join(argparse.Action):
-    """Collects a repeated option into one text, joined by commas, as the variable has it."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        if "@" in str(values):
-            parser.error(
-                f"argument {option_string}: a user or password here could be read in the list of "
-                "processes; put the URL into NATS_URL instead"
-            )
-        before = getattr(namespace, self.dest)
-        setattr(namespace, self.dest, f"{before},{values}" if before else str(values))
-
-
-class _Refuse(argparse.Action):
-    """An option that a secret would be the value of."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: object,
-        option_string: str | None = None,
-    ) -> None:
-        parser.error(
-            f"argument {option_string}: a secret here could be read in the list of processes; "
-            f"use {option_string}-file or ALARMDIGEST_{self.dest.upper()} instead"
-        )

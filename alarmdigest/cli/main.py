@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from alarmdigest.cli.arguments import COMMANDS, EVERYTHING, parser
+from alarmdigest.cli.arguments import COMMANDS, parser, settings_in
 from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.process.held_signals import HELD_BACK
@@ -57,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_command(given: list[str]) -> int:
     parsed = parser().parse_args(given)
-    there = {name: getattr(parsed, name, None) for name in EVERYTHING}
-    texts = {name: text for name, text in there.items() if text is not None}
+    texts = settings_in(parsed)
     try:
         found = resolve(texts, os.environ)
         if parsed.command == "check-config":

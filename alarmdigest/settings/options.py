@@ -1,13 +1,15 @@
 """Every option once: its name, default, unit and reason.
 
 ``--digest-subject`` is the field ``digest_subject``, the variable ``ALARMDIGEST_DIGEST_SUBJECT``
-and the key ``digest_subject`` of a settings file. Which of them wins is told in ``sources.py``.
+and the key ``digest_subject`` of a settings file. ``sources.py`` reads these, and ``resolve.py``
+says which of them wins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import Field, dataclass, field, fields
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,14 +43,28 @@ MAX_SPLIT_BYTES = 64 * 1024 * 1024
 # What a digest's headers take of max_payload: version line, Nats-Msg-Id, and room for more.
 HEADER_ROOM_BYTES = 512
 HUNDRED_YEARS_NS = 100 * 365 * 86_400 * 10**9
+# Durations that may be zero; an age of zero is no limit.
+MAY_BE_ZERO = ("clock_skew", "retention")
 
-# How long streams keep messages.
-AGES = ("events_max_age", "digests_max_age", "rejected_max_age")
-# Durations that must not be zero.
-DURATIONS_FROM_ZERO = (
-    *("checkpoint_interval", "connect_timeout", "connect_attempt_timeout"),
-    *("ping_interval", "drain_timeout"),
+VARIABLE_PREFIX = "ALARMDIGEST_"
+# The settings of the settings, which say where else to look: placeholder and help. They are options
+# and variables, too.
+LOCATORS = {
+    "config": ("FILE", "a settings file in TOML (default: ALARMDIGEST_CONFIG)"),
+    "context": (
+        "NAME",
+        "a context of the nats tool with server and login (default: ALARMDIGEST_CONTEXT, "
+        "else NATS_CONTEXT)",
+    ),
+}
+# Each line is one way to log in.
+WAYS_TO_LOG_IN = (
+    ("user", "password", "password_file"),
+    ("token", "token_file"),
+    ("creds",),
+    ("nkey",),
 )
+LOGIN_NAMES = frozenset(name for way in WAYS_TO_LOG_IN for name in way)
 
 
 class SettingsError(ValueError):
@@ -279,29 +295,17 @@ class Settings:
     @property
     def login(self) -> Login:
         """What a connection needs to know to be let in."""
-        return Login(
-            user=self.user,
-            password=self.password,
-            password_file=self.password_file,
-            token=self.token,
-            token_file=self.token_file,
-            creds=self.creds,
-            nkey=self.nkey,
-            tls_ca=self.tls_ca,
-            tls_cert=self.tls_cert,
-            tls_key=self.tls_key,
-            tls_first=self.tls_first,
-            inbox_prefix=self.inbox_prefix,
-        )
+        return Login(**{item.name: getattr(self, item.name) for item in fields(Login)})
 
 
+NAMES = tuple(item.name for item in fields(Settings))
 FLAGS = frozenset(item.name for item in fields(Settings) if item.default is False)
 SECRETS = frozenset(item.name for item in fields(Settings) if not item.repr)
 
 
 def variable(name: str) -> str:
     """The environment variable of a field."""
-    return f"ALARMDIGEST_{name.upper()}"
+    return VARIABLE_PREFIX + name.upper()
 
 
 def default_of(item: Field[Any]) -> str:
@@ -315,42 +319,42 @@ def flag_of(name: str) -> str:
 
 
 def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What no option can tell by itself: the fields that it is about, and what is wrong."""
+    """What no option can tell by itself: the settings that it is about, and what is wrong."""
     inputs, outputs = ("event_subject", "request_subject"), ("digest_subject", "rejected_subject")
-    if _inside(settings.event_subject, settings.request_subject) or _inside(
-        settings.request_subject, settings.event_subject
-    ):
+    event, request = settings.event_subject, settings.request_subject
+    if _inside(event, request) or _inside(request, event):
         yield (
             inputs,
-            f"--event-subject {settings.event_subject} and --request-subject "
-            f"{settings.request_subject} overlap; neither may lie below the other",
+            f"--event-subject {event} and --request-subject {request} overlap; "
+            "neither may lie below the other",
         )
-    for out_name in (*outputs, "inbox_prefix"):
-        for in_name in inputs:
-            out, inside = getattr(settings, out_name), getattr(settings, in_name)
-            if _inside(out, inside):
-                yield (
-                    (out_name, in_name),
-                    f"{flag_of(out_name)} {out} lies inside {flag_of(in_name)} {inside}: "
-                    "the service would read what it writes",
-                )
+    for out_name, in_name in product((*outputs, "inbox_prefix"), inputs):
+        out, inside = getattr(settings, out_name), getattr(settings, in_name)
+        if _inside(out, inside):
+            yield (
+                (out_name, in_name),
+                f"{flag_of(out_name)} {out} lies inside {flag_of(in_name)} {inside}: "
+                "the service would read what it writes",
+            )
     if settings.digest_subject == settings.rejected_subject:
         yield outputs, "--digest-subject and --rejected-subject must differ"
     if settings.split_size != SPLIT_AUTO and not (
         MIN_SPLIT_BYTES <= settings.split_size <= MAX_SPLIT_BYTES
     ):
         yield ("split_size",), "--split-size must be auto or from 16KiB to 64MiB"
-    streams = "events_stream", "digests_stream", "rejected_stream"
-    if len({getattr(settings, name) for name in streams}) < len(streams):
-        yield streams, "--events-stream, --digests-stream and --rejected-stream must differ"
-    for name in ("clock_skew", "retention", *AGES, *DURATIONS_FROM_ZERO):
-        if getattr(settings, name) > HUNDRED_YEARS_NS:
-            yield (name,), f"{flag_of(name)} must be at most 100 years"
+    if len({settings.events_stream, settings.digests_stream, settings.rejected_stream}) < 3:
+        yield (
+            ("events_stream", "digests_stream", "rejected_stream"),
+            "--events-stream, --digests-stream and --rejected-stream must differ",
+        )
     if settings.workers > 1024:
         yield ("workers",), "--workers must be at most 1024"
-    for name in DURATIONS_FROM_ZERO:
-        if getattr(settings, name) == 0:
-            yield (name,), f"{flag_of(name)} must be more than 0"
+    for item in fields(Settings):
+        value = getattr(settings, item.name)
+        if isinstance(value, Duration) and value > HUNDRED_YEARS_NS:
+            yield (item.name,), f"{flag_of(item.name)} must be at most 100 years"
+        if item.metadata["read"] is duration and value == 0 and item.name not in MAY_BE_ZERO:
+            yield (item.name,), f"{flag_of(item.name)} must be more than 0"
     for url in settings.server:
         try:
             Connection(url, name="")

@@ -1,5 +1,9 @@
-"""Where values come from. Options win over our variables, these over those of the ``nats`` tool,
+"""Which source decides. Options win over our variables, these over those of the ``nats`` tool,
 these over the settings file, this over a context of the ``nats`` tool, and that over the defaults.
+
+``resolve`` reads the sources into layers (``sources.py``), ``merge_by_precedence`` makes one of
+them, in which each text still has its origin, and ``_usable`` reads the texts to values
+(``readers.py``) and compares them with each other (``contradictions`` in ``options.py``).
 """
 
 from __future__ import annotations
@@ -9,33 +13,32 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from alarmdigest.nats.auth import collecting_problems, exposure
-from alarmdigest.settings.files import read_file
-from alarmdigest.settings.layers import Given, Layer, Level
-from alarmdigest.settings.nats_cli import context_file, read_context, read_variables
 from alarmdigest.settings.options import (
+    LOGIN_NAMES,
     SECRETS,
+    WAYS_TO_LOG_IN,
     Settings,
     SettingsError,
     contradictions,
-    flag_of,
     variable,
 )
 from alarmdigest.settings.readers import path
-from alarmdigest.settings.unknown_variables import unknown_variables
+from alarmdigest.settings.sources import (
+    Given,
+    Layer,
+    Level,
+    context_file,
+    read_context,
+    read_file,
+    read_nats_variables,
+    read_options,
+    read_variables,
+    unknown_variables,
+)
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
-NAMES = tuple(READERS)
-# Settings of the settings: where else to look. Both are options, too.
-CONFIG_VARIABLE = "ALARMDIGEST_CONFIG"
-CONTEXT_VARIABLE = "ALARMDIGEST_CONTEXT"
-VARIABLES = (*map(variable, NAMES), CONFIG_VARIABLE, CONTEXT_VARIABLE)
 # A password or a token may be given, or the file that holds it.
 SECRET_OR_FILE = (("password", "password_file"), ("token", "token_file"))
-# Each line is one way to log in.
-WAYS_IN = (("user", "password", "password_file"), ("token", "token_file"), ("creds",), ("nkey",))
-
-
-OF_LOGINS = frozenset(name for way in WAYS_IN for name in way)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,45 +68,29 @@ def read_settings(texts: Mapping[str, str], environment: Mapping[str, str]) -> R
 def resolve(texts: Mapping[str, str], environment: Mapping[str, str]) -> ResolvedSettings:
     """As read_settings, for those who want to see also what is usable beside the problems."""
     problems: list[str] = []
-    flags = {name: Given(texts[name], Level.FLAG, flag_of(name)) for name in NAMES if name in texts}
-    variables = {
-        name: Given(text, Level.VARIABLE, variable(name))
-        for name in NAMES
-        # An empty one counts as not set; but a login that is weaker can be turned off by it.
-        if (text := environment.get(variable(name))) or (text == "" and name in OF_LOGINS)
-    }
-    layers, files = [flags, variables, read_variables(environment)], []
-    context = texts.get("context") or environment.get(CONTEXT_VARIABLE)
-    context = context or environment.get("NATS_CONTEXT")
-    if (file := _settings_file(texts, environment, problems)) is not None:
-        layer = read_file(file, (*NAMES, "context"), problems)
-        if named := layer.pop("context", None):
-            context = context or named.text
-        layers.append(layer)
-        files.append((file, layer))
-    if context:
-        where = context_file(context, environment)
-        if where is None:
-            problems.append(f"{context!r} is no name of a context")
+    layers = [read_options(texts), read_variables(environment), read_nats_variables(environment)]
+    files: dict[Path, Layer] = {}
+    if (named := _locator("config", layers)) is not None:
+        try:
+            if (file := path(named.text)) is not None:
+                files[file] = read_file(file, problems)
+        except ValueError as error:
+            problems.append(f"{named.origin}: {error}")
+    if (named := _locator("context", [*layers, *files.values()])) is not None:
+        if (file := context_file(named.text, environment)) is None:
+            problems.append(f"{named.text!r} is no name of a context")
         else:
-            layer = read_context(where, problems)
-            layers.append(layer)
-            files.append((where, layer))
-    given = merge_by_precedence(layers, problems)
+            files[file] = read_context(file, problems)
+    given = merge_by_precedence([*layers, *files.values()], problems)
     settings = _usable(given, problems)
-    warnings = [*unknown_variables(environment, VARIABLES), *_exposed(files, given, problems)]
+    warnings = [*unknown_variables(environment), *_exposed(files, given, problems)]
     return ResolvedSettings(settings, given, tuple(warnings), tuple(problems))
 
 
-def _settings_file(
-    texts: Mapping[str, str], environment: Mapping[str, str], problems: list[str]
-) -> Path | None:
-    origin = flag_of("config") if texts.get("config") else CONFIG_VARIABLE
-    try:
-        return path(texts.get("config") or environment.get(CONFIG_VARIABLE, ""))
-    except ValueError as error:
-        problems.append(f"{origin}: {error}")
-        return None
+def _locator(name: str, layers: Iterable[Layer]) -> Given | None:
+    """Take a setting that says where else to look out of all layers; the highest not empty."""
+    found = [layer.pop(name) for layer in layers if name in layer]
+    return next((one for one in found if one.text), None)
 
 
 def _usable(given: Layer, problems: list[str]) -> Settings:
@@ -128,19 +115,22 @@ def _usable(given: Layer, problems: list[str]) -> Settings:
 
 
 def merge_by_precedence(layers: Iterable[Layer], problems: list[str]) -> Layer:
-    """Of each setting what the highest source says, and of the ways to log in the highest one."""
+    """Of each setting what the highest source says, and of the ways to log in the highest one.
+
+    ``layers`` come from the highest to the lowest.
+    """
     given: Layer = {}
     for layer in layers:
         for name, one in layer.items():
             given.setdefault(name, one)
     # One that is empty has hidden those below it, which is all that it is good for.
-    for name in OF_LOGINS:
+    for name in LOGIN_NAMES:
         if name in given and not given[name].text:
             del given[name]
     for alternatives in SECRET_OR_FILE:
         _keep_one(given, [(name,) for name in alternatives], problems)
     _take_user_for_token(given)
-    _keep_one(given, WAYS_IN, problems)
+    _keep_one(given, WAYS_TO_LOG_IN, problems)
     if given.keys() & {"password", "password_file"} and "user" not in given:
         problems.append("there is a password, but no user: --user is missing")
     if "user" in given and not given.keys() & {"password", "password_file"}:
@@ -179,10 +169,10 @@ def _keep_one(given: Layer, ways: Iterable[tuple[str, ...]], problems: list[str]
                 given.pop(name, None)
 
 
-def _exposed(files: Iterable[tuple[Path, Layer]], given: Layer, problems: list[str]) -> list[str]:
+def _exposed(files: Mapping[Path, Layer], given: Layer, problems: list[str]) -> list[str]:
     """Warnings about files that hold secrets which others can read."""
     warnings: list[str] = []
-    for file, layer in files:
+    for file, layer in files.items():
         holds_login = "@" in layer["server"].text if "server" in layer else False
         if holds_login or layer.keys() & SECRETS or _holds_user_for_token(layer, given):
             with collecting_problems(problems):

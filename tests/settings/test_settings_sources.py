@@ -17,8 +17,8 @@ from support.credentials import private
 
 from alarmdigest.cli.main import main
 from alarmdigest.settings import ResolvedSettings, Settings, SettingsError, read_settings, resolve
-from alarmdigest.settings.layers import Given, Level
 from alarmdigest.settings.resolve import merge_by_precedence
+from alarmdigest.settings.sources import Given, Level
 
 
 def from_file(
