@@ -125,12 +125,13 @@ def start(text: str) -> Literal["first", "new"] | int:
 
 
 def one_of(*choices: str) -> Callable[[str], str]:
+    """A reader that takes these texts only."""
+
     def choose(text: str) -> str:
         if text not in choices:
             raise ValueError(f"{text!r} is none of {', '.join(choices)}")
         return text
 
-    choose.__doc__ = " | ".join(choices)
     return choose
 
 

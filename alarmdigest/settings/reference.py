@@ -11,7 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from alarmdigest.settings.options import SECRETS, Settings, default_of, flag_of, variable
-from alarmdigest.settings.sources import CONTEXT_KEYS, NATS_VARIABLES
+from alarmdigest.settings.sources import NATS_VARIABLES_AND_KEYS
 
 
 def with_tables(page: str) -> str:
@@ -26,22 +26,26 @@ def _with_rows(page: str, head: str, rows: list[str]) -> str:
 
 
 def _nats_rows() -> list[str]:
-    variables = {name: f"`{variable}`" for variable, name in NATS_VARIABLES.items()}
-    keys = {name: f"`{key}`" for key, name in CONTEXT_KEYS.items()}
-    return [f"| `{name}` | {variables.get(name, '')} | {key} |\n" for name, key in keys.items()]
+    return [
+        f"| {_code(name)} | {_code(nats_variable)} | {_code(key)} |\n"
+        for name, (nats_variable, key) in NATS_VARIABLES_AND_KEYS.items()
+        if key
+    ]
 
 
 def _rows() -> list[str]:
     rows = []
     for item in fields(Settings):
-        meta = item.metadata.get("meta", "")
-        written = f"`{f'{flag_of(item.name)} {meta}'.rstrip()}`"
+        written = _code(f"{flag_of(item.name)} {item.metadata.get('meta', '')}".rstrip())
         if item.name in SECRETS:
-            written = f"(key `{item.name}`)"
-        default = default_of(item)
-        cells = written, f"`{variable(item.name)}`", default and f"`{default}`"
-        rows.append(f"| {' | '.join(cells)} | {item.metadata['help']} |\n")
+            written = f"(key {_code(item.name)})"
+        cells = written, _code(variable(item.name)), _code(default_of(item)), item.metadata["help"]
+        rows.append(f"| {' | '.join(cells)} |\n")
     return rows
+
+
+def _code(text: str) -> str:
+    return f"`{text}`" if text else ""
 
 
 if __name__ == "__main__":

@@ -32,34 +32,23 @@ else:
     import tomli as tomllib
 
 MAX_FILE_BYTES = 1024 * 1024
-# The variables of the `nats` command line tool.
-NATS_VARIABLES = {
-    "NATS_URL": "server",
-    "NATS_USER": "user",
-    "NATS_PASSWORD": "password",
-    "NATS_TOKEN": "token",
-    "NATS_CREDS": "creds",
-    "NATS_NKEY": "nkey",
-    "NATS_CERT": "tls_cert",
-    "NATS_KEY": "tls_key",
-    "NATS_CA": "tls_ca",
-    "NATS_CONTEXT": "context",
+# What the `nats` command line tool calls our settings: its variables, and the keys of its contexts.
+NATS_VARIABLES_AND_KEYS = {
+    "server": ("NATS_URL", "url"),
+    "user": ("NATS_USER", "user"),
+    "password": ("NATS_PASSWORD", "password"),
+    "token": ("NATS_TOKEN", "token"),
+    "creds": ("NATS_CREDS", "creds"),
+    "nkey": ("NATS_NKEY", "nkey"),
+    "tls_cert": ("NATS_CERT", "cert"),
+    "tls_key": ("NATS_KEY", "key"),
+    "tls_ca": ("NATS_CA", "ca"),
+    "tls_first": ("", "tls_first"),
+    "inbox_prefix": ("", "inbox_prefix"),
+    "js_domain": ("", "jetstream_domain"),
+    "context": ("NATS_CONTEXT", ""),
 }
-# The keys of its contexts.
-CONTEXT_KEYS = {
-    "url": "server",
-    "user": "user",
-    "password": "password",
-    "token": "token",
-    "creds": "creds",
-    "nkey": "nkey",
-    "cert": "tls_cert",
-    "key": "tls_key",
-    "ca": "tls_ca",
-    "tls_first": "tls_first",
-    "inbox_prefix": "inbox_prefix",
-    "jetstream_domain": "js_domain",
-}
+CONTEXT_KEYS = {key: name for name, (_, key) in NATS_VARIABLES_AND_KEYS.items() if key}
 # Keys that change nothing about a connection.
 IGNORED_CONTEXT_KEYS = ("description", "color_scheme")
 
@@ -110,8 +99,8 @@ def read_nats_variables(environment: Mapping[str, str]) -> Layer:
     """What the tool's variables set; an empty one counts as not set, as it does there."""
     return {
         name: Given(text, Level.NATS_VARIABLE, nats_variable)
-        for nats_variable, name in NATS_VARIABLES.items()
-        if (text := environment.get(nats_variable))
+        for name, (nats_variable, _) in NATS_VARIABLES_AND_KEYS.items()
+        if nats_variable and (text := environment.get(nats_variable))
     }
 
 

