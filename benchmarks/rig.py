@@ -140,7 +140,7 @@ class Service(Contestant):
         service = self.process
         assert service.metric("alarmdigest_book_events_total") == events
         assert service.metric('alarmdigest_dropped_total{kind="event"}') == 0
-        assert service.metric("alarmdigest_subscriber_connections_lost_total") == 0
+        assert service.metric("alarmdigest_listener_connections_lost_total") == 0
 
 
 class Reference(Contestant):

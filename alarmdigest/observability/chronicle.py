@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from alarmdigest._ext import timestamps
-from alarmdigest.observability.losses import losses
+from alarmdigest.observability.losses import json_key, losses
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.happenings import happenings
@@ -16,7 +16,7 @@ NOTED_LATER_S = 15.0
 # A loss that goes on makes a line a minute and not one for each look.
 PLAIN_INTERVAL_S = 60.0
 PLAIN_SENTENCES = {
-    "reader": "the workers lagged behind, and the reader dropped what arrived",
+    "listener": "the workers lagged behind, and the listener dropped what arrived",
     "core_connection": "the connection to the server was lost: what was published until the next "
     "one is not known",
     "rejection_queue": "rejected messages were not published, as the publisher was behind",
@@ -52,7 +52,7 @@ class Chronicle:
         return [
             {
                 "at": timestamps.to_text(one.at_ns),
-                "kind": one.kind,
+                "kind": json_key(one.kind),
                 "count": one.count,
                 "what": one.sentence,
             }

@@ -29,7 +29,7 @@ def readiness_failures(service: Service) -> list[str]:
 def degradations(service: Service) -> list[str]:
     """What holds up the work."""
     if not service.mode:
-        return [f"not connected to NATS yet: {service.setup_reconnector.last_error}"]
+        return [f"not connected to NATS yet: {service.startup_reconnector.last_error}"]
     found = []
     if service.listener is None or not (service.draining or service.listener.consuming.is_set()):
         found.append(f"not subscribed to NATS: {service.listener_reconnector.last_error}")

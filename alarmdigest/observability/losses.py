@@ -5,13 +5,16 @@ from __future__ import annotations
 from alarmdigest.pipeline.service import Service
 
 PLACES = (
-    "reader",
+    "listener",
     "core_connection",
     "stream_deleted",
     "stream_unread_lost",
     "rejection_queue",
     "rejection_publisher",
 )
+
+# The places that /status.json has under another name, which stays what it is.
+JSON_KEYS = {"listener": "reader"}
 
 
 def losses(service: Service) -> dict[str, int]:
@@ -25,6 +28,11 @@ def losses(service: Service) -> dict[str, int]:
         found["rejection_publisher"] = service.publisher.confirmer.rejections_given_up
     if (listener := service.listener) is not None:
         router = listener.router
-        found["reader"] = router.dropped_events + router.dropped_requests
+        found["listener"] = router.dropped_events + router.dropped_requests
         found |= listener.source.losses(router)
     return found
+
+
+def json_key(place: str) -> str:
+    """The name of a place of a loss, or of any other kind of incident, in ``/status.json``."""
+    return JSON_KEYS.get(place, place)

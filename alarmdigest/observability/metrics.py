@@ -86,7 +86,7 @@ class ServiceCollector:
         reconnects = CounterMetricFamily(
             "alarmdigest_reconnects", "Connections after the first.", labels=["connection"]
         )
-        for name, thread in (("subscriber", service.listener), ("publisher", service.publisher)):
+        for name, thread in (("listener", service.listener), ("publisher", service.publisher)):
             reconnects.add_metric(
                 [name], thread.reconnector.reconnects if thread is not None else 0
             )
@@ -145,8 +145,8 @@ class ServiceCollector:
             "alarmdigest_backlog_bytes", "Routed, not yet merged.", value=listener.backlog_bytes
         )
         yield CounterMetricFamily(
-            "alarmdigest_subscriber_connections_lost",
-            "Connection losses of the subscriber. In core mode nobody knows what was missed.",
+            "alarmdigest_listener_connections_lost",
+            "Connection losses of the listener. In core mode nobody knows what was missed.",
             value=listener.connections_lost,
         )
         yield from _of(listener.source.counters(router))

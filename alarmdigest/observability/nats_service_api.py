@@ -1,6 +1,6 @@
 """The NATS service API (ADR-32): answers $SRV.PING, INFO and STATS, so that `nats micro` lists us.
 
-It has a connection and a thread of its own. On the subscriber's connection a question would stand
+It has a connection and a thread of its own. On the listener's connection a question would stand
 behind megabytes of events, on the publisher's an answer behind the digests that wait; and when this
 one is lost, nothing else is.
 """
@@ -113,10 +113,10 @@ class ServiceApi(threading.Thread):
                 if kind not in (frames.MSG, frames.HMSG):
                     self._control(connection, kind, payload)
                 elif sid == ANSWERS_SID:
-                    self._on_barrier(payload)
+                    self._on_ping_answer(payload)
                 elif reply:
                     if sid == ASKED_OF_US_ALL and payload:
-                        self._on_barrier(payload)
+                        self._on_ping_answer(payload)
                     answer = orjson.dumps(self._answer(VERBS[sid // ADDRESSES]))
                     connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(answer), answer))
             connection.keep_alive()
@@ -220,7 +220,7 @@ class ServiceApi(threading.Thread):
 
     # -- who else is there -----------------------------------------------------------------------
 
-    def _on_barrier(self, payload: bytes) -> None:
+    def _on_ping_answer(self, payload: bytes) -> None:
         """An answer to our PING: our own, or that of another service."""
         try:
             answer = orjson.loads(payload)

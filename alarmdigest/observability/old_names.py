@@ -18,6 +18,7 @@ OLD_NAMES = {
     "alarmdigest_stream_unread_lost": "alarmdigest_stream_gone",
     "alarmdigest_replay_suppressed": "alarmdigest_found_again",
     "alarmdigest_publisher_blocked": "alarmdigest_publisher_held",
+    "alarmdigest_listener_connections_lost": "alarmdigest_subscriber_connections_lost",
 }
 
 

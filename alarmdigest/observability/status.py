@@ -16,7 +16,7 @@ from alarmdigest.observability.disk import free_bytes, store_bytes
 from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.observability.identity import connections, identity
-from alarmdigest.observability.losses import losses
+from alarmdigest.observability.losses import json_key, losses
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
@@ -90,7 +90,7 @@ class Status:
                 for worker in service.workers
             ],
             "checkpoint": self._checkpoint(),
-            "losses": losses(service),
+            "losses": {json_key(place): count for place, count in losses(service).items()},
             "stream_changes": stream_changes(service),
             "happened": self._chronicle.newest(),
             "history": self._minutes(),

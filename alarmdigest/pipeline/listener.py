@@ -1,4 +1,4 @@
-"""The nats-client thread: reads the socket, routes what it read, hands one batch to each worker.
+"""The listener thread: reads the socket, routes what it read, hands one batch to each worker.
 
 Fed by plain subscriptions it never waits for anybody but the server. A core NATS subscriber that
 stops reading is cut off, and everything in between is lost; so batches for a worker that lags are
@@ -68,7 +68,7 @@ class Listener(ServiceThread):
         checkpoint_interval_s: float,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        super().__init__("nats-client", on_failure)
+        super().__init__("listener", on_failure)
         self.router = router
         self.source = source
         self.rejections = rejections

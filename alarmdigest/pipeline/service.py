@@ -2,7 +2,7 @@
 
 An ``AlarmStatusChanged`` that an agent publishes takes these steps:
 
-1. ``listener.py``, thread *nats-client*: cuts the socket's bytes into frames, decodes every payload
+1. ``listener.py``, thread *listener*: cuts the socket's bytes into frames, decodes every payload
    (orjson), checks it and packs it into the batch of the worker that holds its user
    (``ext/wire/router.pyx``). ``sources/`` has the two ways in which messages arrive: plain
    subscriptions, and a stream. A message that the compiled code does not recognise (another
@@ -113,7 +113,7 @@ class Service:
         self.checkpointer: Checkpointer | None = None
         self.listener: Listener | None = None
         self.stream_watcher: StreamWatcher | None = None
-        self.setup_reconnector = self._reconnector("alarmdigest-setup")
+        self.startup_reconnector = self._reconnector("alarmdigest-startup")
         self.listener_reconnector = self._reconnector("alarmdigest")
         self.publisher_reconnector = self._reconnector("alarmdigest-publisher")
         self._lookup_reconnector = self._reconnector("alarmdigest-lookup", short_lived=True)
@@ -137,7 +137,7 @@ class Service:
     def reconnectors(self) -> dict[str, Reconnector]:
         """Those that last, by what they are for."""
         return {
-            "subscriber": self.listener_reconnector,
+            "listener": self.listener_reconnector,
             "publisher": self.publisher_reconnector,
             "service_api": self.service_api_reconnector,
         }
@@ -145,7 +145,7 @@ class Service:
     def change_login(self, login: Login) -> None:
         """Use it from the next connection on."""
         for reconnector in (
-            self.setup_reconnector,
+            self.startup_reconnector,
             self.listener_reconnector,
             self.publisher_reconnector,
             self._lookup_reconnector,
@@ -163,7 +163,7 @@ class Service:
         """
         deadline = self._deadline()
         start_plan = probe_server(
-            self.setup_reconnector,
+            self.startup_reconnector,
             self.settings,
             self.store.last,
             go_on=lambda: self._go_on() and time.monotonic() < deadline,
@@ -171,7 +171,7 @@ class Service:
         if not self._go_on():
             return
         if start_plan is None:
-            raise not_reachable(self.setup_reconnector)
+            raise not_reachable(self.startup_reconnector)
         self.mode = start_plan.mode
         checkpointer = self.checkpointer = self._make_checkpointer(start_plan)
         self.publisher = self._make_publisher(start_plan, checkpointer)

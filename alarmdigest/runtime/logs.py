@@ -48,7 +48,7 @@ def _shown(value: Any) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """``2026-01-31T12:00:00.000Z INFO  nats-client connected server=nats://…``
+    """``2026-01-31T12:00:00.000Z INFO  listener connected server=nats://…``
 
     A message is one line, whatever a server or a file has put into it.
     """

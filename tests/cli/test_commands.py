@@ -364,7 +364,7 @@ def test_logs_in_json_are_one_object_a_line(server: NatsServer) -> None:
     connected = [line["server"] for line in lines if line["msg"] == "connected"]
     assert set(connected) == {server.url}
     assert not any("=" in line["msg"] for line in lines if line["level"] != "debug")
-    assert {line["thread"] for line in lines} >= {"MainThread", "nats-client", "publisher"}
+    assert {line["thread"] for line in lines} >= {"MainThread", "listener", "publisher"}
 
 
 def test_sigterm_drains_and_ends_with_0(server: NatsServer) -> None:

@@ -52,7 +52,7 @@ def test_it_says_how_the_service_is_in_stream_mode() -> None:
         assert said["alarms"] == "50 held, 50 active, 0 due, of 7 users"
         assert re.fullmatch(r"20\d\d-.*Z, all confirmed", said["last digest"])
         assert f"server={server.url}" in said["settings"].split()
-        for name in ("subscriber", "publisher", "service_api"):
+        for name in ("listener", "publisher", "service_api"):
             parts = said[name].split()
             assert parts[0] == server.url
             assert parts[-2:] == ["0", "open"]

@@ -23,7 +23,7 @@ from support.wait import eventually
 
 RECEIVED = 'alarmdigest_received_total{kind="request"}'
 MADE = "alarmdigest_book_digests_total"
-LOST = "alarmdigest_subscriber_connections_lost_total"
+LOST = "alarmdigest_listener_connections_lost_total"
 # For tests that count connections: only those that carry messages.
 COUNTED = ["--no-service-api"]
 

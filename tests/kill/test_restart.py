@@ -208,7 +208,7 @@ def test_150_messages_of_nearly_a_megabyte_neither_stall_it_nor_cut_it_off() -> 
 
     def counts(service: ServiceProcess) -> list[float]:
         names = (
-            "subscriber_connections_lost_total",
+            "listener_connections_lost_total",
             "stream_delivery_gaps_total",
             'reconnects_total{connection="publisher"}',
         )

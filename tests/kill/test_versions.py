@@ -156,7 +156,7 @@ def test_an_idle_service_keeps_its_connection_when_pulls_end(server: NatsServer,
             eventually(lambda: "connection lost" in service.log, timeout=9.0)
         store_all(bus, pairs([2]))
         eventually(lambda: numbers_in(bus) == [1, 2], what="the digest behind it")
-        assert service.metric("alarmdigest_subscriber_connections_lost_total") == 0
+        assert service.metric("alarmdigest_listener_connections_lost_total") == 0
 
 
 def test_a_stream_with_subjects_of_others_counts_what_is_missing(

@@ -75,7 +75,7 @@ def test_a_lost_connection_of_core_mode_is_a_loss() -> None:
         server.start()
         for name in (
             'alarmdigest_lost_total{place="core_connection"}',
-            'alarmdigest_reconnects_total{connection="subscriber"}',
+            'alarmdigest_reconnects_total{connection="listener"}',
             'alarmdigest_reconnects_total{connection="publisher"}',
         ):
             eventually(partial(counted_once, name), what=name)

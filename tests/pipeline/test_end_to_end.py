@@ -260,6 +260,6 @@ def test_a_burst_from_a_fast_publisher_is_merged_completely() -> None:
         assert service.metric("alarmdigest_book_events_total") == users * alarms * rounds
         assert service.metric("alarmdigest_alarms") == users * alarms
         assert service.metric('alarmdigest_dropped_total{kind="event"}') == 0
-        assert service.metric("alarmdigest_subscriber_connections_lost_total") == 0
+        assert service.metric("alarmdigest_listener_connections_lost_total") == 0
         assert service.metric("alarmdigest_backlog_bytes") == 0
         assert service.http("/readyz") == (200, "ok\n")

@@ -166,7 +166,7 @@ def test_no_good_message_is_lost_in_a_flood_of_bad_ones(bad: bytes, reason: str)
         bus.publish("SendAlarmDigest", request_body(Request("u")))
         [digest] = bus.wait_for_digests(1)
         assert len(read_digest(digest.body).entries) == flood // one_in
-        assert service.metric("alarmdigest_subscriber_connections_lost_total") == 0
+        assert service.metric("alarmdigest_listener_connections_lost_total") == 0
         sampled_out = service.metric("alarmdigest_rejected_sampled_out_total")
         assert 0.5 * flood < sampled_out < refused
         left = service.metric('alarmdigest_dropped_total{kind="refusal"}')

@@ -177,7 +177,7 @@ def test_without_a_subscription_it_is_not_ready_and_does_not_spin() -> None:
     ):
         server.reload(users(NO_EVENTS))
         wait_for_status(service, 503, 'Violation for Subscription to "AlarmStatusChanged"')
-        lost = "alarmdigest_subscriber_connections_lost_total"
+        lost = "alarmdigest_listener_connections_lost_total"
         # With pauses of 0.05, 0.1, … s, never shorter than half of that, the eighth loss comes
         # after three seconds; without, after a few milliseconds.
         eventually(lambda: service.metric(lost) >= 4, what="several attempts")

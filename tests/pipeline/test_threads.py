@@ -92,7 +92,7 @@ Runner._watch = hang
 def test_the_stacks_have_the_names_of_their_threads() -> None:
     with NatsServer() as server, ServiceProcess(server.url, options=["--workers", "4"]) as service:
         service.process.send_signal(signal.SIGUSR1)
-        for name in ("MainThread", "nats-client", "publisher", "checkpointer", "worker-3"):
+        for name in ("MainThread", "listener", "publisher", "checkpointer", "worker-3"):
             stack = service.wait_for_log(rf"Thread {name} \(most recent call last\):\n(  .*\n)+\n")[
                 0
             ]

@@ -214,7 +214,7 @@ whole = {owner}.{method}
     ("thread", "module", "owner", "method", "when"),
     [
         (r"worker-\d+", "worker", "Worker", "_merge", "True"),
-        ("nats-client", "listener", "Listener", "_hand_over", "self.router.events"),
+        ("listener", "listener", "Listener", "_hand_over", "self.router.events"),
         ("publisher", "publisher", "Publisher", "_send", "True"),
     ],
 )
@@ -282,5 +282,5 @@ def test_a_lagging_worker_never_stops_the_reader_and_what_is_dropped_is_counted(
         assert merged == count + 1 - dropped
         bus.publish_all(pairs([2]))
         assert numbers(bus.wait_for_digests(1)) == [2]
-        assert service.metric("alarmdigest_subscriber_connections_lost_total") == 0
+        assert service.metric("alarmdigest_listener_connections_lost_total") == 0
         assert service.stop() == 0

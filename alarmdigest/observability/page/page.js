@@ -14,7 +14,7 @@ const CHARTS = [
   ["digests", "Digests per second"], ["behind", "Messages behind"],
 ];
 const LOSSES = {
-  reader: "Dropped by the reader under load",
+  reader: "Dropped by the listener under load",
   core_connection: "Connections lost (what was missed is unknown)",
   stream_deleted: "Deleted in the stream unread",
   stream_unread_lost: "Gone from the stream",
@@ -29,7 +29,7 @@ const CHANGES = {
 };
 
 const CONNECTIONS = {
-  subscriber: "Reading", publisher: "Publishing", service_api: "Service API",
+  listener: "Reading", publisher: "Publishing", service_api: "Service API",
 };
 
 const byId = (id) => document.getElementById(id);

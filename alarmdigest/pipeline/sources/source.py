@@ -1,7 +1,7 @@
 """What the listener asks of where its messages come from.
 
 A source knows what to ask the server for on a new connection, when to ask for more, and what its
-answers mean. It belongs to the nats-client thread.
+answers mean. It belongs to the listener thread.
 """
 
 from __future__ import annotations

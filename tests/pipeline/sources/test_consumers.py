@@ -16,7 +16,7 @@ from support.service import ServiceProcess
 from support.streams import ALARMS, INPUTS, QUICK, add, js, store_all, stream_service
 from support.wait import eventually
 
-LOST = "alarmdigest_subscriber_connections_lost_total"
+LOST = "alarmdigest_listener_connections_lost_total"
 
 
 def consumers(bus: Bus) -> list[str]:

@@ -135,11 +135,11 @@ def test_a_roll_back_is_counted_once_however_often_the_connection_breaks() -> No
         bus.wait_for_digests(20)
         saved.put_back()
         service.wait_for_log("ALARMS has lost its newest messages")
-        lost = service.metric("alarmdigest_subscriber_connections_lost_total")
+        lost = service.metric("alarmdigest_listener_connections_lost_total")
         for goal in (lost + 1, lost + 2):
             server.kill()
             server.start()
-            wait_for_metric(service, "alarmdigest_subscriber_connections_lost_total", goal)
+            wait_for_metric(service, "alarmdigest_listener_connections_lost_total", goal)
             eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
         assert service.metric(ROLLED_BACK) == 1
         store_all(bus, pairs([100]))
@@ -186,10 +186,10 @@ def test_a_stream_made_anew_is_counted_once_also_if_nothing_comes_until_the_next
         bus.wait_for_digests(10)
         delete(bus, ALARMS)
         wait_for_metric(service, MADE_ANEW, 1)
-        lost = service.metric("alarmdigest_subscriber_connections_lost_total")
+        lost = service.metric("alarmdigest_listener_connections_lost_total")
         server.kill()
         server.start()
-        wait_for_metric(service, "alarmdigest_subscriber_connections_lost_total", lost + 1)
+        wait_for_metric(service, "alarmdigest_listener_connections_lost_total", lost + 1)
         eventually(lambda: service.http("/readyz")[0] == 200, what="ready again")
         assert service.metric(MADE_ANEW) == 1
         store_all(bus, pairs(range(100, 110)))
