@@ -1,4 +1,4 @@
-"""For every field of a stream's configuration that has no rule: why any value is acceptable.
+"""Every field of a stream's configuration, and why values that no rule names are accepted.
 
 docs/streams.md shows rules and reasons as one table (``python -m alarmdigest.nats.stream_fields``
 prints its rows), and a test sets each field on a real server.
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from alarmdigest.nats.stream_questions import Config
 from alarmdigest.nats.stream_rules import ALL, RULES
 
-# Why the rest does not matter, field by field; what a rule above says about a field goes first.
+# Why the values that no rule names are accepted; empty where the table needs no such row.
 FINE: Mapping[str, str] = {
     "name": "an option names the stream",
     "description": "for people",
@@ -23,43 +23,43 @@ FINE: Mapping[str, str] = {
     "sealed": "",
     "allow_msg_counter": "",
     "subject_transform": "subjects that are not ours may go anywhere",
-    "republish": "copies elsewhere are nobody's harm",
-    "max_msgs": "limits are yours to set: what they delete unread is counted and reported",
-    "max_bytes": "likewise",
-    "max_msgs_per_subject": "likewise",
-    "max_age": "likewise",
-    "discard": "with `new`, digests wait for room in their stream, and refusals are given up and "
-    "counted",
+    "republish": "copies elsewhere do no harm",
+    "max_msgs": "set what limits you like: what they delete unread is counted and reported",
+    "max_bytes": "as `max_msgs`",
+    "max_msgs_per_subject": "as `max_msgs`",
+    "max_age": "as `max_msgs`",
+    "discard": "with `new`, digests wait for room in their stream, and rejected messages are "
+    "given up and counted",
     "discard_new_per_subject": "as `discard`, see `max_msgs_per_subject`",
     "max_msg_size": "digests are split to fit",
     "max_consumers": "we need one of `ALARMS`, and one of `ALARM_DIGESTS` after a start",
     "storage": "",
     "persist_mode": "",
     "num_replicas": "as many as you like",
-    "duplicate_window": "of events, ids are their publishers' affair",
+    "duplicate_window": "the ids of events are chosen by those who publish them",
     "allow_rollup_hdrs": "",
     "subject_delete_marker_ttl": "",
     "consumer_limits": "our consumers take the stream's `inactive_threshold` where it is shorter "
     "than ours, and acknowledge nothing",
-    "allow_msg_ttl": "who gives a message of theirs a life wants it to end",
+    "allow_msg_ttl": "only a message whose publisher asked for it expires early",
     "allow_msg_schedules": "a message that is to be repeated counts when it is stored, and each "
     "time it is repeated",
     "allow_atomic": "we read batches as single messages",
-    "allow_batched": "likewise",
+    "allow_batched": "as `allow_atomic`",
     "first_seq": "numbers may begin anywhere",
-    "compression": "the server's affair",
-    "placement": "the server's affair",
+    "compression": "concerns only the server",
+    "placement": "concerns only the server",
     "metadata": "for people and their tools",
     "allow_direct": "we ask the stream's leader",
-    "mirror_direct": "likewise",
+    "mirror_direct": "as `allow_direct`",
     "deny_delete": "we delete nothing",
-    "deny_purge": "likewise",
+    "deny_purge": "we purge nothing",
     "template_owner": "only before nats-server 2.11",
 }
 KNOWN = frozenset(FINE)
 
 
-# For the table; what is missing only a look at the other streams tells, see streams.py.
+# For the table. Which subjects are missing depends on the other streams, see streams.py.
 SUBJECTS_ROW = (
     "| `subjects` | not all of ours | all | refuses | and what is not captured is lost: nats "
     "stream edit STREAM --subjects '…' (the log has the whole command) |"
@@ -89,7 +89,7 @@ def table() -> list[str]:
             )
         if fine:
             when = "else" if len(rows) > before else "any"
-            rows.append(f"| `{field}` | {when} | all | lives with it | {fine} |")
+            rows.append(f"| `{field}` | {when} | all | accepts | {fine} |")
     return rows
 
 

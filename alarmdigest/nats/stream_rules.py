@@ -114,7 +114,7 @@ RULES: tuple[Rule, ...] = (
         ("alarms",),
         "refuses",
         "it takes an input away from its subject (one that keeps events and requests at theirs or "
-        "below is lived with)",
+        "below is accepted)",
         transform_leaves,
         "so events and requests are stored where nobody looks for them",
         EDIT + "--no-transform",
@@ -295,7 +295,7 @@ RULES: tuple[Rule, ...] = (
         "warns",
         f"below {LARGEST_EVENT_BYTES}",
         below("max_msg_size", LARGEST_EVENT_BYTES),
-        "so larger refusals are given up",
+        "so larger rejected messages are given up, and counted",
         EDIT + "--max-msg-size=-1",
         {"max_msg_size": -1},
     ),
@@ -376,7 +376,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def check(seen: Seen) -> list[Finding]:
-    """What is wrong or unwise, the refusals first."""
+    """What is wrong or unwise; what is refused comes first."""
     found = [finding for rule in RULES if (finding := rule.check(seen)) is not None]
     refused = {finding.field for finding in found if finding.verdict == "refuses"}
     return sorted(
