@@ -12,6 +12,8 @@ from typing import Any
 import uvicorn
 
 from alarmdigest.observability.guard import BoundedConnection, places
+from alarmdigest.observability.metrics import registry_of
+from alarmdigest.observability.other_instances import OtherInstances
 from alarmdigest.observability.pages import Pages
 from alarmdigest.observability.status import Status
 from alarmdigest.pipeline.service import Service
@@ -28,7 +30,7 @@ STOP_TIMEOUT_S = 1
 class HttpServer:
     """Serves one service from a thread named ``http``."""
 
-    def __init__(self, service: Service, address: HttpAddress) -> None:
+    def __init__(self, service: Service, others: OtherInstances, address: HttpAddress) -> None:
         """Raises SettingsError when the address cannot be had and may not be another."""
         host, port, may_move = address
         try:
@@ -42,8 +44,9 @@ class HttpServer:
             self._socket = _listen(host, 0)
             log.warning("port %d is taken, HTTP moves to another one", port)
         self.url = HttpAddress(host, self._socket.getsockname()[1]).url
-        status = Status(service)
-        self._server = _Server(Pages(service, status, host), status.remember)
+        status = Status(service, others)
+        pages = Pages(service, registry_of(service, others), status, host)
+        self._server = _Server(pages, status.remember)
         self._thread = Thread(target=self._serve, name="http", daemon=True)
 
     def start(self) -> None:

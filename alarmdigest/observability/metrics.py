@@ -18,10 +18,10 @@ from alarmdigest.observability.durations import durations, oldest_s
 from alarmdigest.observability.health import readiness_failures
 from alarmdigest.observability.losses import losses
 from alarmdigest.observability.old_names import dropped, under_old_name
+from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.observability.surroundings import surroundings
 from alarmdigest.pipeline.listener import Listener
-from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime import log_writer
 from alarmdigest.runtime.counters import Counter
@@ -30,8 +30,9 @@ from alarmdigest.runtime.counters import Counter
 class ServiceCollector:
     """Reads one service. Names: prefix ``alarmdigest_``, base units, no ids in labels."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, others: OtherInstances) -> None:
         self._service = service
+        self._others = others
 
     def collect(self) -> Iterator[Metric]:
         for family in self._families():
@@ -67,7 +68,7 @@ class ServiceCollector:
             labels=["digests"],
         )
         for effect in EFFECTS:
-            others.add_metric([effect], service.others.count(effect))
+            others.add_metric([effect], self._others.count(effect))
         yield others
         lost = CounterMetricFamily(
             "alarmdigest_lost", "Messages lost, by the place where they were.", labels=["place"]
@@ -303,8 +304,8 @@ def _of(counters: Iterable[Counter]) -> Iterator[Metric]:
         yield CounterMetricFamily(f"alarmdigest_{one.name}", one.help, value=one.value)
 
 
-def registry_of(service: Service) -> CollectorRegistry:
+def registry_of(service: Service, others: OtherInstances) -> CollectorRegistry:
     registry = CollectorRegistry()
-    registry.register(ServiceCollector(service))
+    registry.register(ServiceCollector(service, others))
     ProcessCollector(registry=registry)  # process_*: memory, descriptors, processor time
     return registry

@@ -22,7 +22,7 @@ from alarmdigest._ext.router import EVENT, REQUEST
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.pipeline.other_instances import Effect, effect_of
+from alarmdigest.observability.other_instances import Effect, OtherInstances, effect_of
 from alarmdigest.pipeline.service import Service
 from alarmdigest.pipeline.startup import stream_configs_of
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
@@ -64,15 +64,16 @@ class ServiceApi(threading.Thread):
     services on the same subjects both publish every digest.
     """
 
-    def __init__(self, service: Service, reconnector: Reconnector) -> None:
+    def __init__(self, service: Service, reconnector: Reconnector, others: OtherInstances) -> None:
         super().__init__(name="micro", daemon=True)
         self._service = service
+        self._others = others
         self._reconnector = reconnector
         self._id = secrets.token_hex(11)
         self._since = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         self._stopping = threading.Event()
         self._trouble = LimitedLog(log, logging.WARNING, interval_s=WARN_INTERVAL_S)
-        self._others = LimitedLog(log, logging.WARNING, interval_s=OTHERS_INTERVAL_S)
+        self._warn_of_others = LimitedLog(log, logging.WARNING, interval_s=OTHERS_INTERVAL_S)
         self._inbox = b""
         self._ask_at = 0.0
 
@@ -233,8 +234,8 @@ class ServiceApi(threading.Thread):
             return
         mode = str(theirs.get("mode"))[:64]
         effect = effect_of(mine["mode"], mode)
-        self._service.others.saw(other[:64], effect)
-        self._others(
+        self._others.saw(other[:64], effect)
+        self._warn_of_others(
             SENTENCES[effect],
             its_id=Untrusted(other[:64]),
             its_mode=Untrusted(mode),

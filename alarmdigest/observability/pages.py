@@ -11,13 +11,12 @@ from http import HTTPStatus
 from typing import Any, TypeAlias
 
 import orjson
-from prometheus_client import generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 
 from alarmdigest.observability import page
 from alarmdigest.observability.guard import may_ask_as
 from alarmdigest.observability.health import liveness_failures, readiness_failures
-from alarmdigest.observability.metrics import registry_of
 from alarmdigest.observability.status import Status
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
@@ -55,8 +54,9 @@ class Pages:
     so that no probe waits for it.
     """
 
-    def __init__(self, service: Service, status: Status, served_at: str) -> None:
-        registry = registry_of(service)
+    def __init__(
+        self, service: Service, registry: CollectorRegistry, status: Status, served_at: str
+    ) -> None:
         self._service = service
         self._served_at = served_at
         self._trouble = LimitedLog(log, logging.ERROR)

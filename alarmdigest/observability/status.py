@@ -17,16 +17,17 @@ from alarmdigest.observability.health import liveness_failures, readiness_failur
 from alarmdigest.observability.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.observability.identity import connections, identity
 from alarmdigest.observability.losses import json_key, losses
+from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
 from alarmdigest.observability.stream_changes import stream_changes
-from alarmdigest.pipeline.other_instances import EFFECTS
 from alarmdigest.pipeline.service import Service
 
 
 class Status:
     """Looks at one service, and remembers its last minutes."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, others: OtherInstances) -> None:
         self._service = service
+        self._others = others
         self._history = History()
         self._chronicle = Chronicle(service)
         self._started = time.monotonic()
@@ -77,7 +78,7 @@ class Status:
                 "store_bytes": store_bytes(settings.data_dir),
                 "free_bytes": free_bytes(settings.data_dir),
             },
-            "other_instances": {one: service.others.count(one) for one in EFFECTS},
+            "other_instances": {one: self._others.count(one) for one in EFFECTS},
             "arrival": self._arrival(),
             "rejected": self._rejected(),
             "workers": [

@@ -65,7 +65,6 @@ from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
-from alarmdigest.pipeline.other_instances import OtherInstances
 from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.rejections import RejectionQueue
 from alarmdigest.pipeline.restore import arrival_at_start, load_books
@@ -106,7 +105,6 @@ class Service:
         self.draining = False
         self._asked_to_go_on = go_on
         self.mode = ""
-        self.others = OtherInstances()
         self.rejections = RejectionQueue(settings.events_stream)
         self.workers: list[Worker] = []
         self.publisher: Publisher | None = None

@@ -14,6 +14,7 @@ from alarmdigest.nats.errors import UrlError
 from alarmdigest.observability.health import degradations
 from alarmdigest.observability.http import HttpServer
 from alarmdigest.observability.nats_service_api import ServiceApi
+from alarmdigest.observability.other_instances import OtherInstances
 from alarmdigest.pipeline.service import Service
 from alarmdigest.pipeline.startup import NotReachable
 from alarmdigest.process import thread_dump
@@ -104,7 +105,8 @@ class Runner:
                 store.close()
 
     def _run_with(self, service: Service) -> int:
-        monitor = self._open_http(service)
+        others = OtherInstances()
+        monitor = self._open_http(service, others)
         api: ServiceApi | None = None
         try:
             service.start()
@@ -120,7 +122,7 @@ class Runner:
                 )
                 self._supervisor.ready()
                 if not self._settings.no_service_api:
-                    api = ServiceApi(service, service.service_api_reconnector)
+                    api = ServiceApi(service, service.service_api_reconnector, others)
                     api.start()
             return self._watch(service)
         finally:
@@ -164,10 +166,10 @@ class Runner:
         )
         return [url]
 
-    def _open_http(self, service: Service) -> HttpServer | None:
+    def _open_http(self, service: Service, others: OtherInstances) -> HttpServer | None:
         if self._settings.http is None:
             return None
-        monitor = HttpServer(service, self._settings.http)
+        monitor = HttpServer(service, others, self._settings.http)
         monitor.start()
         return monitor
 
