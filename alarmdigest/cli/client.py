@@ -10,8 +10,8 @@ import orjson
 from alarmdigest._ext import timestamps
 from alarmdigest.cli.subscription import Subscription
 from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.connection_race import ConnectionRace, Target
 from alarmdigest.nats.errors import ConnectFailed
-from alarmdigest.nats.race import Race, Target
 from alarmdigest.settings import Settings
 
 LOCAL_SERVER = "nats://127.0.0.1:4222"
@@ -33,7 +33,8 @@ def connect(settings: Settings, name: str) -> Connection:
     urls = settings.server or (LOCAL_SERVER,)
     for url in urls:
         make(Target(url))  # a URL that can never work is a mistake, whatever the others do
-    won = Race(urls, make, lambda _target, error: failures.append(error)).run(lambda: True)
+    race = ConnectionRace(urls, make, lambda _target, error: failures.append(error))
+    won = race.run(lambda: True)
     if won is None:
         raise failures[-1]
     return won[1]

@@ -7,7 +7,7 @@ import signal
 import sys
 from contextlib import suppress
 
-from alarmdigest.process.held_signals import HELD_BACK
+from alarmdigest.process.blocked_signals import BLOCKED_SIGNALS
 from alarmdigest.process.installation import what_to_do
 from alarmdigest.runtime import exit_codes
 
@@ -17,7 +17,7 @@ def main() -> int:
     _open_standard_files()
     # Until the command says what they are to do they wait: now they would be our end, or, for the
     # first process of a container, be thrown away.
-    signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
     try:
         from alarmdigest.cli.main import main as run_command
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from alarmdigest.cli.arguments import COMMANDS, parser, settings_in
 from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
-from alarmdigest.process.held_signals import HELD_BACK
+from alarmdigest.process.blocked_signals import BLOCKED_SIGNALS
 from alarmdigest.process.installation import core_is_older_than_its_sources
 from alarmdigest.runtime import exit_codes, log_writer, logs
-from alarmdigest.runtime.shortage import shortage
+from alarmdigest.runtime.resource_limits import exhausted_resource
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import ResolvedSettings, Settings, SettingsError, read_settings, resolve
 from alarmdigest.store import StoreError
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_codes.USAGE
     given = given if _names_command(given) else ["run", *given]
     if given[0] != "run":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
         return _run_command(given)
     try:
         log_writer.begin()
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ImportError:  # the installation is at fault, see entry.py
         raise
     except Exception as error:
-        if (why := shortage(error)) is None:
+        if (why := exhausted_resource(error)) is None:
             log.critical("an internal error, the service cannot go on", exc_info=error)
             if core_is_older_than_its_sources():
                 _complain("the compiled core is older than its sources: `make build`")
@@ -96,7 +96,7 @@ def _run_command(given: list[str]) -> int:
         _complain(str(error))
         return exit_codes.STORE_UNUSABLE
     except (MemoryError, OSError, RuntimeError) as error:
-        if (why := shortage(error)) is None:
+        if (why := exhausted_resource(error)) is None:
             raise
         _complain(why)
         return exit_codes.INTERNAL_ERROR

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from alarmdigest.nats.auth import Login
 from alarmdigest.nats.connection import ATTEMPT_TIMEOUT_S, NO_LOGIN, Connection
+from alarmdigest.nats.connection_race import ConnectionRace, Target
 from alarmdigest.nats.errors import ConnectFailed, UrlError
-from alarmdigest.nats.race import Race, Target
 from alarmdigest.runtime.logs import Fields, LimitedLog
 
 FIRST_PAUSE_S = 0.05
@@ -98,7 +98,7 @@ class Reconnector:
         while self._pause(go_on):
             self._pause_s = min(max(FIRST_PAUSE_S, self._pause_s * 2), LONGEST_PAUSE_S)
             candidates = self._candidates()
-            won = Race(candidates, self._connection, self._failed).run(go_on)
+            won = ConnectionRace(candidates, self._connection, self._failed).run(go_on)
             if won is not None:
                 target, connection = won
                 # Those that had their turn before it hang, perhaps: not first again.

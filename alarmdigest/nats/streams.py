@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.lasting_errors import cannot_make
+from alarmdigest.nats.permanent_errors import cannot_make
 from alarmdigest.nats.stream_configs import Role, StreamConfig, age_text
 from alarmdigest.nats.stream_fields import unknown_fields
 from alarmdigest.nats.stream_findings import Finding

@@ -14,13 +14,13 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from alarmdigest import __version__
-from alarmdigest.observability.durations import durations, oldest_s
+from alarmdigest.observability.dependency_metrics import dependency_metrics
+from alarmdigest.observability.deprecated_metrics import deprecated_alias, dropped_total
+from alarmdigest.observability.duration_metrics import duration_metrics, oldest_age_s
 from alarmdigest.observability.health import readiness_failures
 from alarmdigest.observability.losses import losses
-from alarmdigest.observability.old_names import dropped, under_old_name
 from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
 from alarmdigest.observability.stream_changes import stream_changes
-from alarmdigest.observability.surroundings import surroundings
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime import log_writer
@@ -37,8 +37,8 @@ class ServiceCollector:
     def collect(self) -> Iterator[Metric]:
         for family in self._families():
             yield family
-            yield from under_old_name(family)
-        yield dropped(self._service)
+            yield from deprecated_alias(family)
+        yield dropped_total(self._service)
 
     def _families(self) -> Iterator[Metric]:
         yield from self._state()
@@ -46,8 +46,8 @@ class ServiceCollector:
         yield from self._books()
         yield from self._output()
         yield from self._checkpoints()
-        yield from surroundings(self._service)
-        yield from durations(self._service)
+        yield from dependency_metrics(self._service)
+        yield from duration_metrics(self._service)
 
     def _state(self) -> Iterator[Metric]:
         service = self._service
@@ -233,11 +233,11 @@ class ServiceCollector:
         )
         for worker in self._service.workers:
             depth.add_metric([worker.name], worker.queue.qsize())
-            age.add_metric([worker.name], oldest_s(worker.queue))
+            age.add_metric([worker.name], oldest_age_s(worker.queue))
         if self._service.publisher is not None:
             queue = self._service.publisher.queue
             depth.add_metric(["publisher"], len(queue.queue))
-            age.add_metric(["publisher"], oldest_s(queue))
+            age.add_metric(["publisher"], oldest_age_s(queue))
             size = GaugeMetricFamily(
                 "alarmdigest_queue_bytes", "Bytes waiting in a queue.", labels=["queue"]
             )
@@ -264,6 +264,11 @@ class ServiceCollector:
             "alarmdigest_unconfirmed_bytes",
             "Sent, not yet confirmed.",
             value=publisher.window.bytes,
+        )
+        yield GaugeMetricFamily(
+            "alarmdigest_unconfirmed_age_seconds",
+            "How long the oldest message that is not confirmed has been with the publisher.",
+            value=publisher.window.oldest_unconfirmed_s,
         )
         yield GaugeMetricFamily(
             "alarmdigest_publisher_blocked",

@@ -1,4 +1,4 @@
-"""One look at a service, for the page and the command ``status``.
+"""The status of a service as JSON, for the page and the command ``status``.
 
 It says what kind and how much, never whose: no ids of users or alarms, no contents, no secrets.
 """
@@ -11,11 +11,11 @@ from typing import Any
 
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
-from alarmdigest.observability.chronicle import Chronicle
 from alarmdigest.observability.disk import free_bytes, store_bytes
 from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.observability.identity import connections, identity
+from alarmdigest.observability.incident_recorder import IncidentRecorder
 from alarmdigest.observability.losses import json_key, losses
 from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
 from alarmdigest.observability.stream_changes import stream_changes
@@ -23,26 +23,26 @@ from alarmdigest.pipeline.service import Service
 
 
 class Status:
-    """Looks at one service, and remembers its last minutes."""
+    """Of one service, with what its counters were in the last minutes."""
 
     def __init__(self, service: Service, others: OtherInstances) -> None:
         self._service = service
         self._others = others
         self._history = History()
-        self._chronicle = Chronicle(service)
+        self._incidents = IncidentRecorder(service)
         self._started = time.monotonic()
         self._digests = 0
         self._digest_at_ns: int | None = None
 
     def remember(self) -> None:
         """Take a sample if it is time for one. Call it every second."""
-        self._chronicle.look()
+        self._incidents.check()
         self._notice_digests()
         if self._history.wants_one(time.monotonic()):
             self._history.add(self._sample())
 
     def _notice_digests(self) -> None:
-        """When the last one was confirmed: a second late at most, since nobody notes it."""
+        """Note when the last digest was confirmed, up to a second late."""
         publisher = self._service.publisher
         if publisher is not None and publisher.confirmer.digests != self._digests:
             self._digests = publisher.confirmer.digests
@@ -93,7 +93,7 @@ class Status:
             "checkpoint": self._checkpoint(),
             "losses": {json_key(place): count for place, count in losses(service).items()},
             "stream_changes": stream_changes(service),
-            "happened": self._chronicle.newest(),
+            "happened": self._incidents.newest(),
             "history": self._minutes(),
         }
 

@@ -10,9 +10,8 @@ CHANGES = ("input_recreated", "input_truncated", "output_recreated", "output_tru
 def stream_changes(service: Service) -> dict[str, int]:
     """How often each of CHANGES was found since the start of the process; all are always there.
 
-    The output streams are the one of the digests and the one of the rejections; ``happenings`` say
-    which it was.
-    What was lost is not counted here but in ``losses``, where the stream can tell it.
+    There are two output streams, for digests and for rejected messages; ``incidents`` say which one
+    it was. Lost messages are counted in ``losses``, if the stream can tell how many they are.
     """
     found = dict.fromkeys(CHANGES, 0)
     listener, publisher = service.listener, service.publisher

@@ -11,7 +11,7 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.lasting_errors import NO_PEERS, cannot_make
+from alarmdigest.nats.permanent_errors import NO_PEERS, cannot_make
 from alarmdigest.nats.server_versions import too_old
 from alarmdigest.nats.stream_configs import (
     Limits,

@@ -12,7 +12,7 @@ from alarmdigest._ext.router import DAY_NS
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.lasting_errors import lasts
+from alarmdigest.nats.permanent_errors import is_permanent
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.server_checks import (
     ready_streams,
@@ -67,7 +67,7 @@ def probe_server(
         try:
             return _look(connection, settings, last)
         except JetStreamError as error:
-            if lasts(error):
+            if is_permanent(error):
                 raise SettingsError(str(error)) from error
             _try_again(reconnector, error)
         except NatsError as error:

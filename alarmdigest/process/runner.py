@@ -23,7 +23,7 @@ from alarmdigest.process.signals import Signals
 from alarmdigest.process.supervisor import Supervisor
 from alarmdigest.runtime import exit_codes, log_writer
 from alarmdigest.runtime.logs import Fields, LimitedLog
-from alarmdigest.runtime.shortage import shortage, too_few_files
+from alarmdigest.runtime.resource_limits import exhausted_resource, too_few_files
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store import StoreError, open_store
 
@@ -193,7 +193,7 @@ class Runner:
                 except OSError as error:  # no descriptor left, say: another look in a moment
                     self._trouble("cannot look after the embedded server", reason=error)
         thread, cause = service.failure
-        if (why := shortage(cause)) is not None:
+        if (why := exhausted_resource(cause)) is not None:
             log.critical("thread %s died, the service cannot go on: %s", thread, why)
         else:
             log.critical("thread %s died, the service cannot go on", thread, exc_info=cause)

@@ -16,7 +16,7 @@ import threading
 import time
 from collections import deque
 
-from alarmdigest.runtime.shortage import shortage
+from alarmdigest.runtime.resource_limits import exhausted_resource
 
 log = logging.getLogger(__name__)
 
@@ -208,7 +208,7 @@ def _say_unraisable(what: sys.UnraisableHookArgs) -> None:
 def _say_thread_ended(what: threading.ExceptHookArgs) -> None:
     name = what.thread.name if what.thread is not None else "unknown"
     cause = what.exc_value
-    if cause is not None and (why := shortage(cause)) is not None:
+    if cause is not None and (why := exhausted_resource(cause)) is not None:
         log.error("thread %s ended: %s", name, why)
     else:
         log.error("thread %s ended", name, exc_info=cause)

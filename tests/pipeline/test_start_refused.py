@@ -19,7 +19,7 @@ from support.service import ServiceProcess
 from support.streams import ALARMS, DIGESTS, INPUTS, REJECTED
 
 from alarmdigest.nats.errors import JetStreamError
-from alarmdigest.nats.lasting_errors import REMEDIES, cannot_make, lasts
+from alarmdigest.nats.permanent_errors import REMEDIES, cannot_make, is_permanent
 from alarmdigest.nats.server_versions import FEATURES, table, too_old
 from alarmdigest.nats.stream_configs import make_stream_configs
 
@@ -228,16 +228,16 @@ def test_what_passes_is_not_called_lasting() -> None:
     for codes, wanted in ((lasting, True), (passing, False)):
         for code, err_code in codes:
             error = JetStreamError(code, err_code, "")
-            assert lasts(error) is wanted, err_code
+            assert is_permanent(error) is wanted, err_code
             assert bool(cannot_make(make_stream_configs().alarms, error)) is wanted
     for description, wanted in (
         ("no suitable peers for placement", True),
         ("no suitable peers for placement, insufficient storage", True),
         ("no suitable peers for placement, peer offline", False),
     ):
-        assert lasts(JetStreamError(400, 10005, description)) is wanted
+        assert is_permanent(JetStreamError(400, 10005, description)) is wanted
     for err_code in REMEDIES:
-        assert lasts(JetStreamError(500, err_code, ""))
+        assert is_permanent(JetStreamError(500, err_code, ""))
 
 
 # -- versions --------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from alarmdigest.nats.errors import (
     NoAnswer,
 )
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.nats.lasting_errors import lasts
+from alarmdigest.nats.permanent_errors import is_permanent
 from alarmdigest.pipeline.server_checks import (
     cannot_be_made,
     look_at_streams,
@@ -63,7 +63,7 @@ def check_server(settings: Settings) -> ServerReport:
         except SettingsError as error:
             report.problems += map(str, error.args)
         except JetStreamError as error:
-            if lasts(error):
+            if is_permanent(error):
                 report.problems.append(str(error))
             else:
                 report.not_looked_at(str(error))

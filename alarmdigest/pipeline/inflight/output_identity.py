@@ -8,7 +8,7 @@ from typing import NamedTuple
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamDenied
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.runtime.happenings import happenings
+from alarmdigest.runtime.incidents import incidents
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class OutputIdentity:
 
     def _note(self, change: str, sentence: str) -> None:
         self.changes[change] += 1
-        happenings.note(change, sentence, 1)
+        incidents.record(change, sentence, 1)
         log.error("%s", sentence)
 
 

@@ -14,7 +14,7 @@ import orjson
 from alarmdigest._ext.inflight import DIGEST, InFlight
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.jetstream import read_error
-from alarmdigest.nats.lasting_errors import lasts
+from alarmdigest.nats.permanent_errors import is_permanent
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.runtime.logs import LimitedLog
 
@@ -120,7 +120,7 @@ class PubAckReader:
         if err_code == IN_PROCESS:
             return None  # an earlier copy of the same message is being stored, and will be answered
         reason = f"{self._streams[kind]} refused a message: {ascii(description)[1:-1]}"
-        passing = not lasts(JetStreamError(code, err_code, description))
+        passing = not is_permanent(JetStreamError(code, err_code, description))
         # A stream of rejected messages that is full would let whoever sends rubbish silence all.
         if kind == DIGEST or (passing and err_code != STORE_FAILED):
             passes = passing and err_code != STORE_FAILED

@@ -11,7 +11,7 @@ import logging
 import time
 from typing import NamedTuple
 
-from alarmdigest.runtime.happenings import happenings
+from alarmdigest.runtime.incidents import incidents
 from alarmdigest.runtime.logs import Fields
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ class Gaps:
             why = "a limit of the stream, or a purge" if before else SINGLY
             if 0 < before < gap.missing:
                 why += f"; and {SINGLY}"
-        happenings.note(
+        incidents.record(
             "stream_deleted",
             f"{self._stream}: messages {gap.first} to {gap.last}: {gap.missing} were deleted "
             f"before we read them ({why})",

@@ -9,7 +9,7 @@ from alarmdigest._ext.router import Router
 from alarmdigest.pipeline.sources.gaps import Gaps
 from alarmdigest.pipeline.sources.start_position import Start
 from alarmdigest.runtime.counters import Counter
-from alarmdigest.runtime.happenings import happenings
+from alarmdigest.runtime.incidents import incidents
 from alarmdigest.state.position import StreamPosition
 
 log = logging.getLogger(__name__)
@@ -95,10 +95,10 @@ class StreamHistory:
             )
         if lost:
             self._unread_lost += lost
-            happenings.note("stream_unread_lost", sentence, lost)
+            incidents.record("stream_unread_lost", sentence, lost)
         if change := CHANGES.get(start.kind):
             self._changes[change] += 1
-            happenings.note(change, start.sentence, 1)
+            incidents.record(change, start.sentence, 1)
 
     def reread_ended(self, router: Router) -> None:
         """What may have been read before has been read again."""

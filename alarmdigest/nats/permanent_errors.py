@@ -1,7 +1,7 @@
-"""JetStream's refusals sorted: those that pass by themselves, and those that somebody must mend.
+"""JetStream's errors: which are transient, and which are permanent until somebody acts.
 
-The numbers are nats-server's (errors.json). What is in neither list is sorted by its code, which is
-like one of HTTP: 400 and 404 last; 408, 429, 500 and 503 pass.
+The numbers are nats-server's (errors.json). An error that is in neither list is judged by its code,
+which is like one of HTTP: 400 and 404 are permanent; 408, 429, 500 and 503 are transient.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.stream_configs import StreamConfig
 
-# Of code 500 or 503 and lasting all the same, or with a remedy that we know: err_code -> remedy.
+# Permanent although their code is 500 or 503, or with a remedy that we know: err_code -> remedy.
 # {limits} is how the options for the limits of this stream begin.
 SMALLER = (
     "reserve less for it ({limits}-bytes SIZE), or less for the streams that are there (nats "
@@ -34,24 +34,24 @@ NO_PEERS = 10005
 TOO_FEW_SERVERS = (
     "start more servers, or say a smaller --stream-replicas; a cluster needs one server for each"
 )
-LASTING_CODES = (400, 404)
-# Of code 400 or 404, and over when something else is: a move, an election, a message under way.
-PASSING = frozenset({10014, 10037, 10040, 10043, 10044, 10059, 10123, 10124, 10129, 10202, 10226})
+PERMANENT_CODES = (400, 404)
+# Transient although their code is 400 or 404: a move, an election, a message in flight.
+TRANSIENT = frozenset({10014, 10037, 10040, 10043, 10044, 10059, 10123, 10124, 10129, 10202, 10226})
 
 
-def lasts(error: JetStreamError) -> bool:
-    """Whether trying again is no use until somebody has changed something."""
+def is_permanent(error: JetStreamError) -> bool:
+    """True when trying again is useless until somebody has changed something."""
     if error.err_code == NO_PEERS:
-        # In a cluster that has enough of them one may be away just now.
+        # In a cluster with enough servers one may be down for a moment.
         return "offline" not in error.description
     if error.err_code in REMEDIES:
         return True
-    return error.code in LASTING_CODES and error.err_code not in PASSING
+    return error.code in PERMANENT_CODES and error.err_code not in TRANSIENT
 
 
 def cannot_make(plan: StreamConfig, error: JetStreamError) -> str:
     """Why the server will never make this stream, and what to do; empty if it may later."""
-    if not lasts(error):
+    if not is_permanent(error):
         return ""
     remedy = TOO_FEW_SERVERS if error.err_code == NO_PEERS else REMEDIES.get(error.err_code, "")
     asked = f"max_bytes {plan.max_bytes}" if plan.max_bytes > 0 else "no max_bytes"

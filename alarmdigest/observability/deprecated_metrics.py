@@ -1,4 +1,4 @@
-"""Metrics under the names that they had before version 0.2: valid for one release, then gone."""
+"""Metrics under the names that they used to have: valid for one more release, then gone."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ OLD_NAMES = {
 }
 
 
-def dropped(service: Service) -> Metric:
-    """Now among ``alarmdigest_lost_total``, by place."""
+def dropped_total(service: Service) -> Metric:
+    """``alarmdigest_dropped_total``, whose numbers are in ``alarmdigest_lost_total`` now."""
     family = CounterMetricFamily(
         "alarmdigest_dropped", "Old form of alarmdigest_lost_total.", labels=["kind"]
     )
@@ -35,8 +35,8 @@ def dropped(service: Service) -> Metric:
     return family
 
 
-def under_old_name(family: Metric) -> Iterator[Metric]:
-    """The same samples once more, if the family had another name."""
+def deprecated_alias(family: Metric) -> Iterator[Metric]:
+    """The same samples under the name that the family used to have, if it had another one."""
     if (old := OLD_NAMES.get(family.name)) is None:
         return
     alias = copy(family)

@@ -1,4 +1,4 @@
-"""Histograms of the threads as Prometheus metrics, and how old what waits in a queue is."""
+"""How long the stages of the pipeline take, as Prometheus histograms; the age of a queue."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from alarmdigest.runtime.histogram import BOUNDS_S, Histogram
 _LABELS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
 
 
-def durations(service: Service) -> Iterator[Metric]:
-    """Every stage is there from the start, with 0."""
+def duration_metrics(service: Service) -> Iterator[Metric]:
+    """Each histogram has all its stages from the start, with 0."""
     listener, publisher, workers = service.listener, service.publisher, service.workers
     publishers = [publisher] if publisher is not None else []
     stages = HistogramMetricFamily(
@@ -47,7 +47,7 @@ def durations(service: Service) -> Iterator[Metric]:
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], parts: Iterable[Histogram]) -> None:
-    """One sample out of the histograms that several threads keep."""
+    """Add one sample: the sum of the histograms that several threads keep."""
     counts = [0] * len(_LABELS)
     sum_s = 0.0
     for part in parts:
@@ -58,8 +58,8 @@ def _add(family: HistogramMetricFamily, labels: list[str], parts: Iterable[Histo
     )
 
 
-def oldest_s(waiting: queue.Queue[Any]) -> float:
-    """Since when the first item of a queue is on its way, in seconds; 0 when none waits."""
+def oldest_age_s(waiting: queue.Queue[Any]) -> float:
+    """Seconds since the first item in a queue was read from the socket; 0 when it is empty."""
     try:
         first = waiting.queue[0]
     except IndexError:

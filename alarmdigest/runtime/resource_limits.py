@@ -1,4 +1,4 @@
-"""What the system gives us too little of, in words for whoever can change that."""
+"""Which resource of the system has run out, in words for whoever can raise its limit."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import errno
 import resource
 
 NO_THREAD = "can't start new thread"
-# What a service in stream mode has open at rest is some 25; with fewer it would begin and then lack
-# one here and one there.
+# An idle service in stream mode has about 25 files open. With fewer it would start, and fail later.
 LEAST_FILES = 32
 
 
@@ -25,8 +24,8 @@ def too_few_files() -> str | None:
     )
 
 
-def shortage(error: BaseException) -> str | None:
-    """What there is too little of, and where that is limited; None for any other error."""
+def exhausted_resource(error: BaseException) -> str | None:
+    """What has run out, and which limit applies; None for any other error."""
     if isinstance(error, MemoryError):
         return (
             "out of memory: more of it is needed, or a higher limit (ulimit -v, MemoryMax= of the "

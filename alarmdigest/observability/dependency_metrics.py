@@ -1,4 +1,4 @@
-"""What is around the pipeline, as Prometheus metrics: connections, the disk, the last digest."""
+"""What the service depends on, as Prometheus metrics: connections to NATS, and the disk."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alarmdigest.observability.identity import connections
 from alarmdigest.pipeline.service import Service
 
 
-def surroundings(service: Service) -> Iterator[Metric]:
+def dependency_metrics(service: Service) -> Iterator[Metric]:
     connected = GaugeMetricFamily(
         "alarmdigest_connected", "1 while this connection is open, else 0.", labels=["connection"]
     )
@@ -35,10 +35,4 @@ def surroundings(service: Service) -> Iterator[Metric]:
     if free is not None:
         yield GaugeMetricFamily(
             "alarmdigest_disk_free_bytes", "What is free where the data directory is.", value=free
-        )
-    if service.publisher is not None:
-        yield GaugeMetricFamily(
-            "alarmdigest_unconfirmed_age_seconds",
-            "How long the oldest message that is not confirmed has been with the publisher.",
-            value=service.publisher.window.oldest_unconfirmed_s,
         )

@@ -1,8 +1,8 @@
-"""Connecting to whichever of several servers answers first.
+"""Connects to whichever of several servers answers first ("Happy Eyeballs", RFC 8305).
 
-A server that hangs takes connections and says nothing; a name may take long to look up, or stand
-for several addresses. Nothing of this may keep us from a server that is well, so the next attempt
-begins when the one before it has not come through after a moment, and goes on beside it.
+A server that hangs accepts connections and sends nothing; a name may take long to look up, or have
+several addresses. None of this may keep us from a healthy server. So if an attempt has not
+succeeded after STAGGER_S, the next one starts beside it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectFailed
 from alarmdigest.nats.url import DEFAULT_PORT, redacted
-from alarmdigest.runtime.shortage import shortage
+from alarmdigest.runtime.resource_limits import exhausted_resource
 
 STAGGER_S = 0.3
 # How often the caller is asked whether to go on.
@@ -29,14 +29,14 @@ STEP_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server; ``address`` is one of several that its name stands for."""
+    """A server; ``address`` is one of the addresses of its name, None before it is looked up."""
 
     url: str
     address: str | None = None
 
 
-class Race:
-    """One attempt for each target, in this order. The first that comes through wins."""
+class ConnectionRace:
+    """One attempt for each target, started in this order. The first that succeeds wins."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Race:
         self._make = make
         self._on_failure = on_failure
         self._waiting = deque(Target(url) for url in urls)
-        # Of each server, how many attempts have not failed: it has when all its addresses have.
-        self._hopes = Counter(target.url for target in self._waiting)
+        # For each server the attempts that have not failed. It has failed when none is left.
+        self._pending = Counter(target.url for target in self._waiting)
         self._running = 0
         self._failed: list[tuple[Target, ConnectFailed]] = []
         self._winner: tuple[Target, Connection] | None = None
@@ -90,8 +90,8 @@ class Race:
     def _new_failures(self) -> list[tuple[Target, ConnectFailed]]:
         found = []
         for target, error in self._failed:
-            self._hopes[target.url] -= 1
-            if self._hopes[target.url] == 0:
+            self._pending[target.url] -= 1
+            if self._pending[target.url] == 0:
                 found.append((target, error))
         return found
 
@@ -101,7 +101,7 @@ class Race:
         )
         try:
             thread.start()
-        except RuntimeError:  # the process may have no more threads: one after the other, then
+        except RuntimeError:  # no more threads are allowed: try one after the other
             self._attempt(target)
 
     def _attempt(self, target: Target) -> None:
@@ -114,8 +114,8 @@ class Race:
         except ConnectFailed as error:
             failure = error
         except Exception as error:
-            # Whatever a library does in one attempt must not end the thread that needs a server.
-            why = shortage(error) or f"{type(error).__name__}: {error}"
+            # No error of a library in one attempt may end the thread that needs a server.
+            why = exhausted_resource(error) or f"{type(error).__name__}: {error}"
             failure = ConnectFailed(f"{redacted(target.url)}: {why}")
             if connection is not None:
                 connection.close()
@@ -144,7 +144,7 @@ class Race:
             raise ConnectFailed(f"{redacted(target.url)}: {error}") from error
         addresses = list(dict.fromkeys(str(place[0]) for *_, place in found))
         with self._changed:
-            self._hopes[target.url] += len(addresses) - 1
+            self._pending[target.url] += len(addresses) - 1
             self._waiting.extendleft(Target(target.url, one) for one in reversed(addresses[1:]))
         return Target(target.url, addresses[0])
 
