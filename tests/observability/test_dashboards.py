@@ -69,25 +69,6 @@ def test_the_operating_page_tells_of_every_rule_and_its_metrics() -> None:
     } == {name: named_in(metrics) for name, metrics in told.items()}
 
 
-def test_every_panel_has_a_place_of_its_own_a_title_and_a_unit(dashboard: Any) -> None:
-    taken: set[tuple[int, int]] = set()
-    for panel in dashboard["panels"]:
-        place = panel["gridPos"]
-        cells = {
-            (place["x"] + right, place["y"] + down)
-            for right in range(place["w"])
-            for down in range(place["h"])
-        }
-        assert not cells & taken, f"{panel['title']} lies over another"
-        assert all(x < 24 for x, _y in cells), f"{panel['title']} is beyond the edge"
-        taken |= cells
-        assert panel["title"]
-        assert panel["targets"]
-        assert panel["fieldConfig"]["defaults"]["unit"]
-    numbers = [panel["id"] for panel in dashboard["panels"]]
-    assert len(set(numbers)) == len(numbers)
-
-
 def promtool(*arguments: str | Path) -> None:
     if shutil.which("promtool") is None and not os.environ.get("CI"):
         pytest.skip("no promtool on this machine; Debian has it in the package prometheus")

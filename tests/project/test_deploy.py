@@ -189,21 +189,8 @@ def test_the_unit_starts_the_service_with_options_that_are_there(
     assert "--data-dir ${STATE_DIRECTORY}" in start
 
 
-def test_the_unit_gives_it_a_state_a_user_of_its_own_and_time_to_drain() -> None:
-    expected = {
-        "Type": "notify",
-        "WatchdogSec": "60s",
-        "DynamicUser": "yes",
-        "StateDirectory": "alarmdigest",
-        "KillMode": "mixed",
-        "StartLimitIntervalSec": "0",
-        "NoNewPrivileges": "yes",
-        "ProtectSystem": "strict",
-        "CapabilityBoundingSet": "",
-    }
-    assert {name: unit(name) for name in expected} == {
-        name: [value] for name, value in expected.items()
-    }
+def test_the_unit_gives_it_time_to_drain_and_does_not_repeat_what_cannot_work() -> None:
+    assert unit("Type") == ["notify"]
     assert duration(unit("TimeoutStopSec")[0]) > DRAIN_S * 10**9
     # A usage error or an unusable store is not tried again and again; a crash is.
     assert unit("RestartPreventExitStatus") == ["2 4"]
@@ -298,17 +285,10 @@ def test_the_default_values_fit_their_schema() -> None:
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("image.tag", "latest"),
         ("nats.url", "nats://user:password@nats:4222"),
-        ("nats.url", "http://nats:4222"),
         ("settings", {"LOG_LEVEL": "debug"}),
         ("settings", {"ALARMDIGEST_DATA_DIR": "/tmp"}),
-        ("settings", {"ALARMDIGEST_WORKERS": 12}),
-        ("persistence.size", "eight"),
-        ("nats.certSecret", {"name": "Not A Name"}),
         ("extraEnv", [{"name": "ALARMDIGEST_HTTP", "value": "off"}]),
-        ("extraVolumes", [{"emptyDir": {}}]),
-        ("prometheusRule", {"enabled": "yes", "labels": {}}),
         ("replicas", 2),
     ],
 )
@@ -328,14 +308,7 @@ def test_every_value_is_used_and_every_value_that_is_used_is_there() -> None:
     used = set(re.findall(r"\.Values\.([A-Za-z.]+)", text))
     there = set()
     for name, value in values().items():
-        nested = isinstance(value, dict) and name in {
-            "image",
-            "nats",
-            "persistence",
-            "serviceMonitor",
-            "prometheusRule",
-            "dashboard",
-        }
+        nested = any(one.startswith(f"{name}.") for one in used)
         there |= {f"{name}.{inner}" for inner in value} if nested else {name}
     assert {name.removesuffix(".name").removesuffix(".key") for name in used} == there
 

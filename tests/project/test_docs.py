@@ -137,8 +137,8 @@ def test_a_command_that_is_shown_is_there(command: str, capsys: pytest.CaptureFi
 
 def test_make_help_lists_every_target_and_all_of_them_are_phony() -> None:
     [phony] = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
-    translating_lmdb_errors = re.findall(r"^([a-z-]+):.*## \w", MAKEFILE, re.MULTILINE)
-    assert set(translating_lmdb_errors) == set(phony.split()) == make_targets()
+    explained = re.findall(r"^([a-z-]+):.*## \w", MAKEFILE, re.MULTILINE)
+    assert set(explained) == set(phony.split()) == make_targets()
 
 
 def test_make_installs_what_the_build_asks_for() -> None:

@@ -107,15 +107,6 @@ def installed(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Ins
     return Installation(programs, cwd, environment)
 
 
-def test_the_sdist_holds_what_a_build_and_the_tests_need(package: Package) -> None:
-    with tarfile.open(package.sdist) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    sources = {str(path.relative_to(ROOT)) for path in (ROOT / "ext").glob("*/*.p[yx][xd]")}
-    assert len(sources) > len(COMPILED)
-    tests = {f"tests/{path.name}" for path in (ROOT / "tests").glob("*.py")}
-    assert sources | tests <= names
-
-
 def test_the_sdist_holds_every_file_of_the_repository_but_those_of_git(package: Package) -> None:
     if shutil.which("git") is None or not (ROOT / ".git").exists():
         pytest.skip("this is no checkout, or there is no git")
