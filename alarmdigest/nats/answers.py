@@ -81,7 +81,7 @@ def parse_ack_reply(reply: bytes) -> Ack:
     first = 2 if len(tokens) == 9 else 4
     if tokens[:2] != [b"$JS", b"ACK"] or (len(tokens) != 9 and len(tokens) < 11):
         raise ValueError(f"not the reply subject of a stream's message: {reply[:200]!r}")
-    # behind stream, consumer and number of deliveries
+    # after stream, consumer and number of deliveries
     return Ack(*map(int, tokens[first + 3 : first + 7]))
 
 

@@ -37,7 +37,7 @@ from alarmdigest.nats.url import DEFAULT_PORT, check_credentials, login_in, reda
 SEND_STALLS_AFTER_S = 1.5
 SEND_SLICE_BYTES = 256 * 1024
 # While an answer is awaited: after so much silence we ask whether the server is still there, and
-# one that sends nothing for so long behind that hangs; longer where a round trip is longer.
+# one that sends nothing for so long after that hangs; longer where a round trip is longer.
 PING_AFTER_S = 0.4
 HANGS_AFTER_S = 0.8
 HANGS_AFTER_ROUND_TRIPS = 4
@@ -224,7 +224,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self._socket.sendall(b"CONNECT " + json.dumps(connect).encode() + b"\r\nPING\r\n")
 
     def _read_first_info(self, deadline: float) -> bytes:
-        """Read INFO; returns what came behind it."""
+        """Read INFO; returns what came after it."""
         received = bytearray()
         while b"\r\n" not in received:
             try:
@@ -301,7 +301,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         return self.pings
 
     def count_ping(self) -> int:
-        """Note a PING that the caller writes itself, behind its own data; returns its number."""
+        """Note a PING that the caller writes itself, after its own data; returns its number."""
         self.pings += 1
         self._last_ping = time.monotonic()
         return self.pings
@@ -365,7 +365,7 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
             self.send_ping()
 
     def still_there(self) -> None:
-        """Call it behind each read while an answer is awaited. Raises ConnectionLost as soon as the
+        """Call it after each read while an answer is awaited. Raises ConnectionLost as soon as the
         server, asked for it, has given no sign of life for a while: it hangs, or is cut off."""
         now = time.monotonic()
         if self.pings <= self.pongs:

@@ -124,7 +124,7 @@ class JetStream(Requests):
     def leader_messages(
         self, stream: str, first: int, count: int = 64
     ) -> list[tuple[int, bytes, bytes]]:
-        """Some messages at or behind ``first``, in order, without a gap: sequence, headers, body.
+        """Some messages at or after ``first``, in order, without a gap: sequence, headers, body.
 
         None means that there are none. They are asked of the stream's leader one by one, ``count``
         at once: slower than a consumer, and possible while nobody can make one.
@@ -256,7 +256,7 @@ class JetStream(Requests):
         return None if found is None else found[1]
 
     def next_message(self, stream: str, seq: int) -> tuple[int, int] | None:
-        """Sequence and time in ns of the first message at or behind ``seq``."""
+        """Sequence and time in ns of the first message at or after ``seq``."""
         return self._message(stream, {"seq": seq, "next_by_subj": ">"})
 
     def _message(self, stream: str, which: dict[str, Any]) -> tuple[int, int] | None:

@@ -133,6 +133,7 @@ class RejectionQueue:
         )
         headers = rejection_headers(rejection, subject)
         if position is not None:
+            # The id is the last line: whoever looks for it counts from the end.
             message_id = outgoing.published_id(self._stream.encode(), *position, payload)
             headers += b"Nats-Msg-Id: %b\r\n" % message_id
         record = outgoing.pack_rejection(headers, payload)

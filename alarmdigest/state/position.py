@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
 UNKNOWN_NS = 2**62
-"""As ``stepped_back_ns``: a message's timestamp may have been behind others by any time."""
+"""As ``stepped_back_ns``: a timestamp may be earlier by any time than one before it."""
 
 
 class Reread(NamedTuple):
     """The part of a stream that may have been read before, since it is not the one it was.
 
-    Messages at or before both of the first two, unless one is further behind an earlier one than
-    ``stepped_back_ns``. Requests among them are not answered again.
+    Messages at or before both of the first two, unless the time of one is earlier than that of one
+    before it by more than ``stepped_back_ns``. Requests among them are not answered again.
     """
 
     sequence: int
@@ -31,14 +31,14 @@ class StreamPosition:
     sequence: int
     timestamp_ns: int
     stepped_back_ns: int = 0
-    """How far, at most, a message's timestamp was behind that of an earlier one."""
+    """How much earlier, at most, a message's timestamp was than that of one before it."""
     reread: Reread | None = None
-    """What of the stream behind this position may have been read before."""
+    """What of the stream after this position may have been read before."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputPosition:
-    """A message of an output stream, behind which lies whatever a checkpoint does not know of."""
+    """A message of an output stream, after which lies whatever a checkpoint does not know of."""
 
     created: str
     """When the stream was created, as JetStream writes it. A hint: some servers change it."""

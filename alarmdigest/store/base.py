@@ -1,8 +1,7 @@
 """What a store is: the state of every alarm book as of one position in the input, and nothing else.
 
 A store holds rows and one checkpoint record, and both always belong together. Rows are opaque
-here: blocks of one user's alarms, under keys that begin with the user's bucket, so that a store
-that is spread over machines can keep a bucket in one place.
+here: blocks of one user's alarms, under keys that begin with the user's bucket.
 """
 
 from __future__ import annotations
@@ -55,9 +54,10 @@ class Checkpoint:
     position: StreamPosition | None
     """None in core mode."""
     arrival_ns: int
-    """The arrival clock: the latest arrival time seen so far, ns since 1970; it never goes back."""
+    """The arrival clock: the latest arrival time seen so far, ns since 1970. It never goes back,
+    except with ``--accept-clock-step``."""
     outputs: Outputs
-    """In each output stream, all that later requests produced lies after its position."""
+    """In each output stream, all that input after ``position`` produces lies after its position."""
     settings: dict[str, int]
     """The settings that decide content."""
     blocks: int

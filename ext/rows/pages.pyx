@@ -116,7 +116,7 @@ cdef bint take_written(Walk* w, uint64_t page, uint64_t count) noexcept nogil:
 
 
 cdef int compare(const Walk* w, const uint8_t* key, int length) noexcept nogil:
-    """This key beside the last one of a leaf: above 0 when it lies behind it."""
+    """This key beside the last one of a leaf: above 0 when it lies after it."""
     cdef int order
     cdef uint64_t a, b
     if w.last_key_len < 0:

@@ -113,7 +113,7 @@ cdef inline bint take_block(State* s, uint32_t handle, Buffer* rows) noexcept no
 
 
 cdef inline RowFault check_value(const uint8_t* key, uint32_t value_len) noexcept nogil:
-    """Whether a value, which stands behind its key, can be read at all."""
+    """Whether a value, which stands after its key, can be read at all."""
     cdef const uint8_t* value = key + KEY_BYTES
     cdef const uint8_t* end
     cdef uint64_t expected

@@ -1,7 +1,7 @@
 """Packed rows: ordered and sealed to be written, checked and packed again when read, shared out.
 
 A packed row is ``u32 length (little-endian) | key (22 bytes) | value``; length 0 says that the row
-is deleted. The store keeps the value with a *seal* behind it: eight bytes that only this key with
+is deleted. The store keeps the value with a *seal* after it: eight bytes that only this key with
 this value has, since neither a disk nor LMDB tells when it gives back other bytes than it was
 given.
 """
@@ -204,7 +204,7 @@ def pack(items, Py_ssize_t limit, bytes previous=b"") -> tuple:
 
     Takes from ``items`` until the chunk has at least ``limit`` bytes, or there are no more: then
     the count may be 0. Raises RowDamaged for a row that is not as ``puts`` made it, and for one
-    whose key does not lie behind the last one's (``previous``: the one before the first).
+    whose key does not lie after the last one's (``previous``: the one before the first).
     """
     cdef Buffer out = Buffer(NULL, 0, 0)
     cdef Py_buffer key, value

@@ -53,7 +53,7 @@ ctypedef struct Due:             # what sorting needs, in one place
 
 ctypedef struct Counters:
     uint64_t events
-    uint64_t late                # behind the latest: kept only as a change
+    uint64_t late                # earlier than the latest: kept only as a change
     uint64_t repeated            # equal to the latest
     uint64_t forgotten           # cleared, and past the retention when their next event came
     uint64_t swept               # cleared, past the retention, and removed before any event came
@@ -431,7 +431,7 @@ cdef class AlarmBook:
             if not put_entry(&self.entry, due[i].id, due[i].alarm.id_len, due[i].alarm.latest,
                              due[i].latest_ns):
                 return False
-            # "," before it and "]}" behind it
+            # "," before it and "]}" after it
             if (self.out.used - start - before + self.entry.used + 3 > self.split_bytes
                     and self.out.used - start > before + self.head.used):
                 if not self.end_message(start):

@@ -83,7 +83,7 @@ cdef inline void table_give_back(Table* t, uint32_t least) noexcept nogil:
 
 
 cdef inline void table_remove(Table* t, uint32_t i) noexcept nogil:
-    """Empty slot `i`, and move back what stands behind it only because that was taken.
+    """Empty slot `i`, and move back what stands after it only because that was taken.
 
     So no search ever has to step over what is gone, however much comes and goes.
     """
@@ -93,7 +93,7 @@ cdef inline void table_remove(Table* t, uint32_t i) noexcept nogil:
         if t.slots[i].handle == 0:
             break
         home = t.slots[i].tag & t.mask
-        # It may move unless its home lies behind the hole, the table being a ring.
+        # It may move unless its home lies after the hole, the table being a ring.
         if ((i - home) & t.mask) >= ((i - hole) & t.mask):
             t.slots[hole] = t.slots[i]
             hole = i

@@ -11,7 +11,7 @@ ctypedef struct Buffer:
 
 
 cdef inline bint buffer_reserve(Buffer* b, size_t more) noexcept nogil:
-    """Make room for `more` bytes behind what is used; False when there is no memory."""
+    """Make room for `more` bytes after what is used; False when there is no memory."""
     cdef size_t capacity = b.capacity
     cdef uint8_t* data
     if b.used + more <= capacity:

@@ -9,10 +9,10 @@ ctypedef struct Delivery:
     uint64_t stream_seq
     uint64_t consumer_seq
     uint64_t timestamp_ns
-    uint64_t pending             # messages behind it that the consumer has not delivered yet
+    uint64_t pending             # messages after it that the consumer has not delivered yet
 
 cdef enum:
-    # From the right: pending, timestamp, consumer seq, stream seq; a random token may stand behind.
+    # From the right: pending, timestamp, consumer seq, stream seq; a random token may stand after it.
     SHORT_REPLY_TOKENS = 9
     LONG_REPLY_TOKENS = 11
 

@@ -36,7 +36,7 @@ ctypedef struct Frame:
     Span subject
     Span reply
     Span headers
-    Span payload                 # of INFO and -ERR: the text behind the name
+    Span payload                 # of INFO and -ERR: the text after the name
     size_t size                  # of the whole frame; of a partial one as far as it is known
 
 

@@ -36,7 +36,7 @@ cdef tuple to_tuple(int kind, Frame* f):
 
 
 def scan(buffer, Py_ssize_t start, Py_ssize_t end) -> tuple:
-    """All whole frames in ``buffer[start:end]`` and the position behind the last of them.
+    """All whole frames in ``buffer[start:end]`` and the position after the last of them.
 
     A frame is ``(kind, sid, subject, reply, headers, payload)``; the text of INFO and -ERR is its
     payload. Raises ProtocolError when the first frame is none; when a later one is none, returns
@@ -95,7 +95,7 @@ def divide(buffer, Py_ssize_t start, Py_ssize_t end, uint64_t sid) -> tuple:
 def skim(buffer, Py_ssize_t start, Py_ssize_t end) -> tuple:
     """Count the messages without headers in ``buffer[start:end]`` and do nothing else with them.
 
-    Returns their number, all other frames as ``scan`` does, and the position behind the last whole
+    Returns their number, all other frames as ``scan`` does, and the position after the last whole
     one. It is what the benchmarks compare the service with: no reader can be faster than this.
     """
     cdef Py_buffer view

@@ -18,7 +18,7 @@ cdef enum:
 cdef inline void id_begin(Blake2b* start, bytes stream):
     """What the ids of all messages of one stream have in common."""
     blake2b_begin(start)
-    # The zero byte behind it, which Python keeps there, ends the name.
+    # The zero byte after it, which Python keeps there, ends the name.
     blake2b_add(start, <const uint8_t*> PyBytes_AS_STRING(stream), PyBytes_GET_SIZE(stream) + 1)
 
 

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Answers:
-    """What one read has brought: the position behind the last whole frame, the frames that are no
+    """What one read has brought: the position after the last whole frame, the frames that are no
     answers to messages, and why messages could not be published."""
 
     position: int

@@ -71,6 +71,6 @@ def _is_known(
         return created == info.created
     if stored is not None:
         return b"Nats-Msg-Id: " + message_id in stored[0]
-    # Deleted: all that is left lies behind it, or it was taken out singly. A stream that never had
+    # Deleted: all that is left lies after it, or it was taken out singly. A stream that never had
     # it was made at another time; where a server changes that without reason, too much is read.
     return info.first_seq > sequence or created == info.created

@@ -60,7 +60,7 @@ class Pace:
             self._pause_s = min(self._pause_s * 2, LONGEST_PAUSE_S)
 
     def on_retry(self) -> None:
-        """What failed is sent again now."""
+        """The pause is over; whoever fails again begins another."""
         self._retry_at = None
         self._pausing = False
 

@@ -21,7 +21,7 @@ from alarmdigest.pipeline.inflight.window import InFlightBatch
 
 @dataclass(slots=True)
 class _Write:
-    """One batch, whose number is that of the write. ``ping`` is the PING behind it."""
+    """One batch, whose number is that of the write. ``ping`` is the PING after it."""
 
     records: bytes
     number: int
@@ -80,7 +80,7 @@ class PongConfirmer(Confirmer):
                 connection.max_payload,
             )
             if largest > connection.max_payload:
-                # What is behind it must not overtake it: one connection, one order.
+                # What is after it must not overtake it: one connection, one order.
                 return PublishBlocked(self.too_large(largest, connection.max_payload).reason)
             write.ping = connection.count_ping()
             connection.send(wire + b"PING\r\n")
@@ -103,7 +103,7 @@ class PongConfirmer(Confirmer):
 
     def on_server_error(self, message: str) -> PublishBlocked | None:
         if f'"{self.rejected_subject.decode()}"' not in message:
-            # Which one it was is not said; a PONG behind it must not confirm any.
+            # Which one it was is not said; a PONG after it must not confirm any.
             self._send_again()
             return PublishBlocked(message)
         # A rejection that nobody may hear of must not hold up the digests. Answers come in

@@ -1,4 +1,5 @@
-"""Batches and barriers in order of sending; a barrier is released when all before it is confirmed.
+"""Batches and barriers in the order in which they were added; a barrier is released when all before
+it is confirmed.
 
 Plain data of the publisher's thread. Each message of a batch has a number that its confirmer gave
 it; all below one number are confirmed.

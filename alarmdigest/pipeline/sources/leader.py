@@ -44,9 +44,9 @@ class LeaderWatch:
         self._look_at = self._answered_at + LOOK_EVERY_S
         self._waiting = False
         self._last_seq = info.last_seq
-        self._nothing_behind = -1  # the sequence behind which the leader had nothing
+        self._nothing_behind = -1  # the sequence after which the leader had nothing
         self._checked_at = time.monotonic()
-        # The sequence behind which the leader has a message, and for how long it is known that
+        # The sequence after which the leader has a message, and for how long it is known that
         # nobody has brought it, in seconds.
         self._missing = -1
         self.missing_s = 0.0
@@ -69,7 +69,7 @@ class LeaderWatch:
 
     @property
     def behind(self) -> int | None:
-        """Messages that the stream holds behind ours; None when its leader has not said lately."""
+        """Messages that the stream holds after ours; None when its leader has not said lately."""
         if time.monotonic() - self._answered_at > KNOWN_FOR_S:
             return None
         sequence = self._router.sequence
@@ -86,7 +86,7 @@ class LeaderWatch:
         self._answered_at = time.monotonic()
         sequence = self._router.sequence
         if self._last_seq > sequence:
-            # What is behind ours may all have been deleted.
+            # What is after ours may all have been deleted.
             ask_for(self._questions, self._stream, sequence + 1, lambda m: self._next(sequence, m))
 
     def _next(self, sequence: int, message: Message | None) -> None:
@@ -97,7 +97,7 @@ class LeaderWatch:
 
 
 class LeaderReads:
-    """Reads a stream message by message from its leader, behind the router's last one: slower than
+    """Reads a stream message by message from its leader, after the router's last one: slower than
     a consumer, and independent of all servers but the leader."""
 
     def __init__(self, questions: Questions, router: Router, stream: str) -> None:
@@ -146,7 +146,7 @@ def ask_for(
     take: Callable[[Message | None], None],
     failed: Callable[[], None] = lambda: None,
 ) -> None:
-    """Ask for the first message at or behind a sequence; None where there is none."""
+    """Ask for the first message at or after a sequence; None where there is none."""
 
     def answered(answer: Answer) -> None:
         if isinstance(answer, JetStreamError):
