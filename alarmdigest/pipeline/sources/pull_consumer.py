@@ -37,7 +37,7 @@ from alarmdigest.pipeline.sources.leader import LeaderReads, LeaderWatch
 from alarmdigest.pipeline.sources.pulls import Pulls
 from alarmdigest.pipeline.sources.questions import Questions
 from alarmdigest.pipeline.sources.source import Source
-from alarmdigest.pipeline.sources.start_position import Start, where_to_start
+from alarmdigest.pipeline.sources.start_position import ReadFrom, where_to_start
 from alarmdigest.pipeline.sources.stream_history import StreamHistory
 from alarmdigest.runtime.counters import Counter
 from alarmdigest.runtime.logs import Fields, LimitedLog
@@ -184,7 +184,7 @@ class PullConsumerSource(Source):
         jetstream: JetStream,
         what: str,
         body: dict[str, Any],
-        start: Start,
+        start: ReadFrom,
         patience_s: float,
     ) -> dict[str, Any] | None:
         """Make the consumer; None when the stream must be read without one for now."""
@@ -244,7 +244,7 @@ class PullConsumerSource(Source):
         self,
         jetstream: JetStream,
         info: StreamInfo,
-        start: Start,
+        start: ReadFrom,
         made: dict[str, Any],
         stepped_back_ns: int,
     ) -> StreamPosition:

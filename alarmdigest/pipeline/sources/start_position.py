@@ -36,7 +36,7 @@ class LastKnown(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class ReadFrom:
     """Where to begin, and why. ``deleted_unread``: messages that the stream deleted before we read
     them."""
 
@@ -54,7 +54,7 @@ def where_to_start(
     default: Literal["first", "new"] | int = "first",
     *,
     newest_ns: int = 0,
-) -> Start:
+) -> ReadFrom:
     """Where a consumer must begin so that it neither skips nor repeats; ``info`` must be fresh.
 
     ``default``, for when there is no position: first, new, or a time in ns. ``newest_ns`` is the
@@ -65,7 +65,7 @@ def where_to_start(
     if (why := _difference(js, info, position, newest_ns)) is not None:
         return _start_again(js, info, position, why, max(newest_ns, position.timestamp_ns))
     deleted_unread = max(0, info.first_seq - position.sequence - 1)
-    return Start(
+    return ReadFrom(
         StartAt("sequence", position.sequence + 1),
         "continues",
         deleted_unread,
@@ -75,20 +75,20 @@ def where_to_start(
 
 def _without_position(
     info: StreamInfo, default: Literal["first", "new"] | int, newest_ns: int
-) -> Start:
+) -> ReadFrom:
     # What the state knows comes from plain subscriptions: they brought what the stream holds of
     # that time, too, and its requests were answered then.
     last_known = LastKnown(info.last_seq, newest_ns) if newest_ns > 0 else None
     if isinstance(default, int):
-        at, kind = timestamps.to_text(default), StartAt("time", default)
-        return Start(kind, "time", 0, f"{info.name}: starting at {at}", last_known)
+        sentence = f"{info.name}: starting at {timestamps.to_text(default)}"
+        return ReadFrom(StartAt("time", default), "time", 0, sentence, last_known)
     sentence = f"{info.name}: starting with the {default} messages"
-    return Start(StartAt(default), default, 0, sentence, last_known)
+    return ReadFrom(StartAt(default), default, 0, sentence, last_known)
 
 
 def _start_again(
     js: JetStream, info: StreamInfo, position: StreamPosition, why: str, newest_ns: int
-) -> Start:
+) -> ReadFrom:
     """The stream is not the continuation of what we have read."""
     last_known = LastKnown(info.last_seq, newest_ns)
     # Only a hint, and it decides nothing but the words and what need not be read again.
@@ -98,7 +98,7 @@ def _start_again(
         if (first := js.next_message(info.name, 1)) is None or first[1] > newest_ns:
             # Not one of its messages is ours: then those before its first were not, either.
             deleted_unread = max(0, info.first_seq - max(1, _first_ever(info)))
-        return Start(
+        return ReadFrom(
             StartAt("first"),
             "new_stream",
             deleted_unread,
@@ -112,14 +112,14 @@ def _start_again(
         # What was stored since then may be older than the last that we read: by time it would be
         # passed over.
         lost += ", or its server's clock has stepped back: starting with the first message"
-        return Start(StartAt("first"), "truncated", 0, lost, last_known)
+        return ReadFrom(StartAt("first"), "truncated", 0, lost, last_known)
     at = timestamps.to_text(begin_ns)
     sentence = f"{lost}: starting at {at}, a little before the last that we read"
-    return Start(StartAt("time", begin_ns), "truncated", 0, sentence, last_known)
+    return ReadFrom(StartAt("time", begin_ns), "truncated", 0, sentence, last_known)
 
 
 def _times_tell(info: StreamInfo, position: StreamPosition, newest_ns: int) -> bool:
-    """Whether all that was stored behind our position's message has a later time, as far as the
+    """Whether all that was stored after our position's message has a later time, as far as the
     server's clock tells (before 2.10 it does not) and that of the messages that we read."""
     now_ns, time_ns = info.server_ns, position.timestamp_ns
     return now_ns is not None and now_ns > time_ns and newest_ns - time_ns < CLOCKS_DIFFER_NS
@@ -153,12 +153,12 @@ def _difference_beside(
     before = _nearest_before(js, info, sequence)
     if before is not None and time_ns > 0 and before[1] > max(newest_ns, time_ns):
         return f"{sequence} is gone, and {before[0]} before it is newer than all that we read"
-    behind = js.next_message(info.name, sequence + 1)
-    if behind is None or behind[1] >= time_ns:
+    after = js.next_message(info.name, sequence + 1)
+    if after is None or after[1] >= time_ns:
         return None
-    if before is not None and behind[1] < before[1] <= time_ns:
+    if before is not None and after[1] < before[1] <= time_ns:
         return None  # between these two the server's clock stepped back
-    return f"{sequence} is gone, and {behind[0]} behind it is older"
+    return f"{sequence} is gone, and {after[0]} behind it is older"
 
 
 def _nearest_before(js: JetStream, info: StreamInfo, sequence: int) -> tuple[int, int] | None:

@@ -7,7 +7,7 @@ import logging
 from alarmdigest._ext import timestamps
 from alarmdigest._ext.router import Router
 from alarmdigest.pipeline.sources.gaps import Gaps
-from alarmdigest.pipeline.sources.start_position import Start
+from alarmdigest.pipeline.sources.start_position import ReadFrom
 from alarmdigest.runtime.counters import Counter
 from alarmdigest.runtime.incidents import incidents
 from alarmdigest.state.position import StreamPosition
@@ -72,8 +72,10 @@ class StreamHistory:
             ),
         ]
 
-    def started(self, start: Start, known: StreamPosition | None, position: StreamPosition) -> None:
-        """Reading goes on behind ``position``; ``known`` is the one that was known before."""
+    def started(
+        self, start: ReadFrom, known: StreamPosition | None, position: StreamPosition
+    ) -> None:
+        """Reading goes on after ``position``; ``known`` is the one that was known before."""
         alarming = start.deleted_unread > 0 or start.kind in CHANGES
         log.log(logging.ERROR if alarming else logging.INFO, "%s", start.sentence)
         if start.last_known is not None:

@@ -25,7 +25,7 @@ from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.stream_configs import Limits, StreamConfig, make_stream_configs
 from alarmdigest.nats.streams import ensure_stream
 from alarmdigest.nats.subjects import covers
-from alarmdigest.pipeline.sources.start_position import Start, where_to_start
+from alarmdigest.pipeline.sources.start_position import ReadFrom, where_to_start
 from alarmdigest.state.position import StreamPosition
 
 DAY_NS = 86_400 * 10**9
@@ -278,7 +278,7 @@ def position(js: JetStream, sequence: int) -> StreamPosition:
     return at(info_of(js, "ALARMS").created, sequence, time_ns)
 
 
-def start(js: JetStream, place: StreamPosition | None) -> Start:
+def start(js: JetStream, place: StreamPosition | None) -> ReadFrom:
     return where_to_start(js, info_of(js, "ALARMS"), place)
 
 
