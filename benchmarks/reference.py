@@ -22,8 +22,8 @@ from alarmdigest._ext import frames
 from alarmdigest._ext.router import Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.listener import BUFFER_BYTES
+from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
-from alarmdigest.pipeline.startup import stream_configs_of
 from alarmdigest.settings import Settings
 
 SUBJECT = "AlarmStatusChanged"

@@ -23,8 +23,8 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.observability.other_instances import Effect, OtherInstances, effect_of
+from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.service import Service
-from alarmdigest.pipeline.startup import stream_configs_of
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
 from alarmdigest.runtime.service_thread import TICK_S
 

@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
@@ -37,8 +38,8 @@ LARGE_BYTES = 16 * 1024 * 1024
 class Barrier:
     """Everything up to ``position`` (None in core mode) stands before it in every queue.
 
-    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made (``time.monotonic()``),
-    as batches say when they were read.
+    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made
+    (``time.monotonic()``); batches have the same field, from which the age of a queue is measured.
     """
 
     number: int
@@ -47,6 +48,21 @@ class Barrier:
     read_at: float = field(default_factory=time.monotonic, compare=False)
     written: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set once the checkpoint is in the store, or there was nothing to write."""
+
+
+class _Rows(NamedTuple):
+    """What a worker hands over at a barrier: its changes, and all blocks of its book by number."""
+
+    barrier: Barrier
+    rows: list[bytes]
+    blocks: int
+
+
+class _Published(NamedTuple):
+    """What the publisher says once everything before a barrier is confirmed."""
+
+    barrier: Barrier
+    outputs: Outputs
 
 
 @dataclass(slots=True)
@@ -71,10 +87,11 @@ class Checkpointer(ServiceThread):
         store: Store,
         *,
         workers: int,
-        settings: Mapping[str, int],
+        content_settings: Mapping[str, int],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``settings`` are those that decide what digests hold; they are stored with each one."""
+        """``content_settings`` are those that decide what digests hold; they are stored with each
+        checkpoint."""
         super().__init__("checkpointer", on_failure)
         self.store = store
         self.completed_at = time.monotonic()
@@ -89,10 +106,9 @@ class Checkpointer(ServiceThread):
         self.writing = Histogram()
 
         self._workers = workers
-        self._settings = dict(settings)
+        self._settings = dict(content_settings)
         # At most one item for each worker and one of the publisher: one barrier is on its way.
-        self._queue: queue.Queue[tuple[Barrier, list[bytes], int] | tuple[Barrier, Outputs] | None]
-        self._queue = queue.Queue()
+        self._queue: queue.Queue[_Rows | _Published | None] = queue.Queue()
         self._pending: _Pending | None = None
         self._trouble = LimitedLog(log, logging.ERROR)
 
@@ -100,15 +116,15 @@ class Checkpointer(ServiceThread):
 
     def rows_taken(self, barrier: Barrier, rows: list[bytes], blocks: int) -> None:
         """A worker's changes up to the barrier, and how many blocks its book holds in all."""
-        self._queue.put((barrier, rows, blocks))
+        self._queue.put(_Rows(barrier, rows, blocks))
 
     def published(self, barrier: Barrier, outputs: Outputs) -> None:
         """All digests and rejections up to the barrier are confirmed.
 
-        In each output stream, all that later requests produce lies after its position in
-        ``outputs``.
+        In each output stream, all that input after the barrier's ``position`` produces lies after
+        its position in ``outputs``.
         """
-        self._queue.put((barrier, outputs))
+        self._queue.put(_Published(barrier, outputs))
 
     def stop(self) -> None:
         """Finish what has come in. For when all workers and the publisher have ended."""
@@ -125,15 +141,14 @@ class Checkpointer(ServiceThread):
                 continue
             if item is None:
                 return
-            pending = self._pending or _Pending(item[0])
+            pending = self._pending or _Pending(item.barrier)
             self._pending = pending
-            if len(item) == 3:
-                _barrier, rows, blocks = item
-                pending.rows += rows
-                pending.blocks += blocks
+            if isinstance(item, _Rows):
+                pending.rows += item.rows
+                pending.blocks += item.blocks
                 pending.workers += 1
             else:
-                pending.outputs = item[1]
+                pending.outputs = item.outputs
             if pending.workers == self._workers and pending.outputs is not None:
                 self._complete(pending, pending.outputs)
                 self._pending = None
@@ -146,7 +161,8 @@ class Checkpointer(ServiceThread):
             and last.position == barrier.position
             and last.outputs == outputs
             and last.settings == self._settings
-            # It goes back only where somebody has said so: that must outlive a quiet hour.
+            # Only --accept-clock-step sets the arrival clock back; save that also when nothing
+            # else has changed.
             and last.arrival_ns <= barrier.arrival_ns
         )
         touched_bytes = 0

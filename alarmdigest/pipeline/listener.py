@@ -112,12 +112,12 @@ class Listener(ServiceThread):
 
     @property
     def at_least_behind(self) -> int:
-        """Messages that the stream is known to hold behind ours, by its leader or a consumer."""
+        """Messages that the stream is known to hold after ours, by its leader or a consumer."""
         return max(self.router.pending, self.behind or 0)
 
     @property
     def behind(self) -> int | None:
-        """Messages that wait behind the last one that was routed; None where nobody knows."""
+        """Messages that wait after the last one that was routed; None where nobody knows."""
         return self.source.behind(self.router) if self.consuming.is_set() else None
 
     def stop(self) -> None:
@@ -152,7 +152,7 @@ class Listener(ServiceThread):
         draining = False
         while True:
             self.beat()
-            if not self.consuming.is_set() and self._is_consuming(connection):
+            if not self.consuming.is_set() and self._secure_start(connection):
                 self.consuming.set()
             try:
                 self._run_once(connection)
@@ -184,8 +184,8 @@ class Listener(ServiceThread):
         gone: ConsumerGone | None = None
         for kind, text in self.router.take_other():
             try:
-                self._answer(connection, kind, text)
-            except ConsumerGone as error:  # what stands behind it counts all the same
+                self._handle(connection, kind, text)
+            except ConsumerGone as error:  # what stands after it counts all the same
                 gone = gone or error
         if gone is not None:
             raise gone
@@ -223,8 +223,12 @@ class Listener(ServiceThread):
                     return False
             received = self._unread()
 
-    def _is_consuming(self, connection: Connection) -> bool:
-        """Whether what is published now will reach us, whatever dies."""
+    def _secure_start(self, connection: Connection) -> bool:
+        """See to it that what is published now will reach us, whatever dies; whether it will.
+
+        Where a start after a crash would begin elsewhere (``start_not_replayable``), this sends the
+        first barrier, and waits over several calls until its checkpoint is written.
+        """
         if self.source.start_not_replayable:
             if self._barrier is None:
                 self._send_barrier()
@@ -276,7 +280,7 @@ class Listener(ServiceThread):
 
     def _offer_next(self) -> None:
         """Give the publisher what goes out next, in order: rejections of messages, and the barrier
-        behind those that were rejected before it. What it has no room for waits."""
+        after those that were rejected before it. What it has no room for waits."""
         while True:
             if not self._next_out:
                 if not (rejections := self.rejections.take()):
@@ -297,7 +301,7 @@ class Listener(ServiceThread):
             return False
         return True
 
-    def _answer(self, connection: Connection, kind: int, text: bytes) -> None:
+    def _handle(self, connection: Connection, kind: int, text: bytes) -> None:
         if kind in (frames.MSG, frames.HMSG):
             self.source.status(text, self.router)
             return
@@ -324,7 +328,7 @@ class Listener(ServiceThread):
             self._send_barrier()
 
     def _send_barrier(self) -> None:
-        """Behind everything that was routed; all of it must have been handed over."""
+        """After everything that was routed; all of it must have been handed over."""
         failpoints.reach("listener.before_barrier")
         self._barriers += 1
         self._barrier_at = time.monotonic()

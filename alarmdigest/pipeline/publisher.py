@@ -1,8 +1,8 @@
-"""The one publishing thread: digests and rejections out, in order, until they are confirmed.
+"""The one publishing thread: sends digests and rejected messages and waits for confirmations.
 
-What has been sent is kept until its confirmation (``inflight/``). What is not known to be stored is
-sent again, with the same ids, and never a digest before an earlier one of the same user. What
-cannot be published is not dropped: the queue fills, and the workers wait.
+Digests are kept until they are confirmed, those of one user in order, and sent again with the same
+ids (``inflight/``); while they cannot be published, the workers wait. A rejected message that its
+stream or the server refuses for good is given up and counted (``rejections_given_up``).
 """
 
 from __future__ import annotations
@@ -197,10 +197,11 @@ class Publisher(ServiceThread):
         for complete in self.window.release(self.confirmer.confirmed_below):
             position = complete.barrier.position
             if self._lookup and position is not None:
-                self._lookup.requests_passed(position, replay_ended=self._behind_replay(position))
+                ended = self._after_replay(position)
+                self._lookup.note_stored_through(position, replay_ended=ended)
             self._on_published(complete.barrier, complete.outputs)
 
-    def _behind_replay(self, position: StreamPosition) -> bool:
+    def _after_replay(self, position: StreamPosition) -> bool:
         end = self._replay_end
         # A stream that was recreated meanwhile will never bring what an earlier run has read; its
         # messages are later ones.
@@ -235,7 +236,7 @@ class Publisher(ServiceThread):
         """See that the streams are there, then send again what failed."""
         try:
             lookup = self._lookup
-            if lookup and not lookup.check_streams(self._doubts.for_a_moment()):
+            if lookup and not lookup.check_streams(self._doubts.go_on_briefly()):
                 why = f"no connection to look at the streams: {self.reconnector.last_error}"
                 self.pace.on_retry()
                 self._block(PublishBlocked(why))
@@ -303,7 +304,7 @@ class Publisher(ServiceThread):
         elif kind == frames.INFO:
             self.reconnector.learn(connection)
         elif error is not None:
-            # At once: a PONG behind it must not be taken for a confirmation.
+            # At once: a PONG after it must not be taken for a confirmation.
             blocked = self.confirmer.on_server_error(error)
             if blocked is not None:
                 self._block(blocked)

@@ -7,8 +7,8 @@ import time
 
 from alarmdigest._ext import timestamps
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.router import DAY_NS
 from alarmdigest._ext.rows import split_by_worker
+from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.settings import Settings
 from alarmdigest.store.base import Store, StoreDamaged

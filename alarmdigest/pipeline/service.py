@@ -15,35 +15,43 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    digest.
 3. ``publisher.py``, thread *publisher*: adds each batch of digests and rejected messages to
    ``inflight/window.py``. A confirmer frames and sends it and reads the answers:
-   ``inflight/puback.py`` in stream mode, ``inflight/pong.py`` in core mode. ``inflight/pace.py``
-   says how much may be sent after the server has refused something, ``inflight/doubts.py`` when to
-   look up what was stored, and ``inflight/stream_lookup.py`` does that.
+   ``inflight/puback.py`` in stream mode, ``inflight/pong.py`` in core mode. In stream mode
+   ``ext/wire/inflight.pyx`` numbers the messages, holds back a user's later digests and reads plain
+   PubAcks; ``inflight/puback_reader.py`` reads all other answers. ``inflight/pace.py`` says how
+   much may be sent after the server has refused something, ``inflight/doubts.py`` when to look up
+   what was stored, and ``inflight/stream_lookup.py`` does that.
 4. ``checkpointer.py``, thread *checkpointer*: every second the listener sends a barrier, a marker,
    through all queues after the data. When it has come through, and everything before it is
    confirmed, the changes in the books and the position in the stream that they correspond to are
    written to the store in one transaction.
 
-Each thread owns its state and is reached only through its queue. Data flows one way. When the
-publisher cannot publish, the workers wait, and so does a listener that reads a stream; one that has
-plain subscriptions never waits (see ``listener.py``).
+Each thread owns its state and is reached only through its queue. Data flows one way; two things go
+the other way, without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog,
+and ``Barrier.written``, after which the next barrier may come. When the publisher cannot publish,
+the workers wait, and so does a listener that reads a stream; one that has plain subscriptions never
+waits (see ``listener.py``).
 
 **Start**, from the end of the pipeline to its beginning, so that every thread is ready before data
 reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
 books are loaded from the store; then the checkpointer, the workers and the listener start. The
-listener continues with the first message after the checkpoint. ``ready`` is logged. In stream mode
-``stream_watcher.py`` looks at the streams from then on.
+listener continues with the first message after the checkpoint. ``process/runner.py`` logs
+``ready``. In stream mode ``stream_watcher.py`` looks at the streams from then on.
 
-**Restart after a crash**: the books and the position come from the store (``restore.py``). The
-source asks the stream for what follows that position (``sources/start_position.py``). The same
-messages make the same digests with the same ids. ``inflight/replay.py`` reads which ids the output
-streams hold after the positions that the checkpoint has for them, and those digests are not sent
-again. From ``replay_end``, the end of the input stream at the start, everything is new.
+**Restart after a crash**: the books and the position come from the store (``restore.py``).
+``sources/start_position.py`` decides where reading continues, and ``sources/pull_consumer.py`` asks
+the stream for what follows. The same messages make the same digests with the same ids.
+``inflight/stream_lookup.py`` begins the replay after its first look at the output streams:
+``inflight/stored_ids.py`` reads the ids that they hold after the positions that the checkpoint has
+for them, and ``inflight/replay.py`` decides for each message made again whether to send it. The
+publisher ends the replay once a barrier at or after ``replay_end``, the end of the input stream at
+the start, is confirmed: from there on everything is new.
 
 **Stop**, from the beginning to the end, so that everything that arrived comes out: the listener
-stops asking for messages, routes what has arrived, and sends a last barrier and then None (end of
-queue) through every queue. Each worker merges what stands before it and passes the None on. Once
-the publisher has a None from every worker and the listener, it waits for the last confirmation. The
-checkpointer writes the last checkpoint.
+stops asking for messages, routes what has arrived, and sends a last barrier through every queue,
+and then None (end of queue) to the workers and the publisher. Each worker merges what stands before
+it and passes the None on. Once the publisher has a None from every worker and the listener, it
+waits for the last confirmation. When they have all ended, ``Service.drain`` stops the checkpointer,
+which first writes the last checkpoint.
 """
 
 from __future__ import annotations
@@ -68,10 +76,11 @@ from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.rejections import RejectionQueue
 from alarmdigest.pipeline.restore import arrival_at_start, load_books
+from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.subscription import SubscriptionSource
-from alarmdigest.pipeline.startup import NotReachable, StartPlan, probe_server, stream_configs_of
+from alarmdigest.pipeline.startup import NotReachable, StartPlan, probe_server
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime.logs import Fields
@@ -103,7 +112,7 @@ class Service:
         self.failure: tuple[str, BaseException] | None = None
         self._urls = urls
         self.draining = False
-        self._asked_to_go_on = go_on
+        self._caller_goes_on = go_on
         self.mode = ""
         self.rejections = RejectionQueue(settings.events_stream)
         self.workers: list[Worker] = []
@@ -119,7 +128,7 @@ class Service:
         self._watcher_reconnector = self._reconnector("alarmdigest-streams")
 
     def _go_on(self) -> bool:
-        return self._asked_to_go_on() and self.failure is None
+        return self._caller_goes_on() and self.failure is None
 
     def _reconnector(self, name: str, *, short_lived: bool = False) -> Reconnector:
         return Reconnector(
@@ -221,7 +230,7 @@ class Service:
         return Checkpointer(
             self.store,
             workers=self.settings.workers,
-            settings=start_plan.content_settings,
+            content_settings=start_plan.content_settings,
             on_failure=self._thread_died,
         )
 

@@ -8,23 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from alarmdigest._ext import timestamps
-from alarmdigest._ext.router import DAY_NS
+from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.permanent_errors import is_permanent
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.pipeline.server_checks import (
-    ready_streams,
-    split_bytes,
-    stream_configs_of,
-    version_problem,
-)
+from alarmdigest.pipeline.server_checks import ready_streams, split_bytes, version_problem
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.state.position import StreamPosition
 from alarmdigest.store.base import Checkpoint
-
-__all__ = ["NotReachable", "StartPlan", "probe_server", "stream_configs_of"]
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +30,7 @@ class NotReachable(RuntimeError):
 class StartPlan:
     """What the setup has decided. Sizes in bytes.
 
-    ``replay_end`` is the last message of the input stream: an earlier run has read none behind it.
+    ``replay_end`` is the last message of the input stream: an earlier run has read none after it.
     None in core mode.
     ``content_settings`` are those that decide what digests hold.
     """

@@ -1,9 +1,8 @@
-"""Where the state survives a restart. ``base.py`` defines a store; the other modules implement
-it."""
+"""Where the state survives a restart. ``base.py`` defines a store; ``lmdb/`` and ``memory.py``
+implement it, and ``backup.py`` copies one."""
 
 from pathlib import Path
 
-from alarmdigest.state.position import StreamPosition
 from alarmdigest.store.base import (
     Checkpoint,
     Store,
@@ -21,7 +20,6 @@ __all__ = [
     "StoreError",
     "StoreInUse",
     "StoreTooNew",
-    "StreamPosition",
     "open_store",
 ]
 

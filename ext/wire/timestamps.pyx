@@ -5,6 +5,9 @@ from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 
 from timestamps cimport TIMESTAMP_LEN, format_rfc3339, parse_rfc3339
 
+# A clock that is wrong by more than this is reported.
+DAY_NS = 86_400 * 10**9
+
 
 def to_ns(str text not None) -> int:
     """Nanoseconds since 1970 UTC of an RFC 3339 time with a zone; ValueError where it is rejected.

@@ -5,7 +5,7 @@ import pytest
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
 from alarmdigest.pipeline.publisher import Publisher
-from alarmdigest.store import StreamPosition
+from alarmdigest.state.position import StreamPosition
 
 
 def at(sequence: int, timestamp_ns: int = 1) -> StreamPosition:
@@ -13,7 +13,7 @@ def at(sequence: int, timestamp_ns: int = 1) -> StreamPosition:
 
 
 @pytest.mark.parametrize(
-    ("end", "position", "behind"),
+    ("end", "position", "after"),
     [
         (at(10), at(9), False),
         (at(10), at(10), True),
@@ -22,7 +22,7 @@ def at(sequence: int, timestamp_ns: int = 1) -> StreamPosition:
     ],
 )
 def test_a_replay_ends_where_an_earlier_run_had_got_to(
-    end: StreamPosition | None, position: StreamPosition, behind: bool
+    end: StreamPosition | None, position: StreamPosition, after: bool
 ) -> None:
     publisher = Publisher(
         Reconnector(["nats://127.0.0.1:1"], name="test", ping_interval=1.0),
@@ -32,4 +32,4 @@ def test_a_replay_ends_where_an_earlier_run_had_got_to(
         on_published=lambda *_: None,
         on_failure=lambda *_: None,
     )
-    assert publisher._behind_replay(position) is behind
+    assert publisher._after_replay(position) is after

@@ -39,7 +39,7 @@ def test_after_a_large_commit_memory_is_returned_with_the_next_small_one(
     rows = packed(some_rows(COUNT, size=40))
     gone = packed({key_of(f"user-{number}"): b"" for number in range(COUNT)})
     with Watched(tmp_path) as store:
-        checkpointer = Checkpointer(store, workers=1, settings={}, on_failure=fail)
+        checkpointer = Checkpointer(store, workers=1, content_settings={}, on_failure=fail)
         checkpointer.start()
 
         def checkpoint(number: int, chunks: Sequence[bytes], blocks: int) -> None:

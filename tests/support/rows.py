@@ -6,8 +6,8 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from alarmdigest.state.position import OutputPosition
-from alarmdigest.store import Checkpoint, StreamPosition
+from alarmdigest.state.position import OutputPosition, StreamPosition
+from alarmdigest.store import Checkpoint
 from alarmdigest.wire.buckets import bucket_of
 
 Rows = dict[bytes, bytes]

@@ -16,7 +16,7 @@ ASK_FOR_S = 1.0
 # A stream answers in order, but for moments. What later messages have overtaken for so long was
 # lost on the way.
 OVERTAKEN_FOR_S = 0.3
-LOOK_AT_FIRST_S = 0.1
+LOOK_PAUSE_S = 0.1
 # Where the streams have a leader, and it is the same one, what is not answered for so long was lost
 # on the way to it: there was another one meanwhile.
 FIRST_LOST_AFTER_S = 1.5
@@ -43,7 +43,7 @@ class Doubts:
         self._overtaken = _Waiting()
         self._overtaken_for_s = OVERTAKEN_FOR_S
         self._overtaken_at = 0.0
-        self._first_seen_at = 0.0
+        self._looked_at = 0.0
 
     def note_progress(self, *, confirmed: bool = False) -> None:
         """Call it when the server has answered or messages were just sent again; ``confirmed``: it
@@ -61,7 +61,7 @@ class Doubts:
         lookup = self._confirmer.lookup
         if lookup is None or self._confirmer.under_way == 0:
             return ""
-        if now - self._first_seen_at > LOOK_AT_FIRST_S and self._one_is_overdue(lookup, now):
+        if now - self._looked_at > LOOK_PAUSE_S and self._one_is_overdue(lookup, now):
             return "some answers do not come: looking up what the output streams hold"
         if now - self._progress_at > ACK_TIMEOUT_S:
             self._progress_at = now
@@ -78,14 +78,14 @@ class Doubts:
             return "answers do not come: looking up what the output streams hold"
         return ""
 
-    def for_a_moment(self) -> Callable[[], bool]:
+    def go_on_briefly(self) -> Callable[[], bool]:
         """Whether to go on with a question that others wait for."""
         deadline = time.monotonic() + ASK_FOR_S
         return lambda: self._go_on() and time.monotonic() < deadline
 
     def _are_lost_on_the_way(self, lookup: StreamLookup) -> bool:
         try:
-            lost = lookup.lost_track(self.for_a_moment())
+            lost = lookup.lost_track(self.go_on_briefly())
         finally:
             self._ask_at = time.monotonic() + ASK_PAUSE_S
         if time.monotonic() - self._progress_at > self._lost_after_s:
@@ -97,10 +97,10 @@ class Doubts:
     def _one_is_overdue(self, lookup: StreamLookup, now: float) -> bool:
         """While other messages are confirmed, nothing else tells that one was lost: a cluster had
         no leader when it was sent."""
-        self._first_seen_at = now
+        self._looked_at = now
         first, overtaken = lookup.first_under_way()
         if self._overtaken.seconds(overtaken, now) > self._overtaken_for_s:
-            # As above.
+            # What is sent again for nothing makes a slow server slower.
             self._overtaken_for_s = min(2 * self._overtaken_for_s, LONGEST_LOST_AFTER_S)
             self._overtaken_at = now
             return True

@@ -30,7 +30,7 @@ MAX_WRITE_BYTES = 1024 * 1024
 
 
 class PubAckConfirmer(Confirmer):
-    """Kinds of messages are 0 for digests and 1 for rejected ones, each with its stream."""
+    """Kinds of messages are DIGEST and REJECTION, each with its stream."""
 
     def __init__(
         self,
@@ -81,8 +81,8 @@ class PubAckConfirmer(Confirmer):
 
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
         first, records = self._in_flight.next, joined(batches)
-        replay = self.lookup.replay
-        if replay is None or not replay.readers:
+        replay = self.lookup.running_replay
+        if replay is None:
             self._in_flight.add(records)
             answers = answers_in(batches)
         else:
@@ -145,12 +145,12 @@ class PubAckConfirmer(Confirmer):
 
     def read(self, buffer: bytearray, end: int) -> Answers:
         answers = Answers(self._in_flight.scan(buffer, 0, end))
-        for kind, number, headers, text in self._in_flight.take_other():
+        for frame_kind, number, headers, text in self._in_flight.take_other():
             if number >= 0:
                 if blocked := self._answers.on_answer(number, headers, text):
                     answers.blocked.append(blocked)
-            elif kind not in (frames.MSG, frames.HMSG):
-                answers.control.append((kind, text))
+            elif frame_kind not in (frames.MSG, frames.HMSG):
+                answers.control.append((frame_kind, text))
         self._count()
         return answers
 
@@ -195,7 +195,7 @@ class PubAckConfirmer(Confirmer):
         self.under_way, self.failed = self._in_flight.outstanding, self._in_flight.failed
         replay = self.lookup.replay
         suppressed = replay.suppressed if replay is not None else [0, 0]
-        self.digests = self._in_flight.digests - sum(suppressed[:1])
+        self.digests = self._in_flight.digests - suppressed[DIGEST]
         self.rejections = (
-            self._in_flight.rejections - self.rejections_given_up - sum(suppressed[1:])
+            self._in_flight.rejections - self.rejections_given_up - suppressed[REJECTION]
         )

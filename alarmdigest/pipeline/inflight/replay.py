@@ -32,7 +32,7 @@ class Replay:
 
     def __init__(self, readers: Sequence[StoredIdsReader]) -> None:
         self.readers = list(readers)
-        self.suppressed = [0 for _ in readers]
+        self.suppressed = [0, 0]
         self._unreadable = False  # the last read failed, and digests do not wait for it
         self._trouble = LimitedLog(log, logging.WARNING)
 
@@ -57,15 +57,18 @@ class Replay:
         return stored
 
     def position(self, kind: int, confirmed: tuple[int, bytes]) -> tuple[int, bytes]:
-        """A sequence of the stream, and the id there if it is known, that nothing which the replay
-        will make again stands at or before. ``confirmed`` is that of what was sent since."""
+        """The last position before everything that the replay has still to make again: a sequence,
+        and the id there, b"" if it is not known.
+
+        ``confirmed``: the last message confirmed since the start.
+        """
         reader = self.readers[kind]
         if first := reader.ids.first_sequence:
             return first - 1, b""
         read = (reader.ids.sequence, reader.ids.newest_id)
         return max(read, confirmed) if reader.done else read
 
-    def requests_passed(self, sequence: int) -> None:
+    def note_stored_through(self, sequence: int) -> None:
         for reader in self.readers:
             reader.ids.drop_passed(sequence)
 

@@ -32,7 +32,7 @@ EMPTY = OutputPosition("", 0)
 
 
 class StreamLookup:
-    """Kinds of messages are 0 for digests and 1 for rejected ones, each with its stream.
+    """Kinds of messages are DIGEST and REJECTION, each with its stream.
 
     ``replay`` is None until both streams have answered once. ``add_asks``: whether what a replay
     makes again must be looked up before it is added. ``mark`` is a header line for the next digest:
@@ -74,6 +74,11 @@ class StreamLookup:
             in_flight.set_position(kind, position.sequence, position.message_id.encode())
 
     @property
+    def running_replay(self) -> Replay | None:
+        """The replay while it goes on; None before and after it."""
+        return self.replay if self.replay is not None and self.replay.readers else None
+
+    @property
     def incomplete(self) -> bool:
         """Whether a stream is left to be looked up that what is new need not wait for."""
         return bool(self._to_look_up)
@@ -99,7 +104,7 @@ class StreamLookup:
         """
         if not rest_only:
             self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
-        infos = self._ask_leaders(self._to_look_up or KINDS, go_on)
+        infos = self._check_with_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
             return False
         for kind, info in infos.items():
@@ -118,7 +123,7 @@ class StreamLookup:
 
         Raises NatsError for what is wrong with them.
         """
-        return self._ask_leaders(KINDS, go_on) is not None
+        return self._check_with_leaders(KINDS, go_on) is not None
 
     def first_under_way(self) -> tuple[int, int]:
         """Two messages in flight: the oldest, and the oldest that a later one overtook (was
@@ -130,7 +135,7 @@ class StreamLookup:
         Then messages in flight may be lost and must be looked up. Raises NatsError while nobody
         can tell."""
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
-        infos = self._ask_leaders(under_way, go_on)
+        infos = self._check_with_leaders(under_way, go_on)
         lost = not self._answers.trusts_answers
         for kind, info in (infos or {}).items():
             before = self._leaders[kind]
@@ -138,10 +143,14 @@ class StreamLookup:
             lost = lost or (before != "" and info.leader != "" and before != info.leader)
         return lost
 
-    def _ask_leaders(
+    def _check_with_leaders(
         self, kinds: Iterable[int], go_on: Callable[[], bool]
     ) -> dict[int, StreamInfo] | None:
         """What the leaders of the streams say, by kind of message; None when we shall not go on.
+
+        It makes streams that are missing; notes the domain that the answers of each must name; and
+        where one is another stream than before, or has lost its tail, sets back what we know of it
+        and has it looked up. Raises NatsError.
 
         Once it is known what the streams hold, nobody waits for that of the rejected messages:
         where it has no leader, or cannot be used, it is left out.
@@ -190,8 +199,8 @@ class StreamLookup:
         """Only up to this sequence the stream is the one that we know; 0: it is another one."""
         self._in_flight.set_position(kind, sequence)
         self._in_flight.lower_floors(kind, sequence)
-        if self.replay is not None and self.replay.readers:
-            reader = self.replay.readers[kind]
+        if replay := self.running_replay:
+            reader = replay.readers[kind]
             if sequence == 0:
                 reader.restart(info.last_seq)
             else:
@@ -241,19 +250,19 @@ class StreamLookup:
         if all(reader.done for reader in readers):
             readers.clear()
         else:
-            behind = [
+            counts = [
                 max(0, info.last_seq - max(info.first_seq - 1, known[kind]))
                 for kind, info in enumerate(infos)
             ]
             log.info(
                 "the output streams hold messages behind the checkpoint, which a replay does not "
                 "publish again:%s",
-                Fields(digests=behind[0], rejections=behind[1]),
+                Fields(digests=counts[0], rejections=counts[1]),
             )
         self.replay = Replay(readers)
         self.add_asks = bool(readers)
 
-    def requests_passed(self, position: StreamPosition, *, replay_ended: bool) -> None:
+    def note_stored_through(self, position: StreamPosition, *, replay_ended: bool) -> None:
         """Everything up to this input position has been added, and is confirmed.
 
         ``replay_ended``: so is whatever an earlier run may have read.
@@ -264,7 +273,7 @@ class StreamLookup:
         )
         if self.replay is None:
             return
-        self.replay.requests_passed(position.sequence)
+        self.replay.note_stored_through(position.sequence)
         if replay_ended:
             self._end_replay(self.replay)
 
@@ -286,8 +295,8 @@ class StreamLookup:
         positions = {}
         for kind, name in enumerate(self.streams):
             sequence, message_id = self._in_flight.position(kind)
-            if self.replay is not None and self.replay.readers:
-                sequence, message_id = self.replay.position(kind, (sequence, message_id))
+            if replay := self.running_replay:
+                sequence, message_id = replay.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()
             )

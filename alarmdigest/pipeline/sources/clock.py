@@ -6,7 +6,7 @@ import logging
 import time
 
 from alarmdigest._ext import timestamps
-from alarmdigest._ext.router import DAY_NS
+from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.runtime.logs import Fields, LimitedLog
 
 log = logging.getLogger(__name__)

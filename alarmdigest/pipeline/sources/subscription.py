@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 
-from alarmdigest._ext.router import DAY_NS, EVENT_SIDS, REQUEST_SIDS, Router
+from alarmdigest._ext.router import EVENT_SIDS, REQUEST_SIDS, Router
+from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.pipeline.sources.clock import SteadyClock
