@@ -7,7 +7,6 @@ REQUEST_SIDS: tuple[int, int]
 
 STREAM_SID: int
 LEADER_SID: int
-DAY_NS: int
 
 class DeliveryGap(ValueError): ...
 

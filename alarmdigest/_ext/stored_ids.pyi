@@ -12,7 +12,7 @@ class StoredIds:
     def clear(self, sequence: int) -> None: ...
 
     sequence: int
-    expected: int
+    delivered: int
     @property
     def held_bytes(self) -> int: ...
     @property

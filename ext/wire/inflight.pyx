@@ -22,7 +22,7 @@ from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
     check_bounds, not_a_frame, read_number, scan_frame,
 )
-from outgoing cimport Text, Wire, put_message
+from outgoing cimport Wire, put_message
 from manners cimport DEBUG_CHECKS, enter
 from records cimport OUTGOING_DIGEST, OUTGOING_REJECTION, OutgoingRecord, check_outgoing, padded
 
@@ -35,7 +35,7 @@ REJECTION = OUTGOING_REJECTION
 cdef enum:
     THE_ACK_SID = 1
     COMPACT_AT = 65536
-    GATES = 1 << 18              # far more than messages in flight: a chain is one or two long
+    PLACES = 1 << 18             # far more than messages in flight: a chain is one or two long
     ID_LINE = 47                 # "Nats-Msg-Id: ", 32 hex digits, CR LF
     ID_BYTES = 32
 
@@ -51,7 +51,7 @@ ctypedef struct Slot:
     uint64_t floor               # its sequence is greater: the greatest known when it was first sent
     uint64_t earlier             # the one before of the same user that was unconfirmed; 0: none
     uint64_t later               # the one that waits for this one; 0: none
-    uint64_t same_gate           # the one before with the same gate; 0: none
+    uint64_t same_place          # the one before with the same place in last_of_user; 0: none
     uint64_t sending             # counts what was sent, this one the last time; 0: never
     uint8_t state
     uint8_t kind
@@ -59,8 +59,8 @@ ctypedef struct Slot:
     uint8_t answers
 
 
-cdef Text text_of(bytes text):
-    cdef Text found
+cdef Span text_of(bytes text):
+    cdef Span found
     found.data = <const uint8_t*> PyBytes_AS_STRING(text)
     found.length = PyBytes_GET_SIZE(text)
     return found
@@ -87,7 +87,9 @@ cdef class InFlight:
     cdef readonly uint64_t resent
     cdef uint64_t sendings
     cdef uint64_t newest_confirmed[2]        # the greatest sending that was confirmed, by kind
-    cdef uint64_t* gates         # by user: the number of the last message
+    # The number of the last digest by the lowest bits of its user; 0: none. Users with the same ones
+    # share a place, and ``same_place`` leads from one such digest to the one before.
+    cdef uint64_t* last_of_user
     cdef Buffer line             # array of uint64_t: numbers that may be sent, in order
     cdef size_t line_head
     cdef bytes reply
@@ -95,14 +97,14 @@ cdef class InFlight:
     cdef uint64_t sequences[2]   # the greatest confirmed one, by kind
     cdef char ids[2][ID_BYTES]   # of the message with that sequence
     cdef bint ids_known[2]
-    cdef object batches          # (number behind it, bytes): what the slots point into
+    cdef object batches          # (number after it, bytes): what the slots point into
     cdef list other
     cdef bint busy
 
     def __cinit__(self):
         self.base = self.next = self.first_slot = self.all_sent = 1
-        self.gates = <uint64_t*> calloc(GATES, sizeof(uint64_t))
-        if self.gates == NULL:
+        self.last_of_user = <uint64_t*> calloc(PLACES, sizeof(uint64_t))
+        if self.last_of_user == NULL:
             raise MemoryError("no memory for the messages in flight")
         self.plain_acks = ((), ())
         self.reply = b""
@@ -112,7 +114,7 @@ cdef class InFlight:
     def __dealloc__(self):
         free(self.slots.data)
         free(self.line.data)
-        free(self.gates)
+        free(self.last_of_user)
 
     # -- what answers look like, and where the streams stand ---------------------------------------
 
@@ -152,7 +154,7 @@ cdef class InFlight:
                 self.slot(number).floor = min(self.slot(number).floor, sequence)
 
     def floor(self, int kind) -> int:
-        """All messages of a kind that were sent and are unconfirmed lie behind this sequence, if
+        """All messages of a kind that were sent and are unconfirmed lie after this sequence, if
         the stream holds them at all; -1 when there are none."""
         cdef uint64_t number, lowest = 0
         cdef bint found = False
@@ -178,33 +180,36 @@ cdef class InFlight:
         self.forget_confirmed()
         while position < length:
             record = <const OutgoingRecord*> (data + position)
-            if not self.enter(record):
+            if not self.add_slot(record):
                 raise MemoryError("no memory for another outgoing message")
             position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
         if self.next > first:
             self.batches.append((self.next, batch))
         return first, self.next - first
 
-    cdef bint enter(self, const OutgoingRecord* record) noexcept:
+    cdef bint add_slot(self, const OutgoingRecord* record) noexcept:
+        """Give the next number to a record, and link a digest with the one before of its user that
+        is unconfirmed. False when there is no memory."""
         cdef Slot* slot
         cdef uint64_t before = 0, number = self.next
-        cdef uint64_t* gate
+        cdef uint64_t* last
         if not buffer_reserve(&self.slots, sizeof(Slot)):
             return False
         slot = self.slot(number)
         memset(slot, 0, sizeof(Slot))
         slot.record = record
-        slot.kind = 0 if record.kind == OUTGOING_DIGEST else 1
+        slot.kind = (
+            OUTGOING_DIGEST if record.kind == OUTGOING_DIGEST else OUTGOING_REJECTION)
         slot.state = READY
-        if slot.kind == 0:
-            gate = &self.gates[record.user & (GATES - 1)]
-            slot.same_gate = gate[0] if gate[0] >= self.base else 0
-            before = slot.same_gate
+        if slot.kind == OUTGOING_DIGEST:
+            last = &self.last_of_user[record.user & (PLACES - 1)]
+            slot.same_place = last[0] if last[0] >= self.base else 0
+            before = slot.same_place
             while before >= self.base and (
                     self.slot(before).state == CONFIRMED
                     or self.slot(before).record.user != record.user):
-                before = self.slot(before).same_gate
-            gate[0] = number
+                before = self.slot(before).same_place
+            last[0] = number
             if before >= self.base:
                 slot.earlier = before
                 slot.state = WAITING
@@ -336,7 +341,7 @@ cdef class InFlight:
                 raise MemoryError("no memory for the line of messages")
 
     def retry_failed(self) -> None:
-        """What failed may be sent again, behind what waits already."""
+        """What failed may be sent again, after what waits already."""
         cdef uint64_t number
         if self.failed == 0:
             return
@@ -350,7 +355,7 @@ cdef class InFlight:
     # -- answers -----------------------------------------------------------------------------------
 
     def kind_of(self, uint64_t number) -> int:
-        """Whether a message is a digest (0) or a rejected one (1); -1 if it does not wait."""
+        """DIGEST or REJECTION; -1 if the message does not wait."""
         if not self.base <= number < self.next or self.slot(number).state == CONFIRMED:
             return -1
         return self.slot(number).kind
@@ -424,7 +429,7 @@ cdef class InFlight:
         slot.state = CONFIRMED
         if slot.sends == 1:          # else it may be an earlier sending that was answered
             self.newest_confirmed[slot.kind] = max(self.newest_confirmed[slot.kind], slot.sending)
-        if slot.kind == 0:
+        if slot.kind == OUTGOING_DIGEST:
             self.digests += 1
         else:
             self.rejections += 1
@@ -458,7 +463,7 @@ cdef class InFlight:
         return 0
 
     def scan(self, buffer, Py_ssize_t start, Py_ssize_t end) -> int:
-        """Take in all whole frames of ``buffer[start:end]``; the position behind the last one.
+        """Take in all whole frames of ``buffer[start:end]``; the position after the last one.
 
         Raises ProtocolError at bytes that are no frame.
         """

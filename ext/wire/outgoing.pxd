@@ -4,21 +4,18 @@ from libc.stdint cimport uint8_t, uint64_t
 from libc.stdio cimport snprintf
 
 from buffers cimport Buffer, buffer_put, buffer_reserve
+from frames cimport Span
 from records cimport OUTGOING_DIGEST, OUTGOING_REJECTION, OutgoingRecord
 
 cdef enum:
     MAX_NUMBERS = 128            # two sizes in decimal and blanks, with room to spare
 
-ctypedef struct Text:
-    const uint8_t* data
-    size_t length
-
 ctypedef struct Wire:
-    Text digest_subject
-    Text rejected_subject
-    Text reply                   # a number is put behind it; of length 0: no reply subject
-    Text id                      # likewise; of length 0: records carry ids of their own
-    Text mark                    # a whole header line for the next digest, which uses it up
+    Span digest_subject
+    Span rejected_subject
+    Span reply                   # a number is put after it; of length 0: no reply subject
+    Span id                      # likewise; of length 0: records carry ids of their own
+    Span mark                    # a whole header line for the next digest, which uses it up
     size_t max_payload
     Buffer out
     uint64_t digests
@@ -30,7 +27,7 @@ ctypedef struct Wire:
 cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t number) noexcept nogil:
     """Frame one record as HPUB; False when there is no memory. What cannot be sent is counted."""
     cdef const uint8_t* headers = <const uint8_t*> record + sizeof(OutgoingRecord)
-    cdef Text subject = (
+    cdef Span subject = (
         w.digest_subject if record.kind == OUTGOING_DIGEST else w.rejected_subject)
     cdef char digits[24]
     cdef char line[MAX_NUMBERS]

@@ -6,7 +6,8 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from blake2b cimport Blake2b
-from outgoing cimport Text, Wire, put_message
+from frames cimport Span
+from outgoing cimport Wire, put_message
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport OUTGOING_REJECTION, POSITION_BYTES, OutgoingRecord, padded
 
@@ -22,8 +23,8 @@ def pack_rejection(bytes headers not None, bytes body not None) -> bytes:
     return (<char*> &record)[:sizeof(record)] + headers + body + bytes(padded(length) - length)
 
 
-cdef Text text_of(bytes text):
-    cdef Text found
+cdef Span text_of(bytes text):
+    cdef Span found
     found.data = <const uint8_t*> PyBytes_AS_STRING(text)
     found.length = PyBytes_GET_SIZE(text)
     return found

@@ -38,7 +38,7 @@ ctypedef struct Entry:
 cdef class StoredIds:
     """Ids in the order of the stream. One thread at a time may use it.
 
-    ``sequence`` is how far the stream was read. ``expected`` counts the deliveries of the consumer
+    ``sequence`` is how far the stream was read. ``delivered`` counts the deliveries of the consumer
     that reads it: set it to 0 for a new consumer.
     """
 
@@ -52,10 +52,10 @@ cdef class StoredIds:
     cdef MessageId newest        # at `sequence`
     cdef bint newest_is_known
     cdef public uint64_t sequence
-    cdef public uint64_t expected
+    cdef public uint64_t delivered
 
     def __cinit__(self, uint64_t sequence=0, uint64_t key=0x9E3779B97F4A7C15):
-        """Reads behind ``sequence``. ``key`` makes the hash table one that nobody can foresee."""
+        """Reads after ``sequence``. ``key`` makes the hash table one that nobody can foresee."""
         self.sequence = sequence
         self.key = key | 1
 
@@ -84,7 +84,7 @@ cdef class StoredIds:
     def scan(self, buffer, Py_ssize_t start, Py_ssize_t end) -> tuple[int, list]:
         """Take in all whole frames of ``buffer[start:end]``.
 
-        Returns the position behind the last one, and ``(kind, subject, headers or text)`` of those
+        Returns the position after the last one, and ``(kind, subject, headers or text)`` of those
         that are no deliveries of a consumer. Raises ProtocolError at bytes that are no frame, and
         ValueError where a delivery is missing.
         """
@@ -177,7 +177,7 @@ cdef class StoredIds:
         self.compact()
 
     def truncate(self, uint64_t sequence) -> None:
-        """The stream ends at ``sequence`` now: what was read behind it is gone."""
+        """The stream ends at ``sequence`` now: what was read after it is gone."""
         cdef size_t i
         cdef Entry* one
         for i in range(self.head, self.count()):
@@ -191,7 +191,7 @@ cdef class StoredIds:
         self.compact()
 
     def clear(self, uint64_t sequence) -> None:
-        """Forget everything; what is read from now on lies behind ``sequence``."""
+        """Forget everything; what is read from now on lies after ``sequence``."""
         buffer_clear(&self.entries, KEEP_BYTES)
         free(self.slots)
         self.slots = NULL
@@ -217,9 +217,9 @@ cdef class StoredIds:
         cdef Entry one
         if not read_delivery(frame.reply, &delivery):
             raise ProtocolError("a delivery of a stream whose reply subject tells no sequence")
-        self.expected += 1
-        if delivery.consumer_seq != self.expected:
-            raise ValueError(f"delivery {delivery.consumer_seq} came in place of {self.expected}")
+        self.delivered += 1
+        if delivery.consumer_seq != self.delivered:
+            raise ValueError(f"delivery {delivery.consumer_seq} came in place of {self.delivered}")
         if delivery.stream_seq <= self.sequence:
             return 0
         self.sequence = delivery.stream_seq

@@ -157,6 +157,7 @@ def test_a_new_consumer_repeats_and_what_is_known_is_passed_over() -> None:
 
 def test_a_rolled_back_stream_is_read_from_where_it_is() -> None:
     one = router()
+    one.begin_deliveries(999)
     deliver(one, reply(1000, 1))
     one.begin_deliveries(900)
     deliver(one, reply(901, 1))

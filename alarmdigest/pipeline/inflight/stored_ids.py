@@ -77,7 +77,7 @@ class StoredIdsReader:
         self.close()
 
     def truncate(self, sequence: int) -> None:
-        """The stream has lost what was behind ``sequence``."""
+        """The stream has lost what was after ``sequence``."""
         self.ids.truncate(sequence)
         self._end = min(self._end, sequence)
         self.done = self.ids.sequence >= self._end
@@ -138,7 +138,7 @@ class StoredIdsReader:
         self._at_once = more if size < LITTLE_BYTES else FIRST_AT_ONCE
         # Scanned like deliveries of a consumer; nobody looks at the subject.
         lines = []
-        for number, (seq, headers, _body) in enumerate(messages, self.ids.expected + 1):
+        for number, (seq, headers, _body) in enumerate(messages, self.ids.delivered + 1):
             reply = f"$JS.ACK.{self._stream}.leader.1.{seq}.{number}.0.0".encode()
             headers = headers or b"NATS/1.0\r\n\r\n"
             sizes = len(headers), len(headers)
@@ -171,7 +171,7 @@ class StoredIdsReader:
         if self.done:
             return True
         if self._leader is not None:
-            self.ids.expected = 0
+            self.ids.delivered = 0
             return True
         name = f"alarmdigest-ids-{secrets.token_hex(8)}"
         try:
@@ -191,7 +191,7 @@ class StoredIdsReader:
                 raise
             self._leader = js
         if self._leader is not None:
-            self.ids.expected = 0
+            self.ids.delivered = 0
             return True
         js.close()
         prefix = f"$JS.{self._domain}.API" if self._domain else "$JS.API"
@@ -199,17 +199,17 @@ class StoredIdsReader:
         self._delete = f"{prefix}.CONSUMER.DELETE.{self._stream}.{name}".encode()
         self._inbox = connection.new_inbox().encode()
         connection.send(b"SUB %b  %d\r\n" % (self._inbox, IDS_SID))
-        self.ids.expected = self._asked = self._filled = 0
+        self.ids.delivered = self._asked = self._filled = 0
         return True
 
     def _read_pull(self, go_on: Callable[[], bool]) -> None:
         connection = self._connection
         assert connection is not None
-        wanted = self.ids.expected + IDS_PER_PULL
+        wanted = self.ids.delivered + IDS_PER_PULL
         heard_at = time.monotonic()
-        while self.ids.expected < wanted and not self.done and go_on():
-            # One pull is always on its way behind the one that is read.
-            while self._asked < self.ids.expected + 2 * IDS_PER_PULL:
+        while self.ids.delivered < wanted and not self.done and go_on():
+            # One pull is always on its way after the one that is read.
+            while self._asked < self.ids.delivered + 2 * IDS_PER_PULL:
                 self._pull(connection)
             count = connection.receive_into(self._buffer, self._filled, 0.1)
             if count == 0:
@@ -218,9 +218,9 @@ class StoredIdsReader:
                     raise ConnectionLost(f"{connection.url}: {self._stream} gives nothing to read")
                 connection.keep_alive()
                 continue
-            before = self.ids.expected
+            before = self.ids.delivered
             self._take(connection, self._filled + count)
-            if self.ids.expected > before:
+            if self.ids.delivered > before:
                 heard_at = time.monotonic()
 
     def _pull(self, connection: Connection) -> None:
