@@ -51,7 +51,7 @@ class Barrier:
 
 
 class _Rows(NamedTuple):
-    """What a worker hands over at a barrier: its changes, and all blocks of its book by number."""
+    """What a worker hands over at a barrier: its changes, and how many blocks its book holds."""
 
     barrier: Barrier
     rows: list[bytes]

@@ -44,7 +44,7 @@ class LeaderWatch:
         self._look_at = self._answered_at + LOOK_EVERY_S
         self._waiting = False
         self._last_seq = info.last_seq
-        self._nothing_behind = -1  # the sequence after which the leader had nothing
+        self._nothing_after = -1  # the sequence after which the leader had nothing
         self._checked_at = time.monotonic()
         # The sequence after which the leader has a message, and for how long it is known that
         # nobody has brought it, in seconds.
@@ -73,7 +73,7 @@ class LeaderWatch:
         if time.monotonic() - self._answered_at > KNOWN_FOR_S:
             return None
         sequence = self._router.sequence
-        return 0 if self._nothing_behind == sequence else max(0, self._last_seq - sequence)
+        return 0 if self._nothing_after == sequence else max(0, self._last_seq - sequence)
 
     def _looked(self, answer: Answer) -> None:
         self._waiting = False
@@ -91,7 +91,7 @@ class LeaderWatch:
 
     def _next(self, sequence: int, message: Message | None) -> None:
         if message is None:
-            self._nothing_behind = sequence
+            self._nothing_after = sequence
         else:
             self._missing = sequence
 
