@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64decode
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +17,7 @@ class StreamInfo:
     ``last_ts`` in ns, None if it never held a message. ``max_msg_size`` in bytes, -1 for no limit.
     ``server_ns`` is the server's clock when it answered; servers before 2.10 do not tell.
     ``domain`` is the JetStream domain that it lives in, ``leader`` the server that leads it; both
-    empty where there is none. ``consumers`` is how many it has.
+    empty where there is none. ``consumers`` is how many it has, ``size`` what its messages take.
     """
 
     name: str
@@ -33,6 +34,7 @@ class StreamInfo:
     domain: str = ""
     leader: str = ""
     consumers: int = 0
+    size: int = 0
 
     @property
     def replicas(self) -> int:
@@ -68,6 +70,15 @@ class Delivered(NamedTuple):
     """A message out of a stream."""
 
     ack: Ack
+    headers: bytes
+    payload: bytes
+
+
+class StoredMessage(NamedTuple):
+    """A message as the stream's leader has it. ``timestamp_ns`` is when it was stored."""
+
+    seq: int
+    timestamp_ns: int
     headers: bytes
     payload: bytes
 
@@ -115,7 +126,22 @@ def read_stream_info(answer: dict[str, Any]) -> StreamInfo:
             server_ns=timestamps.to_ns(str(answer["ts"])) if "ts" in answer else None,
             domain=str(answer.get("domain") or ""),
             consumers=int(state.get("consumer_count") or 0),
+            size=int(state.get("bytes") or 0),
             leader=str((answer.get("cluster") or {}).get("leader") or ""),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise bad_answer(answer) from error
+
+
+def read_stored_message(answer: dict[str, Any]) -> StoredMessage:
+    """Of an answer to ``STREAM.MSG.GET``. Raises BadAnswer."""
+    try:
+        message = answer["message"]
+        return StoredMessage(
+            int(message["seq"]),
+            timestamps.to_ns(message["time"]),
+            b64decode(message.get("hdrs", "")),
+            b64decode(message.get("data", "")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise bad_answer(answer) from error

@@ -13,13 +13,14 @@ from typing import Any
 
 import orjson
 
-from alarmdigest._ext import timestamps
 from alarmdigest.nats.answers import (
     Delivered,
     StartAt,
+    StoredMessage,
     StreamInfo,
     bad_answer,
     parse_ack_reply,
+    read_stored_message,
     read_stream_info,
     status_of,
     valid_name,
@@ -96,45 +97,55 @@ class JetStream(Requests):
             raise
         raise AssertionError("it ends with NoAnswer only")
 
-    def publish(self, subject: str, body: bytes) -> tuple[str, int]:
+    def publish(self, subject: str, body: bytes, headers: bytes = b"") -> tuple[str, int]:
         """Publish a message and wait for its PubAck: stream and sequence.
 
-        Raises JetStreamOff when no stream captures the subject.
+        ``headers`` is a whole block. Raises JetStreamOff when no stream captures the subject.
         """
-        for _kind, _sid, _to, _reply, headers, payload in self._ask(subject, body, again=False):
-            if status_of(headers) == 503:
+        answers = self._ask(subject, body, again=False, headers=headers)
+        for _kind, _sid, _to, _reply, status, payload in answers:
+            if status_of(status) == 503:
                 raise JetStreamOff(f"{self._connection.url}: no stream captures {subject}")
-            return _read_pub_ack(payload, subject)
+            return read_pub_ack(payload, subject)
         raise AssertionError("it ends with NoAnswer only")
 
     def stored_message(self, stream: str, seq: int) -> tuple[bytes, bytes] | None:
         """Headers and body of a message; None if the stream holds none of this sequence."""
+        message = self.find_message(stream, {"seq": seq})
+        return None if message is None else (message.headers, message.payload)
+
+    def find_message(self, stream: str, which: dict[str, Any]) -> StoredMessage | None:
+        """One message, as the stream's leader has it; None if it has none such. ``which`` is as in
+        ``STREAM.MSG.GET``: of a sequence, the next of a subject, or the last of one."""
         try:
-            answer = self.request(f"STREAM.MSG.GET.{_name(stream)}", {"seq": seq})
+            answer = self.request(f"STREAM.MSG.GET.{_name(stream)}", which)
         except JetStreamError as error:
             if error.err_code == NO_MESSAGE:
                 return None
             raise
-        try:
-            message = answer["message"]
-            return b64decode(message.get("hdrs", "")), b64decode(message.get("data", ""))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise bad_answer(answer) from error
+        return read_stored_message(answer)
 
     def leader_messages(
-        self, stream: str, first: int, count: int = 64
+        self, stream: str, first: int, count: int = 64, *, subject: str = ">"
     ) -> list[tuple[int, bytes, bytes]]:
-        """Some messages at or after ``first``, in order, without a gap: sequence, headers, body.
+        """Some messages at or after ``first``, of this subject, in order, without a gap: sequence,
+        headers, body.
 
         None means that there are none. They are asked of the stream's leader one by one, ``count``
-        at once: slower than a consumer, and possible while nobody can make one.
+        at once: slower than a consumer, and possible while nobody can make one. Raises NoAnswer
+        when none has come for ``timeout_s``.
         """
         what = f"{self._prefix}.STREAM.MSG.GET.{_name(stream)}"
         asked: dict[bytes, int] = {}
         found: dict[int, dict[str, Any] | None] = {}
-        next_at, deadline = 0.0, time.monotonic() + self._timeout_s
+        next_at, moved_at, seen = 0.0, time.monotonic(), (0, self._filled)
         while len(found) < count:
-            if (now := time.monotonic()) >= deadline:
+            now, before = time.monotonic(), seen
+            if (seen := (len(found), self._filled)) != before:
+                # Something comes, slowly perhaps; what is asked for again would come behind it.
+                moved_at = now if seen[0] > before[0] else moved_at
+                next_at = min(now, moved_at + 3 * self._ask_again_s) + self._ask_again_s
+            if now >= (deadline := moved_at + self._timeout_s):
                 if first in found:  # the rest is asked for next time
                     break
                 raise NoAnswer(f"{self._connection.url}: no answer in time to {what}")
@@ -142,7 +153,7 @@ class JetStream(Requests):
                 next_at = now + self._ask_again_s
                 for seq in range(first, first + count):
                     if seq not in found:
-                        body = json.dumps({"seq": seq, "next_by_subj": ">"}).encode()
+                        body = json.dumps({"seq": seq, "next_by_subj": subject}).encode()
                         asked[self._publish_to(what, body)] = seq
             for _kind, _sid, to, _reply, headers, payload in self._receive(min(next_at, deadline)):
                 if (seq := asked.get(to, 0)) == 0:
@@ -252,24 +263,13 @@ class JetStream(Requests):
 
     def message_time_ns(self, stream: str, seq: int) -> int | None:
         """When the stream stored this message; None if it holds none of this sequence."""
-        found = self._message(stream, {"seq": seq})
-        return None if found is None else found[1]
+        found = self.find_message(stream, {"seq": seq})
+        return None if found is None else found.timestamp_ns
 
     def next_message(self, stream: str, seq: int) -> tuple[int, int] | None:
         """Sequence and time in ns of the first message at or after ``seq``."""
-        return self._message(stream, {"seq": seq, "next_by_subj": ">"})
-
-    def _message(self, stream: str, which: dict[str, Any]) -> tuple[int, int] | None:
-        try:
-            answer = self.request(f"STREAM.MSG.GET.{_name(stream)}", which)
-        except JetStreamError as error:
-            if error.err_code == NO_MESSAGE:
-                return None
-            raise
-        try:
-            return int(answer["message"]["seq"]), timestamps.to_ns(answer["message"]["time"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise bad_answer(answer) from error
+        found = self.find_message(stream, {"seq": seq, "next_by_subj": ">"})
+        return None if found is None else (found.seq, found.timestamp_ns)
 
     # -- consumers -------------------------------------------------------------------------------
 
@@ -366,7 +366,8 @@ def read_error(error: dict[str, Any]) -> tuple[int, int, str]:
     return int(error["code"]), int(error.get("err_code", 0)), text[:200]
 
 
-def _read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:
+def read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:
+    """Stream and sequence. Raises BadAnswer, and JetStreamError where it refuses."""
     try:
         answer = orjson.loads(payload)
         error = answer.get("error")

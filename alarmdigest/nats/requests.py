@@ -72,12 +72,31 @@ class Requests:
         while connection.pongs < ping or (self._filled and whole_frames):
             self._receive(time.monotonic() + self._timeout_s)
 
+    def ask_once(self, subject: str, data: bytes) -> bytes:
+        """Publish a request, once, and wait for its answer; a missing responder is none."""
+        for frame in self._ask(subject, data, again=False):
+            if not frame[4].startswith(b"NATS/1.0 503"):
+                return frame[5]
+            raise NoAnswer(f"{self._connection.url}: nobody answers {subject}")
+        raise AssertionError("it ends with NoAnswer only")
+
+    def see_to_connection(self) -> None:
+        """For who owns the connection and is busy elsewhere between two requests: answer the
+        server's pings. Raises ConnectionLost and JetStreamDenied."""
+        self._receive(0.0)
+
     def _ask(
-        self, subject: str, data: bytes, *, again: bool, timeout_s: float | None = None
+        self,
+        subject: str,
+        data: bytes,
+        headers: bytes = b"",
+        *,
+        again: bool,
+        timeout_s: float | None = None,
     ) -> Iterator[frames.Frame]:
         """Publish a request, ``again`` and again where it does no harm; what may be its answer,
         until the caller has the right one. Raises NoAnswer when none comes in time."""
-        replies = {self._publish_to(subject, data)}
+        replies = {self._publish_to(subject, data, headers)}
         now = time.monotonic()
         deadline = now + (self._timeout_s if timeout_s is None else timeout_s)
         next_at = now + self._ask_again_s
@@ -90,16 +109,23 @@ class Requests:
             now = time.monotonic()
             if again and now >= next_at:
                 next_at = now + self._ask_again_s
-                replies.add(self._publish_to(subject, data))
+                replies.add(self._publish_to(subject, data, headers))
         raise NoAnswer(f"{self._connection.url}: no answer in time to {subject}{heard}")
 
-    def _publish_to(self, subject: str, data: bytes) -> bytes:
-        """Send a message with a subject for its answer, which no other has; that subject."""
+    def _publish_to(self, subject: str, data: bytes, headers: bytes = b"") -> bytes:
+        """Send a message with a subject for its answer, which no other has; that subject.
+
+        ``headers`` is a whole block, from ``NATS/1.0`` to the empty line.
+        """
         self._requests += 1
         reply = f"{self._inbox}.{self._requests}".encode()
-        self._connection.send(
-            b"PUB %b %b %d\r\n%b\r\n" % (subject.encode(), reply, len(data), data)
-        )
+        place = b"%b %b" % (subject.encode(), reply)
+        if headers:
+            whole = len(headers) + len(data)
+            frame = b"HPUB %b %d %d\r\n%b%b\r\n" % (place, len(headers), whole, headers, data)
+        else:
+            frame = b"PUB %b %d\r\n%b\r\n" % (place, len(data), data)
+        self._connection.send(frame)
         return reply
 
     def _receive(self, until: float) -> list[frames.Frame]:
