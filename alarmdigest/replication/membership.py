@@ -1,0 +1,281 @@
+"""Who is in the group, who is taken for alive, and whose turn it is to stand.
+
+Safety never depends on this: two who stand at once are harmless, the later leader message wins. It
+only has to settle. Replicas tell of themselves in beats, which go through one small stream, so that
+everybody sees the same. **The next beat is sent half a second after the last one came back by
+reading**, and the leader is suspected when four of our own beats have made that round since it was
+last heard of. So a server that stalls, a paused process, a slow disk or a clock that jumps makes
+nobody suspect anybody: our own beats do not come back then either.
+
+No input and no output happens here, and no clock is read: a simulation runs the same code.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from alarmdigest.replication.word import NOTHING_SAID, Word
+
+BEAT_PAUSE_S = 0.5
+# While digests flow the leader's word is spoken so often.
+WORD_PAUSE_S = 0.05
+# A beat that is not back after so long is sent again, under another number.
+BEAT_LOST_AFTER_S = 1.0
+SUSPECT_AFTER_ROUNDS = 4
+# Another process under our name is alive that is heard on for so many rounds.
+NAME_TAKEN_AFTER_ROUNDS = 2
+# Each candidate waits so long for those before it in the order.
+RANK_PAUSE_S = 0.15
+FIRST_BACK_OFF_S = 2.0
+LONGEST_BACK_OFF_S = 30.0
+# Where no leader message exists there is nobody to wait for, but for others that start, too.
+FIRST_ELECTION_ROUNDS = 1
+# Who has just come does not know yet who else is there.
+SNAPSHOTS_AFTER_PACES = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a replica tells of itself. ``number`` counts up within an incarnation.
+
+    ``priority`` 0 never stands, greater ones stand first. ``token`` of who leads, else 0.
+    ``position`` is the sequence up to which it has read the input. ``successor`` is who should
+    stand now, named by a leader that resigns. ``word`` is the newest that it knows.
+    """
+
+    name: str
+    incarnation: str
+    number: int
+    priority: int = 100
+    token: int = 0
+    position: int = 0
+    ready: bool = False
+    empty: bool = False
+    successor: str = ""
+    word: Word = NOTHING_SAID
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def leads(self) -> bool:
+        return self.token > 0
+
+    def to_json(self) -> dict[str, Any]:
+        told = {name: getattr(self, name) for name in self.__slots__ if name != "word"}
+        return {**told, "word": self.word.to_json()}
+
+    @classmethod
+    def from_json(cls, fields: object) -> Beat:
+        """Raises ValueError for what is no beat; fields that it does not know are ignored."""
+        if not isinstance(fields, dict):
+            raise ValueError("a beat is an object")
+        known = {name: fields[name] for name in cls.__slots__ if name in fields}
+        try:
+            beat = cls(**{**known, "word": Word.from_json(known.get("word"))})
+        except TypeError as error:
+            raise ValueError(f"a beat with other fields: {error}") from error
+        numbers = (beat.number, beat.priority, beat.token, beat.position)
+        texts = (beat.name, beat.incarnation, beat.successor)
+        if not (
+            all(type(one) is int and one >= 0 for one in numbers)
+            and all(isinstance(one, str) for one in texts)
+            and isinstance(beat.about, dict)
+        ):
+            raise ValueError("a beat whose fields have other types")
+        return beat
+
+
+@dataclass(slots=True)
+class Member:
+    """A replica as it was last heard of; ``at_pace`` as ``Membership`` counts it."""
+
+    beat: Beat
+    at_pace: int
+
+
+class NameTaken(Exception):
+    """Another process of the group has our name, and is alive."""
+
+
+class Membership:
+    """What one replica has heard of the others. Times are those of the caller's clock, in seconds.
+
+    ``token`` is the greatest that was heard of, ``rounds`` counts our beats that came back.
+    """
+
+    def __init__(self, name: str, incarnation: str, priority: int) -> None:
+        self.name = name
+        self.incarnation = incarnation
+        self.priority = priority
+        self.members: dict[str, Member] = {}
+        self.token = 0
+        self.rounds = 0
+        # As rounds, but at most one in BEAT_PAUSE_S: a leader's beats come faster than others'.
+        self._pace = 0
+        self._paced_at: float | None = None
+        self._number = 0
+        self._sent_at: float | None = None
+        self._returned_at: float | None = None
+        self._leader_round = 0
+        self._suspected_since: float | None = None
+        self._back_off_s = FIRST_BACK_OFF_S
+        self._stand_not_before = 0.0
+        self._named_successor = False
+        # By incarnation: the newest number, the round it came in, and in how many rounds one came.
+        self._others: dict[str, tuple[int, int, int]] = {}
+
+    # -- beats -------------------------------------------------------------------------------------
+
+    def beat_due(self, now: float, *, hurry: bool = False) -> bool:
+        """Whether to send a beat now. ``hurry``: there is a new word to speak."""
+        if self._sent_at is not None:
+            return now - self._sent_at >= BEAT_LOST_AFTER_S
+        pause = WORD_PAUSE_S if hurry else BEAT_PAUSE_S
+        return self._returned_at is None or now - self._returned_at >= pause
+
+    def next_number(self, now: float) -> int:
+        """The number of the beat that is sent now."""
+        self._number += 1
+        self._sent_at = now
+        return self._number
+
+    def hear(self, beat: Beat, now: float) -> None:
+        """A beat that was read, one of ours among them. Raises NameTaken."""
+        if beat.name == self.name and beat.incarnation == self.incarnation:
+            self._hear_own(beat, now)
+            return
+        if beat.name == self.name:
+            self._hear_namesake(beat)
+            return
+        self.members[beat.name] = Member(beat, self._pace)
+        self.note_token(beat.token)
+        if beat.leads and beat.token == self.token:
+            self._leader_is_there()
+        if beat.successor == self.name and beat.token == self.token:
+            self._named_successor = True
+
+    def _hear_namesake(self, beat: Beat) -> None:
+        """Some beats of an earlier process may still arrive, one after the other where a connection
+        had stalled. Who is heard on in two further rounds of ours is alive."""
+        number, at_round, times = self._others.get(beat.incarnation, (0, self.rounds, 0))
+        if beat.number <= number:
+            return
+        if self.rounds > at_round:
+            times += 1
+        self._others[beat.incarnation] = (beat.number, self.rounds, times)
+        if times >= NAME_TAKEN_AFTER_ROUNDS:
+            raise NameTaken(
+                f"another process of the group is called {self.name}: give each its own "
+                "--replica-name"
+            )
+
+    def _hear_own(self, beat: Beat, now: float) -> None:
+        if beat.number != self._number or self._sent_at is None:
+            return
+        self.rounds += 1
+        self._sent_at = None
+        self._returned_at = now
+        if self._paced_at is None or now - self._paced_at >= BEAT_PAUSE_S:
+            self._pace += 1
+            self._paced_at = now
+        if beat.leads and beat.token == self.token:
+            self._leader_is_there()
+
+    def note_token(self, token: int) -> None:
+        """A leader message with this sequence exists: its publisher gets time to be heard of."""
+        if token > self.token:
+            self.token = token
+            self._leader_is_there()
+
+    def _leader_is_there(self) -> None:
+        self._leader_round = self.rounds
+        self._suspected_since = None
+        self._named_successor = False
+
+    # -- who stands --------------------------------------------------------------------------------
+
+    @property
+    def leader(self) -> Member | None:
+        """Who was heard to lead with the greatest token, alive or not; None also while we do."""
+        for member in self.members.values():
+            if member.beat.leads and member.beat.token == self.token:
+                return member
+        return None
+
+    @property
+    def leader_is_suspected(self) -> bool:
+        rounds = SUSPECT_AFTER_ROUNDS if self.token else FIRST_ELECTION_ROUNDS
+        return self.rounds - self._leader_round >= rounds
+
+    def alive(self, member: Member) -> bool:
+        return self._pace - member.at_pace < SUSPECT_AFTER_ROUNDS
+
+    def rank(self, own: Beat) -> int:
+        """How many of those that live stand before us: greater priority, then least behind, then
+        by name."""
+        suspected = self.leader
+        others = [
+            member.beat
+            for member in self.members.values()
+            if member is not suspected
+            and self.alive(member)
+            and member.beat.priority > 0
+            and not member.beat.empty
+        ]
+        return sum(_order(other) < _order(own) for other in others)
+
+    def should_stand(self, own: Beat, now: float) -> bool:
+        """Whether to stand now. ``own`` is our beat as it would be sent."""
+        if own.leads or own.priority == 0 or own.empty:
+            return False
+        if self._named_successor:
+            self._named_successor = False
+            return True
+        if not self.leader_is_suspected:
+            return False
+        if self._suspected_since is None:
+            self._suspected_since = now
+        wait = self.rank(own) * RANK_PAUSE_S
+        return now - self._suspected_since >= wait and now >= self._stand_not_before
+
+    def stood(self, now: float, *, elected: bool) -> None:
+        """We stood. Who was refused waits longer each time."""
+        self._suspected_since = None
+        self._leader_round = self.rounds
+        if elected:
+            self._back_off_s = FIRST_BACK_OFF_S
+            return
+        self._stand_not_before = now + self._back_off_s
+        self._back_off_s = min(2 * self._back_off_s, LONGEST_BACK_OFF_S)
+
+    def makes_snapshots(self, own: Beat) -> bool:
+        """Whether it is our business: that of the first follower that is ready, and the leader's
+        where there is none. The order is that of candidates, but for how far each has read, which
+        changes all the time."""
+        if self._pace < SNAPSHOTS_AFTER_PACES or own.empty:
+            return False
+        others = [
+            (-beat.priority, beat.name)
+            for member in list(self.members.values())
+            if self.alive(member)
+            and (beat := member.beat).ready
+            and not beat.empty
+            and not (beat.leads and beat.token == self.token)
+        ]
+        if own.leads:
+            return not others
+        return own.ready and all((-own.priority, own.name) < other for other in others)
+
+    def readiest(self) -> str:
+        """Who should lead next; empty where nobody can."""
+        able = [
+            member.beat
+            for member in self.members.values()
+            if self.alive(member) and member.beat.priority > 0 and not member.beat.empty
+        ]
+        ready = [beat for beat in able if beat.ready] or able
+        return min(ready, key=_order).name if ready else ""
+
+
+def _order(beat: Beat) -> tuple[int, int, str]:
+    return (-beat.priority, -beat.position, beat.name)
