@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
+from typing import TypeAlias
 
 from alarmdigest._ext import outgoing
 from alarmdigest._ext.router import EVENT, REQUEST
@@ -24,6 +25,9 @@ PUBLISHED_A_SECOND = 1_000
 SAMPLED_ONE_IN = 100
 # So many are remembered for an operator who asks what was rejected.
 LAST_REJECTIONS = 10
+
+InputPosition: TypeAlias = "tuple[int, int, int]"
+"""Of a stream's message: its sequence, its timestamp and its arrival, both in ns."""
 
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
@@ -89,11 +93,15 @@ class RejectionQueue:
         return True
 
     def read(
-        self, kind: int, payload: bytes, subject: bytes, position: tuple[int, int] | None = None
+        self,
+        kind: int,
+        payload: bytes,
+        subject: bytes,
+        position: InputPosition | None = None,
     ) -> tuple[bytes, bytes, int, int] | None:
         """``(user, alarm, status, time_ns)``, or None for a message that has now been rejected.
 
-        ``position`` is the sequence and timestamp of a stream's message.
+        ``position`` is that of a stream's message.
         """
         try:
             return parse_leniently(kind, payload)
@@ -117,7 +125,11 @@ class RejectionQueue:
         self._too_many.catch_up(at_once=at_once)
 
     def _reject(
-        self, rejection: Rejected, payload: bytes, subject: bytes, position: tuple[int, int] | None
+        self,
+        rejection: Rejected,
+        payload: bytes,
+        subject: bytes,
+        position: InputPosition | None,
     ) -> None:
         self.by_reason[rejection.reason] += 1
         if position is None and not self._granted and not self._may_publish():
@@ -134,9 +146,9 @@ class RejectionQueue:
         headers = rejection_headers(rejection, subject)
         if position is not None:
             # The id is the last line: whoever looks for it counts from the end.
-            message_id = outgoing.published_id(self._stream.encode(), *position, payload)
+            message_id = outgoing.published_id(self._stream.encode(), *position[:2], payload)
             headers += b"Nats-Msg-Id: %b\r\n" % message_id
-        record = outgoing.pack_rejection(headers, payload)
+        record = outgoing.pack_rejection(headers, payload, position[2] if position else 0)
         # One by itself may be larger: a server takes messages of up to 64 MiB. From a stream none
         # is thrown away: there the listener waits for the publisher.
         if (

@@ -106,6 +106,7 @@ cdef class AlarmBook:
     cdef Buffer rows             # taken, but not yet handed over
     cdef Blake2b id_start        # of the ids of digests: what all of one stream have in common
     cdef const uint8_t* request_position  # of the one that is being answered, or NULL
+    cdef int64_t request_arrival_ns
     cdef uint32_t tag            # of its user
     cdef char request_line[REQUEST_LINE_BYTES]
     cdef size_t request_line_len # 0 for a request without a position
@@ -378,6 +379,7 @@ cdef class AlarmBook:
         self.tag = tag
         self.request_line_len = 0
         self.request_position = NULL
+        self.request_arrival_ns = record.arrival_ns
         if record.alarm_len == POSITION_BYTES:
             self.request_position = user_id + record.user_len
             self.write_request_line()
@@ -480,6 +482,7 @@ cdef class AlarmBook:
         record.headers_len = <uint32_t> self.headers_len()
         record.body_len = <uint32_t> (length - sizeof(OutgoingRecord) - record.headers_len)
         if self.request_position != NULL:
+            record.arrival_ns = self.request_arrival_ns
             self.write_id(
                 <uint8_t*> record + sizeof(OutgoingRecord) + self.request_line_len, record.body_len)
         memset(self.out.data + self.out.used, 0, padded(length) - length)

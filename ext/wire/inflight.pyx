@@ -13,7 +13,7 @@ from collections import deque
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
@@ -22,7 +22,7 @@ from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
     check_bounds, not_a_frame, read_number, scan_frame,
 )
-from outgoing cimport Wire, put_message
+from outgoing cimport COMMIT_BYTES, Fenced, Wire, put_fenced, put_message
 from manners cimport DEBUG_CHECKS, enter
 from records cimport OUTGOING_DIGEST, OUTGOING_REJECTION, OutgoingRecord, check_outgoing, padded
 
@@ -169,8 +169,11 @@ cdef class InFlight:
 
     # -- in ----------------------------------------------------------------------------------------
 
-    def add(self, bytes batch not None) -> tuple[int, int]:
-        """Give numbers to a batch of outgoing records; the first one and how many."""
+    def add(self, bytes batch not None, int64_t stored_through=0) -> tuple[int, int]:
+        """Give numbers to a batch of outgoing records; the first one and how many.
+
+        What comes from input that arrived up to ``stored_through`` is stored, or given up, and
+        confirmed at once."""
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
         cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
         cdef const OutgoingRecord* record
@@ -182,6 +185,8 @@ cdef class InFlight:
             record = <const OutgoingRecord*> (data + position)
             if not self.add_slot(record):
                 raise MemoryError("no memory for another outgoing message")
+            if 0 < record.arrival_ns <= stored_through:
+                self.set_confirmed(self.next - 1, 0)
             position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
         if self.next > first:
             self.batches.append((self.next, batch))
@@ -232,6 +237,9 @@ cdef class InFlight:
             memmove(self.slots.data, self.slot(self.base), (self.next - self.base) * sizeof(Slot))
             self.first_slot = self.base
             self.slots.used = (self.next - self.base) * sizeof(Slot)
+        while (self.line_head * sizeof(uint64_t) < self.line.used
+               and (<uint64_t*> self.line.data)[self.line_head] < self.base):
+            self.line_head += 1  # confirmed by others before it was sent
         if self.line_head * sizeof(uint64_t) == self.line.used:
             self.line.used = self.line_head = 0
         elif self.line_head > COMPACT_AT:
@@ -304,16 +312,7 @@ cdef class InFlight:
                         if enough_memory:
                             buffer_put(&skipped, &number, sizeof(number))
                         continue
-                    if slot.sends == 0:
-                        slot.floor = self.sequences[slot.kind]
-                    else:
-                        self.resent += 1
-                    if slot.sends < 255:
-                        slot.sends += 1
-                    self.sendings += 1
-                    slot.sending = self.sendings
-                    slot.state = SENT
-                    self.outstanding += 1
+                    self.note_sending(slot)
                     sent += 1
             if not enough_memory:
                 raise MemoryError("no memory to frame outgoing messages")
@@ -326,6 +325,113 @@ cdef class InFlight:
             self.busy = False
             free(w.out.data)
             free(skipped.data)
+
+    def frame_fenced(
+        self, bytes digest_subject not None, bytes rejected_subject not None, size_t max_payload,
+        uint64_t most_messages, size_t most_bytes, bytes fence not None, bytes batch not None,
+        uint64_t batch_from, bytes mark not None=b"",
+    ) -> tuple[bytes, int, int, int, list[int], int, bool]:
+        """Frame what a leader may send: all rejected messages, and either one digest or, of at
+        least ``batch_from``, an atomic batch. No other digest may be under way.
+
+        ``fence`` are the header lines of every digest, ``batch`` those of a batch with the
+        beginning of the line that numbers its messages. Returns ``(wire, digests, rejections, last,
+        unpublishable, largest, marked)``: ``last`` is the number of the last digest, the rest is as
+        ``frame`` has it. Runs without the GIL.
+        """
+        cdef Wire w
+        cdef Fenced how
+        cdef uint64_t number, i, count, last = 0, rejections = 0, left = 0
+        cdef size_t room, bytes_chosen = 0
+        cdef bint enough = True
+        cdef Slot* slot
+        cdef Buffer chosen, skipped  # arrays of uint64_t
+        memset(&w, 0, sizeof(w))
+        memset(&how, 0, sizeof(how))
+        memset(&chosen, 0, sizeof(chosen))
+        memset(&skipped, 0, sizeof(skipped))
+        w.digest_subject = text_of(digest_subject)
+        w.rejected_subject = text_of(rejected_subject)
+        w.reply = text_of(self.reply)
+        w.mark = text_of(mark)
+        w.max_payload = max_payload
+        how.fence = text_of(fence)
+        how.batch = text_of(batch)
+        # What the headers of a digest take at most, beside its own.
+        room = 10 + 2 + how.fence.length + how.batch.length + 8 + COMMIT_BYTES + w.mark.length
+        enter(&self.busy)
+        try:
+            with nogil:
+                while (enough and self.line_head * sizeof(uint64_t) < self.line.used
+                       and chosen.used < most_messages * sizeof(uint64_t)
+                       and bytes_chosen + w.out.used < most_bytes):
+                    number = (<uint64_t*> self.line.data)[self.line_head]
+                    self.line_head += 1
+                    if number < self.base or self.slot(number).state != READY:
+                        continue
+                    slot = self.slot(number)
+                    if slot.kind != 0:
+                        i = w.unpublishable
+                        enough = put_message(&w, slot.record, number)
+                        if enough and w.unpublishable == i:
+                            self.note_sending(slot)
+                            rejections += 1
+                            continue
+                    elif room + slot.record.headers_len + slot.record.body_len <= max_payload:
+                        bytes_chosen += slot.record.headers_len + slot.record.body_len
+                        enough = buffer_reserve(&chosen, sizeof(number))
+                        if enough:
+                            buffer_put(&chosen, &number, sizeof(number))
+                        continue
+                    else:
+                        w.largest_digest = max(
+                            w.largest_digest,
+                            room + slot.record.headers_len + slot.record.body_len)
+                    slot.state = FAILED
+                    self.failed += 1
+                    enough = enough and buffer_reserve(&skipped, sizeof(number))
+                    if enough:
+                        buffer_put(&skipped, &number, sizeof(number))
+                count = chosen.used // sizeof(uint64_t)
+                if 1 < count < batch_from:
+                    # All but the first go back to where the line begins, in order.
+                    left = count - 1
+                    self.line_head -= left
+                    memcpy(<uint64_t*> self.line.data + self.line_head,
+                           <uint64_t*> chosen.data + 1, left * sizeof(uint64_t))
+                    count = 1
+                for i in range(count):
+                    if not enough:
+                        break
+                    last = (<uint64_t*> chosen.data)[i]
+                    slot = self.slot(last)
+                    how.commit = i + 1 == count and count > 1
+                    enough = put_fenced(&w, slot.record, last, &how, i + 1 if count > 1 else 0)
+                    self.note_sending(slot)
+            if not enough:
+                raise MemoryError("no memory to frame outgoing messages")
+            numbers = [
+                (<uint64_t*> skipped.data)[i] for i in range(skipped.used // sizeof(number))
+            ]
+            return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), count, rejections,
+                    last, numbers, w.largest_digest, len(mark) > 0 and w.mark.length == 0)
+        finally:
+            self.busy = False
+            free(w.out.data)
+            free(chosen.data)
+            free(skipped.data)
+
+    cdef inline void note_sending(self, Slot* slot) noexcept nogil:
+        if slot.sends == 0:
+            slot.floor = self.sequences[slot.kind]
+        else:
+            self.resent += 1
+        if slot.sends < 255:
+            slot.sends += 1
+        self.sendings += 1
+        slot.sending = self.sendings
+        slot.state = SENT
+        self.outstanding += 1
 
     def unsend(self, int kind) -> None:
         """Whatever was sent of a kind and is unconfirmed is to be sent again, in order."""
@@ -363,6 +469,10 @@ cdef class InFlight:
     def kind_of_sent(self, uint64_t number) -> int:
         """Likewise also of one that was confirmed lately; -1 for what nobody knows."""
         return self.slot(number).kind if self.first_slot <= number < self.next else -1
+
+    def is_under_way(self, uint64_t number) -> bool:
+        """Whether a message was sent and not answered."""
+        return self.base <= number < self.next and self.slot(number).state == SENT
 
     def unanswered(self, int kind) -> list[int]:
         """The numbers of messages of a kind that were sent and not answered."""
@@ -411,6 +521,29 @@ cdef class InFlight:
         self.outstanding -= 1
         self.failed += 1
         return True
+
+    def confirm_batch(self, uint64_t last, uint64_t sequence) -> None:
+        """All digests that are under way are stored, the one numbered ``last`` with ``sequence``
+        and the others before it."""
+        cdef uint64_t number
+        for number in range(self.base, self.next):
+            if (number >= self.base and number != last and self.slot(number).kind == 0
+                    and self.slot(number).state == SENT):
+                self.set_confirmed(number, 0)
+        self.confirm(last, sequence)
+
+    def confirm_through(self, int64_t arrival_ns) -> tuple[int, int]:
+        """Whatever comes from input that arrived up to then is stored, or given up, by somebody else;
+        how many digests and rejected messages these were."""
+        cdef uint64_t number, digests = self.digests, rejections = self.rejections
+        cdef Slot* slot
+        for number in range(self.base, self.next):
+            if number < self.base:
+                continue
+            slot = self.slot(number)
+            if slot.state != CONFIRMED and slot.record.arrival_ns <= arrival_ns:
+                self.set_confirmed(number, 0)
+        return self.digests - digests, self.rejections - rejections
 
     def confirm(self, uint64_t number, uint64_t sequence=0) -> None:
         """A message is in its stream, or given up. ``sequence`` only where this process had it put

@@ -12,13 +12,15 @@ from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport OUTGOING_REJECTION, POSITION_BYTES, OutgoingRecord, padded
 
 
-def pack_rejection(bytes headers not None, bytes body not None) -> bytes:
-    """One rejected message as an outgoing record; `headers` are whole ``Key: value\\r\\n`` lines."""
+def pack_rejection(bytes headers not None, bytes body not None, int64_t arrival_ns=0) -> bytes:
+    """One rejected message as an outgoing record; `headers` are whole ``Key: value\\r\\n`` lines,
+    ``arrival_ns`` is its arrival, where it comes from a stream."""
     cdef OutgoingRecord record
     memset(&record, 0, sizeof(record))
     record.headers_len = <uint32_t> len(headers)
     record.body_len = <uint32_t> len(body)
     record.kind = OUTGOING_REJECTION
+    record.arrival_ns = arrival_ns
     cdef size_t length = sizeof(record) + len(headers) + len(body)
     return (<char*> &record)[:sizeof(record)] + headers + body + bytes(padded(length) - length)
 

@@ -4,7 +4,7 @@
 # *outgoing* record is one message on its way to the publisher. Both begin at a multiple of 8
 # bytes in their batch and are padded to the next one. They never leave the process.
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef enum:
     KIND_EVENT = 0
@@ -42,6 +42,7 @@ ctypedef struct OutgoingRecord:  # followed by headers, then the body
     uint32_t body_len
     uint32_t kind
     uint32_t user                # of a digest: equal for all digests of one user, seldom for others
+    int64_t arrival_ns           # of the input message that it comes from; 0: of no stream
 
 
 cdef inline size_t padded(size_t length) noexcept nogil:

@@ -474,7 +474,7 @@ cdef class Router:
         accepted = self.parse_leniently(
             kind, payload,
             PyBytes_FromStringAndSize(<const char*> frame.subject.data, frame.subject.length),
-            (self.sequence, self.timestamp_ns) if self.in_stream else None)
+            (self.sequence, self.timestamp_ns, self.message_arrival_ns) if self.in_stream else None)
         if accepted is None:
             return 0
         user, alarm, status, time_ns = accepted

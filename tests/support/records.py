@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 
 ROUTED_HEAD = struct.Struct("=qqHHBBH")
-OUTGOING_HEAD = struct.Struct("=IIII")
+OUTGOING_HEAD = struct.Struct("=IIIIq")
 
 EVENT, REQUEST = 0, 1
 DIGEST, REJECTION = 0, 1
@@ -27,12 +27,13 @@ class Routed(NamedTuple):
 
 class Outgoing(NamedTuple):
     """One message on its way to the publisher; ``headers`` are whole lines. ``user`` tells digests
-    of one user from others."""
+    of one user from others, ``arrival_ns`` is that of its input, where a stream has it."""
 
     kind: int
     headers: bytes
     body: bytes
     user: int = 0
+    arrival_ns: int = 0
 
 
 def origin(sequence: int, timestamp_ns: int) -> bytes:
@@ -81,11 +82,13 @@ def unpack_outgoing(batch: bytes) -> list[Outgoing]:
     records = []
     position = 0
     while position < len(batch):
-        headers_len, body_len, kind, user = OUTGOING_HEAD.unpack_from(batch, position)
+        headers_len, body_len, kind, user, arrival_ns = OUTGOING_HEAD.unpack_from(batch, position)
         headers = position + OUTGOING_HEAD.size
         body = headers + headers_len
-        records.append(Outgoing(kind, batch[headers:body], batch[body : body + body_len], user))
-        position = _behind_padding(batch, body + body_len)
+        body_end = body + body_len
+        one = Outgoing(kind, batch[headers:body], batch[body:body_end], user, arrival_ns)
+        records.append(one)
+        position = _behind_padding(batch, body_end)
     return records
 
 
@@ -93,7 +96,7 @@ def pack_outgoing(records: list[Outgoing]) -> bytes:
     """The batch that unpack_outgoing() reads as these records."""
     return b"".join(
         _padded(
-            OUTGOING_HEAD.pack(len(one.headers), len(one.body), one.kind, one.user)
+            OUTGOING_HEAD.pack(len(one.headers), len(one.body), one.kind, one.user, one.arrival_ns)
             + one.headers
             + one.body
         )

@@ -79,6 +79,7 @@ records = st.builds(
     lines,
     st.one_of(st.binary(max_size=30), st.sampled_from([b"\r\n", b"PING\r\n", b"x" * 5_000])),
     st.integers(0, 2**32 - 1),
+    st.integers(0, 2**63 - 1),
 )
 
 
