@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-cluster test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-cluster test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -19,6 +19,12 @@ test: build  ## run all tests, the linters among them
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)
+
+test-group: build  ## end replicas of a group, and their servers, and compare what they wrote: 6 minutes
+	$(BIN)/python -m pytest -m group -q -s $(ARGS)
+
+test-models: build  ## search the model of the replicas' protocol with Spin: 1 to 2 minutes
+	$(BIN)/python -m pytest -m models --numprocesses 2 -q $(ARGS)
 
 test-versions: build  ## run the service on servers from the oldest that it supports on: 2 minutes
 	$(BIN)/python -m pytest -m versions -q $(ARGS)

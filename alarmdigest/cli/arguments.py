@@ -30,7 +30,10 @@ exit codes: 0 clean, 1 internal error or failed check, 2 usage or
 configuration, 3 NATS not reachable in time, 4 store unusable, 5 drain timed out
 """
 
-COMMANDS = ("run", "verify", "emulate", "status", "show", "rejected", "backup", "check-config")
+COMMANDS = (
+    *("run", "verify", "emulate", "status", "members", "step-down"),
+    *("show", "rejected", "backup", "check-config"),
+)
 
 # Every setting in the order of the help, and the two that say where else settings are.
 GROUPS: Mapping[str, tuple[str, ...]] = {
@@ -46,6 +49,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("no_create_streams", "stream_replicas", "js_domain"),
         *("events_max_age", "events_max_bytes", "digests_max_age", "digests_max_bytes"),
         *("rejected_max_age", "rejected_max_bytes"),
+    ),
+    "replicas": (
+        *("group", "replica_name", "leader_priority"),
+        *("snapshots", "snapshot_interval", "snapshots_max_bytes"),
     ),
     "digests": ("retention", "clock_skew", "accept_clock_step", "publish_empty", "split_size"),
     "times and limits": (
@@ -67,6 +74,7 @@ TO_CONNECT = (
     *("server", "context", *GROUPS["logging in"], *GROUPS["TLS"]),
     *("connect_attempt_timeout", *EVERYWHERE),
 )
+OF_A_GROUP = ("group", *TO_CONNECT, "events_stream", "digests_stream", "js_domain")
 EVERYTHING = tuple(name for names in GROUPS.values() for name in names)
 TO_TRY = (*TO_CONNECT, "event_subject", "request_subject", "digest_subject")
 ITS_SERVER = (
@@ -136,6 +144,26 @@ def parser() -> argparse.ArgumentParser:
     _add_settings(
         status, ("http", *EVERYWHERE), {"http": "where the service serves HTTP, as its log says"}
     )
+
+    members = _command(
+        commands,
+        "members",
+        "the replicas of a group: who leads, and how far each is",
+        description="Reads what the replicas of a group last told of themselves.",
+    )
+    _add_json(members)
+    which = {"group": "the group (default: the only one that is there)"}
+    _add_settings(members, OF_A_GROUP, which)
+
+    down = _command(
+        commands,
+        "step-down",
+        "have another replica of a group elected",
+        description="Asks the leader to have another replica elected, and waits until one is.",
+    )
+    down.add_argument("--to", default="", metavar="NAME", help="this one (default: the readiest)")
+    _add(down, "timeout", duration, "10s", "TIME", "how long to wait for an answer")
+    _add_settings(down, OF_A_GROUP, which)
 
     show = _command(
         commands,

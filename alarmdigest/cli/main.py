@@ -25,7 +25,7 @@ from alarmdigest.store import StoreError
 log = logging.getLogger(__name__)
 
 WITH_DATA = ("run", "show", "backup")
-CONNECTING = ("run", "verify", "emulate", "rejected")
+CONNECTING = ("run", "verify", "emulate", "rejected", "members", "step-down")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -152,6 +152,18 @@ def _status(settings: Settings, parsed: argparse.Namespace) -> int:
     return status(settings, as_json=parsed.json)
 
 
+def _members(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.members import members
+
+    return members(settings, as_json=parsed.json)
+
+
+def _step_down(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.members import step_down
+
+    return step_down(settings, to=parsed.to, timeout_s=parsed.timeout.seconds)
+
+
 def _show(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.show import show
 
@@ -182,6 +194,8 @@ _TOOLS = {
     "verify": _verify,
     "emulate": _emulate,
     "status": _status,
+    "members": _members,
+    "step-down": _step_down,
     "show": _show,
     "rejected": _rejected,
     "backup": _backup,

@@ -46,7 +46,10 @@ FEATURES: tuple[Feature, ...] = (
         "it is ignored, and missing in `nats stream info`",
     ),
     Feature(
-        "`allow_atomic` of a stream, as a whole", (2, 15, 1), "digests are published one by one"
+        "replicas of a group (`--group`)",
+        (2, 12, 1),
+        "does not start: `allow_atomic` of a stream is ignored, or refuses ids",
+        "group",
     ),
     Feature(
         "the time at which a stream was made stays the same",
@@ -64,15 +67,20 @@ def parsed(version: str) -> Version | None:
 
 def floor_of(mode: str) -> Version:
     """The oldest version that can do this mode."""
-    return max(feature.since for feature in FEATURES if feature.needed_by in ("core", mode))
+    needed_by = ("core", "stream", "group")[: ("core", "stream", "group").index(mode) + 1]
+    return max(feature.since for feature in FEATURES if feature.needed_by in needed_by)
 
 
 def too_old(version: str, mode: str) -> str:
-    """Why this server will not do for ``stream`` or ``core``; empty if it will, or is unknown."""
+    """Why this server will not do for ``stream``, ``core``, or a ``group``; empty if it will, or is
+    unknown."""
     found = parsed(version)
     if found is None or found == (0, 0, 0) or found >= floor_of(mode):
         return ""
-    return f"{mode} mode needs nats-server >= {written(floor_of(mode))}, this is {version}"
+    least = written(floor_of(mode))
+    if mode == "group":
+        return f"a group needs nats-server >= {least}, this is {version}"
+    return f"{mode} mode needs nats-server >= {least}, this is {version}"
 
 
 def written(version: Version) -> str:

@@ -24,6 +24,7 @@ class StreamConfig:
 
     ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. ``domain`` is
     the JetStream domain, empty for the server's own.
+    ``atomic``: it must take atomic batches.
     """
 
     name: str
@@ -36,6 +37,7 @@ class StreamConfig:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     domain: str = ""
+    atomic: bool = False
 
     def for_its_domain(self, text: str) -> str:
         """The text with its commands of the nats tool as they must be given in this domain."""
@@ -62,13 +64,13 @@ class StreamConfig:
             f"nats stream add {self.name} --subjects '{','.join(self.subjects)}' --storage file "
             f"--retention limits --discard old --max-age {age_text(self.max_age_ns)}{size} "
             f"--dupe-window {age_text(config['duplicate_window'])} --replicas {self.replicas} "
-            "--defaults"
+            f"{'--allow-batch ' if self.atomic else ''}--defaults"
         )
 
     def api_config(self) -> dict[str, Any]:
         # JetStream wants the window to lie within the age.
         window = min(self.duplicate_window_ns, self.max_age_ns or self.duplicate_window_ns)
-        return {
+        config: dict[str, Any] = {
             "name": self.name,
             "subjects": list(self.subjects),
             "storage": "file",
@@ -80,6 +82,9 @@ class StreamConfig:
             "duplicate_window": window,
             "num_replicas": self.replicas,
         }
+        if self.atomic:
+            config["allow_atomic"] = True
+        return config
 
 
 class StreamConfigs(NamedTuple):
@@ -113,8 +118,9 @@ def make_stream_configs(
     rejected: Limits = REJECTED_LIMITS,
     replicas: int = 1,
     domain: str = "",
+    leader_subject: str = "",
 ) -> StreamConfigs:
-    """The three streams."""
+    """The three streams. ``leader_subject`` is that of a group."""
     inputs = [event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"]
     # One subject below the other: JetStream refuses a stream whose own subjects overlap.
     inputs = [
@@ -127,9 +133,11 @@ def make_stream_configs(
         "outputs": (digest_subject, rejected_subject),
         "domain": domain,
     }
+    group: dict[str, Any] = {**shared, "atomic": bool(leader_subject)}
+    published = (digest_subject, leader_subject) if leader_subject else (digest_subject,)
     return StreamConfigs(
         _stream_config(alarms_stream, captured, alarms, "alarms", shared),
-        _stream_config(digests_stream, (digest_subject,), digests, "digests", shared),
+        _stream_config(digests_stream, published, digests, "digests", group),
         _stream_config(rejected_stream, (rejected_subject,), rejected, "rejected", shared),
     )
 

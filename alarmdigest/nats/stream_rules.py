@@ -53,6 +53,16 @@ TAKE_ALL = "--no-discard-per-subject --discard old --max-msgs-per-subject=-1"
 
 RULES: tuple[Rule, ...] = (
     Rule(
+        "allow_atomic",
+        ("digests",),
+        "refuses",
+        "not `true`, with `--group`",
+        lambda seen: seen.wanted.atomic and not is_one_of("allow_atomic", True)(seen),
+        "and a group publishes in atomic batches",
+        EDIT + "--allow-batch",
+        {"allow_atomic": True},
+    ),
+    Rule(
         "mirror",
         ALL,
         "refuses",

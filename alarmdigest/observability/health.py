@@ -29,18 +29,21 @@ def readiness_failures(service: Service) -> list[str]:
 def degradations(service: Service) -> list[str]:
     """What holds up the work."""
     if not service.mode:
-        return [f"not connected to NATS yet: {service.startup_reconnector.last_error}"]
+        return [f"not connected to NATS yet: {service.reconnectors.startup.last_error}"]
     found = []
     if service.listener is None or not (service.draining or service.listener.consuming.is_set()):
-        found.append(f"not subscribed to NATS: {service.listener_reconnector.last_error}")
+        found.append(f"not subscribed to NATS: {service.reconnectors.listener.last_error}")
     elif service.listener.dropping:
         found.append("workers lag behind: messages are dropped")
     blocked = None if service.publisher is None else service.publisher.blocked_reason
     if blocked is not None:
         found.append(f"digests cannot be published: {blocked}")
     connected = service.publisher is not None and service.publisher.connected.is_set()
-    if not connected and service.publisher_reconnector.last_error != blocked:
-        found.append(f"the publisher has no connection: {service.publisher_reconnector.last_error}")
+    last_error = service.reconnectors.publisher.last_error
+    if not connected and last_error != blocked:
+        found.append(f"the publisher has no connection: {last_error}")
+    if service.replica is not None and service.replica.exchange.diverged:
+        found.append(f"diverged: {service.replica.exchange.diverged}")
     if service.stream_watcher is not None:
         found += service.stream_watcher.degradations
     if service.checkpointer is not None and service.checkpointer.failing_because is not None:

@@ -56,7 +56,8 @@ def _shown(item: Field[Any], value: Any) -> str:
 
 def connections(service: Service) -> list[dict[str, Any]]:
     """One for each of ours, those that have never come about as well."""
-    return [_connection(name, reconnector) for name, reconnector in service.reconnectors.items()]
+    lasting = service.reconnectors.lasting(in_group=service.replica is not None)
+    return [_connection(name, reconnector) for name, reconnector in lasting.items()]
 
 
 def _connection(name: str, reconnector: Reconnector) -> dict[str, Any]:

@@ -17,9 +17,11 @@ from alarmdigest import __version__
 from alarmdigest.observability.dependency_metrics import dependency_metrics
 from alarmdigest.observability.deprecated_metrics import deprecated_alias, dropped_total
 from alarmdigest.observability.duration_metrics import duration_metrics, oldest_age_s
+from alarmdigest.observability.group_status import group_metrics
 from alarmdigest.observability.health import readiness_failures
 from alarmdigest.observability.losses import losses
 from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
+from alarmdigest.observability.snapshots import snapshot_metrics
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.service import Service
@@ -46,6 +48,8 @@ class ServiceCollector:
         yield from self._books()
         yield from self._output()
         yield from self._checkpoints()
+        yield from group_metrics(self._service)
+        yield from snapshot_metrics(self._service)
         yield from dependency_metrics(self._service)
         yield from duration_metrics(self._service)
 

@@ -181,6 +181,7 @@ class ServiceApi(threading.Thread):
             else "",
             "requests": settings.request_subject,
             "digests": settings.digest_subject,
+            "group": settings.group,
         }
 
     def _endpoints(self) -> dict[str, str]:
@@ -232,6 +233,8 @@ class ServiceApi(threading.Thread):
         same = all(theirs.get(name) == mine[name] for name in ("requests", "digests"))
         if other == self._id or not same:
             return
+        if mine["group"] and theirs.get("group") == mine["group"]:
+            return  # a replica of ours
         mode = str(theirs.get("mode"))[:64]
         effect = effect_of(mine["mode"], mode)
         self._others.saw(other[:64], effect)

@@ -12,12 +12,14 @@ from typing import Any
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
 from alarmdigest.observability.disk import free_bytes, store_bytes
+from alarmdigest.observability.group_status import group_status
 from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.history import RATES, STEP_S, History, Sample, rates_between
 from alarmdigest.observability.identity import connections, identity
 from alarmdigest.observability.incident_recorder import IncidentRecorder
 from alarmdigest.observability.losses import json_key, losses
 from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
+from alarmdigest.observability.snapshots import snapshot_status
 from alarmdigest.observability.stream_changes import stream_changes
 from alarmdigest.pipeline.service import Service
 
@@ -78,6 +80,7 @@ class Status:
                 "store_bytes": store_bytes(settings.data_dir),
                 "free_bytes": free_bytes(settings.data_dir),
             },
+            "group": group_status(service),
             "other_instances": {one: self._others.count(one) for one in EFFECTS},
             "arrival": self._arrival(),
             "rejected": self._rejected(),
@@ -91,6 +94,7 @@ class Status:
                 for worker in service.workers
             ],
             "checkpoint": self._checkpoint(),
+            "snapshots": snapshot_status(service),
             "losses": {json_key(place): count for place, count in losses(service).items()},
             "stream_changes": stream_changes(service),
             "happened": self._incidents.newest(),

@@ -24,7 +24,7 @@ from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
-from alarmdigest.state.position import Outputs, StreamPosition
+from alarmdigest.state.position import Outputs, ReplicaPosition, StreamPosition
 from alarmdigest.store.base import Checkpoint, Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -45,9 +45,12 @@ class Barrier:
     number: int
     position: StreamPosition | None
     arrival_ns: int
+    #: False for one that only tells how far everything is made, and confirmed (in a group).
+    of_checkpoint: bool = True
     read_at: float = field(default_factory=time.monotonic, compare=False)
     written: threading.Event = field(default_factory=threading.Event, compare=False)
-    """Set once the checkpoint is in the store, or there was nothing to write."""
+    """Set once the checkpoint is in the store, or there was nothing to write; and once everything
+    before a barrier of no checkpoint is confirmed."""
 
 
 class _Rows(NamedTuple):
@@ -63,6 +66,7 @@ class _Published(NamedTuple):
 
     barrier: Barrier
     outputs: Outputs
+    replica: ReplicaPosition | None
 
 
 @dataclass(slots=True)
@@ -74,6 +78,7 @@ class _Pending:
     blocks: int = 0
     workers: int = 0
     outputs: Outputs | None = None
+    replica: ReplicaPosition | None = None
 
 
 class Checkpointer(ServiceThread):
@@ -118,13 +123,15 @@ class Checkpointer(ServiceThread):
         """A worker's changes up to the barrier, and how many blocks its book holds in all."""
         self._queue.put(_Rows(barrier, rows, blocks))
 
-    def published(self, barrier: Barrier, outputs: Outputs) -> None:
+    def published(
+        self, barrier: Barrier, outputs: Outputs, replica: ReplicaPosition | None = None
+    ) -> None:
         """All digests and rejections up to the barrier are confirmed.
 
         In each output stream, all that input after the barrier's ``position`` produces lies after
-        its position in ``outputs``.
+        its position in ``outputs``. ``replica`` is what a replica of a group keeps.
         """
-        self._queue.put(_Published(barrier, outputs))
+        self._queue.put(_Published(barrier, outputs, replica))
 
     def stop(self) -> None:
         """Finish what has come in. For when all workers and the publisher have ended."""
@@ -148,7 +155,7 @@ class Checkpointer(ServiceThread):
                 pending.blocks += item.blocks
                 pending.workers += 1
             else:
-                pending.outputs = item.outputs
+                pending.outputs, pending.replica = item.outputs, item.replica
             if pending.workers == self._workers and pending.outputs is not None:
                 self._complete(pending, pending.outputs)
                 self._pending = None
@@ -160,6 +167,7 @@ class Checkpointer(ServiceThread):
             last is not None
             and last.position == barrier.position
             and last.outputs == outputs
+            and last.replica == pending.replica
             and last.settings == self._settings
             # Only --accept-clock-step sets the arrival clock back; save that also when nothing
             # else has changed.
@@ -177,6 +185,7 @@ class Checkpointer(ServiceThread):
                     outputs=outputs,
                     settings=self._settings,
                     blocks=pending.blocks,
+                    replica=pending.replica,
                 ),
             )
             touched_bytes = self.store.touched_bytes

@@ -20,6 +20,7 @@ from alarmdigest._ext.router import DeliveryGap, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.pipeline.barrier_schedule import BarrierSchedule, Kind
 from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.rejections import RejectionQueue
@@ -43,8 +44,6 @@ CATCHING_UP_MESSAGES = 10_000
 FIRST_PAUSE_S = 0.1
 LONGEST_PAUSE_S = 2.0
 OPEN_FOR_S = 15.0
-# Also without any message there is something to write now and then: alarms are forgotten.
-IDLE_CHECKPOINT_S = 10.0
 
 
 class Listener(ServiceThread):
@@ -66,8 +65,11 @@ class Listener(ServiceThread):
         *,
         backlog_limit: int,
         checkpoint_interval_s: float,
+        word_interval_s: float | None = None,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
+        """``word_interval_s``: how often, in a group, barriers of no checkpoint tell how far
+        everything is made and confirmed."""
         super().__init__("listener", on_failure)
         self.router = router
         self.source = source
@@ -84,20 +86,17 @@ class Listener(ServiceThread):
         self.reconnector = reconnector
         self._workers = workers
         self._publisher_queue = publisher_queue
-        self._checkpoint_interval_s = checkpoint_interval_s
-        self._barriers = 0
-        self._barrier_at = time.monotonic()
-        self._barrier: Barrier | None = None  # the newest one
+        self._schedule = BarrierSchedule(checkpoint_interval_s, word_interval_s)
         # What goes to the publisher next. It has at most a barrier in it, what was rejected before
         # that, and one batch that had no room.
         self._next_out: deque[Outgoing | Barrier] = deque()
-        self._routed_at_barrier = 0
         self._backlog_limit = backlog_limit
         self._handed_bytes = 0
         self._buffer = bytearray(BUFFER_BYTES)
         self._filled = 0
         self._read_at = time.monotonic()
         self._stopping = threading.Event()
+        self._waits_for_checkpoint = True
         self._trouble = LimitedLog(log, logging.ERROR)
 
     @property
@@ -122,6 +121,10 @@ class Listener(ServiceThread):
 
     def stop(self) -> None:
         self._stopping.set()
+
+    def skip_last_checkpoint(self) -> None:
+        """Do not wait, when stopping, until everything that has arrived is in one."""
+        self._waits_for_checkpoint = False
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -167,7 +170,7 @@ class Listener(ServiceThread):
                     # server's.
                     pause = self.backlog_bytes > PAUSE_AT_BYTES
                     self.source.request_more(connection, self.router, pause=pause)
-                    self._checkpoint_when_due()
+                    self._send_barrier_when_due()
             except ConsumerGone as gone:
                 self.consuming.clear()
                 self.reconnector.last_error = str(gone)
@@ -230,9 +233,9 @@ class Listener(ServiceThread):
         first barrier, and waits over several calls until its checkpoint is written.
         """
         if self.source.start_not_replayable:
-            if self._barrier is None:
+            if self._schedule.newest is None:
                 self._send_barrier()
-            if not self._may_checkpoint:
+            if not self._schedule.may_checkpoint:
                 return False
             self.source.start_not_replayable = False
         return self.source.consuming(connection)
@@ -315,28 +318,20 @@ class Listener(ServiceThread):
     # -- checkpoints -----------------------------------------------------------------------------
 
     @property
-    def _may_checkpoint(self) -> bool:
-        """False while a checkpoint is on its way."""
-        return self._barrier is None or self._barrier.written.is_set()
+    def _routed(self) -> int:
+        return self.router.events + self.router.requests
 
-    def _checkpoint_when_due(self) -> None:
-        since = time.monotonic() - self._barrier_at
-        if since < self._checkpoint_interval_s or not self._may_checkpoint:
-            return
-        routed = self.router.events + self.router.requests
-        if routed != self._routed_at_barrier or since >= IDLE_CHECKPOINT_S:
-            self._send_barrier()
+    def _send_barrier_when_due(self) -> None:
+        if (kind := self._schedule.due(self._routed)) is not None:
+            self._send_barrier(kind)
 
-    def _send_barrier(self) -> None:
+    def _send_barrier(self, kind: Kind = "checkpoint") -> None:
         """After everything that was routed; all of it must have been handed over."""
         failpoints.reach("listener.before_barrier")
-        self._barriers += 1
-        self._barrier_at = time.monotonic()
-        self._routed_at_barrier = self.router.events + self.router.requests
-        barrier = Barrier(self._barriers, self.source.position(self.router), self.router.arrival_ns)
+        position = self.source.position(self.router)
+        barrier = self._schedule.make(kind, position, self.router.arrival_ns, self._routed)
         for worker in self._workers:
             worker.queue.put(barrier)
-        self._barrier = barrier
         if rejections := self.rejections.take():
             self._next_out.append(Outgoing(rejections, self._read_at))
         self._next_out.append(barrier)
@@ -346,12 +341,13 @@ class Listener(ServiceThread):
     def _last_checkpoint(self) -> None:
         """Wait for the checkpoint on its way, then send the last barrier. The checkpointer writes
         it after this thread has ended."""
-        while not self._may_checkpoint:
+        while not self._schedule.may_checkpoint and self._waits_for_checkpoint:
             self.beat()
             self._offer_next()
-            if self._barrier is not None:
-                self._barrier.written.wait(TICK_S / 10)
-        self._send_barrier()
+            if self._schedule.newest is not None:
+                self._schedule.newest.written.wait(TICK_S / 10)
+        if self._waits_for_checkpoint:
+            self._send_barrier()
         while self._next_out:
             self.beat()
             self._offer_next()

@@ -19,16 +19,19 @@ from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.inflight.answer_buffer import AnswerBuffer
+from alarmdigest.pipeline.inflight.arriving import ArrivingBarriers
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.doubts import AckTimeout, Doubts
 from alarmdigest.pipeline.inflight.pace import Pace
+from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import Fields, LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
-from alarmdigest.state.position import Outputs, StreamPosition
+from alarmdigest.state.position import Outputs, ReplicaPosition, StreamPosition
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +41,6 @@ MAX_QUEUED_BYTES = 64 * 1024 * 1024
 # What is taken from the queue at once.
 MAX_TAKEN_BYTES = 1024 * 1024
 LOOK_UP_PAUSE_S = 0.5
-BUFFER_BYTES = 64 * 1024
 
 
 class Publisher(ServiceThread):
@@ -54,11 +56,12 @@ class Publisher(ServiceThread):
         *,
         producers: int,
         replay_end: StreamPosition | None,
-        on_published: Callable[[Barrier, Outputs], None],
+        on_published: Callable[[Barrier, Outputs, ReplicaPosition | None], None],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``on_published`` is called when all that stood before a barrier, from every producer, is
-        confirmed, with the output positions at the moment when the first of them brought it.
+        """``on_published`` is called when all that stood before the barrier of a checkpoint, from
+        every producer, is confirmed, with the output positions at the moment when the first of them
+        brought it, and with what a replica of a group keeps.
         An earlier run has read the input stream up to ``replay_end`` at most (None: there is none).
         """
         super().__init__("publisher", on_failure)
@@ -73,16 +76,14 @@ class Publisher(ServiceThread):
         self.reconnector = reconnector
         self.confirmer = confirmer
         self._lookup = confirmer.lookup
-        self._all_producers = producers
         self._replay_end = replay_end
         self._producers = producers
-        self._barriers_met = 0
-        self._outputs: Outputs = {}
+        self._arriving = ArrivingBarriers(producers, self._output_positions)
         self._on_published = on_published
         self._given_up = threading.Event()
+        self._leaving = threading.Event()
         self._connection: Connection | None = None
-        self._buffer = bytearray(BUFFER_BYTES)
-        self._received = 0
+        self._buffer = AnswerBuffer()
         self._must_look_up = True
         self._look_up_at = 0.0
         self._confirmations = 0
@@ -99,13 +100,14 @@ class Publisher(ServiceThread):
         """Stop even though something is unconfirmed: the drain took too long."""
         self._given_up.set()
 
+    def leave_to_others(self) -> None:
+        """Another replica sees to what is unconfirmed once nothing more comes."""
+        self._leaving.set()
+
     # -- the loop --------------------------------------------------------------------------------
 
     def work(self) -> None:
-        while self._has_work():
-            if self._given_up.is_set():
-                break
-            self.beat()
+        while self._has_work() and self._go_on():
             try:
                 connection = self._connection or self._connect()
                 if connection is None:
@@ -117,7 +119,7 @@ class Publisher(ServiceThread):
             self._connection.close()
 
     def _has_work(self) -> bool:
-        return self._producers > 0 or not self.window.empty
+        return self._producers > 0 or not (self.window.empty or self._leaving.is_set())
 
     def _go_on(self) -> bool:
         self.beat()
@@ -126,6 +128,8 @@ class Publisher(ServiceThread):
     def _run_once(self, connection: Connection) -> None:
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
         self._read(connection)
+        if self._lookup is not None:
+            self._heed(self._lookup)
         must = self._must_look_up or (self._lookup is not None and self._lookup.incomplete)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
@@ -140,10 +144,20 @@ class Publisher(ServiceThread):
         if connection.lame_duck and self.window.empty and self.reconnector.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
+    def _heed(self, lookup: StreamLookup) -> None:
+        """What the group has said."""
+        reason = lookup.reason_to_look_up()
+        if reason and not self._must_look_up:
+            log.info("looking at the output streams%s", Fields(reason=reason))
+            self._must_look_up = True
+            self._look_up_at = 0.0
+        self._release()
+
     @property
     def _takes_more(self) -> bool:
         full = self.window.full or self.confirmer.full
-        return self._producers > 0 and not full and not self._must_look_up
+        needs_more = self._lookup is not None and self._lookup.needs_more
+        return self._producers > 0 and not self._must_look_up and (needs_more or not full)
 
     @property
     def _sends_more(self) -> bool:
@@ -183,33 +197,31 @@ class Publisher(ServiceThread):
         batches.clear()
 
     def _on_barrier(self, barrier: Barrier) -> None:
-        """A barrier comes once from every producer; only one is on its way at a time."""
-        if self._barriers_met == 0:
-            self._outputs = self._lookup.output_positions() if self._lookup else {}
-            failpoints.reach("publisher.first_barrier")
-        self._barriers_met += 1
-        if self._barriers_met == self._all_producers:
-            self._barriers_met = 0
-            self.window.add_barrier(barrier, self._outputs)
+        """A barrier comes once from every producer."""
+        lookup = self._lookup
+        for met in self._arriving.on_barrier(barrier):
+            made = lookup.on_barrier_met(met.barrier) if lookup else None
+            self.window.add_barrier(met.barrier, met.outputs, made)
+
+    def _output_positions(self) -> Outputs:
+        failpoints.reach("publisher.first_barrier")
+        return self._lookup.output_positions() if self._lookup else {}
 
     def _release(self) -> None:
         """Let go what is confirmed, and tell of the barriers that are complete with it."""
-        for complete in self.window.release(self.confirmer.confirmed_below):
-            position = complete.barrier.position
-            if self._lookup and position is not None:
-                ended = self._after_replay(position)
-                self._lookup.note_stored_through(position, replay_ended=ended)
-            self._on_published(complete.barrier, complete.outputs)
-
-    def _after_replay(self, position: StreamPosition) -> bool:
-        end = self._replay_end
-        # A stream that was recreated meanwhile will never bring what an earlier run has read; its
-        # messages are later ones.
-        return (
-            end is None
-            or position.sequence >= end.sequence
-            or position.timestamp_ns > end.timestamp_ns
-        )
+        lookup = self._lookup
+        below = self.confirmer.confirmed_below
+        done = self.window.release(below, lookup.covers) if lookup else self.window.release(below)
+        for complete in done:
+            barrier, outputs, replica = complete.barrier, complete.outputs, None
+            if lookup and barrier.position is not None:
+                ended = self._replay_end is None or barrier.position.reaches(self._replay_end)
+                lookup.note_stored_through(barrier.position, replay_ended=ended)
+                outputs, replica = lookup.complete(complete.made, outputs)
+            if barrier.of_checkpoint:
+                self._on_published(barrier, outputs, replica)
+            else:
+                barrier.written.set()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -256,16 +268,14 @@ class Publisher(ServiceThread):
         timeout = 0.0 if self._sends_more else self._seconds_to_wait()
         if self._takes_more:
             with self.queue.sleeping() as empty:
-                count = connection.receive_into(
-                    self._buffer, self._received, timeout if empty else 0.0
-                )
+                received = self._buffer.receive(connection, timeout if empty else 0.0)
         else:
-            count = connection.receive_into(self._buffer, self._received, timeout)
+            received = self._buffer.receive(connection, timeout)
         if self.reconnector.has_alternative():
             # Also while nothing is under way: not only when the next digest finds out.
             connection.still_there()
-        if count:
-            self._understand(connection, self._received + count)
+        if received:
+            self._understand(connection)
 
     def _seconds_to_wait(self) -> float:
         wait_s = TICK_S
@@ -274,21 +284,12 @@ class Publisher(ServiceThread):
         retry_s = self.pace.seconds_to_retry
         return wait_s if retry_s is None else min(wait_s, retry_s)
 
-    def _understand(self, connection: Connection, end: int) -> None:
+    def _understand(self, connection: Connection) -> None:
         try:
-            answers = self.confirmer.read(self._buffer, end)
+            answers = self.confirmer.read(self._buffer.data, self._buffer.filled)
         except frames.ProtocolError as error:
             raise ConnectionLost(str(error)) from error
-        rest = end - answers.position
-        self._buffer[:rest] = self._buffer[answers.position : end]
-        self._received = rest
-        if rest == len(self._buffer):
-            # Anybody may answer us, with anything that the server takes.
-            if rest > connection.max_payload + 2 * BUFFER_BYTES:
-                raise ConnectionLost(f"{connection.url}: a frame of over {rest} bytes")
-            self._buffer.extend(bytes(rest))
-        elif rest == 0 and len(self._buffer) > BUFFER_BYTES:
-            self._buffer = bytearray(BUFFER_BYTES)
+        self._buffer.drop_before(connection, answers.position)
         self._note_progress()
         for blocked in answers.blocked:
             self._doubts.note_progress()
@@ -375,13 +376,13 @@ class Publisher(ServiceThread):
             # drain need not wait for one.
             if self.window.empty and not (self._lookup and self._lookup.add_asks):
                 self._take()
-            return self._has_work() and not self._given_up.is_set()
+            return self._has_work() and self._go_on()
 
         connection = self._connection = self.reconnector.connect_with_backoff(go_on)
         if connection is None:
             return None
         connection.watch(self.queue.waker.fileno())
-        self._received = 0
+        self._buffer.filled = 0
         self._must_look_up = True
         self._look_up_at = 0.0
         self.confirmer.on_connected(connection)

@@ -29,10 +29,15 @@ def arrival_at_start(stored_ns: int, settings: Settings) -> int:
 
 
 def load_books(store: Store, books: list[AlarmBook]) -> None:
-    """Load every row of a store into the book of the worker that its bucket belongs to.
+    """Load every row of a store, if it has a checkpoint, into the book of the worker that its
+    bucket belongs to, and log that.
 
     Raises StoreError; the books are useless then.
     """
+    last = store.last
+    if last is None:
+        return
+    started = time.monotonic()
     for chunk in store.rows():
         for book, part in zip(books, split_by_worker(chunk, len(books)), strict=True):
             if part:
@@ -40,3 +45,13 @@ def load_books(store: Store, books: list[AlarmBook]) -> None:
                     book.load_rows(part)
                 except ValueError as error:
                     raise StoreDamaged(f"the store is damaged: {error}") from error
+    log.info(
+        "went on from%s",
+        Fields(
+            checkpoint=last.number,
+            alarms=sum(book.alarm_count for book in books),
+            users=sum(book.user_count for book in books),
+            position=last.position.sequence if last.position is not None else None,
+            seconds=time.monotonic() - started,
+        ),
+    )

@@ -22,6 +22,7 @@ from alarmdigest.nats.stream_configs import (
     make_stream_configs,
 )
 from alarmdigest.nats.streams import Examined, ensure_stream, examine
+from alarmdigest.replication.subjects import leader_subject
 from alarmdigest.settings import (
     HEADER_ROOM_BYTES,
     MIN_SPLIT_BYTES,
@@ -50,6 +51,7 @@ def stream_configs_of(settings: Settings) -> StreamConfigs:
         rejected=Limits(settings.rejected_max_age, settings.rejected_max_bytes),
         replicas=settings.stream_replicas,
         domain=settings.js_domain,
+        leader_subject=leader_subject(settings.group) if settings.group else "",
     )
 
 

@@ -35,7 +35,9 @@ waits (see ``listener.py``).
 reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
 books are loaded from the store; then the checkpointer, the workers and the listener start. The
 listener continues with the first message after the checkpoint. ``process/runner.py`` logs
-``ready``. In stream mode ``stream_watcher.py`` looks at the streams from then on.
+``ready``. In stream mode ``stream_watcher.py`` looks at the streams from then on. Where snapshots
+are kept, an empty store is filled from one first (``snapshot_restore.py``), and
+``snapshot_maker.py`` makes others later.
 
 **Restart after a crash**: the books and the position come from the store (``restore.py``).
 ``sources/start_position.py`` decides where reading continues, and ``sources/pull_consumer.py`` asks
@@ -45,6 +47,11 @@ the stream for what follows. The same messages make the same digests with the sa
 for them, and ``inflight/replay.py`` decides for each message made again whether to send it. The
 publisher ends the replay once a barrier at or after ``replay_end``, the end of the input stream at
 the start, is confirmed: from there on everything is new.
+
+**In a group** (``--group``) every instance does all of this, and one, the leader, publishes.
+``inflight/fenced.py`` replaces the PubAck confirmer: a follower's list is confirmed by the leader's
+word (``inflight/group_lookup.py``), which comes in beats (``replication/group.py``). Who leads is
+decided by ``replication/leadership.py``; ``docs/replicas.md`` explains it.
 
 **Stop**, from the beginning to the end, so that everything that arrived comes out: the listener
 stops asking for messages, routes what has arrived, and sends a last barrier through every queue,
@@ -66,7 +73,6 @@ import mmh3
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.router import Router
-from alarmdigest.nats.auth import Login
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
@@ -74,20 +80,26 @@ from alarmdigest.pipeline.inflight.pong import PongConfirmer
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.publisher import Publisher
+from alarmdigest.pipeline.reconnectors import Reconnectors
 from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.replica import Replica
 from alarmdigest.pipeline.restore import arrival_at_start, load_books
 from alarmdigest.pipeline.server_checks import stream_configs_of
+from alarmdigest.pipeline.snapshot_maker import SnapshotMaker
+from alarmdigest.pipeline.snapshot_restore import restore_snapshot
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.subscription import SubscriptionSource
-from alarmdigest.pipeline.startup import NotReachable, StartPlan, probe_server
+from alarmdigest.pipeline.startup import StartPlan, not_reachable, probe_server
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.worker import Worker
+from alarmdigest.replication.group import Group
+from alarmdigest.replication.membership import WORD_PAUSE_S
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.settings import Settings
 from alarmdigest.state.position import UNKNOWN_NS
-from alarmdigest.store.base import Store
+from alarmdigest.store import Checkpoint, Store, open_store
 from alarmdigest.wire.buckets import BUCKETS
 
 log = logging.getLogger(__name__)
@@ -103,14 +115,14 @@ class Service:
     def __init__(
         self, settings: Settings, urls: list[str], store: Store, go_on: Callable[[], bool]
     ) -> None:
-        """Opens nothing yet. Raises UrlError. The store must be open, and is not closed here.
+        """Opens nothing yet. Raises UrlError. The store must be open; ``self.store`` is to be
+        closed in the end, which may be another one, since a snapshot may have replaced it.
 
         A ``start`` ends as soon as ``go_on()`` is false.
         """
         self.settings = settings
         self.store = store
         self.failure: tuple[str, BaseException] | None = None
-        self._urls = urls
         self.draining = False
         self._caller_goes_on = go_on
         self.mode = ""
@@ -120,46 +132,13 @@ class Service:
         self.checkpointer: Checkpointer | None = None
         self.listener: Listener | None = None
         self.stream_watcher: StreamWatcher | None = None
-        self.startup_reconnector = self._reconnector("alarmdigest-startup")
-        self.listener_reconnector = self._reconnector("alarmdigest")
-        self.publisher_reconnector = self._reconnector("alarmdigest-publisher")
-        self._lookup_reconnector = self._reconnector("alarmdigest-lookup", short_lived=True)
-        self.service_api_reconnector = self._reconnector("alarmdigest-micro")
-        self._watcher_reconnector = self._reconnector("alarmdigest-streams")
+        self.reconnectors = Reconnectors.of(settings, urls)
+        self.replica: Replica | None = None
+        self.snapshots: SnapshotMaker | None = None
+        self._start_until = 0.0
 
     def _go_on(self) -> bool:
         return self._caller_goes_on() and self.failure is None
-
-    def _reconnector(self, name: str, *, short_lived: bool = False) -> Reconnector:
-        return Reconnector(
-            self._urls,
-            name=name,
-            short_lived=short_lived,
-            login=self.settings.login,
-            ping_interval=self.settings.ping_interval.seconds,
-            attempt_timeout=self.settings.connect_attempt_timeout.seconds,
-        )
-
-    @property
-    def reconnectors(self) -> dict[str, Reconnector]:
-        """Those that last, by what they are for."""
-        return {
-            "listener": self.listener_reconnector,
-            "publisher": self.publisher_reconnector,
-            "service_api": self.service_api_reconnector,
-        }
-
-    def change_login(self, login: Login) -> None:
-        """Use it from the next connection on."""
-        for reconnector in (
-            self.startup_reconnector,
-            self.listener_reconnector,
-            self.publisher_reconnector,
-            self._lookup_reconnector,
-            self.service_api_reconnector,
-            self._watcher_reconnector,
-        ):
-            reconnector.login = login
 
     # -- start -----------------------------------------------------------------------------------
 
@@ -168,48 +147,88 @@ class Service:
 
         Raises NotReachable, SettingsError, StoreError.
         """
-        deadline = self._deadline()
+        self._start_until = self._deadline()
         start_plan = probe_server(
-            self.startup_reconnector,
+            self.reconnectors.startup,
             self.settings,
             self.store.last,
-            go_on=lambda: self._go_on() and time.monotonic() < deadline,
+            restore=self._restore if self.settings.keeps_snapshots else None,
+            go_on=lambda: self._go_on() and time.monotonic() < self._start_until,
         )
         if not self._go_on():
             return
         if start_plan is None:
-            raise not_reachable(self.startup_reconnector)
+            raise not_reachable(self.reconnectors.startup)
         self.mode = start_plan.mode
+        if self.settings.group:
+            self.replica = Replica(self.settings, self.store.last, start_plan)
         checkpointer = self.checkpointer = self._make_checkpointer(start_plan)
         self.publisher = self._make_publisher(start_plan, checkpointer)
         self.publisher.start()
-        if not self._await(self.publisher.connected, self.publisher, self.publisher_reconnector):
+        if not self._await(self.publisher.connected, self.publisher, self.reconnectors.publisher):
             return
         self.workers = self._make_workers(start_plan, checkpointer)
-        self._load_books()
+        load_books(self.store, [worker.book for worker in self.workers])
         self.listener = self._make_listener(start_plan)
         for thread in (checkpointer, *self.workers, self.listener):
             thread.start()
-        self._await(self.listener.consuming, self.listener, self.listener_reconnector)
+        if self.replica is not None:
+            self._join_group(self.replica, self.listener)
+        self._await(self.listener.consuming, self.listener, self.reconnectors.listener)
         if self.mode == "stream" and self._go_on():
             self.stream_watcher = StreamWatcher(
-                self._watcher_reconnector,
+                self.reconnectors.watcher,
                 stream_configs_of(self.settings),
                 domain=self.settings.js_domain,
                 create=not self.settings.no_create_streams,
             )
             self.stream_watcher.start()
+            if self.settings.keeps_snapshots:
+                self.snapshots = SnapshotMaker(
+                    self.reconnectors.snapshots,
+                    self.settings,
+                    self.store,
+                    start_plan.content_settings,
+                    self.replica,
+                )
+                self.snapshots.start()
+
+    def _restore(self, content: dict[str, int]) -> Checkpoint | None:
+        """Fill the empty store from a snapshot. Raises NatsError, StoreError, NotToGoOn."""
+        if self.store.last is None:
+            self.store.close()  # LMDB opens a database once only in a process
+            try:
+                restore_snapshot(self.reconnectors.snapshots, self.settings, content, self._go_on)
+            finally:
+                self.store = open_store(self.settings.store, self.settings.data_dir)
+                self._start_until = self._deadline()  # it took as long as it took
+        return self.store.last
+
+    def _join_group(self, replica: Replica, listener: Listener) -> None:
+        """From now on others know of us, and we may be elected."""
+        group = replica.make_group(
+            self.reconnectors.group,
+            position=lambda: listener.router.sequence,
+            ready=lambda: listener.consuming.is_set() and not listener.catching_up,
+            on_failure=self._thread_died,
+        )
+        group.start()
+        self._await(group.heard, group, self.reconnectors.group)
 
     def _make_publisher(self, start_plan: StartPlan, checkpointer: Checkpointer) -> Publisher:
         settings = self.settings
         confirmer: Confirmer
-        if start_plan.mode == "stream":
-            _events, digests, rejected = stream_configs_of(settings)
+        if self.replica is not None:
+            confirmer = self.replica.make_confirmer(
+                stream_configs_of(settings), self.reconnectors.lookup
+            )
+        elif start_plan.mode == "stream":
+            configs = stream_configs_of(settings)
             confirmer = PubAckConfirmer(
                 settings.digest_subject,
                 settings.rejected_subject,
-                (digests, rejected),
-                self._lookup_reconnector,
+                (configs.digests, configs.rejected),
+                self.reconnectors.lookup,
                 create=not settings.no_create_streams,
                 domain=settings.js_domain,
                 outputs=self.store.last.outputs if self.store.last is not None else {},
@@ -218,7 +237,7 @@ class Service:
         else:
             confirmer = PongConfirmer(settings.digest_subject, settings.rejected_subject)
         return Publisher(
-            self.publisher_reconnector,
+            self.reconnectors.publisher,
             confirmer,
             producers=settings.workers + 1,
             replay_end=start_plan.replay_end,
@@ -255,24 +274,6 @@ class Service:
             for number in range(self.settings.workers)
         ]
 
-    def _load_books(self) -> None:
-        """Raises StoreError."""
-        last = self.store.last
-        if last is None:
-            return
-        started = time.monotonic()
-        load_books(self.store, [worker.book for worker in self.workers])
-        log.info(
-            "went on from%s",
-            Fields(
-                checkpoint=last.number,
-                alarms=sum(worker.book.alarm_count for worker in self.workers),
-                users=sum(worker.book.user_count for worker in self.workers),
-                position=last.position.sequence if last.position is not None else None,
-                seconds=time.monotonic() - started,
-            ),
-        )
-
     def _make_listener(self, start_plan: StartPlan) -> Listener:
         assert self.publisher is not None
         settings, last = self.settings, self.store.last
@@ -307,7 +308,7 @@ class Service:
                 accept_clock_step=settings.accept_clock_step,
             )
         return Listener(
-            self.listener_reconnector,
+            self.reconnectors.listener,
             source,
             router,
             self.rejections,
@@ -315,6 +316,7 @@ class Service:
             self.publisher.queue,
             backlog_limit=settings.backlog_limit,
             checkpoint_interval_s=settings.checkpoint_interval.seconds,
+            word_interval_s=WORD_PAUSE_S if settings.group else None,
             on_failure=self._thread_died,
         )
 
@@ -347,7 +349,8 @@ class Service:
     @property
     def threads(self) -> list[ServiceThread]:
         """In the order of the data."""
-        every = [self.listener, *self.workers, self.publisher, self.checkpointer]
+        group = self.replica.group if self.replica is not None else None
+        every = [self.listener, *self.workers, self.publisher, self.checkpointer, group]
         return [thread for thread in every if thread is not None and thread.ident is not None]
 
     @property
@@ -363,8 +366,10 @@ class Service:
     def drain(self) -> bool:
         """Stop in order; everything that has arrived comes out. False if it took too long."""
         self.draining = True
-        if self.stream_watcher is not None:
-            self.stream_watcher.stop()
+        for watching in (self.stream_watcher, self.snapshots):
+            if watching is not None:
+                watching.stop()
+        leads = self.replica is None or self.replica.leads
         deadline = time.monotonic() + self.settings.drain_timeout.seconds
         publisher = self.publisher
         if publisher is None:
@@ -372,22 +377,24 @@ class Service:
         if self.listener is None:  # it never came to subscribing: there is nothing to bring out
             publisher.give_up()
         else:
+            if self.replica is not None:
+                self.replica.resign()
             self.listener.stop()
         for thread in self.threads:
             if thread is self.checkpointer:  # all who send to it have ended
                 self.checkpointer.stop()
+            elif isinstance(thread, Group):
+                thread.stop()
             while thread.is_alive():
                 if self.failure is not None or time.monotonic() > deadline:
                     publisher.give_up()
                     return False
+                if self.replica is not None and self.listener and not self.replica.leads:
+                    # What is not confirmed is another replica's business.
+                    self.listener.skip_last_checkpoint()
+                    publisher.leave_to_others()
                 thread.join(TICK_S)
-        lost = self.listener is not None and self.listener.drain_was_cut
-        return self.failure is None and not lost
-
-
-def not_reachable(reconnector: Reconnector) -> NotReachable:
-    if reconnector.connections:
-        return NotReachable(
-            f"NATS is there, but does not do what is needed: {reconnector.last_error}"
-        )
-    return NotReachable(f"cannot connect to NATS: {reconnector.last_error}")
+        if self.snapshots is not None and leads:
+            self.snapshots.make_last(lambda: self.failure is None and time.monotonic() < deadline)
+        cut = self.listener is not None and self.listener.drain_was_cut
+        return self.failure is None and not cut

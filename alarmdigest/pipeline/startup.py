@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from alarmdigest._ext import timestamps
 from alarmdigest._ext.timestamps import DAY_NS
@@ -14,7 +15,9 @@ from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.permanent_errors import is_permanent
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.pipeline.group_checks import check_group, check_no_group, content_of
 from alarmdigest.pipeline.server_checks import ready_streams, split_bytes, version_problem
+from alarmdigest.pipeline.snapshot_restore import NotToGoOn
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.state.position import StreamPosition
 from alarmdigest.store.base import Checkpoint
@@ -22,8 +25,21 @@ from alarmdigest.store.base import Checkpoint
 log = logging.getLogger(__name__)
 
 
+# Has an empty store filled from a snapshot, if there is one; the store's checkpoint then.
+Restore: TypeAlias = Callable[[dict[str, int]], Checkpoint | None]
+
+
 class NotReachable(RuntimeError):
     """No NATS server in time, or none that can do what is asked for."""
+
+
+def not_reachable(reconnector: Reconnector) -> NotReachable:
+    """What to raise when there was no usable server in time."""
+    if reconnector.connections:
+        return NotReachable(
+            f"NATS is there, but does not do what is needed: {reconnector.last_error}"
+        )
+    return NotReachable(f"cannot connect to NATS: {reconnector.last_error}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +49,14 @@ class StartPlan:
     ``replay_end`` is the last message of the input stream: an earlier run has read none after it.
     None in core mode.
     ``content_settings`` are those that decide what digests hold.
+    ``group_start`` is the first input message that the state of a group has known, 0 if unknown.
     """
 
     mode: str
     split_bytes: int
     replay_end: StreamPosition | None
     content_settings: dict[str, int]
+    group_start: int = 0
 
 
 def probe_server(
@@ -46,11 +64,13 @@ def probe_server(
     settings: Settings,
     last: Checkpoint | None,
     *,
+    restore: Restore | None = None,
     go_on: Callable[[], bool],
 ) -> StartPlan | None:
     """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
 
-    ``last`` is the checkpoint that the service will go on from. Raises SettingsError and
+    ``last`` is the checkpoint that the service will go on from; where it is None, ``restore`` is
+    asked for one, with the settings that decide what digests hold. Raises SettingsError and
     NotReachable for what will not mend itself.
     """
     while True:
@@ -58,7 +78,9 @@ def probe_server(
         if connection is None:
             return None
         try:
-            return _look(connection, settings, last)
+            return _look(connection, settings, last, restore)
+        except NotToGoOn:
+            return None
         except JetStreamError as error:
             if is_permanent(error):
                 raise SettingsError(str(error)) from error
@@ -74,23 +96,29 @@ def _try_again(reconnector: Reconnector, error: NatsError) -> None:
     log.warning("the server does not do what we need, trying again: %s", error)
 
 
-def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -> StartPlan:
+def _look(
+    connection: Connection,
+    settings: Settings,
+    last: Checkpoint | None,
+    restore: Restore | None,
+) -> StartPlan:
     _check_store(settings, last)
     _check_version(connection, "core", asked_for=settings.mode)
     mode = "core"
-    digests = replay_end = None
+    events = digests = replay_end = None
     # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
     if settings.mode != "core":
         jetstream = JetStream(connection, domain=settings.js_domain)
         mode = _mode(jetstream, settings, last, connection.url)
         if mode == "stream":
             _check_version(connection, mode, asked_for=settings.mode)
+            if settings.group:
+                _check_version(connection, "group", asked_for="group")
             streams = ready_streams(jetstream, settings)
             events, digests = streams["alarms"], streams["digests"]
             replay_end = StreamPosition(
                 events.name, events.created, events.last_seq, events.last_ts or 0
             )
-        jetstream.close()
     if mode == "core":
         _check_clock(settings, last)
     content = {
@@ -99,9 +127,17 @@ def _look(connection: Connection, settings: Settings, last: Checkpoint | None) -
         "split_bytes": split_bytes(settings, connection, digests),
         "publish_empty": int(settings.publish_empty),
     }
+    if last is None and restore is not None and events is not None:
+        last = restore(content)
+    group_start = 0
+    if settings.group and events is not None:
+        in_common = content_of(settings, content)
+        group_start = check_group(jetstream, settings, in_common, last, events)
+    elif events is not None:
+        check_no_group(jetstream, settings)
     if last is not None and last.position is not None:
         _compare(last, content, replay_end.sequence if replay_end is not None else 0)
-    return StartPlan(mode, content["split_bytes"], replay_end, content)
+    return StartPlan(mode, content["split_bytes"], replay_end, content, group_start)
 
 
 def _check_version(connection: Connection, mode: str, *, asked_for: str) -> None:
@@ -149,8 +185,10 @@ def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url
             "is its server connected to this one? (--mode core does without)"
         )
     position = last.position if last is not None else None
-    if settings.mode == "stream" or position is not None:
-        wanted = "--mode stream" if position is None else f"the store in {settings.data_dir}"
+    if settings.group or settings.mode == "stream" or position is not None:
+        wanted = "--group" if settings.group else "--mode stream"
+        if position is not None:
+            wanted = f"the store in {settings.data_dir}"
         raise NotReachable(
             f"{url} (or our account there) has no JetStream, which {wanted} needs: turn it on "
             "there (jetstream {} in the server's configuration), or say --mode core"

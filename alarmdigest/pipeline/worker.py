@@ -71,7 +71,9 @@ class Worker(ServiceThread):
             if item is None:
                 break
             if isinstance(item, Barrier):
-                self._on_barrier(item)
+                if item.of_checkpoint:
+                    self._on_barrier(item)
+                put_with_heartbeat(self._publisher_queue, item, self.beat)
             else:
                 self._merge(item)
                 self.merged_bytes += len(item)
@@ -107,7 +109,6 @@ class Worker(ServiceThread):
         self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
         failpoints.reach("worker.rows_taken")
         self._release_memory()
-        put_with_heartbeat(self._publisher_queue, barrier, self.beat)
 
     def _sweep(self) -> None:
         if self._sweep_steps == 0:

@@ -56,7 +56,7 @@ class Reloader:
         logging.getLogger().setLevel(min(before, after))
         self._now, self._contents = new, contents
         inboxes = self._started_with.inbox_prefix
-        service.change_login(replace(new.login, inbox_prefix=inboxes))
+        service.reconnectors.change_login(replace(new.login, inbox_prefix=inboxes))
         # Names only: some of the values are secrets.
         told = {
             "changed": changed & AT_ONCE,

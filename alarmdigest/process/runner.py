@@ -101,8 +101,10 @@ class Runner:
         finally:
             # A checkpointer that did not end in time may be in the middle of a write, which must
             # not be pulled away under it. The end of the process gives up the store as well.
-            if service is None or not service.uses_store:
+            if service is None:
                 store.close()
+            elif not service.uses_store:
+                service.store.close()
 
     def _run_with(self, service: Service) -> int:
         others = OtherInstances()
@@ -122,7 +124,7 @@ class Runner:
                 )
                 self._supervisor.ready()
                 if not self._settings.no_service_api:
-                    api = ServiceApi(service, service.service_api_reconnector, others)
+                    api = ServiceApi(service, service.reconnectors.service_api, others)
                     api.start()
             return self._watch(service)
         finally:
@@ -193,6 +195,9 @@ class Runner:
                 except OSError as error:  # no descriptor left, say: another look in a moment
                     self._trouble("cannot look after the embedded server", reason=error)
         thread, cause = service.failure
+        if isinstance(cause, SettingsError):
+            log.error("%s", cause)
+            return exit_codes.USAGE
         if (why := exhausted_resource(cause)) is not None:
             log.critical("thread %s died, the service cannot go on: %s", thread, why)
         else:

@@ -7,27 +7,25 @@ says which of them wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
-from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 from alarmdigest.nats.auth import INBOX_PREFIX, Login
-from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import UrlError
 from alarmdigest.settings.readers import (
-    SPLIT_AUTO,
     Duration,
     HttpAddress,
     age_limit,
     boolean,
     duration,
     http_address,
+    interval_or_never,
     js_domain,
     one_of,
     path,
     positive,
+    priority,
     replicas,
     servers,
     size,
@@ -36,15 +34,13 @@ from alarmdigest.settings.readers import (
     start,
     stream_name,
     subject,
+    token,
 )
 
 MIN_SPLIT_BYTES = 16 * 1024
 MAX_SPLIT_BYTES = 64 * 1024 * 1024
 # What a digest's headers take of max_payload: version line, Nats-Msg-Id, and room for more.
 HEADER_ROOM_BYTES = 512
-HUNDRED_YEARS_NS = 100 * 365 * 86_400 * 10**9
-# Durations that may be zero; an age of zero is no limit.
-MAY_BE_ZERO = ("clock_skew", "retention")
 
 VARIABLE_PREFIX = "ALARMDIGEST_"
 # The settings of the settings, which say where else to look: placeholder and help. They are options
@@ -136,6 +132,35 @@ class Settings:
         "WHERE",
         "where to begin in the stream when the store is empty: first = with the oldest message; "
         "new = with what comes from now on; or a time like 2026-01-31T12:00:00Z",
+    )
+    group: str = option(
+        token,
+        "",
+        "NAME",
+        "take part in this group: any number of instances with the same one are replicas of each "
+        "other, one of which publishes (needs nats-server 2.12.1 or newer)",
+    )
+    replica_name: str = option(
+        token, "", "NAME", "what this replica is called in its group (default: the host's name)"
+    )
+    leader_priority: int = option(
+        priority,
+        "100",
+        "N",
+        "who has more stands first when a leader is needed; 0 never leads",
+    )
+    snapshots: bool = flag(
+        "keep snapshots of the state in JetStream's object store, and start from the newest one "
+        "where the data directory is empty; a group does so anyway"
+    )
+    snapshot_interval: Duration = option(
+        interval_or_never, "1h", "TIME", "how often a snapshot is made; 0 = never, nor started from"
+    )
+    snapshots_max_bytes: int = option(
+        size_limit,
+        "unlimited",
+        "SIZE",
+        "how much the bucket of snapshots, if we make it, holds: three times the store is enough",
     )
     http: HttpAddress | None = field(
         default_factory=lambda: DEFAULT_HTTP,
@@ -297,6 +322,12 @@ class Settings:
         """What a connection needs to know to be let in."""
         return Login(**{item.name: getattr(self, item.name) for item in fields(Login)})
 
+    @property
+    def keeps_snapshots(self) -> bool:
+        """Whether they are made, and started from, where the service reads a stream."""
+        wanted = self.snapshots or bool(self.group)
+        return wanted and self.snapshot_interval > 0 and self.store == "lmdb"
+
 
 NAMES = tuple(item.name for item in fields(Settings))
 FLAGS = frozenset(item.name for item in fields(Settings) if item.default is False)
@@ -316,58 +347,3 @@ def default_of(item: Field[Any]) -> str:
 def flag_of(name: str) -> str:
     """The option of a field, as it is written."""
     return "--" + name.replace("_", "-")
-
-
-def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What no option can tell by itself: the settings that it is about, and what is wrong."""
-    inputs, outputs = ("event_subject", "request_subject"), ("digest_subject", "rejected_subject")
-    event, request = settings.event_subject, settings.request_subject
-    if _inside(event, request) or _inside(request, event):
-        yield (
-            inputs,
-            f"--event-subject {event} and --request-subject {request} overlap; "
-            "neither may lie below the other",
-        )
-    for out_name, in_name in product((*outputs, "inbox_prefix"), inputs):
-        out, inside = getattr(settings, out_name), getattr(settings, in_name)
-        if _inside(out, inside):
-            yield (
-                (out_name, in_name),
-                f"{flag_of(out_name)} {out} lies inside {flag_of(in_name)} {inside}: "
-                "the service would read what it writes",
-            )
-    if settings.digest_subject == settings.rejected_subject:
-        yield outputs, "--digest-subject and --rejected-subject must differ"
-    if settings.split_size != SPLIT_AUTO and not (
-        MIN_SPLIT_BYTES <= settings.split_size <= MAX_SPLIT_BYTES
-    ):
-        yield ("split_size",), "--split-size must be auto or from 16KiB to 64MiB"
-    if len({settings.events_stream, settings.digests_stream, settings.rejected_stream}) < 3:
-        yield (
-            ("events_stream", "digests_stream", "rejected_stream"),
-            "--events-stream, --digests-stream and --rejected-stream must differ",
-        )
-    if settings.workers > 1024:
-        yield ("workers",), "--workers must be at most 1024"
-    for item in fields(Settings):
-        value = getattr(settings, item.name)
-        if isinstance(value, Duration) and value > HUNDRED_YEARS_NS:
-            yield (item.name,), f"{flag_of(item.name)} must be at most 100 years"
-        if item.metadata["read"] is duration and value == 0 and item.name not in MAY_BE_ZERO:
-            yield (item.name,), f"{flag_of(item.name)} must be more than 0"
-    for url in settings.server:
-        try:
-            Connection(url, name="")
-        except UrlError as error:
-            yield ("server",), str(error)
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        yield ("tls_cert", "tls_key"), "--tls-cert and --tls-key belong together"
-    if settings.login.wants_tls and not settings.server:
-        yield (
-            ("tls_ca", "tls_cert", "tls_first"),
-            "--tls-ca, --tls-cert and --tls-first need a --server: the embedded one has no TLS",
-        )
-
-
-def _inside(inner: str, base: str) -> bool:
-    return inner == base or inner.startswith(base + ".")

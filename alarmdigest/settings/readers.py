@@ -67,6 +67,14 @@ def age_limit(text: str) -> Duration:
     return found
 
 
+def interval_or_never(text: str) -> Duration:
+    """A duration from 1 s, or ``0`` for never."""
+    found = Duration(0) if text.strip() == "0" else duration(text)
+    if 0 < found < 10**9:
+        raise ValueError(f"{text!r} is no duration from 1s, and not 0")
+    return found
+
+
 def split_size(text: str) -> int:
     """A size, or ``auto`` for what the server takes."""
     if text == "auto":
@@ -103,6 +111,19 @@ def stream_name(text: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,200}", text):
         raise ValueError(f"{text!r} is no stream name: letters, digits, - and _")
     return text
+
+
+def token(text: str) -> str:
+    """A name that becomes one part of subjects; empty for none."""
+    if text and not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError("must consist of 1 to 64 letters, digits, - and _")
+    return text
+
+
+def priority(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) > 1_000_000:
+        raise ValueError("must be a whole number from 0 to 1000000")
+    return int(text)
 
 
 def js_domain(text: str) -> str:

@@ -3,7 +3,7 @@ these over the settings file, this over a context of the ``nats`` tool, and that
 
 ``resolve`` reads the sources into layers (``sources.py``), ``merge_by_precedence`` makes one of
 them, in which each text still has its origin, and ``_usable`` reads the texts to values
-(``readers.py``) and compares them with each other (``contradictions`` in ``options.py``).
+(``readers.py``) and compares them with each other (``contradictions.py``).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from alarmdigest.nats.auth import collecting_problems, exposure
+from alarmdigest.settings.contradictions import contradictions
 from alarmdigest.settings.options import (
     LOGIN_NAMES,
     SECRETS,
     WAYS_TO_LOG_IN,
     Settings,
     SettingsError,
-    contradictions,
     variable,
 )
 from alarmdigest.settings.readers import path

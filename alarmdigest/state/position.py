@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 UNKNOWN_NS = 2**62
 """As ``stepped_back_ns``: a timestamp may be earlier by any time than one before it."""
@@ -35,6 +35,11 @@ class StreamPosition:
     reread: Reread | None = None
     """What of the stream after this position may have been read before."""
 
+    def reaches(self, other: StreamPosition) -> bool:
+        """Whether everything up to the other one was read. A stream that was recreated will never
+        bring what an earlier run has read; its messages are later ones."""
+        return self.sequence >= other.sequence or self.timestamp_ns > other.timestamp_ns
+
 
 @dataclass(frozen=True, slots=True)
 class OutputPosition:
@@ -49,3 +54,19 @@ class OutputPosition:
 
 Outputs: TypeAlias = dict[str, OutputPosition]
 """By the names of the output streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPosition:
+    """What a replica of a group keeps with a checkpoint.
+
+    ``digests`` and ``ids`` are how many digests it has made up to the checkpoint's position, and
+    the sum of their ids modulo 2**128 in hexadecimal. ``word`` is the leader's word by which the
+    checkpoint was complete, as it is written in beats. ``start`` is the sequence of the first input
+    message that the group's state has known, 0 if that is not known.
+    """
+
+    digests: int
+    ids: str
+    word: dict[str, Any]
+    start: int = 0

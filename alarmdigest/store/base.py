@@ -18,6 +18,7 @@ from alarmdigest.state.position import (
     UNKNOWN_NS,
     OutputPosition,
     Outputs,
+    ReplicaPosition,
     Reread,
     StreamPosition,
 )
@@ -62,10 +63,14 @@ class Checkpoint:
     """The settings that decide content."""
     blocks: int
     """How many rows the store holds after this checkpoint."""
+    replica: ReplicaPosition | None = None
+    """What a replica of a group keeps."""
 
     def to_record(self) -> bytes:
         """The bytes that a store keeps: a checksum, a line feed, JSON."""
         fields = asdict(self)
+        if self.replica is None:
+            del fields["replica"]  # as those that know no groups write it
         # As lists: the first versions wrote two members, without the id.
         fields["outputs"] = {name: astuple(found) for name, found in self.outputs.items()}
         text = json.dumps(fields, sort_keys=True).encode()
@@ -88,6 +93,8 @@ class Checkpoint:
             fields["outputs"] = {
                 name: OutputPosition(*found) for name, found in fields["outputs"].items()
             }
+            if (replica := fields.get("replica")) is not None:
+                fields["replica"] = ReplicaPosition(**replica)
             return cls(**fields)
         except (KeyError, TypeError) as error:
             raise ValueError(f"the checkpoint record has other fields: {error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from support.paths import ROOT
 from support.service import ServiceProcess
 from support.streams import ALARMS, js, store_all
 from support.talk import talk
+from support.wait import eventually
 
 from alarmdigest.runtime import exit_codes
 
@@ -89,6 +91,40 @@ def test_stream_mode_lacks_nothing_over_a_crash_a_purge_and_a_new_stream(
         bus.wait_for_digests(20)
         assert service.stop() == 0
         assert_nothing_was_denied(stream_server, *logs, service.log)
+
+
+def test_snapshots_lack_nothing(stream_server: NatsServer) -> None:
+    service = ServiceProcess(
+        stream_server.url,
+        mode="stream",
+        environment=LOGIN,
+        options=("--workers", "2", "--snapshots", "--snapshot-interval", "1s"),
+    )
+    with service, Bus(url_of(stream_server, "owner")) as bus:
+        store_all(bus, pairs(range(5)))
+        bus.wait_for_digests(5)
+        # The third one removes the first.
+        eventually(lambda: service.log.count("made a snapshot") >= 3, what="three snapshots")
+        logs = [service.log]
+        service.kill()
+        shutil.rmtree(service.data_dir)
+        service.start()
+        service.wait_for_log("restored the state from a snapshot")
+        assert service.stop() == 0
+        assert_nothing_was_denied(stream_server, *logs, service.log)
+
+
+def test_a_start_that_may_not_look_for_snapshots_does_not_begin_without(tmp_path: Path) -> None:
+    allowed = (DEPLOY / "nats-permissions.conf").read_text("utf-8")
+    there = tmp_path / "nats-permissions.conf"
+    lines = [line for line in allowed.splitlines() if "SNAPSHOTS" not in line]
+    there.write_text("\n".join(lines), "utf-8")
+    with NatsServer(extra=config(there)) as server:
+        options = ("--connect-timeout", "2s", "--snapshots")
+        service = ServiceProcess(server.url, mode="stream", environment=LOGIN, options=options)
+        service.start(ready=False)
+        assert service.wait() == exit_codes.NATS_NOT_REACHABLE
+        assert "STREAM.MSG.GET.OBJ_ALARMDIGEST_SNAPSHOTS" in service.log
 
 
 def test_core_mode_lacks_nothing(core_server: NatsServer) -> None:

@@ -288,7 +288,8 @@ def test_what_we_live_with_is_not_mentioned(js: JetStream, row: Row) -> None:
 def test_every_rule_and_every_field_has_a_row() -> None:
     tried = {(row.role, row.field, row.verdict) for row in REFUSED + WARNED}
     # Of these the server must be asked for, or must be, something special: see below.
-    own = {"num_replicas", "max_consumers"}
+    # A group is tried in tests/replication/test_group_start.py.
+    own = {"num_replicas", "max_consumers", "allow_atomic"}
     for rule in RULES:
         if rule.field not in own:
             for role in rule.roles:

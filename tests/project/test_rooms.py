@@ -11,7 +11,7 @@ from support.paths import ROOT
 PACKAGE = ROOT / "alarmdigest"
 # From the command line down to what knows nobody. `alarmdigest` itself holds the version only.
 ROOMS = (
-    *("cli", "process", "observability", "pipeline", "store"),
+    *("cli", "process", "observability", "pipeline", "replication", "store"),
     *("state", "settings", "nats", "wire", "runtime", "_ext"),
 )
 

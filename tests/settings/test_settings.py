@@ -209,7 +209,7 @@ def test_subjects_that_only_look_alike_are_accepted() -> None:
 DURATIONS = [
     item.name for item in fields(Settings) if isinstance(getattr(Settings(), item.name), Duration)
 ]
-MAY_BE_ZERO = {"clock_skew", "retention"}
+MAY_BE_ZERO = {"clock_skew", "retention", "snapshot_interval"}
 
 
 @pytest.mark.parametrize("name", DURATIONS)
@@ -267,6 +267,8 @@ OTHER_VALUES = {
     **{"user": "u", "password": "p", "password_file": "x", "token": "t", "token_file": "x"},
     **{"creds": "x", "nkey": "x", "tls_ca": "x", "tls_cert": "x", "tls_key": "x"},
     **{"tls_first": "true", "inbox_prefix": "_MINE"},
+    **{"group": "mail", "replica_name": "a", "leader_priority": "7"},
+    **{"snapshots": "true", "snapshot_interval": "5m", "snapshots_max_bytes": "10GiB"},
 }
 # What some of them need beside them.
 COMPANIONS = {
@@ -277,6 +279,7 @@ COMPANIONS = {
     "tls_cert": {"server": "a", "tls_key": "x"},
     "tls_key": {"server": "a", "tls_cert": "x"},
     "tls_first": {"server": "a"},
+    "replica_name": {"group": "mail"},
 }
 
 

@@ -13,6 +13,7 @@ from support.judge import (
     DIGESTS,
     REJECTED,
     Expected,
+    Stored,
     assert_exact,
     judge,
     read_stream,
@@ -85,14 +86,17 @@ def settle(
     feeder: Feeder,
     *,
     split_bytes: int | None = None,
+    removed: Sequence[Stored] = (),
     timeout: float = 30.0,
 ) -> Expected:
     """End the traffic, let the service catch up, drain it, and judge all that it has ever written.
 
-    Returns what was expected and found. ``url`` is the server's own, past any proxy.
+    Returns what was expected and found. ``url`` is the server's own, past any proxy. ``removed``
+    are messages that the input stream held before those that it holds now.
     """
     feeder.finish()
-    expected = judge(read_stream(url, ALARMS), skew_ns=SKEW_NS, retention_ns=RETENTION_NS)
+    whole = [*removed, *read_stream(url, ALARMS)]
+    expected = judge(whole, skew_ns=SKEW_NS, retention_ns=RETENTION_NS)
 
     def enough() -> bool:
         assert service.process.poll() is None, f"the service has ended:\n{service.log}"

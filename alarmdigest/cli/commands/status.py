@@ -81,6 +81,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             ("mode", found["mode"] or "not known yet"),
             ("streams", ", ".join(found["streams"]) or "none"),
             *_copies(found["stream_states"]),
+            *_group(found["group"]),
             ("store", found["store"]),
             *((f"{name}/s", f"{rate:,.1f}") for name, rate in found["rates"].items()),
             ("behind", _behind(behind, found["mode"])),
@@ -120,6 +121,16 @@ def _lines(found: dict[str, Any]) -> list[str]:
 
 def _pairs(*named: tuple[str, str]) -> list[str]:
     return [f"{name:<16}{text}" for name, text in named]
+
+
+def _group(group: dict[str, Any] | None) -> list[tuple[str, str]]:
+    if group is None:
+        return []
+    names = [
+        one["name"] + (" (leads)" if one["leads"] else "") + ("" if one["alive"] else " (silent)")
+        for one in group["members"]
+    ]
+    return [("group", f"{group['group']}: {', '.join(names)}; this is {group['replica']}")]
 
 
 def _data(found: dict[str, Any]) -> str:

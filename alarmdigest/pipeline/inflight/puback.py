@@ -43,6 +43,7 @@ class PubAckConfirmer(Confirmer):
         domain: str,
         outputs: Outputs,
         replays: bool,
+        lookup: type[StreamLookup] = StreamLookup,
     ) -> None:
         """``stream_configs`` are those for digests and for rejected messages; ``outputs`` of the
         checkpoint. Looks things up on connections of ``reconnector``.
@@ -53,7 +54,7 @@ class PubAckConfirmer(Confirmer):
         self._in_flight = InFlight()
         streams = [config.name for config in stream_configs]
         self._answers = PubAckReader(self._in_flight, streams, digest_subject)
-        self.lookup: StreamLookup = StreamLookup(
+        self.lookup: StreamLookup = lookup(
             stream_configs,
             reconnector,
             self._in_flight,
@@ -64,6 +65,11 @@ class PubAckConfirmer(Confirmer):
             replays=replays,
             on_found=self._count,
         )
+
+    @property
+    def stored_through(self) -> int:
+        """Whatever comes from input up to this sequence is stored; 0 where nobody says so."""
+        return 0
 
     # -- messages in -----------------------------------------------------------------------------
 
@@ -83,7 +89,7 @@ class PubAckConfirmer(Confirmer):
         first, records = self._in_flight.next, joined(batches)
         replay = self.lookup.running_replay
         if replay is None:
-            self._in_flight.add(records)
+            self._in_flight.add(records, self.stored_through)
             answers = answers_in(batches)
         else:
             answers = []
@@ -91,7 +97,7 @@ class PubAckConfirmer(Confirmer):
                 stored = replay.decide(batch.records, go_on)
                 if stored is None:
                     return None
-                number, count = self._in_flight.add(batch.records)
+                number, count = self._in_flight.add(batch.records, self.stored_through)
                 for number_in_batch in stored:
                     self._in_flight.confirm(number + number_in_batch)
                 # Of a digest in several parts some may be there: at most so many are answered now.

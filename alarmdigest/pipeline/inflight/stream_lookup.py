@@ -16,13 +16,14 @@ from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
 from alarmdigest.nats.streams import StreamKeeper
+from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.inflight.output_identity import OutputIdentity
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.runtime.logs import Fields, LimitedLog
-from alarmdigest.state.position import OutputPosition, Outputs, StreamPosition
+from alarmdigest.state.position import OutputPosition, Outputs, ReplicaPosition, StreamPosition
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,31 @@ class StreamLookup:
     def stream_changes(self) -> dict[str, int]:
         """How often an output stream was found to be another one, or shorter, than before."""
         return self._identity.changes
+
+    # -- in a group (``group_lookup.py``) ----------------------------------------------------------
+
+    def reason_to_look_up(self) -> str:
+        """Asked in each round of the publisher; empty without a reason."""
+        return ""
+
+    @property
+    def needs_more(self) -> bool:
+        """Whether more must be taken in although the list is full, before any of it can go."""
+        return False
+
+    def on_barrier_met(self, barrier: Barrier) -> ReplicaPosition | None:
+        """A barrier has come from every producer: all for input up to there has been made."""
+        return None
+
+    def covers(self, barrier: Barrier) -> bool:
+        """Whether a barrier is complete once nothing before it is in flight."""
+        return True
+
+    def complete(
+        self, made: ReplicaPosition | None, outputs: Outputs
+    ) -> tuple[Outputs, ReplicaPosition | None]:
+        """A barrier is complete: what its checkpoint says of the outputs, and of the group."""
+        return outputs, None
 
     # -- what the streams hold ---------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.runtime.histogram import Histogram
-from alarmdigest.state.position import Outputs
+from alarmdigest.state.position import Outputs, ReplicaPosition
 
 MAX_UNCONFIRMED_BYTES = 32 * 1024 * 1024
 
@@ -34,10 +34,13 @@ class InFlightBatch:
 
 @dataclass(slots=True)
 class MetBarrier:
-    """A barrier that has come from every producer, and the output positions when the first came."""
+    """A barrier that has come from every producer, and the output positions when the first came.
+
+    ``made`` is what a replica has made up to there."""
 
     barrier: Barrier
     outputs: Outputs
+    made: ReplicaPosition | None = None
 
 
 class Window:
@@ -80,8 +83,10 @@ class Window:
         self._unsent.append(batch)
         self.bytes += len(batch.records)
 
-    def add_barrier(self, barrier: Barrier, outputs: Outputs) -> None:
-        self.entries.append(MetBarrier(barrier, outputs))
+    def add_barrier(
+        self, barrier: Barrier, outputs: Outputs, made: ReplicaPosition | None = None
+    ) -> None:
+        self.entries.append(MetBarrier(barrier, outputs, made))
 
     def note_sent(self, below: int) -> None:
         """All messages with numbers below this one were sent, or need not be."""
@@ -92,18 +97,24 @@ class Window:
             for read_at, count in batch.answers:
                 self.answering.observe(now - read_at, count)
 
-    def release(self, below: int) -> list[MetBarrier]:
+    def release(
+        self, below: int, covers: Callable[[Barrier], bool] = lambda _barrier: True
+    ) -> list[MetBarrier]:
         """Let go what is confirmed: all numbers below this one. Returns the barriers that are
-        complete with it."""
+        complete with it, as far as ``covers`` is true of them."""
         complete = []
         while self.entries:
             entry = self.entries[0]
             if isinstance(entry, MetBarrier):
+                if not covers(entry.barrier):
+                    break
                 complete.append(entry)
             elif entry.first + entry.count > below:
                 break
             else:
                 self.bytes -= len(entry.records)
+                if self._unsent and self._unsent[0] is entry:
+                    self._unsent.popleft()  # somebody else has sent it
                 if entry.sent_at is not None:
                     self.confirming.observe(time.monotonic() - entry.sent_at)
             self.entries.popleft()

@@ -1,0 +1,147 @@
+"""The commands ``members`` and ``step-down``: who is in a group, and another leader for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import orjson
+
+from alarmdigest.cli.client import connect
+from alarmdigest.cli.terminal import duration_text, table, write_json, write_line
+from alarmdigest.nats.errors import JetStreamError, NoAnswer
+from alarmdigest.nats.jetstream import NO_STREAM, JetStream
+from alarmdigest.nats.requests import Requests
+from alarmdigest.replication.membership import Beat
+from alarmdigest.replication.subjects import BEATS, GROUP_STREAM, control_subject, leader_subject
+from alarmdigest.runtime import exit_codes
+from alarmdigest.runtime.text import printable
+from alarmdigest.settings import Settings, SettingsError
+
+#: A replica tells of itself twice a second; one that was not heard for so long is gone, or hangs.
+SILENT_AFTER_S = 5.0
+HEADS = ("REPLICA", "ROLE", "INPUT", "BEHIND", "STATE", "HEARD", "VERSION", "HOST")
+
+
+def members(settings: Settings, *, as_json: bool) -> int:
+    """Show who is in the group on stdout; the exit code. Raises NatsError, SettingsError."""
+    connection = connect(settings, "alarmdigest-members")
+    try:
+        js = JetStream(connection, domain=settings.js_domain)
+        found = look_at_group(js, settings)
+    finally:
+        connection.close()
+    if as_json:
+        write_json(found)
+        return exit_codes.CLEAN
+    rows = [
+        (
+            one["name"],
+            one["role"],
+            str(one["input"]),
+            "?" if one["behind"] is None else str(one["behind"]),
+            one["state"],
+            f"{duration_text(one['heard_seconds_ago'])} ago",
+            one["version"],
+            one["host"],
+        )
+        for one in found["members"]
+    ]
+    leader = found["leader"] or "nobody"
+    write_line(printable(f"group {found['group']}, led by {leader}, token {found['token']}"))
+    for line in table(HEADS, rows):
+        write_line(printable(line))
+    return exit_codes.CLEAN
+
+
+def look_at_group(js: JetStream, settings: Settings) -> dict[str, Any]:
+    """What the group's streams tell, as JSON has it. Raises SettingsError."""
+    group, names = _names(js, settings.group)
+    last = js.find_message(settings.digests_stream, {"last_by_subj": leader_subject(group)})
+    token = last.seq if last is not None else 0
+    events = js.stream_info(settings.events_stream)
+    shown: list[dict[str, Any]] = []
+    leader = ""
+    for name in names:
+        stored = js.find_message(GROUP_STREAM, {"last_by_subj": f"{BEATS}.{group}.{name}"})
+        if stored is None:
+            continue
+        try:
+            beat = Beat.from_json(orjson.loads(stored.payload))
+        except ValueError:
+            continue
+        age_s = max(0.0, time.time() - stored.timestamp_ns / 1e9)
+        leads = beat.leads and beat.token == token and age_s < SILENT_AFTER_S
+        leader = beat.name if leads else leader
+        shown.append(
+            {
+                "name": beat.name,
+                "role": "leader" if leads else "follower",
+                "input": beat.position,
+                "behind": None if events is None else max(0, events.last_seq - beat.position),
+                "state": _state(beat, age_s),
+                "heard_seconds_ago": round(age_s, 1),
+                "priority": beat.priority,
+                "version": str(beat.about.get("version", "")),
+                "host": str(beat.about.get("host", "")),
+                "pid": beat.about.get("pid"),
+                "word": beat.word.to_json(),
+            }
+        )
+    return {"group": group, "leader": leader or None, "token": token, "members": shown}
+
+
+def _state(beat: Beat, age_s: float) -> str:
+    if age_s > SILENT_AFTER_S:
+        return "silent"
+    if beat.about.get("diverged"):
+        return "diverged"
+    return "ready" if beat.ready else "catching up"
+
+
+def _names(js: JetStream, wanted: str) -> tuple[str, list[str]]:
+    """The group and its replicas. Raises SettingsError."""
+    pattern = f"{BEATS}.{wanted or '*'}.*"
+    try:
+        info = js.request(f"STREAM.INFO.{GROUP_STREAM}", {"subjects_filter": pattern})
+    except JetStreamError as error:
+        if error.err_code != NO_STREAM:
+            raise
+        info = {}
+    subjects = sorted((info.get("state") or {}).get("subjects") or ())
+    groups = sorted({subject.split(".")[1] for subject in subjects})
+    if len(groups) > 1:
+        raise SettingsError(f"there are several groups: say --group, one of {', '.join(groups)}")
+    if not groups:
+        named = f"no group {wanted}" if wanted else "no group"
+        raise SettingsError(f"{named} on this server: no replica was heard of for a day")
+    return groups[0], [subject.split(".")[2] for subject in subjects]
+
+
+def step_down(settings: Settings, *, to: str, timeout_s: float) -> int:
+    """Ask the leader to have another replica elected; the exit code. Raises NatsError,
+    SettingsError."""
+    connection = connect(settings, "alarmdigest-step-down")
+    try:
+        js = JetStream(connection, domain=settings.js_domain)
+        group, _names_of = _names(js, settings.group)
+        js.close()
+        requests = Requests(connection, timeout_s=timeout_s)
+        try:
+            answer = requests.ask_once(control_subject(group), orjson.dumps({"step_down": to}))
+        except NoAnswer:
+            print("alarmdigest: no leader has answered", file=sys.stderr)
+            return exit_codes.INTERNAL_ERROR
+    finally:
+        connection.close()
+    try:
+        told = orjson.loads(answer)
+        leader, problem = str(told["leader"]), str(told["problem"])
+    except (ValueError, KeyError, TypeError):
+        leader, problem = "", "what has answered is no alarmdigest"
+    if problem:
+        print(f"alarmdigest: {printable(problem)}", file=sys.stderr)
+        return exit_codes.INTERNAL_ERROR
+    write_line(printable(f"{leader} leads the group {group} now"))
+    return exit_codes.CLEAN

@@ -1,0 +1,68 @@
+"""When the listener sends a barrier, and of which kind."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Literal, TypeAlias
+
+from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.state.position import StreamPosition
+
+Kind: TypeAlias = Literal["checkpoint", "word"]
+
+# Also without any message there is something to write now and then: alarms are forgotten.
+IDLE_CHECKPOINT_S = 10.0
+# Barriers of no checkpoint on their way at once.
+MAX_WORDS = 16
+
+
+class BarrierSchedule:
+    """One checkpoint is on its way at a time. In a group there are further barriers, of no
+    checkpoint, which tell how far everything is made and confirmed: for the leader's word.
+
+    ``newest`` is the newest barrier of a checkpoint.
+    """
+
+    def __init__(self, checkpoint_interval_s: float, word_interval_s: float | None) -> None:
+        """``word_interval_s`` is None outside a group."""
+        self.newest: Barrier | None = None
+        self._checkpoint_interval_s = checkpoint_interval_s
+        self._word_interval_s = word_interval_s
+        self._words: deque[Barrier] = deque()
+        self._number = 0
+        self._checkpoint_at = self._any_at = time.monotonic()
+        self._routed_at_checkpoint = self._routed_at_any = 0
+
+    @property
+    def may_checkpoint(self) -> bool:
+        """False while a checkpoint is on its way."""
+        return self.newest is None or self.newest.written.is_set()
+
+    def due(self, routed: int) -> Kind | None:
+        """``routed`` counts the messages that were routed so far."""
+        now = time.monotonic()
+        since = now - self._checkpoint_at
+        something_new = routed != self._routed_at_checkpoint or since >= IDLE_CHECKPOINT_S
+        if since >= self._checkpoint_interval_s and something_new and self.may_checkpoint:
+            return "checkpoint"
+        if self._word_interval_s is None or now - self._any_at < self._word_interval_s:
+            return None
+        while self._words and self._words[0].written.is_set():
+            self._words.popleft()
+        new = routed != self._routed_at_any and len(self._words) < MAX_WORDS
+        return "word" if new else None
+
+    def make(
+        self, kind: Kind, position: StreamPosition | None, arrival_ns: int, routed: int
+    ) -> Barrier:
+        self._number += 1
+        barrier = Barrier(self._number, position, arrival_ns, of_checkpoint=kind == "checkpoint")
+        self._any_at = time.monotonic()
+        self._routed_at_any = routed
+        if kind == "checkpoint":
+            self.newest = barrier
+            self._checkpoint_at, self._routed_at_checkpoint = self._any_at, routed
+        else:
+            self._words.append(barrier)
+        return barrier

@@ -1,0 +1,101 @@
+"""Before a replica starts: does what it would do agree with what its group does already?"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.pipeline.inflight.election import read_election
+from alarmdigest.replication.subjects import LEADERS, leader_subject
+from alarmdigest.settings import Settings, SettingsError
+from alarmdigest.store.base import Checkpoint
+
+log = logging.getLogger(__name__)
+
+#: Which reading of input messages the replicas have in common. Count it up when a message is read
+#: as another one than before.
+READING_RULES = 1
+
+
+def content_of(settings: Settings, content_settings: Mapping[str, int]) -> dict[str, Any]:
+    """What decides what digests hold, and must be the same at all replicas."""
+    names = (
+        *("event_subject", "request_subject", "digest_subject", "rejected_subject"),
+        *("events_stream", "digests_stream", "rejected_stream", "js_domain"),
+    )
+    return {
+        **content_settings,
+        **{name: getattr(settings, name) for name in names},
+        "reading_rules": READING_RULES,
+    }
+
+
+def check_group(
+    js: JetStream,
+    settings: Settings,
+    content: Mapping[str, Any],
+    last: Checkpoint | None,
+    events: StreamInfo,
+) -> int:
+    """The sequence of the first input message that the group's state has known, 0 if nobody knows.
+
+    Raises SettingsError for what keeps us from being a replica.
+    """
+    group = settings.group
+    found = js.find_message(settings.digests_stream, {"last_by_subj": leader_subject(group)})
+    election = read_election(found.payload) if found is not None else {}
+    _compare(settings, content, election)
+    if last is not None:
+        return last.replica.start if last.replica is not None else 0
+    if settings.start != "first":
+        raise SettingsError(
+            f"--start {settings.start} with --group: all replicas must begin at the same message; "
+            "leave it out (the oldest message of the stream)"
+        )
+    first = max(1, events.first_seq)
+    if not election:
+        return first
+    start = election.get("start")
+    if start != first:
+        held = f"from message {first} on" if events.messages else "nothing"
+        raise SettingsError(
+            f"the folder {settings.data_dir} is empty, and the stream {events.name} does not hold "
+            f"everything that the group {group} has read (it began with message {start or '?'}, "
+            f"the stream holds {held}): copy another replica's state "
+            "(alarmdigest backup there), or choose another --group for one that starts anew"
+        )
+    return first
+
+
+def _compare(settings: Settings, content: Mapping[str, Any], election: Mapping[str, Any]) -> None:
+    theirs = election.get("content")
+    if not isinstance(theirs, dict):
+        return
+    others = [
+        f"{name} ({theirs.get(name)} there, {content[name]} here)"
+        for name in sorted(content)
+        if theirs.get(name) != content[name]
+    ]
+    if others:
+        raise SettingsError(
+            f"the group {settings.group} goes by other settings, told by its leader "
+            f"{election.get('name')}: {', '.join(others)}; all replicas need the same. To change "
+            "one, stop all replicas and start them with it"
+        )
+
+
+def check_no_group(js: JetStream, settings: Settings) -> None:
+    """Raises SettingsError where the digest stream belongs to a group, and we are in none."""
+    pattern = f"{LEADERS}.>"
+    if not any(name == settings.digests_stream for name in js.stream_names_for(pattern)):
+        return
+    if js.find_message(settings.digests_stream, {"last_by_subj": pattern}) is None:
+        return
+    raise SettingsError(
+        f"a group publishes to the stream {settings.digests_stream}, and without --group we would "
+        "publish each digest once more: say --group, or, when there is no group any more, take its "
+        f"messages out (nats stream purge {settings.digests_stream} --subject '{pattern}')"
+    )

@@ -1,0 +1,224 @@
+"""Confirmation in a group: only the leader sends, and its stream checks that it still leads.
+
+Every digest expects our leader message to be the last one. Few digests go one at a time, more as an
+atomic batch, and one batch is on its way at a time: at several stream replicas JetStream takes
+nothing else that expects the same message meanwhile.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+
+from alarmdigest._ext import frames
+from alarmdigest._ext.digest_sums import DigestSums
+from alarmdigest._ext.inflight import DIGEST
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.stream_configs import StreamConfig
+from alarmdigest.pipeline.batches import Outgoing
+from alarmdigest.pipeline.inflight.blocked import PublishBlocked
+from alarmdigest.pipeline.inflight.confirmer import Answers
+from alarmdigest.pipeline.inflight.group_lookup import GroupLookup
+from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.inflight.window import InFlightBatch
+from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.leadership import Leadership
+from alarmdigest.replication.subjects import leader_subject
+from alarmdigest.replication.word import Word
+from alarmdigest.state.position import Outputs
+
+#: JetStream takes at most so many messages as one atomic batch.
+MAX_BATCH_MESSAGES = 1000
+MAX_BATCH_BYTES = 4 * 1024 * 1024
+#: A batch costs the server some three syncs of its disk, a message none.
+BATCH_FROM = 8
+#: The last leader message is another one.
+FENCED_OUT = 10071
+STORE_FAILED = 10077
+MESSAGE_TOO_LARGE = 10054
+
+
+class FencedConfirmer(PubAckConfirmer):
+    """A follower's list is bounded in bytes only (``Window``), and nothing of it is sent."""
+
+    lookup: GroupLookup
+
+    def __init__(
+        self,
+        digest_subject: str,
+        rejected_subject: str,
+        stream_configs: tuple[StreamConfig, StreamConfig],
+        reconnector: Reconnector,
+        *,
+        create: bool,
+        domain: str,
+        outputs: Outputs,
+        word: Word,
+        sums: DigestSums,
+        exchange: Exchange,
+        identity: Identity,
+        content: dict[str, Any],
+        start: int,
+    ) -> None:
+        """``word`` and ``sums`` are those of the checkpoint; ``content`` and ``start`` are told in
+        leader messages."""
+        super().__init__(
+            digest_subject,
+            rejected_subject,
+            stream_configs,
+            reconnector,
+            create=create,
+            domain=domain,
+            outputs=outputs,
+            replays=True,
+            lookup=GroupLookup,
+        )
+        self.leadership = Leadership(identity.incarnation, word)
+        self.lookup.begin(self.leadership, sums, exchange, identity, content, start)
+        self._leader_subject = leader_subject(identity.group).encode()
+        self._stream = stream_configs[DIGEST].name
+        self._last = 0  # the number of the last digest that is under way; 0: none is
+        self._batch = b""  # the id of the batch that is under way
+        self._batch_count = 0
+
+    @property
+    def full(self) -> bool:
+        return False
+
+    @property
+    def sendable(self) -> bool:
+        # A look-up has every digest that is under way listed again.
+        waits = self._last and self._in_flight.is_under_way(self._last)
+        return self.leadership.leads and not waits and self._in_flight.sendable
+
+    def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
+        for batch in batches:
+            self.lookup.sums.add(batch.records)
+        before = self._stored_elsewhere()
+        added = super().add(batches, go_on)
+        for kind, (new, old) in enumerate(zip(self._stored_elsewhere(), before, strict=True)):
+            self.lookup.by_others[kind] += new - old
+        self._count()
+        return added
+
+    def _stored_elsewhere(self) -> tuple[int, int]:
+        """Messages, by kind, that are confirmed and were in no replay."""
+        replay = self.lookup.replay
+        suppressed = sum(replay.suppressed) if replay is not None else 0
+        return self._in_flight.digests - suppressed, self._in_flight.rejections
+
+    @property
+    def stored_through(self) -> int:
+        return self.leadership.word.through
+
+    def on_connected(self, connection: Connection) -> None:
+        super().on_connected(connection)
+        connection.watch(self.lookup.heed.fileno())
+        self._last = 0
+
+    def send(self, connection: Connection, most: int) -> PublishBlocked | None:
+        if not self.sendable:
+            return None
+        batch = secrets.token_hex(11).encode()
+        wire, digests, rejections, last, unpublishable, largest, marked = (
+            self._in_flight.frame_fenced(
+                self.digest_subject,
+                self.rejected_subject,
+                connection.max_payload,
+                min(most, MAX_BATCH_MESSAGES),
+                MAX_BATCH_BYTES,
+                b"Nats-Expected-Last-Subject-Sequence: %d\r\n"
+                b"Nats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
+                % (self.leadership.token, self._leader_subject),
+                b"Nats-Batch-Id: %b\r\nNats-Batch-Sequence: " % batch,
+                BATCH_FROM,
+                self.lookup.mark,
+            )
+        )
+        problem = None
+        for number in unpublishable:
+            if self._in_flight.kind_of(number) == DIGEST:
+                problem = self.too_large(largest, connection.max_payload)
+            else:
+                self._answers.give_up(number)
+        if marked:
+            self.lookup.mark = b""
+        self._last = last
+        self._batch, self._batch_count = (batch, digests) if digests > 1 else (b"", digests)
+        if digests or rejections:
+            connection.send(wire)
+        self.resent = self._in_flight.resent
+        self._count()
+        return problem
+
+    # -- answers ---------------------------------------------------------------------------------
+
+    def read(self, buffer: bytearray, end: int) -> Answers:
+        answers = Answers(self._in_flight.scan(buffer, 0, end))
+        for kind, number, headers, text in self._in_flight.take_other():
+            if number < 0:
+                if kind not in (frames.MSG, frames.HMSG):
+                    answers.control.append((kind, text))
+                continue
+            if self._in_flight.kind_of(number) == DIGEST and self._takes(number, text, answers):
+                continue
+            if blocked := self._answers.on_answer(number, headers, text):
+                answers.blocked.append(blocked)
+        self._count()
+        return answers
+
+    def _takes(self, number: int, text: bytes, answers: Answers) -> bool:
+        """Whether an answer about a digest was one that only a group gets."""
+        if self._batch and not text:
+            return True  # the first message of a batch has arrived
+        answer = _read(text)
+        error = answer.get("error")
+        if isinstance(error, dict):
+            return self._on_error(number, error, answers)
+        if self._batch and number == self._last and answer.get("batch") == self._batch.decode():
+            sequence = answer.get("seq")
+            if (
+                answer.get("stream") == self._stream
+                and answer.get("count") == self._batch_count
+                and isinstance(sequence, int)
+                and sequence > 0
+            ):
+                self._in_flight.confirm_batch(number, sequence)
+                self._last, self._batch = 0, b""
+            return True
+        return False
+
+    def _on_error(self, number: int, error: dict[str, Any], answers: Answers) -> bool:
+        code = error.get("err_code")
+        if code == FENCED_OUT:
+            self.lookup.unsure = "the digest stream has another leader message than ours"
+            return True
+        if code == STORE_FAILED and self._batch:
+            for one in self._in_flight.unanswered(DIGEST):
+                self._in_flight.on_publish_error(one)
+            self._last, self._batch = 0, b""
+            answers.blocked.append(PublishBlocked(f"{self._stream} is full"))
+            return True
+        if code in (STORE_FAILED, MESSAGE_TOO_LARGE) and not self._batch:
+            return False  # as without a group
+        # Neither yes nor no: what was sent may be stored, now or later.
+        self.lookup.unsure = f"{self._stream} has answered with error {code}"
+        return True
+
+    def _count(self) -> None:
+        super()._count()
+        digests, rejections = self.lookup.by_others
+        self.digests -= digests
+        self.rejections -= rejections
+
+
+def _read(text: bytes) -> dict[str, Any]:
+    try:
+        answer = orjson.loads(text)
+    except ValueError:
+        return {}
+    return answer if isinstance(answer, dict) else {}

@@ -1,0 +1,388 @@
+"""What a replica knows of the digest stream: by the leader's word, and, once elected, by reading.
+
+A follower sends nothing: the leader's word says what is stored. Who is elected reads the stream
+from where that word leaves off through its own leader message. Then it knows all that any earlier
+leader has stored, and no more of that can come.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from alarmdigest._ext.digest_sums import DigestSums
+from alarmdigest._ext.inflight import DIGEST
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.inflight.election import ask_for_last_election, publish_election
+from alarmdigest.pipeline.inflight.replay import Replay
+from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
+from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
+from alarmdigest.pipeline.inflight.window import Window
+from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.leadership import (
+    Answer,
+    Asking,
+    Done,
+    Leadership,
+    PublishElection,
+    Question,
+    ReadOutput,
+    Unknown,
+)
+from alarmdigest.replication.word import Word
+from alarmdigest.runtime import failpoints
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.state.position import OutputPosition, Outputs, ReplicaPosition, StreamPosition
+
+log = logging.getLogger(__name__)
+
+#: Between two questions of an election that was not answered.
+ASK_AGAIN_S = 0.1
+#: An election without an answer for so long is given up; another may be begun.
+STAND_FOR_S = 10.0
+RENEW_CHECK_EVERY_S = 1.0
+LONGEST_RENEWAL_S = 6 * 3600.0
+#: A stream with a limit in bytes keeps at least so many, or it is of no use.
+FEW_MESSAGES = 4000
+UNLIMITED = 1 << 62
+
+
+class GroupLookup(StreamLookup):
+    """``by_others`` counts, by kind, messages in flight that another replica was found to have had
+    stored."""
+
+    def begin(
+        self,
+        leadership: Leadership,
+        sums: DigestSums,
+        exchange: Exchange,
+        identity: Identity,
+        content: dict[str, Any],
+        start: int,
+    ) -> None:
+        """Call it once, first. ``content`` is what all replicas must have in common, ``start`` the
+        first input message that their state has known."""
+        self.leadership = leadership
+        self.heed = exchange.heed
+        self.sums = sums
+        self.by_others = [0, 0]
+        self.unsure = ""
+        self._exchange = exchange
+        self._identity_in_group = identity
+        self._start = start
+        self._told = {"content": content, "start": start}
+        self._stand_asked = exchange.stand_asked
+        self._made_through = sums.through
+        self._made_sequence = 0
+        self._digests_info: StreamInfo | None = None
+        self._elected_at = time.monotonic()
+        self._renew_check_at = 0.0
+        self._renews = False
+        self._applied = leadership.word.through
+        self._compared_next = leadership.word
+        exchange.word = leadership.word
+
+    @property
+    def applied(self) -> int:
+        """With the leader's word up to this arrival we have compared ourselves, and let go of what
+        belongs there; or it is ours, as we lead."""
+        return self._applied
+
+    # -- called in each round of the publisher -----------------------------------------------------
+
+    def reason_to_look_up(self) -> str:
+        exchange, leadership = self._exchange, self.leadership
+        exchange.heed.clear()
+        if exchange.stand_asked != self._stand_asked and not leadership.leads:
+            return "standing for leader"
+        if not leadership.leads:
+            if leadership.hear(exchange.heard):
+                exchange.word = leadership.word
+            self._apply_word()
+            return ""
+        if exchange.deposed_by > leadership.token:
+            return "another replica may lead"
+        if self.unsure == "" and self._in_flight.floor(DIGEST) < 0 and self._renewal_is_due():
+            self._renews = True
+            return "the leader message is renewed before the stream's limits remove it"
+        return self.unsure
+
+    def _renewal_is_due(self) -> bool:
+        """Whether our leader message lies in the older half of what the stream keeps."""
+        now = time.monotonic()
+        if now < self._renew_check_at:
+            return False
+        self._renew_check_at = now + RENEW_CHECK_EVERY_S
+        info = self._digests_info
+        if info is None:
+            return False
+        age_s = int(info.config.get("max_age") or 0) / 1e9
+        if age_s and now - self._elected_at > min(age_s / 4, LONGEST_RENEWAL_S):
+            return True
+        # How many messages the stream keeps, as far as its limits tell.
+        most_messages = int(info.config.get("max_msgs") or -1)
+        kept = most_messages if most_messages > 0 else UNLIMITED
+        if int(info.config.get("max_bytes") or -1) > 0:
+            kept = min(kept, max(info.messages, FEW_MESSAGES))
+        return self._in_flight.position(DIGEST)[0] - self.leadership.token > kept // 4
+
+    @property
+    def needs_more(self) -> bool:
+        return self._applied < self.leadership.word.through and not self._exchange.diverged
+
+    def _apply_word(self) -> None:
+        """Let go what the leader's word confirms, once we see that it agrees with us.
+
+        We compare ourselves at one word until everything that belongs to it is made; newer ones
+        wait, else there would always be a newer one.
+        """
+        exchange = self._exchange
+        if self._compared_next.through <= self._applied:
+            self._compared_next = self.leadership.word
+        word = self._compared_next
+        if word.through <= self._applied or exchange.diverged:
+            return
+        if self._made_through < word.through:
+            # Nothing before it will be compared any more.
+            self.sums.advance(self._made_through)
+            return
+        ours = self.sums.at(word.through)
+        if ours != (word.digests, word.ids):
+            exchange.diverged = (
+                f"up to input message {word.sequence} this replica has "
+                f"made other digests than the leader: {ours[0]} and {word.digests} in all"
+            )
+            log.critical("diverged: %s", exchange.diverged)
+            return
+        self.sums.advance(word.through)
+        self._applied = word.through
+        self._let_go(word)
+
+    def _let_go(self, word: Word) -> None:
+        for kind, count in enumerate(self._in_flight.confirm_through(word.through)):
+            self.by_others[kind] += count
+        self._on_found()
+
+    # -- barriers ----------------------------------------------------------------------------------
+
+    def on_barrier_met(self, barrier: Barrier) -> ReplicaPosition:
+        self._made_through = max(barrier.arrival_ns, self._made_through)
+        self._exchange.made_through = self._made_through
+        digests, ids = self.sums.at(max(self._made_through, self.sums.through))
+        if self._made_through <= self._applied:
+            self.sums.advance(self._made_through)
+        else:
+            self._apply_word()
+        sequence = barrier.position.sequence if barrier.position is not None else 0
+        self._made_sequence = sequence
+        made = Word(barrier.arrival_ns, sequence, digests=digests, ids=ids)
+        return ReplicaPosition(digests, f"{ids:032x}", made.to_json(), self._start)
+
+    def covers(self, barrier: Barrier) -> bool:
+        return self.leadership.leads or barrier.arrival_ns <= self._applied
+
+    def complete(
+        self, made: ReplicaPosition | None, outputs: Outputs
+    ) -> tuple[Outputs, ReplicaPosition | None]:
+        assert made is not None
+        barrier = Word.from_json(made.word)
+        name = self.streams[DIGEST]
+        if self.leadership.leads and barrier.through > self.leadership.word.through:
+            first, before = outputs[name], self.leadership.word
+            word = replace(barrier, after=first.sequence, after_id=first.message_id)
+            if before.after > word.after:  # of a barrier from before we were elected
+                word = replace(word, after=before.after, after_id=before.after_id)
+            self.leadership.speak(word)
+            self.sums.advance(word.through)
+            self._applied = word.through
+            self._exchange.word = word
+            self._exchange.news.wake()
+        word = self.leadership.word
+        kept = OutputPosition(outputs[name].created, word.after, word.after_id)
+        return {**outputs, name: kept}, replace(made, word=word.to_json())
+
+    def output_positions(self) -> Outputs:
+        positions = {}
+        for kind, name in enumerate(self.streams):
+            sequence, message_id = self._in_flight.position(kind)
+            if kind == DIGEST and self.replay is not None and self.replay.readers:
+                sequence, message_id = self.replay.position(kind, (sequence, message_id))
+            positions[name] = OutputPosition(
+                self._identity.created[kind], sequence, message_id.decode()
+            )
+        return positions
+
+    def _truncate(self, kind: int, sequence: int, info: StreamInfo) -> None:
+        self._in_flight.set_position(kind, sequence)
+        self._in_flight.lower_floors(kind, sequence)
+        word = self.leadership.word
+        if kind == DIGEST and word.after > sequence:
+            self.leadership.word = replace(word, after=sequence, after_id="")
+
+    # -- looking up: becoming, or staying, the leader ----------------------------------------------
+
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+        infos = self._check_with_leaders(KINDS, go_on)
+        if infos is None:
+            return False
+        self._digests_info = infos[DIGEST]
+        for kind, info in infos.items():
+            self._leaders[kind] = info.leader
+        self._to_look_up.clear()
+        if self.replay is None:
+            self.replay = Replay(())
+            self.add_asks = False
+        leadership, exchange = self.leadership, self._exchange
+        stands = exchange.stand_asked != self._stand_asked
+        self._stand_asked = exchange.stand_asked
+        if leadership.token and self._renews:
+            asking = leadership.renew()
+        elif leadership.token:
+            asking = leadership.confirm()
+        elif stands:
+            asking = leadership.stand()
+        else:
+            self._list_again()
+            return True
+        try:
+            return self._elect(asking, window, go_on)
+        finally:
+            exchange.token = leadership.token if leadership.leads else 0
+            exchange.stands = self._renews = False
+            exchange.news.wake()
+
+    def _elect(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool:
+        failpoints.reach("election.before")
+        led = self.leadership.leads
+        elected = self._ask(asking, window, go_on)
+        if elected is None:
+            return False
+        self._list_again()
+        self.unsure = ""
+        if elected:
+            self._elected_at = time.monotonic()
+            self._exchange.elections += 1
+            log.info(
+                "leading the group%s",
+                Fields(
+                    group=self._identity_in_group.group,
+                    name=self._identity_in_group.name,
+                    token=self.leadership.token,
+                    again=led,
+                ),
+            )
+        else:
+            self._close_replay()
+            self._exchange.lost_elections += 1
+            log.info("another replica leads%s", Fields(was_leader=led))
+        failpoints.reach("election.after")
+        return True
+
+    def _list_again(self) -> None:
+        """Whatever was sent and is not known to be stored waits in the list again, in order."""
+        for kind in KINDS:
+            self._in_flight.unsend(kind)
+        self._on_found()
+
+    def _ask(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool | None:
+        """Put the questions of an election; its outcome, None if we shall not go on."""
+        give_up_at = time.monotonic() + STAND_FOR_S
+        question = next(asking)
+        while True:
+            answer = self._answer(question, window, go_on)
+            if not go_on():
+                return None
+            if isinstance(answer, Unknown):
+                if time.monotonic() > give_up_at and not self.leadership.token:
+                    return False
+                time.sleep(ASK_AGAIN_S)
+            try:
+                question = asking.send(answer)
+            except StopIteration as end:
+                return bool(end.value)
+
+    def _answer(self, question: Question, window: Window, go_on: Callable[[], bool]) -> Answer:
+        try:
+            if isinstance(question, ReadOutput):
+                return self._read_output(question, window, go_on)
+            connection = self._reconnector.connect_with_backoff(go_on)
+            if connection is None:
+                return Unknown()
+            try:
+                js = JetStream(connection, domain=self._domain, timeout_s=1.0)
+                identity = self._identity_in_group
+                if isinstance(question, PublishElection):
+                    return publish_election(js, question, identity, self._told)
+                return ask_for_last_election(js, self.streams[DIGEST], identity.group)
+            except NoAnswer:
+                self._reconnector.avoid(connection)
+                raise
+            finally:
+                connection.close()
+        except JetStreamError as error:
+            self._trouble("an election waits", reason=error)
+        except NatsError as error:
+            log.debug("an election goes on:%s", Fields(reason=error))
+        return Unknown()
+
+    def _read_output(
+        self, question: ReadOutput, window: Window, go_on: Callable[[], bool]
+    ) -> Answer:
+        """What stands in the digest stream behind the word: what is in flight is confirmed by it,
+        and what has not been made yet is kept until it is."""
+        failpoints.reach("election.before_reading")
+        self._exchange.token = question.token  # elected, and heard as the leader from now on
+        after = question.after if question.after < question.token else 0
+        reader = StoredIdsReader(
+            self._reconnector,
+            self.streams[DIGEST],
+            domain=self._domain,
+            after=after,
+            end=question.token,
+        )
+        try:
+            while not reader.done:
+                try:
+                    reader.read(go_on)
+                except NatsError:
+                    if not reader.was_silent:
+                        raise
+                if not go_on():
+                    return Unknown()
+        finally:
+            reader.close()
+        self._take_found(reader, window.batches, question.token)
+        return Done()
+
+    def _take_found(self, reader: StoredIdsReader, batches: Sequence[Any], token: int) -> None:
+        for batch in batches:
+            for number, sequence in reader.ids.take_made(batch.records, DIGEST)[0]:
+                if self._in_flight.kind_of(batch.first + number) == DIGEST:
+                    self._in_flight.confirm(batch.first + number, sequence)
+                    self.by_others[DIGEST] += 1
+        # What the word confirms may lie before what was read.
+        self._let_go(self.leadership.word)
+        reader.ids.drop_passed(self._made_sequence)
+        self._close_replay()
+        self._in_flight.set_position(DIGEST, token)
+        self.replay = Replay([reader])
+        self._on_found()
+
+    def _close_replay(self) -> None:
+        if self.replay is not None:
+            self.by_others[DIGEST] += sum(self.replay.suppressed)
+        self.replay = Replay(())
+
+    def note_stored_through(self, position: StreamPosition, *, replay_ended: bool) -> None:
+        self.mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (
+            position.sequence,
+            position.timestamp_ns,
+        )
+        if self.replay is not None:
+            self.replay.note_stored_through(position.sequence)

@@ -1,0 +1,380 @@
+"""The group's thread: tells the others of us in beats, hears theirs, and asks us to stand.
+
+It has a connection of its own, so that neither a long read of the listener's nor a write of the
+publisher's keeps us from being heard.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import orjson
+
+from alarmdigest._ext import frames
+from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.errors import ConnectionLost, JetStreamError, NatsError
+from alarmdigest.nats.jetstream import NO_MESSAGE, JetStream, read_answer
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.membership import Beat, Membership, NameTaken
+from alarmdigest.replication.subjects import (
+    BEATS,
+    GROUP_STREAM,
+    beat_subject,
+    control_subject,
+    group_stream_config,
+    leader_subject,
+)
+from alarmdigest.runtime.logs import Fields, LimitedLog
+from alarmdigest.runtime.service_thread import ServiceThread
+from alarmdigest.settings import SettingsError
+
+log = logging.getLogger(__name__)
+
+BEATS_SID = 7
+ANSWERS_SID = 8
+CONTROL_SID = 9
+TICK_S = 0.02
+ANSWER_TIMEOUT_S = 1.0
+#: A consumer that has given nothing for so long, our own beats included, is replaced.
+SILENCE_S = 2.0
+CONSUMER_INACTIVE_S = 30.0
+#: How long a leader that was asked to step down waits for another one.
+STEP_DOWN_FOR_S = 3.0
+#: Who leads is also asked for now and then: the leader may not know that it was deposed.
+ASK_EVERY_S = 2.0
+BUFFER_BYTES = 256 * 1024
+
+
+class StepDown(NamedTuple):
+    """An operator has asked for another leader, ``to`` if that is a name."""
+
+    to: str
+    reply: bytes
+    until: float
+
+
+class Group(ServiceThread):
+    """Runs until ``stop()``. ``membership`` may be read by any thread.
+
+    ``heard`` is set once our own beat has come back.
+    """
+
+    def __init__(
+        self,
+        reconnector: Reconnector,
+        identity: Identity,
+        exchange: Exchange,
+        *,
+        digests_stream: str,
+        domain: str,
+        replicas: int,
+        position: Callable[[], int],
+        ready: Callable[[], bool],
+        empty: bool,
+        on_failure: Callable[[threading.Thread, BaseException], None],
+    ) -> None:
+        """``position`` and ``ready`` tell how far the input was read, and whether we could lead.
+        ``empty``: we have no state, and the input does not hold everything any more."""
+        super().__init__("group", on_failure)
+        self.reconnector = reconnector
+        self.identity = identity
+        self.membership = Membership(identity.name, identity.incarnation, identity.priority)
+        self.heard = threading.Event()
+        self.exchange = exchange
+        self._digests_stream = digests_stream
+        self._domain = domain
+        self._replicas = replicas
+        self._position = position
+        self._ready = ready
+        self._empty = empty
+        self._stopping = threading.Event()
+        self._resigning = False
+        self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
+        self._subject = beat_subject(identity.group, identity.name).encode()
+        self._inbox = b""
+        self._buffer = bytearray(BUFFER_BYTES)
+        self._filled = 0
+        self._said = 0, -1
+        self._asked_at = 0.0
+        self._asks_to_stand = False
+        self._was_standing = False
+        self._lost_elections = 0
+        self._heard_at = 0.0
+        self._asked_down: StepDown | None = None
+        self._trouble = LimitedLog(log, logging.WARNING)
+
+    # -- called from other threads ---------------------------------------------------------------
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self.exchange.news.wake()
+
+    def resign(self) -> None:
+        """Never lead again; while we still do, name the readiest one as successor in every beat."""
+        self._resigning = True
+        self.exchange.news.wake()
+
+    def makes_snapshots(self) -> bool:
+        """Whether that is our business just now."""
+        return self.membership.makes_snapshots(self._our_beat(0))
+
+    # -- the loop --------------------------------------------------------------------------------
+
+    def work(self) -> None:
+        while not self._stopping.is_set():
+            connection = self.reconnector.connect_with_backoff(self._go_on)
+            if connection is None:
+                return
+            try:
+                self._serve(connection)
+            except NameTaken as taken:
+                raise SettingsError(str(taken)) from taken
+            except (NatsError, frames.ProtocolError) as lost:
+                self.reconnector.last_error = str(lost)
+                if not self._stopping.is_set():
+                    self._trouble("the group cannot be heard", reason=lost)
+                    if isinstance(lost, ConnectionLost):
+                        self.reconnector.avoid(connection)
+                    self._stopping.wait(0.1)
+            finally:
+                connection.close()
+
+    def _go_on(self) -> bool:
+        self.beat()
+        return not self._stopping.is_set()
+
+    def _serve(self, connection: Connection) -> None:
+        """Raises NatsError, ProtocolError, NameTaken."""
+        self._listen(connection)
+        connection.watch(self.exchange.news.fileno())
+        while self._go_on():
+            count = connection.receive_into(self._buffer, self._filled, TICK_S)
+            self.exchange.news.clear()
+            if count:
+                self._take(connection, self._filled + count)
+            now = time.monotonic()
+            if now - self._heard_at > SILENCE_S:
+                raise ConnectionLost(f"{connection.url}: {GROUP_STREAM} gives nothing to read")
+            self._beat_when_due(connection, now)
+            self._stand_when_due(connection, now)
+            self._answer_when_down(connection, now)
+            connection.keep_alive()
+
+    def _listen(self, connection: Connection) -> None:
+        """See that the stream is there, and have every beat sent to us from now on, the newest of
+        each replica first."""
+        self._inbox = connection.new_inbox().encode()
+        subscriptions = b"SUB %b.beats %d\r\nSUB %b.answers %d\r\nSUB %b %d\r\n"
+        control = control_subject(self.identity.group).encode()
+        connection.send(
+            subscriptions % (self._inbox, BEATS_SID, self._inbox, ANSWERS_SID, control, CONTROL_SID)
+        )
+        js = JetStream(connection, domain=self._domain, timeout_s=ANSWER_TIMEOUT_S, received=b"")
+        if js.stream_info(GROUP_STREAM) is None:
+            js.create_stream(group_stream_config(self._replicas))
+        name = f"{self.identity.name}-{secrets.token_hex(6)}"
+        config = {
+            "name": name,
+            "deliver_subject": f"{self._inbox.decode()}.beats",
+            "deliver_policy": "last_per_subject",
+            "filter_subjects": [f"{BEATS}.{self.identity.group}.>"],
+            "ack_policy": "none",
+            "replay_policy": "instant",
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": round(CONSUMER_INACTIVE_S * 1e9),
+        }
+        body = {"stream_name": GROUP_STREAM, "config": config, "action": "create"}
+        js.request(f"CONSUMER.CREATE.{GROUP_STREAM}.{name}", body)
+        rest = js.close()
+        self._buffer[: len(rest)] = rest
+        self._filled = len(rest)
+        self._heard_at = time.monotonic()
+        self._asked_at = 0.0
+
+    def _take(self, connection: Connection, end: int) -> None:
+        found, position = frames.scan(self._buffer, 0, end)
+        self._filled = end - position
+        self._buffer[: self._filled] = self._buffer[position:end]
+        if self._filled == len(self._buffer):
+            raise ConnectionLost(f"{connection.url}: a frame of over {self._filled} bytes")
+        for kind, sid, _subject, reply, _headers, payload in found:
+            if kind not in (frames.MSG, frames.HMSG):
+                if kind == frames.INFO:
+                    self.reconnector.learn(connection)
+                if refused := connection.handle(kind, payload):
+                    self._trouble("the server does not let us take part", reason=refused)
+            elif sid == BEATS_SID:
+                self._hear(payload)
+            elif sid == ANSWERS_SID:
+                self._on_last_election(payload)
+            elif sid == CONTROL_SID and reply:
+                self._on_request(payload, reply)
+
+    def _hear(self, payload: bytes) -> None:
+        try:
+            beat = Beat.from_json(orjson.loads(payload))
+        except ValueError as error:
+            self._trouble("a beat that cannot be read", reason=error)
+            return
+        now = time.monotonic()
+        rounds = self.membership.rounds
+        self.membership.hear(beat, now)
+        self._heard_at = now
+        if self.membership.rounds > rounds:
+            self.heard.set()
+        exchange = self.exchange
+        if beat.incarnation != self.identity.incarnation:
+            if beat.word.through > exchange.heard.through:
+                exchange.heard = beat.word
+                exchange.heed.wake()
+            if beat.leads and beat.token > exchange.deposed_by:
+                exchange.deposed_by = beat.token
+                exchange.heed.wake()
+
+    # -- requests of operators -------------------------------------------------------------------
+
+    def _on_request(self, payload: bytes, reply: bytes) -> None:
+        """``{"step_down": NAME}``, to the readiest one without a name; only the leader answers."""
+        if not self.exchange.token or self._asked_down is not None:
+            return
+        try:
+            to = orjson.loads(payload)["step_down"]
+        except (ValueError, KeyError, TypeError):
+            return
+        if isinstance(to, str):
+            self._asked_down = StepDown(to, reply, time.monotonic() + STEP_DOWN_FOR_S)
+
+    def _answer_when_down(self, connection: Connection, now: float) -> None:
+        asked = self._asked_down
+        if asked is None or (self.exchange.token and now < asked.until):
+            return
+        if self.exchange.token:
+            who = f"the replica {asked.to}" if asked.to else "another replica"
+            told = {"leader": "", "problem": f"{who} was not elected in time"}
+        elif (leader := self.membership.leader) is None:
+            return  # its first beat is on its way
+        else:
+            told = {"leader": leader.beat.name, "problem": ""}
+        self._asked_down = None
+        body = orjson.dumps(told)
+        connection.send(b"PUB %b %d\r\n%b\r\n" % (asked.reply, len(body), body))
+
+    # -- beats -------------------------------------------------------------------------------------
+
+    @property
+    def _wants_successor(self) -> bool:
+        return self._resigning or bool(self.exchange.diverged) or self._asked_down is not None
+
+    def _our_beat(self, number: int) -> Beat:
+        exchange, identity = self.exchange, self.identity
+        successor = ""
+        if exchange.token and self._wants_successor:
+            asked = self._asked_down.to if self._asked_down is not None else ""
+            successor = asked or self.membership.readiest()
+        return Beat(
+            name=identity.name,
+            incarnation=identity.incarnation,
+            number=number,
+            priority=identity.priority,
+            token=exchange.token,
+            position=self._position(),
+            ready=self._ready(),
+            empty=self._empty or bool(exchange.diverged),
+            successor=successor,
+            word=exchange.word,
+            about={**identity.about, "diverged": exchange.diverged},
+        )
+
+    def _beat_when_due(self, connection: Connection, now: float) -> None:
+        exchange, membership = self.exchange, self.membership
+        said = exchange.token, exchange.word.through
+        news = exchange.token > 0 and (said != self._said or self._wants_successor)
+        news = news or exchange.token != self._said[0]
+        if not membership.beat_due(now, hurry=news):
+            return
+        membership.note_token(exchange.token)
+        beat = self._our_beat(membership.next_number(now))
+        self._said = beat.token, beat.word.through
+        body = orjson.dumps(beat.to_json())
+        connection.send(b"PUB %b %d\r\n%b\r\n" % (self._subject, len(body), body))
+
+    # -- standing ----------------------------------------------------------------------------------
+
+    def _stand_when_due(self, connection: Connection, now: float) -> None:
+        exchange, membership = self.exchange, self.membership
+        if self._was_standing and not exchange.stands:
+            self._was_standing = False
+            membership.stood(now, elected=exchange.token > 0)
+        if exchange.stands or self._was_standing or exchange.diverged:
+            return
+        wants = not self._resigning and membership.should_stand(self._our_beat(0), now)
+        if wants and not self._asks_to_stand:
+            self._asks_to_stand = True
+            self._asked_at = 0.0
+        pause = ANSWER_TIMEOUT_S if self._asks_to_stand else ASK_EVERY_S
+        if now - self._asked_at >= pause:
+            self._asked_at = now
+            self._ask_for_last_election(connection)
+
+    def _ask_for_last_election(self, connection: Connection) -> None:
+        body = json.dumps({"last_by_subj": leader_subject(self.identity.group)}).encode()
+        what = f"{self._prefix}.STREAM.MSG.GET.{self._digests_stream}".encode()
+        connection.send(b"PUB %b %b.answers %d\r\n%b\r\n" % (what, self._inbox, len(body), body))
+
+    def _on_last_election(self, payload: bytes) -> None:
+        """The stream's leader says who published the last leader message."""
+        try:
+            answer = read_answer(payload, "STREAM.MSG.GET")
+            sequence, election = (0, {}) if answer is None else read_election(answer)
+            if answer is None:
+                return
+        except JetStreamError as error:
+            if error.err_code != NO_MESSAGE:
+                return  # there is no leader now; it is asked again
+            sequence, election = 0, {}
+        except ValueError as error:
+            self._trouble("a leader message that cannot be read", reason=error)
+            return
+        membership, exchange = self.membership, self.exchange
+        known = membership.token
+        membership.note_token(sequence)
+        if election.get("incarnation") != self.identity.incarnation:
+            exchange.deposed_by = max(exchange.deposed_by, sequence)
+        if not self._asks_to_stand:
+            return
+        self._asks_to_stand = False
+        if sequence > known:
+            return  # another was elected meanwhile, and is given time to be heard of
+        log.info(
+            "standing for leader%s",
+            Fields(group=self.identity.group, name=self.identity.name, after=sequence),
+        )
+        self._was_standing = True
+        exchange.stands = True
+        exchange.stand_asked += 1
+        exchange.heed.wake()
+
+
+def read_election(answer: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """Sequence and body of a leader message that ``STREAM.MSG.GET`` has answered with.
+
+    Raises ValueError.
+    """
+    try:
+        message = answer["message"]
+        body = orjson.loads(b64decode(message.get("data", "")))
+        sequence = int(message["seq"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not a message: {error}") from error
+    if not isinstance(body, dict):
+        raise ValueError("a leader message is an object")
+    return sequence, body

@@ -1,0 +1,85 @@
+"""Replicas that are broken on purpose: what they do wrong is found, or would be seen."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+from nats.js.api import StreamConfig
+from support.bus import Bus
+from support.feeder import Feeder
+from support.group_service import GroupService, pause
+from support.judge import DIGESTS
+from support.nats_server import NatsServer
+from support.stream_service import assert_worth_judging
+
+pytestmark = pytest.mark.group
+
+START = "; import runpy; runpy.run_module('alarmdigest', run_name='__main__', alter_sys=True)"
+
+FORGETS_LATER = (
+    "import alarmdigest.pipeline.startup as startup, alarmdigest.pipeline.service as service; "
+    "real = startup.content_of; "
+    "lie = lambda settings, content: {**real(settings, content), 'retention': 300_000_000}; "
+    "startup.content_of = service.content_of = lie" + START
+)
+NO_FENCE = (
+    "import alarmdigest.pipeline.inflight.fenced as fenced; "
+    "from alarmdigest._ext.inflight import InFlight; "
+    "frame = lambda self, digests, rejected, payload, most, size, fence, *rest: "
+    "InFlight.frame_fenced(self, digests, rejected, payload, most, size, b'', *rest); "
+    "import alarmdigest.pipeline.inflight.puback as puback; "
+    "puback.InFlight = type('Unfenced', (InFlight,), {'frame_fenced': frame})" + START
+)
+
+
+def test_one_that_computes_something_else_is_found_and_kept_from_leading() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url], programs={"c": ("-c", FORGETS_LATER)}) as group,
+        Feeder(server.url, seed=1) as feeder,
+    ):
+        wrong = group.replicas[2]
+        wrong.change(
+            *("--group", "mail", "--replica-name", "c", "--leader-priority", "1"),
+            *("--retention", "1h"),
+            workers=3,
+        )
+        feeder.wait_for(100)
+        wrong.kill()
+        wrong.start()
+        feeder.wait_for(1000)
+        told = wrong.wait_for_log(r"diverged: up to input message (\d+) this replica has")
+        assert int(told[1]) > 0
+        # Right ones may be lost: the wrong one does not stand.
+        group.replicas[0].kill()
+        feeder.wait_for(500)
+        group.replicas[0].start()
+        feeder.wait_for(200)
+        assert not re.search("standing for leader", wrong.log.partition("diverged")[2])
+        assert_worth_judging(group.settle(feeder))
+
+
+def test_without_the_fence_a_leader_that_stood_still_would_store_twice() -> None:
+    """The test of it sees what it looks for."""
+    dice = random.Random(4)
+    with NatsServer() as server:
+        with Bus(server.url) as bus:
+            config = StreamConfig(
+                name=DIGESTS,
+                subjects=["AlarmDigest", "AlarmDigestLeader.mail"],
+                duplicate_window=0.1,
+                allow_atomic=True,
+            )
+            bus.run(bus.client.jetstream().add_stream(config))
+        with (
+            GroupService([server.url], program=("-c", NO_FENCE)) as group,
+            Feeder(server.url, seed=4) as feeder,
+        ):
+            for _ in range(12):
+                feeder.wait_for(dice.randrange(100, 400))
+                pause(group.leader(), 4.0)
+            group.leader()
+            with pytest.raises(AssertionError, match=r"same Nats-Msg-Id|doubled|one too many"):
+                group.settle(feeder)

@@ -1,0 +1,89 @@
+"""Three replicas on one server: whatever dies, each digest stands in the stream once, in order."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from support.feeder import Feeder
+from support.group_service import GroupService, pause, tell_longest_wait
+from support.nats_server import NatsServer
+from support.scale import cases
+from support.stream_service import assert_worth_judging
+
+
+def test_three_replicas_write_what_one_would() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url]) as group,
+        Feeder(server.url, seed=1) as feeder,
+    ):
+        feeder.wait_for(2000)
+        assert_worth_judging(group.settle(feeder, rejected_twice=False))
+
+
+@pytest.mark.group
+def test_the_leader_is_killed_again_and_again() -> None:
+    dice = random.Random(2)
+    with (
+        NatsServer() as server,
+        GroupService([server.url]) as group,
+        Feeder(server.url, seed=2) as feeder,
+    ):
+        for _ in range(cases(3, 60)):
+            feeder.wait_for(dice.randrange(300, 1500))
+            leader = group.leader()
+            leader.kill()
+            feeder.wait_for(dice.randrange(1, 3000))
+            leader.start(ready=dice.random() < 0.7)
+        feeder.wait_for(500)
+        assert_worth_judging(group.settle(feeder))
+        tell_longest_wait(server.url)
+
+
+@pytest.mark.group
+def test_all_replicas_are_killed_at_once() -> None:
+    dice = random.Random(3)
+    with (
+        NatsServer() as server,
+        GroupService([server.url]) as group,
+        Feeder(server.url, seed=3) as feeder,
+    ):
+        for _ in range(cases(2, 40)):
+            feeder.wait_for(dice.randrange(300, 1500))
+            for replica in group.running:
+                replica.kill()
+            for replica in group.replicas:
+                replica.start(ready=False)
+        feeder.wait_for(500)
+        assert_worth_judging(group.settle(feeder))
+
+
+@pytest.mark.group
+def test_a_leader_that_stood_still_stores_nothing_afterwards() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url]) as group,
+        Feeder(server.url, seed=4) as feeder,
+    ):
+        for _ in range(cases(2, 40)):
+            feeder.wait_for(500)
+            pause(group.leader(), 5.0)
+        feeder.wait_for(500)
+        assert_worth_judging(group.settle(feeder))
+
+
+@pytest.mark.group
+def test_a_rolling_restart_keeps_nobody_waiting() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url]) as group,
+        Feeder(server.url, seed=5) as feeder,
+    ):
+        for replica in group.replicas:
+            feeder.wait_for(500)
+            assert replica.stop() == 0
+            replica.start()
+        feeder.wait_for(500)
+        assert_worth_judging(group.settle(feeder))
+        tell_longest_wait(server.url)

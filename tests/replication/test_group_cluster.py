@@ -1,0 +1,70 @@
+"""Three replicas on three servers, every stream on all of them: replicas and servers die together.
+
+Run by ``make test-group``.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from support.cluster import Cluster
+from support.feeder import Feeder
+from support.group_service import GroupService, pause, tell_longest_wait
+from support.nats_server import NatsServer
+from support.scale import cases
+from support.stream_service import assert_worth_judging, let_time_pass
+
+pytestmark = [pytest.mark.group, pytest.mark.timeout(300)]
+
+ON_ALL = ("--stream-replicas", "3")
+
+
+def end_and_start(node: NatsServer) -> None:
+    node.kill()
+    let_time_pass(1.0)
+    node.start()
+
+
+def stand_still(node: NatsServer) -> None:
+    node.pause()
+    let_time_pass(3.0)
+    node.resume()
+
+
+@pytest.mark.parametrize("harm", [end_and_start, stand_still])
+def test_servers_and_replicas_go_in_turn(harm: Callable[[NatsServer], None]) -> None:
+    dice = random.Random(1)
+    with (
+        Cluster() as cluster,
+        GroupService(cluster.urls, *ON_ALL) as group,
+        Feeder(cluster.urls[0], seed=1) as feeder,
+    ):
+        group.leader()
+        feeder.wait_for(200)
+        for _ in range(cases(2, 30)):
+            # The one that the feeder talks to stays: it would only feed nothing meanwhile.
+            harm(dice.choice(cluster.nodes[1:]))
+            cluster.settle()
+            leader = group.leader()
+            if dice.random() < 0.5:
+                leader.kill()
+                leader.start()
+            else:
+                pause(leader, 4.0)
+            feeder.wait_for(dice.randrange(100, 800))
+        cluster.settle()
+        assert_worth_judging(group.settle(feeder))
+        tell_longest_wait(cluster.urls[0])
+
+
+def test_digests_go_as_atomic_batches_to_three_servers() -> None:
+    with (
+        Cluster() as cluster,
+        GroupService(cluster.urls, *ON_ALL) as group,
+        Feeder(cluster.urls[0], seed=2) as feeder,
+    ):
+        group.leader()
+        feeder.wait_for(3000)
+        assert_worth_judging(group.settle(feeder, rejected_twice=False))

@@ -1,0 +1,79 @@
+"""What an operator sees of a group, and asks of it."""
+
+from __future__ import annotations
+
+import json
+
+from support.command import run_command
+from support.feeder import Feeder
+from support.group_service import GroupService
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.stream_service import StreamService, assert_worth_judging
+from support.wait import eventually
+
+
+def name_of(service: StreamService) -> str:
+    found = json.loads(service.http("/status.json")[1])
+    name: str = found["group"]["replica"]
+    return name
+
+
+def test_members_are_shown_and_another_one_is_elected_on_request() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url]) as group,
+        Feeder(server.url, seed=7) as feeder,
+    ):
+        feeder.wait_for(300)
+
+        def whole() -> dict[str, object] | None:
+            found = json.loads(run_command("members", "--server", server.url, "--json").stdout)
+            settled = len(found["members"]) == 3 and found["leader"] == name_of(group.leader())
+            return found if settled else None
+
+        found = eventually(whole, what="three members and a leader")
+        assert found is not None
+        assert found["group"] == "mail"
+        leader = group.leader()
+        shown = run_command("members", "--server", server.url, "--group", "mail")
+        assert shown.returncode == 0
+        assert f"led by {found['leader']}" in shown.stdout
+
+        other = next(one for one in group.replicas if one is not leader)
+        result = run_command("step-down", "--server", server.url, "--to", name_of(other))
+        assert result.returncode == 0, result.stderr
+        assert result.stdout == f"{name_of(other)} leads the group mail now\n"
+        assert group.leader() is other
+        eventually(lambda: leader.metric("alarmdigest_leader") == 0.0, what="it to follow")
+        assert other.metric("alarmdigest_leader") == 1.0
+        assert leader.metric("alarmdigest_group_members") == 3.0
+        assert leader.metric("alarmdigest_group_has_leader") == 1.0
+        for replica in group.replicas:
+            assert replica.http("/readyz")[0] == 200
+            assert "another alarmdigest answers" not in replica.log
+        assert_worth_judging(group.settle(feeder))
+
+
+def test_a_group_that_is_not_there() -> None:
+    with NatsServer() as server:
+        for command in ("members", "step-down"):
+            result = run_command(command, "--server", server.url, "--group", "nobody")
+            assert result.returncode == 2
+            assert "no group nobody" in result.stderr
+
+
+def test_two_replicas_of_one_name() -> None:
+    with NatsServer() as server, GroupService([server.url], replicas=1) as group:
+        group.leader()
+        same = ("--group", "mail", "--replica-name", "a")
+        settings = ("--retention", "300ms", "--clock-skew", "50ms")
+        twin = ServiceProcess(server.url, mode="stream", options=(*same, *settings))
+        twin.start(ready=False)
+        try:
+            assert twin.wait() == 2
+        finally:
+            if twin.process.poll() is None:
+                twin.kill()
+        assert "another process of the group is called a" in twin.log
+        assert "Traceback" not in twin.log

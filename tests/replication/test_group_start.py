@@ -1,0 +1,125 @@
+"""A replica that would not be one is refused at the start, by name and with a remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from histories import event_body, request_body
+from model import Event, Request, Status
+from support.bus import Bus
+from support.group_service import GroupService, elections_of
+from support.jetstream import asking
+from support.judge import ALARMS, DIGESTS
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+
+from alarmdigest.replication.subjects import LEADERS
+
+IN_GROUP = ("--group", "mail", "--replica-name", "new")
+
+
+@pytest.fixture
+def group() -> Iterator[GroupService]:
+    """One replica that leads."""
+    with NatsServer() as server, GroupService([server.url], replicas=1) as running:
+        running.leader()
+        yield running
+
+
+def refused(url: str, *options: str, mode: str = "stream") -> str:
+    """The log of a service that ends at once with exit code 2."""
+    service = ServiceProcess(url, mode=mode, options=options)
+    service.start(ready=False)
+    try:
+        assert service.wait() == 2, service.log
+    finally:
+        if service.process.poll() is None:
+            service.kill()
+    assert "Traceback" not in service.log
+    return service.log
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--retention", "1h"), r"retention \(300000000 there, 3600000000000 here\)"),
+        (("--clock-skew", "2h"), "clock_skew"),
+        (("--split-size", "20KiB"), "split_bytes"),
+        (("--publish-empty",), "publish_empty"),
+        (("--rejected-subject", "Other", "--rejected-stream", "OTHER"), "rejected_stream"),
+    ],
+)
+def test_other_settings_than_the_leaders(
+    group: GroupService, options: tuple[str, ...], told: str
+) -> None:
+    same = ("--retention", "300ms", "--clock-skew", "50ms")
+    log = refused(group.url, *IN_GROUP, *same, *options)
+    assert re.search(rf"goes by other settings, told by its leader a: .*{told}", log)
+
+
+def test_no_group_on_the_streams_of_a_group(group: GroupService) -> None:
+    log = refused(group.url)
+    assert "a group publishes to the stream ALARM_DIGESTS" in log
+    for replica in group.running:
+        replica.stop()
+    command = re.search(r"nats stream purge (\S+) --subject '(\S+)'", log)
+    assert command is not None
+    with asking(group.url) as js:
+        js.request(f"STREAM.PURGE.{command[1]}", {"filter": command[2]})
+    with ServiceProcess(group.url, mode="stream") as service:
+        assert service.stop() == 0
+
+
+def test_an_empty_replica_where_the_stream_has_lost_what_the_group_has_read(
+    group: GroupService,
+) -> None:
+    with Bus(group.url) as bus:
+        for number in range(3):
+            event = Event("u", f"a{number}", Status.CRITICAL, number)
+            bus.publish("AlarmStatusChanged", event_body(event))
+        bus.publish("SendAlarmDigest", request_body(Request("u")))
+        bus.wait_for_digests(1)
+    with asking(group.url) as js:
+        js.request(f"STREAM.PURGE.{ALARMS}", {"seq": 3})
+    log = refused(group.url, *IN_GROUP, "--retention", "300ms", "--clock-skew", "50ms")
+    assert "does not hold everything that the group mail has read" in log
+    assert "alarmdigest backup" in log
+
+
+def test_a_digest_stream_without_atomic_batches() -> None:
+    with NatsServer() as server:
+        with asking(server.url) as js:
+            js.create_stream(
+                {"name": DIGESTS, "subjects": ["AlarmDigest", f"{LEADERS}.mail"], "storage": "file"}
+            )
+        log = refused(server.url, *IN_GROUP)
+        assert f"nats stream edit {DIGESTS} --allow-batch" in log
+
+
+def test_a_digest_stream_that_does_not_capture_the_leader_subject() -> None:
+    with NatsServer() as server:
+        with asking(server.url) as js:
+            js.create_stream(
+                {
+                    "name": DIGESTS,
+                    "subjects": ["AlarmDigest"],
+                    "storage": "file",
+                    "allow_atomic": True,
+                }
+            )
+        log = refused(server.url, *IN_GROUP)
+        assert f"{LEADERS}.mail" in log
+        assert f"nats stream edit {DIGESTS}" in log
+
+
+def test_core_mode_has_no_groups() -> None:
+    with NatsServer(jetstream=False) as server:
+        assert "--group needs streams" in refused(server.url, *IN_GROUP, mode="core")
+
+
+def test_a_leader_message_names_its_leader(group: GroupService) -> None:
+    [election] = elections_of(group.url)
+    assert election.subject == f"{LEADERS}.mail"
+    assert b'"name":"a"' in election.body

@@ -1,0 +1,177 @@
+"""Several replicas of one group, for tests that end them, and the verdict on what they wrote."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from types import MappingProxyType, TracebackType
+
+from nats.errors import Error as NatsPyError
+
+from support.feeder import Feeder
+from support.judge import (
+    ALARMS,
+    DIGESTS,
+    REJECTED,
+    Expected,
+    Stored,
+    assert_exact,
+    judge,
+    read_stream,
+    stream_size,
+)
+from support.stream_service import RETENTION_NS, SKEW_NS, StreamService
+from support.wait import eventually
+
+LEADERS = "AlarmDigestLeader."
+
+
+def read_in_time(url: str, name: str) -> list[Stored]:
+    """As ``read_stream``, also where a cluster is about to choose a leader."""
+
+    def read() -> tuple[list[Stored]] | None:
+        try:
+            return (read_stream(url, name),)
+        except NatsPyError:
+            return None
+
+    [found] = eventually(read, timeout=30, interval=0.2, what=f"an answer of {name}") or ([],)
+    return found
+
+
+def digests_of(url: str) -> list[Stored]:
+    """What the digest stream holds beside leader messages."""
+    return [one for one in read_in_time(url, DIGESTS) if not one.subject.startswith(LEADERS)]
+
+
+def elections_of(url: str) -> list[Stored]:
+    return [one for one in read_in_time(url, DIGESTS) if one.subject.startswith(LEADERS)]
+
+
+class GroupService:
+    """Replicas ``a``, ``b``, … each with a folder of its own, on the same servers."""
+
+    def __init__(
+        self,
+        urls: Sequence[str],
+        *options: str,
+        replicas: int = 3,
+        workers: int = 3,
+        program: Sequence[str] = ("-m", "alarmdigest"),
+        programs: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> None:
+        """Each replica's first server is another one of ``urls``. ``programs`` are those of
+        replicas that run another one than ``program``."""
+        self.url = urls[0]
+        self.replicas = []
+        for number in range(replicas):
+            first = number % len(urls)
+            others = [
+                part for url in [*urls[first:], *urls[:first]][1:] for part in ("--server", url)
+            ]
+            name = "abcdefg"[number]
+            service = StreamService(
+                urls[first], workers=workers, program=programs.get(name, program)
+            )
+            service.change(
+                *others, "--group", "mail", "--replica-name", name, *options, workers=workers
+            )
+            self.replicas.append(service)
+
+    def __enter__(self) -> GroupService:
+        for replica in self.replicas:
+            replica.start(ready=False)
+        for replica in self.replicas:
+            replica.wait_for_log(r"\bready\b")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, replica in enumerate(self.replicas):
+            if error is not None:
+                sys.stderr.write(f"---- replica {'abcdefg'[number]}\n")
+            with suppress(ProcessLookupError):
+                replica.process.send_signal(signal.SIGCONT)
+            replica.__exit__(kind, error, trace)
+
+    @property
+    def running(self) -> list[StreamService]:
+        return [one for one in self.replicas if one.process.poll() is None]
+
+    def leader(self, *, timeout: float = 20.0) -> StreamService:
+        """The running replica that led last, once there is one."""
+
+        def found() -> StreamService | None:
+            last: tuple[int, StreamService] | None = None
+            for replica in self.running:
+                role = re.findall(
+                    r"leading the group.* token=(\d+)|another replica (leads)", replica.log
+                )
+                if role and role[-1][0] and (last is None or int(role[-1][0]) > last[0]):
+                    last = int(role[-1][0]), replica
+            return last[1] if last else None
+
+        leader = eventually(found, timeout=timeout, what="a leader")
+        assert leader is not None
+        return leader
+
+    def settle(
+        self,
+        feeder: Feeder,
+        *,
+        rejected_twice: bool = True,
+        removed: Sequence[Stored] = (),
+        timeout: float = 40.0,
+    ) -> Expected:
+        """End the traffic, let the group catch up, drain it, and judge all that it has written.
+
+        ``removed`` are messages that the input stream held before those that it holds now.
+        """
+        feeder.finish()
+        whole = [*removed, *read_in_time(self.url, ALARMS)]
+        expected = judge(whole, skew_ns=SKEW_NS, retention_ns=RETENTION_NS)
+
+        def enough() -> bool:
+            assert self.running, "all replicas have ended"
+            try:
+                return (
+                    len(digests_of(self.url)) >= expected.digests
+                    and stream_size(self.url, REJECTED) >= expected.refusals
+                )
+            except NatsPyError:
+                return False
+
+        with suppress(AssertionError):
+            eventually(enough, timeout=timeout, interval=0.05, what="all that is expected")
+        codes = [replica.stop() for replica in self.running]
+        rejected = read_in_time(self.url, REJECTED)
+        if rejected_twice:
+            # At a change of leaders they may be published again, with the same id.
+            rejected = list({one.headers["Nats-Msg-Id"]: one for one in rejected}.values())
+        assert_exact(expected, digests_of(self.url), rejected)
+        assert codes == [0] * len(codes)
+        return expected
+
+
+def tell_longest_wait(url: str) -> None:
+    """Print the longest time between two digests, by the stream's clock."""
+    times = [one.time_ns for one in digests_of(url)]
+    gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
+    print(f"longest time without a digest: {max(gaps, default=0) / 1e9:.2f} s")
+
+
+def pause(service: StreamService, seconds: float) -> None:
+    """SIGSTOP, and SIGCONT after so long."""
+    service.process.send_signal(signal.SIGSTOP)
+    end = time.monotonic() + seconds
+    eventually(lambda: time.monotonic() >= end, timeout=seconds + 5, what="the pause")
+    service.process.send_signal(signal.SIGCONT)
