@@ -33,8 +33,8 @@ def server() -> Iterator[NatsServer]:
 
 @pytest.fixture(scope="module")
 def scrape(server: NatsServer) -> dict[str, tuple[str, set[str]]]:
-    """What a service in stream mode, which has all metrics, shows: name -> type and labels."""
-    with ServiceProcess(server.url, mode="stream") as service:
+    """What a replica of a group, which has all metrics, shows: name -> type and labels."""
+    with ServiceProcess(server.url, mode="stream", options=("--group", "mail")) as service:
         _status, text = service.http("/metrics")
     return {
         family.name + ("_total" if family.type == "counter" else ""): (
