@@ -64,8 +64,9 @@ def check_group(
         raise SettingsError(
             f"the folder {settings.data_dir} is empty, and the stream {events.name} does not hold "
             f"everything that the group {group} has read (it began with message {start or '?'}, "
-            f"the stream holds {held}): copy another replica's state "
-            "(alarmdigest backup there), or choose another --group for one that starts anew"
+            f"the stream holds {held}), and there is no snapshot to start from: copy another "
+            "replica's state (alarmdigest backup there), or choose another --group for one that "
+            "starts anew"
         )
     return first
 

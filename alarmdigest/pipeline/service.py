@@ -135,6 +135,7 @@ class Service:
         self.reconnectors = Reconnectors.of(settings, urls)
         self.replica: Replica | None = None
         self.snapshots: SnapshotMaker | None = None
+        self.restoring = False
         self._start_until = 0.0
 
     def _go_on(self) -> bool:
@@ -196,12 +197,14 @@ class Service:
     def _restore(self, content: dict[str, int]) -> Checkpoint | None:
         """Fill the empty store from a snapshot. Raises NatsError, StoreError, NotToGoOn."""
         if self.store.last is None:
+            self.restoring = True
             self.store.close()  # LMDB opens a database once only in a process
             try:
                 restore_snapshot(self.reconnectors.snapshots, self.settings, content, self._go_on)
             finally:
                 self.store = open_store(self.settings.store, self.settings.data_dir)
                 self._start_until = self._deadline()  # it took as long as it took
+                self.restoring = False
         return self.store.last
 
     def _join_group(self, replica: Replica, listener: Listener) -> None:

@@ -319,6 +319,25 @@ def test_a_follower_makes_them_and_the_leader_where_there_is_none() -> None:
         assert_worth_judging(group.settle(feeder), digests=50)
 
 
+def test_an_empty_replica_without_a_snapshot_does_not_begin_where_input_is_gone() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url], "--snapshot-interval", "0", replicas=2) as group,
+        Feeder(server.url, seed=23) as feeder,
+    ):
+        feeder.wait_for(300)
+        leader = group.leader()
+        [follower] = [one for one in group.replicas if one is not leader]
+        follower.kill()
+        wipe(follower)
+        removed = remove_input(server.url, 10)
+        follower.start(ready=False)
+        assert follower.wait() == exit_codes.USAGE
+        assert "and there is no snapshot to start from" in follower.log
+        assert snapshots_of(server.url, "mail") == []
+        group.settle(feeder, removed=removed)
+
+
 def heard(name: str, **beat: Any) -> Membership:
     """What a replica knows that has heard one other, and its own beats."""
     known = Membership(name, f"{name}-1", 100)
