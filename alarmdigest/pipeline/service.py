@@ -69,10 +69,7 @@ import threading
 import time
 from collections.abc import Callable
 
-import mmh3
-
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.router import Router
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
@@ -83,7 +80,7 @@ from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.reconnectors import Reconnectors
 from alarmdigest.pipeline.rejections import RejectionQueue
 from alarmdigest.pipeline.replica import Replica
-from alarmdigest.pipeline.restore import arrival_at_start, load_books
+from alarmdigest.pipeline.restore import load_books, make_router
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.snapshot_maker import SnapshotMaker
 from alarmdigest.pipeline.snapshot_restore import restore_snapshot
@@ -98,9 +95,7 @@ from alarmdigest.replication.membership import WORD_PAUSE_S
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.settings import Settings
-from alarmdigest.state.position import UNKNOWN_NS
 from alarmdigest.store import Checkpoint, Store, open_store
-from alarmdigest.wire.buckets import BUCKETS
 
 log = logging.getLogger(__name__)
 
@@ -280,20 +275,7 @@ class Service:
     def _make_listener(self, start_plan: StartPlan) -> Listener:
         assert self.publisher is not None
         settings, last = self.settings, self.store.last
-        router = Router(
-            workers=settings.workers,
-            buckets=BUCKETS,
-            hash32=mmh3.hash,
-            skew_ns=settings.clock_skew,
-            parse_leniently=self.rejections.read,
-            only_count=self.rejections.only_count,
-            event_subject=settings.event_subject.encode(),
-            request_subject=settings.request_subject.encode(),
-        )
-        if last is not None:
-            router.arrival_ns = arrival_at_start(last.arrival_ns, settings)
-            position = last.position
-            router.stepped_back_ns = UNKNOWN_NS if position is None else position.stepped_back_ns
+        router = make_router(settings, self.rejections, last)
         source: Source
         if start_plan.mode == "stream":
             source = PullConsumerSource(
