@@ -197,10 +197,10 @@ class Publisher(ServiceThread):
         batches.clear()
 
     def _on_barrier(self, barrier: Barrier) -> None:
-        """A barrier comes once from every producer."""
-        lookup = self._lookup
+        """It comes once from every producer. Output positions are those at the first: what a worker
+        past it has made may be stored before others reach it."""
         for met in self._arriving.on_barrier(barrier):
-            made = lookup.on_barrier_met(met.barrier) if lookup else None
+            made = self._lookup.on_barrier_met(met.barrier) if self._lookup else None
             self.window.add_barrier(met.barrier, met.outputs, made)
 
     def _output_positions(self) -> Outputs:

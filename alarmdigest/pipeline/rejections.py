@@ -63,7 +63,7 @@ class RejectionQueue:
 
     def only_count(self, kind: int, reason: int) -> bool:
         """Count a message that is rejected for ``REASONS[reason]`` and be done with it, if it is
-        one too many; else it has to be read. For messages of no stream."""
+        one too many; else it has to be read. Only for core mode."""
         if self._granted or self._may_publish():
             self._granted = True
             return False

@@ -20,10 +20,12 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    PubAcks; ``inflight/puback_reader.py`` reads all other answers. ``inflight/pace.py`` says how
    much may be sent after the server has refused something, ``inflight/doubts.py`` when to look up
    what was stored, and ``inflight/stream_lookup.py`` does that.
-4. ``checkpointer.py``, thread *checkpointer*: every second the listener sends a barrier, a marker,
-   through all queues after the data. When it has come through, and everything before it is
-   confirmed, the changes in the books and the position in the stream that they correspond to are
-   written to the store in one transaction.
+4. ``checkpointer.py``, thread *checkpointer*: at most once a second, when something has arrived and
+   the last checkpoint is written (at rest every ten seconds), the listener sends a barrier, a
+   marker, through all queues after the data. A worker that meets it gives its changed rows to the
+   checkpointer and passes it to the publisher, which reports when everything before it is
+   confirmed. Then the rows and the position in the stream that they correspond to are written to
+   the store in one transaction.
 
 Each thread owns its state and is reached only through its queue. Data flows one way; two things go
 the other way, without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog,

@@ -184,7 +184,7 @@ cdef class AlarmBook:
         """Blocks that changed since they were last taken, as packed rows (see ext/rows/row_codec.pxd).
 
         Ends at the first row with which they have ``most_bytes`` or more; b"" when none is left.
-        What is returned is no longer held to be changed: the caller must not lose it. A block
+        What is returned is no longer marked as changed: the caller must not lose it. A block
         whose alarms are all gone gives a row without value, and is gone for good. Runs without
         the GIL.
         """

@@ -2,8 +2,9 @@
 #
 # Records lie in an arena and name each other by handles; hash tables find users and alarms. Every
 # alarm belongs to one *block* of its user, the unit in which a store keeps it: a block whose
-# alarms have changed since it was last taken stands in the list of dirty ones, once. The rule
-# itself (what is late, changed, due) is alarmbook.pyx's; the stored form of a block is row_codec.pxd's.
+# alarms have changed since it was last taken stands in the list of dirty ones, once. What is late
+# and changed is decided in alarmbook.pyx, what is due and forgotten below; the stored form of a
+# block is row_codec.pxd's.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset

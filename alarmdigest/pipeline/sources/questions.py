@@ -53,7 +53,7 @@ class Questions:
         self._connection.send(b"UNSUB %d\r\n" % LEADER_SID)
 
     def ask(self, what: str, body: dict[str, Any], on_answer: OnAnswer) -> None:
-        """Ask ``<prefix>.<what>``; one that may be carried out twice."""
+        """Ask ``<prefix>.<what>``; the request must be safe to repeat."""
         self._publish([_Question(f"{self._prefix}.{what}", orjson.dumps(body), on_answer)])
 
     def ask_again(self) -> None:

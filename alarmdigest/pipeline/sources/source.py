@@ -47,7 +47,7 @@ class Source(ABC):
 
     @abstractmethod
     def status(self, headers: bytes, router: Router) -> None:
-        """A message that is none of the input. Raises ConsumerGone."""
+        """A message that is not input. Raises ConsumerGone."""
 
     @abstractmethod
     def stop(self, connection: Connection) -> None:
