@@ -341,7 +341,8 @@ cdef class InFlight:
         """
         cdef Wire w
         cdef Fenced how
-        cdef uint64_t number, i, count, last = 0, rejections = 0, left = 0
+        cdef uint64_t number, count, last = 0, rejections = 0
+        cdef int64_t i
         cdef size_t room, bytes_chosen = 0
         cdef bint enough = True
         cdef Slot* slot
@@ -371,17 +372,28 @@ cdef class InFlight:
                         continue
                     slot = self.slot(number)
                     if slot.kind != 0:
-                        i = w.unpublishable
+                        count = w.unpublishable
                         enough = put_message(&w, slot.record, number)
-                        if enough and w.unpublishable == i:
+                        if enough and w.unpublishable == count:
                             self.note_sending(slot)
                             rejections += 1
                             continue
                     elif room + slot.record.headers_len + slot.record.body_len <= max_payload:
-                        bytes_chosen += slot.record.headers_len + slot.record.body_len
-                        enough = buffer_reserve(&chosen, sizeof(number))
-                        if enough:
-                            buffer_put(&chosen, &number, sizeof(number))
+                        # And those that wait for it, in their order: a batch is stored whole.
+                        while enough:
+                            bytes_chosen += slot.record.headers_len + slot.record.body_len
+                            enough = buffer_reserve(&chosen, sizeof(number))
+                            if enough:
+                                buffer_put(&chosen, &number, sizeof(number))
+                            number = slot.later
+                            if (number < self.base or self.slot(number).state != WAITING
+                                    or chosen.used >= most_messages * sizeof(uint64_t)
+                                    or bytes_chosen + w.out.used >= most_bytes):
+                                break
+                            slot = self.slot(number)
+                            if (room + slot.record.headers_len + slot.record.body_len
+                                    > max_payload):
+                                break
                         continue
                     else:
                         w.largest_digest = max(
@@ -394,11 +406,13 @@ cdef class InFlight:
                         buffer_put(&skipped, &number, sizeof(number))
                 count = chosen.used // sizeof(uint64_t)
                 if 1 < count < batch_from:
-                    # All but the first go back to where the line begins, in order.
-                    left = count - 1
-                    self.line_head -= left
-                    memcpy(<uint64_t*> self.line.data + self.line_head,
-                           <uint64_t*> chosen.data + 1, left * sizeof(uint64_t))
+                    # All but the first go back to where the line begins, in order, except those
+                    # that were in no line.
+                    for i in range(count - 1, 0, -1):
+                        number = (<uint64_t*> chosen.data)[i]
+                        if self.slot(number).state == READY:
+                            self.line_head -= 1
+                            (<uint64_t*> self.line.data)[self.line_head] = number
                     count = 1
                 for i in range(count):
                     if not enough:
@@ -441,9 +455,9 @@ cdef class InFlight:
         for number in range(self.base, self.next):
             slot = self.slot(number)
             if slot.state == SENT and slot.kind == kind:
-                slot.state = READY
                 self.outstanding -= 1
-            if slot.state == READY and not self.line_up(number):
+                self.list_again(number)
+            elif slot.state == READY and not self.line_up(number):
                 raise MemoryError("no memory for the line of messages")
 
     def retry_failed(self) -> None:
@@ -453,10 +467,19 @@ cdef class InFlight:
             return
         for number in range(self.base, self.next):
             if self.slot(number).state == FAILED:
-                self.slot(number).state = READY
-                if not self.line_up(number):
-                    raise MemoryError("no memory for the line of messages")
+                self.list_again(number)
         self.failed = 0
+
+    cdef int list_again(self, uint64_t number) except -1:
+        """It may be sent, or waits for an earlier one of the same user."""
+        cdef Slot* slot = self.slot(number)
+        if slot.earlier >= self.base and self.slot(slot.earlier).state != CONFIRMED:
+            slot.state = WAITING
+            return 0
+        slot.state = READY
+        if not self.line_up(number):
+            raise MemoryError("no memory for the line of messages")
+        return 0
 
     # -- answers -----------------------------------------------------------------------------------
 

@@ -83,12 +83,50 @@ def test_frames_say_their_sizes_truly() -> None:
     assert seen == 4
 
 
-def test_the_digests_of_one_user_are_never_in_one_batch() -> None:
-    in_flight = listed(digest(1, user=9), digest(2, user=9), digest(3), digest(4))
-    _, digests, _, last, _ = frame(in_flight)
-    assert (digests, last) == (3, 4)
+def test_the_digests_of_one_user_are_in_one_batch_in_order() -> None:
+    in_flight = listed(
+        digest(1, user=9), digest(2, user=8), digest(3, user=9), digest(4, user=9), digest(5)
+    )
+    wire, digests, _, last, _ = frame(in_flight)
+    assert (digests, last) == (5, 5)
+    bodies = re.findall(rb"\r\n\r\n(\d)x", wire)
+    assert bodies == [b"1", b"3", b"4", b"2", b"5"]
     in_flight.confirm_batch(last, 10)
-    assert frame(in_flight)[3] == 2
+    assert in_flight.base == in_flight.next
+
+
+def test_the_digests_of_one_user_go_one_after_the_other_without_a_batch() -> None:
+    in_flight = listed(digest(1, user=9), digest(2, user=9))
+    for number in (1, 2):
+        assert frame(in_flight)[3] == number
+        assert frame(in_flight)[3] == 0, "the next one has to wait"
+        in_flight.confirm(number, number)
+    assert in_flight.base == in_flight.next
+
+
+def test_a_batch_of_one_user_that_was_not_stored_is_sent_again_in_order() -> None:
+    in_flight = listed(*(digest(number, user=9) for number in range(1, 5)))
+    assert frame(in_flight)[1] == 4
+    in_flight.unsend(0)
+    _wire, digests, _, last, _ = frame(in_flight, batch_from=9)
+    assert (digests, last) == (1, 1), "and not a later one before it"
+    in_flight.unsend(0)
+    assert frame(in_flight)[1] == 4
+
+
+def test_one_that_failed_keeps_back_those_of_its_user() -> None:
+    in_flight = listed(*(digest(number, user=9) for number in range(1, 4)), digest(7))
+    assert frame(in_flight)[1] == 4
+    for number in (1, 2, 3):
+        in_flight.on_publish_error(number)
+    in_flight.unsend(0)
+    assert frame(in_flight)[3] == 4, "that of another user"
+    in_flight.confirm(4, 1)
+    assert frame(in_flight)[1] == 0
+    in_flight.retry_failed()
+    wire, digests, _, last, _ = frame(in_flight)
+    assert (digests, last) == (3, 3)
+    assert re.findall(rb"\r\n\r\n(\d)x", wire) == [b"1", b"2", b"3"]
 
 
 def test_rejected_messages_go_beside_and_without_a_fence() -> None:
