@@ -66,6 +66,14 @@ USED = {
         {"--data-dir", "--store", "--http", "--mode", "--rejected-subject"},
     ),
     "status": ({"--json", "--http"}, LOGIN | {"--data-dir", "--store", "--mode"}),
+    "members": (
+        LOGIN | {"--group", "--json", "--digests-stream"},
+        {"--data-dir", "--store", "--http", "--mode", "--workers"},
+    ),
+    "step-down": (
+        LOGIN | {"--group", "--to", "--timeout"},
+        {"--data-dir", "--store", "--http", "--mode", "--json"},
+    ),
     "show": ({"--json", "--due", "--data-dir"}, LOGIN | {"--http", "--mode", "--store"}),
     "rejected": (
         LOGIN | {"--last", "--follow", "--body", "--json", "--refeed", "--rejected-stream"},

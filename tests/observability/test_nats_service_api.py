@@ -77,6 +77,7 @@ def test_a_service_in_stream_mode_answers_who_and_what_it_is(server: NatsServer,
                 "streams": "ALARMS,ALARM_DIGESTS,ALARM_REJECTED",
                 "requests": "SendAlarmDigest",
                 "digests": "AlarmDigest",
+                "group": "",
             },
         }
         info = the_one(bus, f"$SRV.INFO.alarmdigest.{ping['id']}")
