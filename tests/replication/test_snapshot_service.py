@@ -167,6 +167,7 @@ def test_a_damaged_one_is_refused_by_name_and_the_next_older_one_taken() -> None
         assert_worth_judging(settle(server.url, service, feeder, removed=removed))
 
 
+@pytest.mark.group
 def test_a_full_bucket_stops_nothing() -> None:
     options = (*OFTEN, "--snapshots-max-bytes", "4KiB")
     with (
@@ -189,6 +190,7 @@ def test_a_full_bucket_stops_nothing() -> None:
         assert snapshots_of(server.url) == []
 
 
+@pytest.mark.group
 def test_the_first_one_is_made_at_once_and_the_last_one_at_the_end() -> None:
     with (
         NatsServer() as server,
@@ -217,6 +219,7 @@ def test_the_first_one_is_made_at_once_and_the_last_one_at_the_end() -> None:
         assert "made a snapshot" not in service.log
 
 
+@pytest.mark.group
 def test_one_of_other_settings_is_refused_and_the_start_goes_on() -> None:
     with (
         NatsServer() as server,
@@ -268,6 +271,7 @@ def test_what_contradicts_snapshots_is_exit_code_2(options: tuple[str, ...]) -> 
 # -- a group ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.group
 def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> None:
     with (
         NatsServer() as server,
@@ -293,6 +297,7 @@ def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> No
         assert_worth_judging(group.settle(feeder, removed=removed))
 
 
+@pytest.mark.group
 def test_a_follower_makes_them_and_the_leader_where_there_is_none() -> None:
     with (
         NatsServer() as server,
@@ -319,6 +324,7 @@ def test_a_follower_makes_them_and_the_leader_where_there_is_none() -> None:
         assert_worth_judging(group.settle(feeder), digests=50)
 
 
+@pytest.mark.group
 def test_an_empty_replica_without_a_snapshot_does_not_begin_where_input_is_gone() -> None:
     with (
         NatsServer() as server,
