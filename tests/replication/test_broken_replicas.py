@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import random
 import re
 
 import pytest
-from nats.js.api import StreamConfig
-from support.bus import Bus
 from support.feeder import Feeder
-from support.group_service import GroupService, pause
-from support.judge import DIGESTS
+from support.group_service import GroupService
 from support.nats_server import NatsServer
 from support.stream_service import assert_worth_judging
 
@@ -23,14 +19,6 @@ FORGETS_LATER = (
     "real = startup.content_of; "
     "lie = lambda settings, content: {**real(settings, content), 'retention': 300_000_000}; "
     "startup.content_of = service.content_of = lie" + START
-)
-NO_FENCE = (
-    "import alarmdigest.pipeline.inflight.fenced as fenced; "
-    "from alarmdigest._ext.inflight import InFlight; "
-    "frame = lambda self, digests, rejected, payload, most, size, fence, *rest: "
-    "InFlight.frame_fenced(self, digests, rejected, payload, most, size, b'', *rest); "
-    "import alarmdigest.pipeline.inflight.puback as puback; "
-    "puback.InFlight = type('Unfenced', (InFlight,), {'frame_fenced': frame})" + START
 )
 
 
@@ -59,27 +47,3 @@ def test_one_that_computes_something_else_is_found_and_kept_from_leading() -> No
         feeder.wait_for(200)
         assert not re.search("standing for leader", wrong.log.partition("diverged")[2])
         assert_worth_judging(group.settle(feeder))
-
-
-def test_without_the_fence_a_leader_that_stood_still_would_store_twice() -> None:
-    """The test of it sees what it looks for."""
-    dice = random.Random(4)
-    with NatsServer() as server:
-        with Bus(server.url) as bus:
-            config = StreamConfig(
-                name=DIGESTS,
-                subjects=["AlarmDigest", "AlarmDigestLeader.mail"],
-                duplicate_window=0.1,
-                allow_atomic=True,
-            )
-            bus.run(bus.client.jetstream().add_stream(config))
-        with (
-            GroupService([server.url], program=("-c", NO_FENCE)) as group,
-            Feeder(server.url, seed=4) as feeder,
-        ):
-            for _ in range(12):
-                feeder.wait_for(dice.randrange(100, 400))
-                pause(group.leader(), 4.0)
-            group.leader()
-            with pytest.raises(AssertionError, match=r"same Nats-Msg-Id|doubled|one too many"):
-                group.settle(feeder)
