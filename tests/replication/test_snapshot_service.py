@@ -276,7 +276,7 @@ def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> No
     with (
         NatsServer() as server,
         GroupService([server.url], "--snapshot-interval", "1s", replicas=2) as group,
-        Feeder(server.url, seed=21) as feeder,
+        Feeder(server.url, seed=21, rate=300) as feeder,
     ):
         quiet = Quiet(server.url)
         feeder.wait_for(800)
