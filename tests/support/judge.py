@@ -75,16 +75,18 @@ async def _read_stream(url: str, name: str) -> list[Stored]:
     client = await nats.connect(url)
     try:
         stream = client.jetstream()
-        if (await stream.stream_info(name)).state.messages == 0:
+        state = (await stream.stream_info(name)).state
+        if state.messages == 0:
             return []
-        return await _pull_all(stream, name)
+        return await _pull_through(stream, name, state.last_seq)
     except NotFoundError:
         return []
     finally:
         await client.close()
 
 
-async def _pull_all(stream: JetStreamContext, name: str) -> list[Stored]:
+async def _pull_through(stream: JetStreamContext, name: str, last: int) -> list[Stored]:
+    """All messages up to ``last``: a stream that is written to may grow faster than we read."""
     consumer = f"judge-{secrets.token_hex(8)}"
     config = ConsumerConfig(
         name=consumer,
@@ -97,7 +99,7 @@ async def _pull_all(stream: JetStreamContext, name: str) -> list[Stored]:
     pull = await stream.pull_subscribe_bind(consumer=consumer, stream=name)
     found: list[Stored] = []
     pending = 1
-    while pending:
+    while pending and not (found and found[-1].sequence >= last):
         try:
             batch = await pull.fetch(500, timeout=5.0)
         except NatsTimeoutError:
@@ -108,7 +110,7 @@ async def _pull_all(stream: JetStreamContext, name: str) -> list[Stored]:
             found.append(Stored(sequence, time_ns, message.subject, message.data, headers))
     await pull.unsubscribe()
     await stream.delete_consumer(name, consumer)
-    return found
+    return [one for one in found if one.sequence <= last]
 
 
 def _place(reply: str) -> tuple[int, int, int]:
