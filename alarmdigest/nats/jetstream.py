@@ -71,8 +71,8 @@ class JetStream(Requests):
     ) -> dict[str, Any]:
         """Ask ``$JS.API.<subject>``; the answer as it is.
 
-        Asked again until an answer comes, so it must be one that may be carried out twice. What is
-        no answer of JetStream's does not count, whoever sent it.
+        Asked again until an answer comes, so it must be a request that may be carried out twice.
+        What is no answer of JetStream's does not count, whoever sent it.
         """
         what = f"{self._prefix}.{subject}"
         data = b"" if body is None else json.dumps(body).encode()

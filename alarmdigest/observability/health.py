@@ -40,7 +40,7 @@ def degradations(service: Service) -> list[str]:
     blocked = None if service.publisher is None else service.publisher.blocked_reason
     if blocked is not None:
         found.append(f"digests cannot be published: {blocked}")
-    connected = service.publisher is not None and service.publisher.connected.is_set()
+    connected = service.publisher is not None and service.publisher.ready.is_set()
     last_error = service.reconnectors.publisher.last_error
     if not connected and last_error != blocked:
         found.append(f"the publisher has no connection: {last_error}")

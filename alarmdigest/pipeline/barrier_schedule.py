@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import Literal, TypeAlias
 
-from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.state.position import StreamPosition
 
 Kind: TypeAlias = Literal["checkpoint", "word"]
@@ -37,7 +37,7 @@ class BarrierSchedule:
     @property
     def may_checkpoint(self) -> bool:
         """False while a checkpoint is on its way."""
-        return self.newest is None or self.newest.written.is_set()
+        return self.newest is None or self.newest.done.is_set()
 
     def due(self, routed: int) -> Kind | None:
         """``routed`` counts the messages that were routed so far."""
@@ -48,7 +48,7 @@ class BarrierSchedule:
             return "checkpoint"
         if self._word_interval_s is None or now - self._any_at < self._word_interval_s:
             return None
-        while self._words and self._words[0].written.is_set():
+        while self._words and self._words[0].done.is_set():
             self._words.popleft()
         new = routed != self._routed_at_any and len(self._words) < MAX_WORDS
         return "word" if new else None

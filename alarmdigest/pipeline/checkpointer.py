@@ -1,13 +1,9 @@
-"""Barriers, and the thread that writes a checkpoint once everything before it is done.
+"""The thread that writes a checkpoint once everything before its barrier is done.
 
-The listener puts a barrier for position S into every worker's queue and into the publisher's. On
-reaching it, a worker hands the rows changed since the previous barrier to the checkpointer, then
-passes the barrier to the publisher, after the digests it has made. When the publisher has received
-the barrier from every worker and from the listener, and everything before it is confirmed, S is
-complete: the rows, S and the output positions are written in one transaction. (These are the
-aligned barriers of stream processors such as Flink. They only need queues that keep order.)
-
-One checkpoint is on its way at a time. The workers do not wait for it.
+On reaching a barrier (``barrier.py``), a worker hands over the rows changed since the one before;
+the publisher reports when everything before it is confirmed. Then the rows, the position and the
+output positions are written in one transaction. One checkpoint is on its way at a time. The workers
+do not wait for it.
 """
 
 from __future__ import annotations
@@ -20,11 +16,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
-from alarmdigest.state.position import Outputs, ReplicaPosition, StreamPosition
+from alarmdigest.state.position import Outputs, ReplicaPosition
 from alarmdigest.store.base import Checkpoint, Store, StoreError
 
 log = logging.getLogger(__name__)
@@ -32,25 +29,6 @@ log = logging.getLogger(__name__)
 RETRY_PAUSE_S = 1.0
 # What a checkpoint of this size needs is worth returning afterwards.
 LARGE_BYTES = 16 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Barrier:
-    """Everything up to ``position`` (None in core mode) stands before it in every queue.
-
-    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made
-    (``time.monotonic()``); batches have the same field, from which the age of a queue is measured.
-    """
-
-    number: int
-    position: StreamPosition | None
-    arrival_ns: int
-    #: False for one that only tells how far everything is made, and confirmed (in a group).
-    of_checkpoint: bool = True
-    read_at: float = field(default_factory=time.monotonic, compare=False)
-    written: threading.Event = field(default_factory=threading.Event, compare=False)
-    """Set once the checkpoint is in the store, or there was nothing to write; and once everything
-    before a barrier of no checkpoint is confirmed."""
 
 
 class _Rows(NamedTuple):
@@ -195,7 +173,7 @@ class Checkpointer(ServiceThread):
         elif self._memory_kept:
             self._release_memory()
         self.completed_at = time.monotonic()
-        barrier.written.set()
+        barrier.done.set()
 
     def _write(self, rows: list[bytes], checkpoint: Checkpoint) -> None:
         """Until it succeeds: nothing is skipped, and meanwhile no other barrier is sent."""

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.answers import StreamInfo, in_short
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.pipeline.inflight.election import read_election
-from alarmdigest.replication.subjects import LEADERS, leader_subject
+from alarmdigest.replication.election import Election, find_last_election
+from alarmdigest.replication.subjects import LEADERS
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import Checkpoint
 
@@ -45,8 +45,7 @@ def check_group(
     Raises SettingsError for what keeps us from being a replica.
     """
     group = settings.group
-    found = js.find_message(settings.digests_stream, {"last_by_subj": leader_subject(group)})
-    election = read_election(found.payload) if found is not None else {}
+    election = find_last_election(js, settings.digests_stream, group)
     _compare(settings, content, election)
     if last is not None:
         return last.replica.start if last.replica is not None else 0
@@ -56,14 +55,14 @@ def check_group(
             "leave it out (the oldest message of the stream)"
         )
     first = max(1, events.first_seq)
-    if not election:
+    if not election.sequence:
         return first
-    start = election.get("start")
+    start = election.fields.get("start")
     if start != first:
         held = f"from message {first} on" if events.messages else "nothing"
         raise SettingsError(
             f"the folder {settings.data_dir} is empty, and the stream {events.name} does not hold "
-            f"everything that the group {group} has read (it began with message {start or '?'}, "
+            f"everything that the group {group} has read (it began with message {in_short(start)}, "
             f"the stream holds {held}), and there is no snapshot to start from: copy another "
             "replica's state (alarmdigest backup there), or choose another --group for one that "
             "starts anew"
@@ -71,19 +70,19 @@ def check_group(
     return first
 
 
-def _compare(settings: Settings, content: Mapping[str, Any], election: Mapping[str, Any]) -> None:
-    theirs = election.get("content")
+def _compare(settings: Settings, content: Mapping[str, Any], election: Election) -> None:
+    theirs = election.fields.get("content")
     if not isinstance(theirs, dict):
         return
     others = [
-        f"{name} ({theirs.get(name)} there, {content[name]} here)"
+        f"{name} ({in_short(theirs.get(name))} there, {content[name]!r} here)"
         for name in sorted(content)
         if theirs.get(name) != content[name]
     ]
     if others:
         raise SettingsError(
             f"the group {settings.group} goes by other settings, told by its leader "
-            f"{election.get('name')}: {', '.join(others)}; all replicas need the same. To change "
+            f"{election.name}: {', '.join(others)}; all replicas need the same. To change "
             "one, stop all replicas and start them with it"
         )
 

@@ -20,9 +20,9 @@ from alarmdigest._ext.router import DeliveryGap, Router
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, ConsumerGone, NatsError
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.barrier_schedule import BarrierSchedule, Kind
 from alarmdigest.pipeline.batches import Outgoing, Routed
-from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.rejections import RejectionQueue
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.worker import Worker
@@ -345,7 +345,7 @@ class Listener(ServiceThread):
             self.beat()
             self._offer_next()
             if self._schedule.newest is not None:
-                self._schedule.newest.written.wait(TICK_S / 10)
+                self._schedule.newest.done.wait(TICK_S / 10)
         if self._waits_for_checkpoint:
             self._send_barrier()
         while self._next_out:

@@ -17,8 +17,8 @@ from alarmdigest._ext import frames
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.batches import Outgoing
-from alarmdigest.pipeline.checkpointer import Barrier
 from alarmdigest.pipeline.inflight.answer_buffer import AnswerBuffer
 from alarmdigest.pipeline.inflight.arriving import ArrivingBarriers
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
@@ -67,7 +67,7 @@ class Publisher(ServiceThread):
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
         # Set while what is published reaches the server, and what it holds is known.
-        self.connected = threading.Event()
+        self.ready = threading.Event()
         self.window = Window()
         self.pace = Pace()
         # How long framing and writing took, in seconds, once for each write.
@@ -129,7 +129,7 @@ class Publisher(ServiceThread):
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
         self._read(connection)
         if self._lookup is not None:
-            self._heed(self._lookup)
+            self._ask_whether_to_look_up(self._lookup)
         must = self._must_look_up or (self._lookup is not None and self._lookup.incomplete)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
@@ -144,8 +144,8 @@ class Publisher(ServiceThread):
         if connection.lame_duck and self.window.empty and self.reconnector.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
-    def _heed(self, lookup: StreamLookup) -> None:
-        """What the group has said."""
+    def _ask_whether_to_look_up(self, lookup: StreamLookup) -> None:
+        """Also lets go what others say is stored: in a group, confirmations come that way."""
         reason = lookup.reason_to_look_up()
         if reason and not self._must_look_up:
             log.info("looking at the output streams%s", Fields(reason=reason))
@@ -190,7 +190,7 @@ class Publisher(ServiceThread):
 
     def _add(self, batches: list[Outgoing]) -> None:
         if any(batch.records for batch in batches):
-            with self.busy("reading what the output streams hold"):
+            with self.busy("adding what the output streams may hold already"):
                 added = self.confirmer.add(batches, self._go_on)
             if added is not None:  # else we have been given up, and so is what they hold
                 self.window.add(added)
@@ -221,7 +221,7 @@ class Publisher(ServiceThread):
             if barrier.of_checkpoint:
                 self._on_published(barrier, outputs, replica)
             else:
-                barrier.written.set()
+                barrier.done.set()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -365,7 +365,7 @@ class Publisher(ServiceThread):
             self.pace.on_retry()
             if not self.confirmer.sendable:
                 self.pace.on_confirmed(all_is_well=True)
-        self.connected.set()
+        self.ready.set()
 
     # -- connections -----------------------------------------------------------------------------
 
@@ -374,7 +374,7 @@ class Publisher(ServiceThread):
             self.beat()
             # Looks into the queue also without a server: when there is nothing to publish, a
             # drain need not wait for one.
-            if self.window.empty and not (self._lookup and self._lookup.add_asks):
+            if self.window.empty and not (self._lookup and self._lookup.add_may_ask):
                 self._take()
             return self._has_work() and self._go_on()
 
@@ -397,4 +397,4 @@ class Publisher(ServiceThread):
         if self._connection is not None:
             self._connection.close()
         self._connection = None
-        self.connected.clear()
+        self.ready.clear()

@@ -15,9 +15,10 @@ from alarmdigest.wire.messages import REASONS, Rejected, parse_leniently
 log = logging.getLogger(__name__)
 
 MAX_DETAIL_CHARS = 200
-# Rejections that may wait for the publisher; beyond it they are counted and not published.
+# Core mode only: rejections that may wait for the publisher; beyond it they are counted and not
+# published. In stream mode the listener waits for the publisher.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
-# Publishing one costs as much as ten good messages, and in core mode the server cuts off who is
+# Core mode only: publishing one costs as much as ten good messages, and the server cuts off who is
 # slow. So beyond so many at once, and so many a second, one in a hundred is published: enough to
 # see what a broken publisher sends.
 PUBLISHED_AT_ONCE = 5_000
@@ -59,13 +60,14 @@ class RejectionQueue:
         self._allowance = float(PUBLISHED_AT_ONCE)
         self._allowance_at = time.monotonic()
         self._beyond_rate = 0
-        self._granted = False  # the next rejection has been asked about already
+        # The next rejection is to be published: ``only_count`` has asked for it.
+        self._counted_as_published = False
 
     def only_count(self, kind: int, reason: int) -> bool:
         """Count a message that is rejected for ``REASONS[reason]`` and be done with it, if it is
         one too many; else it has to be read. Only for core mode."""
-        if self._granted or self._may_publish():
-            self._granted = True
+        if self._counted_as_published or self._may_publish():
+            self._counted_as_published = True
             return False
         name = REASONS[reason]
         self.by_reason[name] += 1
@@ -132,10 +134,10 @@ class RejectionQueue:
         position: InputPosition | None,
     ) -> None:
         self.by_reason[rejection.reason] += 1
-        if position is None and not self._granted and not self._may_publish():
+        if position is None and not self._counted_as_published and not self._may_publish():
             self.sampled_out += 1
             return
-        self._granted = False
+        self._counted_as_published = False
         self.last.append((time.time_ns(), rejection.reason, len(payload)))
         self._rejected(
             f"rejected a message ({rejection.reason})",

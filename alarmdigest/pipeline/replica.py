@@ -101,7 +101,6 @@ class Replica:
             replicas=settings.stream_replicas,
             position=position,
             ready=ready,
-            empty=False,
             on_failure=on_failure,
         )
         return self.group

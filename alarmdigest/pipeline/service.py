@@ -7,7 +7,8 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    (``ext/wire/router.pyx``). ``sources/`` has the two ways in which messages arrive: plain
    subscriptions, and a stream. A message that the compiled code does not recognise (another
    spelling of a field's name, for instance) is parsed by ``wire/messages.py``: the slow path. An
-   invalid one is rejected: ``rejections.py`` counts it, logs it and queues it for the publisher.
+   invalid one is rejected: ``rejections.py`` counts it, logs it and queues it for the publisher (in
+   core mode, of a flood of them, one in a hundred).
    One batch per worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: merges the batch into the worker's alarm book
    (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
@@ -29,9 +30,10 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
 
 Each thread owns its state and is reached only through its queue. Data flows one way; two things go
 the other way, without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog,
-and ``Barrier.written``, after which the next barrier may come. When the publisher cannot publish,
-the workers wait, and so does a listener that reads a stream; one that has plain subscriptions never
-waits (see ``listener.py``).
+and ``Barrier.done``, after which the next barrier may come. In a group the publisher also shares
+an ``Exchange`` with the thread that talks to the others (``replication/exchange.py``). When the
+publisher cannot publish, the workers wait, and so does a listener that reads a stream; one that has
+plain subscriptions never waits (see ``listener.py``).
 
 **Start**, from the end of the pipeline to its beginning, so that every thread is ready before data
 reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
@@ -41,14 +43,17 @@ listener continues with the first message after the checkpoint. ``process/runner
 are kept, an empty store is filled from one first (``snapshot_restore.py``), and
 ``snapshot_maker.py`` makes others later.
 
-**Restart after a crash**: the books and the position come from the store (``restore.py``).
+**Restart after a crash**: ``process/runner.py`` opens the store; the position is that of its last
+checkpoint (``Store.last``), and ``restore.py`` loads the books.
 ``sources/start_position.py`` decides where reading continues, and ``sources/pull_consumer.py`` asks
 the stream for what follows. The same messages make the same digests with the same ids.
 ``inflight/stream_lookup.py`` begins the replay after its first look at the output streams:
 ``inflight/stored_ids.py`` reads the ids that they hold after the positions that the checkpoint has
-for them, and ``inflight/replay.py`` decides for each message made again whether to send it. The
-publisher ends the replay once a barrier at or after ``replay_end``, the end of the input stream at
-the start, is confirmed: from there on everything is new.
+for them, and ``inflight/replay.py`` decides for each message made again whether to send it. Of a
+digest that the stream has deleted since, the *mark* tells, the header Alarmdigest-Stored-Through of
+later ones: all digests of requests up to it were stored. The publisher ends the replay once a
+barrier at or after ``replay_end``, the end of the input stream at the start, is confirmed: from
+there on everything is new.
 
 **In a group** (``--group``) every instance does all of this, and one, the leader, publishes.
 ``inflight/fenced.py`` replaces the PubAck confirmer: a follower's list is confirmed by the leader's
@@ -163,7 +168,7 @@ class Service:
         checkpointer = self.checkpointer = self._make_checkpointer(start_plan)
         self.publisher = self._make_publisher(start_plan, checkpointer)
         self.publisher.start()
-        if not self._await(self.publisher.connected, self.publisher, self.reconnectors.publisher):
+        if not self._await(self.publisher.ready, self.publisher, self.reconnectors.publisher):
             return
         self.workers = self._make_workers(start_plan, checkpointer)
         load_books(self.store, [worker.book for worker in self.workers])

@@ -8,16 +8,17 @@ import time
 from collections.abc import Callable
 
 from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.batches import Outgoing, Routed
-from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
+from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
 
 # From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
 # checkpoints, or 45 where the steps get smaller with the book. These come every second while
-# anything arrives, else every ten seconds (listener.py): so within a minute, or eight at rest. In
-# slices of some milliseconds between two batches, so that a large book holds up nobody.
+# anything arrives, else every ten seconds (barrier_schedule.py): so within a minute, or eight at
+# rest. In slices of some milliseconds between two batches, so that a large book holds up nobody.
 SWEEP_FRACTION = 15
 SWEEP_AT_LEAST = 4096
 SWEEP_SLICE = 16 * 1024
@@ -57,7 +58,7 @@ class Worker(ServiceThread):
         self._publisher_queue = publisher_queue
         self._checkpointer = checkpointer
         self._sweep_steps = 0
-        self._sweep_until_ns = 0
+        self._sweep_now_ns = 0
         self._most_held_bytes = 0
 
     def work(self) -> None:
@@ -98,7 +99,7 @@ class Worker(ServiceThread):
 
     def _on_barrier(self, barrier: Barrier) -> None:
         """Hand over what has changed since the last barrier, as bytes of their own."""
-        self._sweep_until_ns = barrier.arrival_ns
+        self._sweep_now_ns = barrier.arrival_ns
         # What is left over from the last one, where batches leave little time for it, is not lost.
         self._sweep_steps += steps_of_a_barrier(self.book)
         self._sweep_steps = min(self._sweep_steps, self.book.steps_around)
@@ -114,7 +115,7 @@ class Worker(ServiceThread):
         if self._sweep_steps == 0:
             return
         steps = min(self._sweep_steps, SWEEP_SLICE)
-        self.book.sweep(self._sweep_until_ns, steps)
+        self.book.sweep(self._sweep_now_ns, steps)
         self._sweep_steps -= steps
 
     def _release_memory(self) -> None:

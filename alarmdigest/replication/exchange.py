@@ -1,4 +1,5 @@
-"""What the publisher's thread and the group's thread tell each other."""
+"""What the publisher's thread and the group's thread tell each other: the one place in the service
+where two threads share fields instead of a queue, since only the newest value of each counts."""
 
 from __future__ import annotations
 
@@ -11,21 +12,22 @@ from alarmdigest.runtime.service_thread import Waker
 
 @dataclass(slots=True)
 class Exchange:
-    """Each attribute is written by one of the two threads and replaced as a whole.
+    """Each attribute is replaced as a whole.
 
     Written by the publisher: ``token`` while we lead, else 0; ``word``, the newest that we know;
-    ``made_through``, the input up to which all digests have been made; ``diverged``, why this
-    replica disagrees with the others, if it does; ``stands`` from an election's beginning to its
-    end; ``elections`` and ``lost_elections`` count.
+    ``diverged``, why this replica disagrees with the others, if it does; ``elections`` and
+    ``lost_elections`` count.
 
     Written by the group's thread: ``heard``, the newest word of another replica; ``stand_asked``
-    counts the requests to stand; ``deposed_by``, the greatest token that others were heard to lead
-    with.
+    counts the requests to stand; ``last_of_others``, the sequence of the last leader message, where
+    the stream says that it is not ours.
+
+    ``stands`` is set by the group's thread with each request to stand, and cleared by the publisher
+    when that election is over.
     """
 
     word: Word = NOTHING_SAID
     token: int = 0
-    made_through: int = 0
     diverged: str = ""
     stands: bool = False
     elections: int = 0
@@ -33,7 +35,7 @@ class Exchange:
 
     heard: Word = NOTHING_SAID
     stand_asked: int = 0
-    deposed_by: int = 0
+    last_of_others: int = 0
 
     #: Ends the waiting of the group's thread when there is something new to say, and that of the
     #: publisher when there is something to heed.

@@ -6,22 +6,22 @@ publisher's keeps us from being heard.
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 import threading
 import time
-from base64 import b64decode
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 
 from alarmdigest._ext import frames
+from alarmdigest.nats.answers import read_stored_message
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, JetStreamError, NatsError
+from alarmdigest.nats.errors import BadAnswer, ConnectionLost, JetStreamError, NatsError
 from alarmdigest.nats.jetstream import NO_MESSAGE, JetStream, read_answer
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.replication.election import NO_ELECTION, read_election
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.membership import Beat, Membership, NameTaken
 from alarmdigest.replication.subjects import (
@@ -50,6 +50,8 @@ CONSUMER_INACTIVE_S = 30.0
 STEP_DOWN_FOR_S = 3.0
 #: Who leads is also asked for now and then: the leader may not know that it was deposed.
 ASK_EVERY_S = 2.0
+#: So soon where a beat claims a leader message that we do not know.
+CLAIMS_EVERY_S = 0.05
 BUFFER_BYTES = 256 * 1024
 
 
@@ -78,11 +80,9 @@ class Group(ServiceThread):
         replicas: int,
         position: Callable[[], int],
         ready: Callable[[], bool],
-        empty: bool,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``position`` and ``ready`` tell how far the input was read, and whether we could lead.
-        ``empty``: we have no state, and the input does not hold everything any more."""
+        """``position`` and ``ready`` tell how far the input was read, and whether we could lead."""
         super().__init__("group", on_failure)
         self.reconnector = reconnector
         self.identity = identity
@@ -94,7 +94,6 @@ class Group(ServiceThread):
         self._replicas = replicas
         self._position = position
         self._ready = ready
-        self._empty = empty
         self._stopping = threading.Event()
         self._resigning = False
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
@@ -106,7 +105,6 @@ class Group(ServiceThread):
         self._asked_at = 0.0
         self._asks_to_stand = False
         self._was_standing = False
-        self._lost_elections = 0
         self._heard_at = 0.0
         self._asked_down: StepDown | None = None
         self._trouble = LimitedLog(log, logging.WARNING)
@@ -231,14 +229,12 @@ class Group(ServiceThread):
         self._heard_at = now
         if self.membership.rounds > rounds:
             self.heard.set()
-        exchange = self.exchange
-        if beat.incarnation != self.identity.incarnation:
-            if beat.word.through > exchange.heard.through:
-                exchange.heard = beat.word
-                exchange.heed.wake()
-            if beat.leads and beat.token > exchange.deposed_by:
-                exchange.deposed_by = beat.token
-                exchange.heed.wake()
+        other = beat.incarnation != self.identity.incarnation
+        if other and beat.word.through > self.exchange.heard.through:
+            self.exchange.heard = beat.word
+            self.exchange.heed.wake()
+        if self.membership.claimed_token > self.membership.token:
+            self._asked_at = min(self._asked_at, now - CLAIMS_EVERY_S)
 
     # -- requests of operators -------------------------------------------------------------------
 
@@ -254,16 +250,17 @@ class Group(ServiceThread):
             self._asked_down = StepDown(to, reply, time.monotonic() + STEP_DOWN_FOR_S)
 
     def _answer_when_down(self, connection: Connection, now: float) -> None:
-        asked = self._asked_down
-        if asked is None or (self.exchange.token and now < asked.until):
+        asked, leader = self._asked_down, self.membership.leader
+        if asked is None:
             return
-        if self.exchange.token:
+        overdue = now >= asked.until
+        if not self.exchange.token and leader is not None:
+            told = {"leader": leader.beat.name, "problem": ""}
+        elif overdue:
             who = f"the replica {asked.to}" if asked.to else "another replica"
             told = {"leader": "", "problem": f"{who} was not elected in time"}
-        elif (leader := self.membership.leader) is None:
-            return  # its first beat is on its way
         else:
-            told = {"leader": leader.beat.name, "problem": ""}
+            return  # nobody is elected yet, or its first beat is on its way
         self._asked_down = None
         body = orjson.dumps(told)
         connection.send(b"PUB %b %d\r\n%b\r\n" % (asked.reply, len(body), body))
@@ -288,7 +285,7 @@ class Group(ServiceThread):
             token=exchange.token,
             position=self._position(),
             ready=self._ready(),
-            empty=self._empty or bool(exchange.diverged),
+            empty=bool(exchange.diverged),
             successor=successor,
             word=exchange.word,
             about={**identity.about, "diverged": exchange.diverged},
@@ -321,12 +318,14 @@ class Group(ServiceThread):
             self._asks_to_stand = True
             self._asked_at = 0.0
         pause = ANSWER_TIMEOUT_S if self._asks_to_stand else ASK_EVERY_S
+        if membership.claimed_token > membership.token:
+            pause = CLAIMS_EVERY_S
         if now - self._asked_at >= pause:
             self._asked_at = now
             self._ask_for_last_election(connection)
 
     def _ask_for_last_election(self, connection: Connection) -> None:
-        body = json.dumps({"last_by_subj": leader_subject(self.identity.group)}).encode()
+        body = orjson.dumps({"last_by_subj": leader_subject(self.identity.group)})
         what = f"{self._prefix}.STREAM.MSG.GET.{self._digests_stream}".encode()
         connection.send(b"PUB %b %b.answers %d\r\n%b\r\n" % (what, self._inbox, len(body), body))
 
@@ -334,47 +333,32 @@ class Group(ServiceThread):
         """The stream's leader says who published the last leader message."""
         try:
             answer = read_answer(payload, "STREAM.MSG.GET")
-            sequence, election = (0, {}) if answer is None else read_election(answer)
             if answer is None:
                 return
+            last = read_election(read_stored_message(answer))
         except JetStreamError as error:
             if error.err_code != NO_MESSAGE:
                 return  # there is no leader now; it is asked again
-            sequence, election = 0, {}
-        except ValueError as error:
+            last = NO_ELECTION
+        except BadAnswer as error:
             self._trouble("a leader message that cannot be read", reason=error)
             return
         membership, exchange = self.membership, self.exchange
         known = membership.token
-        membership.note_token(sequence)
-        if election.get("incarnation") != self.identity.incarnation:
-            exchange.deposed_by = max(exchange.deposed_by, sequence)
+        membership.note_last_election(last.sequence)
+        if last.incarnation != self.identity.incarnation:
+            exchange.last_of_others = last.sequence
+            exchange.heed.wake()
         if not self._asks_to_stand:
             return
         self._asks_to_stand = False
-        if sequence > known:
+        if last.sequence > known:
             return  # another was elected meanwhile, and is given time to be heard of
         log.info(
             "standing for leader%s",
-            Fields(group=self.identity.group, name=self.identity.name, after=sequence),
+            Fields(group=self.identity.group, name=self.identity.name, after=last.sequence),
         )
         self._was_standing = True
         exchange.stands = True
         exchange.stand_asked += 1
         exchange.heed.wake()
-
-
-def read_election(answer: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Sequence and body of a leader message that ``STREAM.MSG.GET`` has answered with.
-
-    Raises ValueError.
-    """
-    try:
-        message = answer["message"]
-        body = orjson.loads(b64decode(message.get("data", "")))
-        sequence = int(message["seq"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a message: {error}") from error
-    if not isinstance(body, dict):
-        raise ValueError("a leader message is an object")
-    return sequence, body

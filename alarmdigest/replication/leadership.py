@@ -95,8 +95,6 @@ class Leadership:
         self.role = Role.FOLLOWER
         self.token = 0
         self.word = word
-        self.elections = 0
-        self.depositions = 0
         self._incarnation = incarnation
         self._nonces = 0
 
@@ -162,7 +160,6 @@ class Leadership:
 
     def _take_over(self, token: int) -> Asking:
         """Elected: read what any leader before us, ourselves included, has stored."""
-        self.elections += 1
         # From now on only one of ours can be under way with a token that counts, and none is.
         self.token = token
         while True:
@@ -177,7 +174,6 @@ class Leadership:
 
     def step_down(self) -> None:
         """Another leads. What is in flight stays: the new leader's word will confirm it."""
-        self.depositions += self.role is Role.LEADER
         self.role = Role.FOLLOWER
         self.token = 0
 

@@ -100,7 +100,10 @@ class NameTaken(Exception):
 class Membership:
     """What one replica has heard of the others. Times are those of the caller's clock, in seconds.
 
-    ``token`` is the greatest that was heard of, ``rounds`` counts our beats that came back.
+    ``token`` is the sequence of the last leader message, as its stream has told it, or we know by
+    ourselves. ``claimed_token`` is the greatest that beats have named since: where it is greater,
+    the stream is to be asked, since a beat proves nothing. ``rounds`` counts our beats that came
+    back.
     """
 
     def __init__(self, name: str, incarnation: str, priority: int) -> None:
@@ -109,6 +112,7 @@ class Membership:
         self.priority = priority
         self.members: dict[str, Member] = {}
         self.token = 0
+        self.claimed_token = 0
         self.rounds = 0
         # As rounds, but at most one in BEAT_PAUSE_S: a leader's beats come faster than others'.
         self._pace = 0
@@ -148,7 +152,7 @@ class Membership:
             self._hear_namesake(beat)
             return
         self.members[beat.name] = Member(beat, self._pace)
-        self.note_token(beat.token)
+        self.claimed_token = max(self.claimed_token, beat.token)
         if beat.leads and beat.token == self.token:
             self._leader_is_there()
         if beat.successor == self.name and beat.token == self.token:
@@ -186,6 +190,18 @@ class Membership:
         if token > self.token:
             self.token = token
             self._leader_is_there()
+
+    def note_last_election(self, token: int) -> None:
+        """The stream says that this is its last leader message (0: there is none).
+
+        It may be a smaller one than was known: of a stream that was made anew, or told by a server
+        that does not know the newest. That is asked again before anybody stands.
+        """
+        self.claimed_token = 0
+        if token < self.token:
+            self.token = token
+            self._leader_is_there()
+        self.note_token(token)
 
     def _leader_is_there(self) -> None:
         self._leader_round = self.rounds

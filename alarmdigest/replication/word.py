@@ -33,13 +33,14 @@ class Word:
 
     @classmethod
     def from_json(cls, fields: object) -> Word:
-        """Raises ValueError for anything that ``to_json`` does not write."""
+        """Raises ValueError for what is no word; fields that it does not know are ignored."""
         if not isinstance(fields, dict):
             raise ValueError(f"a word is an object, not {type(fields).__name__}")
+        known = {name: fields[name] for name in cls.__slots__ if name in fields}
         try:
-            word = cls(**{**fields, "ids": int(fields.get("ids", "0"), 16)})
+            word = cls(**{**known, "ids": int(known.get("ids", "0"), 16)})
         except TypeError as error:
-            raise ValueError(f"a word with other fields: {error}") from error
+            raise ValueError(f"a word whose fields have other types: {error}") from error
         numbers = (word.through, word.sequence, word.after, word.digests)
         if not all(type(one) is int and one >= 0 for one in numbers):
             raise ValueError("a word counts with whole numbers")

@@ -55,8 +55,8 @@ class Checkpoint:
     position: StreamPosition | None
     """None in core mode."""
     arrival_ns: int
-    """The arrival clock: the latest arrival time seen so far, ns since 1970. It never goes back,
-    except with ``--accept-clock-step``."""
+    """The arrival clock: the greatest arrival time of any message so far, ns since 1970. It never
+    goes back, except with ``--accept-clock-step``."""
     outputs: Outputs
     """In each output stream, all that input after ``position`` produces lies after its position."""
     settings: dict[str, int]

@@ -169,10 +169,10 @@ cdef class InFlight:
 
     # -- in ----------------------------------------------------------------------------------------
 
-    def add(self, bytes batch not None, int64_t stored_through=0) -> tuple[int, int]:
+    def add(self, bytes batch not None, int64_t stored_arrival_ns=0) -> tuple[int, int]:
         """Give numbers to a batch of outgoing records; the first one and how many.
 
-        What comes from input that arrived up to ``stored_through`` is stored, or given up, and
+        What comes from input that arrived up to ``stored_arrival_ns`` is stored, or given up, and
         confirmed at once."""
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
         cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
@@ -185,7 +185,7 @@ cdef class InFlight:
             record = <const OutgoingRecord*> (data + position)
             if not self.add_slot(record):
                 raise MemoryError("no memory for another outgoing message")
-            if 0 < record.arrival_ns <= stored_through:
+            if 0 < record.arrival_ns <= stored_arrival_ns:
                 self.set_confirmed(self.next - 1, 0)
             position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
         if self.next > first:

@@ -12,8 +12,8 @@ cdef extern from *:
     #define ALARMDIGEST_CHECKS 0
     #endif
     """
-    # In a debug build (ALARMDIGEST_DEBUG=1) what comes from other modules is checked, too; else a
-    # batch that is none may crash the process.
+    # In a debug build (ALARMDIGEST_DEBUG=1) what comes from other modules is checked, too; in any
+    # other, bytes that are no valid batch may crash the process.
     bint DEBUG_CHECKS "ALARMDIGEST_CHECKS"
 
 

@@ -183,7 +183,7 @@ cdef class Router:
     ):
         """``hash32(user, 0, False)`` is mmh3; ``parse_leniently(kind, payload, subject, position)``
         gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
-        ``position`` is ``(sequence, timestamp_ns)`` of a stream's message, else None.
+        ``position`` is ``(sequence, timestamp_ns, arrival_ns)`` of a stream's message, else None.
 
         ``only_count(kind, reason)`` is asked before that where a plain subscription's message is
         certainly rejected, for the reason of that place in ``messages.REASONS``: true if it has

@@ -13,6 +13,7 @@ from replication.simulated_pipeline import Checkpoint, Pipeline
 from alarmdigest.replication.leadership import (
     Asking,
     Done,
+    LastElection,
     Leadership,
     PublishElection,
     Question,
@@ -207,11 +208,20 @@ class Process(Pipeline):
             return
         if self.membership.rounds > rounds:
             self._beat_back_at = now
+        if self.membership.claimed_token > self.membership.token:
+            stale = self.rng.random() < 0.2
+            self.connection.send(self._last_election_told, "last_election", stale)
         if self.leadership.hear(beat.word):
             self.word_heard()
             self.wake_in(0.001)
         if beat.successor == self.name:
             self.wake_in(0.001)
+
+    def _last_election_told(self, answer: object) -> None:
+        if isinstance(answer, LastElection) and not self._deferred(
+            self._last_election_told, answer
+        ):
+            self.membership.note_last_election(answer.sequence)
 
     def leader_message_seen(self, sequence: int, nonce: str) -> None:
         if self._deferred(self.leader_message_seen, sequence, nonce):

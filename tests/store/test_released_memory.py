@@ -9,7 +9,8 @@ import pytest
 from support.rows import key_of, packed, some_rows
 from support.wait import eventually
 
-from alarmdigest.pipeline.checkpointer import Barrier, Checkpointer
+from alarmdigest.pipeline.barrier import Barrier
+from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.store.lmdb.store import LmdbStore
 
 # More than enough pages to be large, in few bytes where they are deletions.
@@ -46,7 +47,7 @@ def test_after_a_large_commit_memory_is_returned_with_the_next_small_one(
             barrier = Barrier(number, None, number)
             checkpointer.rows_taken(barrier, list(chunks), blocks)
             checkpointer.published(barrier, {})
-            assert barrier.written.wait(20)
+            assert barrier.done.wait(20)
 
         checkpoint(1, [rows], COUNT)
         if kind == "deletions":

@@ -83,13 +83,18 @@ def look_at_group(js: JetStream, settings: Settings) -> dict[str, Any]:
                 "state": _state(beat, age_s),
                 "heard_seconds_ago": round(age_s, 1),
                 "priority": beat.priority,
-                "version": str(beat.about.get("version", "")),
-                "host": str(beat.about.get("host", "")),
-                "pid": beat.about.get("pid"),
+                "version": _text(beat.about.get("version")),
+                "host": _text(beat.about.get("host")),
+                "pid": pid if isinstance(pid := beat.about.get("pid"), int) else None,
                 "word": beat.word.to_json(),
             }
         )
     return {"group": group, "leader": leader or None, "token": token, "members": shown}
+
+
+def _text(value: object) -> str:
+    """Of what anybody may have published."""
+    return value if isinstance(value, str) else ""
 
 
 def _state(beat: Beat, age_s: float) -> str:

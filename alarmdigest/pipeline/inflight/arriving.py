@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.state.position import Outputs
 
 

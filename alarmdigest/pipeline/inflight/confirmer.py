@@ -1,8 +1,9 @@
-"""The interface of a confirmer: it numbers messages, sends them and knows which of them are stored.
+"""The interface of a confirmer: it numbers what is to be sent, sends it and knows what is stored.
 
 There are two: ``pong.py`` (core mode: a PONG confirms) and ``puback.py`` (stream mode: a PubAck
-confirms). Only the second can look up what is stored (``stream_lookup.py``). A confirmer is used by
-the publisher's thread only.
+confirms), with ``fenced.py`` for a replica. One number is a batch's in core mode, where a PONG
+confirms whole batches, and a message's in stream mode. Only in stream mode can be looked up what is
+stored (``stream_lookup.py``). A confirmer is used by the publisher's thread only.
 """
 
 from __future__ import annotations
@@ -97,7 +98,8 @@ class Confirmer(ABC):
     @abstractmethod
     def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         """Send messages that may be sent, as long as not more than ``most`` are under way; why some
-        cannot be, if so. Raises ConnectionLost.
+        cannot be, if so. Core mode ignores ``most``: nothing can be refused there that would have
+        to be sent more slowly. Raises ConnectionLost.
         """
 
     @abstractmethod

@@ -112,7 +112,7 @@ class FencedConfirmer(PubAckConfirmer):
         return self._in_flight.digests - suppressed, self._in_flight.rejections
 
     @property
-    def stored_through(self) -> int:
+    def stored_arrival_ns(self) -> int:
         return self.leadership.word.through
 
     def on_connected(self, connection: Connection) -> None:

@@ -18,17 +18,18 @@ from alarmdigest._ext.inflight import DIGEST
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.pipeline.checkpointer import Barrier
-from alarmdigest.pipeline.inflight.election import ask_for_last_election, publish_election
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
+from alarmdigest.replication.election import find_last_election, publish_election
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.leadership import (
     Answer,
     Asking,
     Done,
+    LastElection,
     Leadership,
     PublishElection,
     Question,
@@ -84,15 +85,12 @@ class GroupLookup(StreamLookup):
         self._elected_at = time.monotonic()
         self._renew_check_at = 0.0
         self._renews = False
+        self._looked_into = 0  # a leader message of another that we have heeded
+        # With the leader's word up to this arrival we have compared ourselves, and let go of what
+        # belongs there; or it is ours, as we lead.
         self._applied = leadership.word.through
         self._compared_next = leadership.word
         exchange.word = leadership.word
-
-    @property
-    def applied(self) -> int:
-        """With the leader's word up to this arrival we have compared ourselves, and let go of what
-        belongs there; or it is ours, as we lead."""
-        return self._applied
 
     # -- called in each round of the publisher -----------------------------------------------------
 
@@ -106,7 +104,10 @@ class GroupLookup(StreamLookup):
                 exchange.word = leadership.word
             self._apply_word()
             return ""
-        if exchange.deposed_by > leadership.token:
+        if exchange.last_of_others > leadership.token and (
+            exchange.last_of_others != self._looked_into
+        ):
+            self._looked_into = exchange.last_of_others
             return "another replica may lead"
         if self.unsure == "" and self._in_flight.floor(DIGEST) < 0 and self._renewal_is_due():
             self._renews = True
@@ -173,7 +174,6 @@ class GroupLookup(StreamLookup):
 
     def on_barrier_met(self, barrier: Barrier) -> ReplicaPosition:
         self._made_through = max(barrier.arrival_ns, self._made_through)
-        self._exchange.made_through = self._made_through
         digests, ids = self.sums.at(max(self._made_through, self.sums.through))
         if self._made_through <= self._applied:
             self.sums.advance(self._made_through)
@@ -237,7 +237,7 @@ class GroupLookup(StreamLookup):
         self._to_look_up.clear()
         if self.replay is None:
             self.replay = Replay(())
-            self.add_asks = False
+            self.add_may_ask = False
         leadership, exchange = self.leadership, self._exchange
         stands = exchange.stand_asked != self._stand_asked
         self._stand_asked = exchange.stand_asked
@@ -319,7 +319,8 @@ class GroupLookup(StreamLookup):
                 identity = self._identity_in_group
                 if isinstance(question, PublishElection):
                     return publish_election(js, question, identity, self._told)
-                return ask_for_last_election(js, self.streams[DIGEST], identity.group)
+                last = find_last_election(js, self.streams[DIGEST], identity.group)
+                return LastElection(last.sequence, last.nonce)
             except NoAnswer:
                 self._reconnector.avoid(connection)
                 raise

@@ -67,8 +67,9 @@ class PubAckConfirmer(Confirmer):
         )
 
     @property
-    def stored_through(self) -> int:
-        """Whatever comes from input up to this sequence is stored; 0 where nobody says so."""
+    def stored_arrival_ns(self) -> int:
+        """Whatever comes from input that arrived up to this time, in ns since 1970, is stored; 0
+        where nobody says so."""
         return 0
 
     # -- messages in -----------------------------------------------------------------------------
@@ -89,7 +90,7 @@ class PubAckConfirmer(Confirmer):
         first, records = self._in_flight.next, joined(batches)
         replay = self.lookup.running_replay
         if replay is None:
-            self._in_flight.add(records, self.stored_through)
+            self._in_flight.add(records, self.stored_arrival_ns)
             answers = answers_in(batches)
         else:
             answers = []
@@ -97,7 +98,7 @@ class PubAckConfirmer(Confirmer):
                 stored = replay.decide(batch.records, go_on)
                 if stored is None:
                     return None
-                number, count = self._in_flight.add(batch.records, self.stored_through)
+                number, count = self._in_flight.add(batch.records, self.stored_arrival_ns)
                 for number_in_batch in stored:
                     self._in_flight.confirm(number + number_in_batch)
                 # Of a digest in several parts some may be there: at most so many are answered now.

@@ -16,7 +16,7 @@ from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
 from alarmdigest.nats.streams import StreamKeeper
-from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.inflight.output_identity import OutputIdentity
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
 from alarmdigest.pipeline.inflight.replay import Replay
@@ -35,7 +35,7 @@ EMPTY = OutputPosition("", 0)
 class StreamLookup:
     """Kinds of messages are DIGEST and REJECTION, each with its stream.
 
-    ``replay`` is None until both streams have answered once. ``add_asks``: whether what a replay
+    ``replay`` is None until both streams have answered once. ``add_may_ask``: whether what a replay
     makes again must be looked up before it is added. ``mark`` is a header line for the next digest:
     what belongs to requests up to it is stored.
     """
@@ -57,7 +57,7 @@ class StreamLookup:
         for PubAckConfirmer."""
         self.streams = [config.name for config in stream_configs]
         self.replay: Replay | None = None
-        self.add_asks = replays
+        self.add_may_ask = replays
         self.mark = b""
         self._keepers = [StreamKeeper(config, create=create) for config in stream_configs]
         self._reconnector = reconnector
@@ -281,12 +281,12 @@ class StreamLookup:
                 for kind, info in enumerate(infos)
             ]
             log.info(
-                "the output streams hold messages behind the checkpoint, which a replay does not "
+                "the output streams hold messages after the checkpoint, which a replay does not "
                 "publish again:%s",
                 Fields(digests=counts[0], rejections=counts[1]),
             )
         self.replay = Replay(readers)
-        self.add_asks = bool(readers)
+        self.add_may_ask = bool(readers)
 
     def note_stored_through(self, position: StreamPosition, *, replay_ended: bool) -> None:
         """Everything up to this input position has been added, and is confirmed.
@@ -313,7 +313,7 @@ class StreamLookup:
                 self._in_flight.set_position(kind, reader.ids.sequence, reader.ids.newest_id)
         replay.close()
         replay.readers.clear()
-        self.add_asks = False
+        self.add_may_ask = False
 
     def output_positions(self) -> Outputs:
         """For each output stream, a position: every message added from now on is stored after

@@ -1,8 +1,8 @@
 """Batches and barriers in the order in which they were added; a barrier is released when all before
 it is confirmed.
 
-Plain data of the publisher's thread. Each message of a batch has a number that its confirmer gave
-it; all below one number are confirmed.
+Plain data of the publisher's thread. Its confirmer numbers what is added (each message in stream
+mode, each batch in core mode); all below one number are confirmed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from alarmdigest.pipeline.checkpointer import Barrier
+from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.state.position import Outputs, ReplicaPosition
 

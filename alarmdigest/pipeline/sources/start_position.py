@@ -125,7 +125,7 @@ def _times_tell(info: StreamInfo, position: StreamPosition, newest_ns: int) -> b
     return now_ns is not None and now_ns > time_ns and newest_ns - time_ns < CLOCKS_DIFFER_NS
 
 
-_NUMBERS = "its numbers begin behind ours"
+_NUMBERS = "its numbers begin after ours"
 
 
 def _difference(
@@ -158,7 +158,7 @@ def _difference_beside(
         return None
     if before is not None and after[1] < before[1] <= time_ns:
         return None  # between these two the server's clock stepped back
-    return f"{sequence} is gone, and {after[0]} behind it is older"
+    return f"{sequence} is gone, and {after[0]} after it is older"
 
 
 def _nearest_before(js: JetStream, info: StreamInfo, sequence: int) -> tuple[int, int] | None:

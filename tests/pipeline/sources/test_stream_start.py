@@ -419,7 +419,7 @@ def test_a_stream_whose_next_message_is_older_than_the_position_is_read_from_its
     bus.run(bus.client.jetstream().delete_msg("ALARMS", 3))
     found = start(js, at(fifth.created, 3, fifth.timestamp_ns))
     assert (found.kind, read(js, found.at)) == ("truncated", sent[:2] + sent[3:])
-    assert "3 is gone, and 4 behind it is older" in found.sentence
+    assert "3 is gone, and 4 after it is older" in found.sentence
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""Barriers: markers that find out when everything up to a message of the input is done.
+
+The listener puts a barrier for position S into every worker's queue and into the publisher's, after
+everything that it has routed. On reaching it, a worker passes it on to the publisher, after the
+digests it has made. When the publisher has received the barrier from every worker and from the
+listener, and everything before it is confirmed, what belongs to input up to S is done. (These are
+the aligned barriers of stream processors such as Flink. They only need queues that keep order.)
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from alarmdigest.state.position import StreamPosition
+
+
+@dataclass(frozen=True, slots=True)
+class Barrier:
+    """Everything up to ``position`` (None in core mode) stands before it in every queue.
+
+    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made
+    (``time.monotonic()``); batches have the same field, from which the age of a queue is measured.
+    """
+
+    number: int
+    position: StreamPosition | None
+    arrival_ns: int
+    #: Whether a checkpoint is written for it. One without, in a group, only tells how far
+    #: everything is made, and confirmed.
+    of_checkpoint: bool = True
+    read_at: float = field(default_factory=time.monotonic, compare=False)
+    done: threading.Event = field(default_factory=threading.Event, compare=False)
+    """Set once its checkpoint is in the store (or nothing had changed); without a checkpoint, once
+    everything before it is confirmed."""
