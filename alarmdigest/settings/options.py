@@ -268,8 +268,8 @@ class Settings:
         size,
         "512MiB",
         "SIZE",
-        "how much may wait for workers that lag; beyond it, core mode drops and counts what "
-        "arrives, and stream mode leaves it in the stream",
+        "core mode: how much may wait for workers that lag; what arrives beyond it is dropped and "
+        "counted. Stream mode leaves it in the stream, from 64 MiB on",
     )
     connect_timeout: Duration = option(
         duration, "30s", "TIME", "how long to try for a first connection before exit code 3"
