@@ -125,7 +125,7 @@ class Membership:
         self._back_off_s = FIRST_BACK_OFF_S
         self._stand_not_before = 0.0
         self._named_successor = False
-        # By incarnation: the newest number, the round it came in, and in how many rounds one came.
+        # By incarnation: the newest number, the pace it came in, and in how many paces one came.
         self._others: dict[str, tuple[int, int, int]] = {}
 
     # -- beats -------------------------------------------------------------------------------------
@@ -160,13 +160,13 @@ class Membership:
 
     def _hear_namesake(self, beat: Beat) -> None:
         """Some beats of an earlier process may still arrive, one after the other where a connection
-        had stalled. Who is heard on in two further rounds of ours is alive."""
-        number, at_round, times = self._others.get(beat.incarnation, (0, self.rounds, 0))
+        had stalled. Who is heard on in two further rounds of ours, half a second each, is alive."""
+        number, at_pace, times = self._others.get(beat.incarnation, (0, self._pace, 0))
         if beat.number <= number:
             return
-        if self.rounds > at_round:
+        if self._pace > at_pace:
             times += 1
-        self._others[beat.incarnation] = (beat.number, self.rounds, times)
+        self._others[beat.incarnation] = (beat.number, self._pace, times)
         if times >= NAME_TAKEN_AFTER_ROUNDS:
             raise NameTaken(
                 f"another process of the group is called {self.name}: give each its own "

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 
+import orjson
+import pytest
 from support.command import run_command
 from support.feeder import Feeder
 from support.group_service import GroupService
+from support.jetstream import connected
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.stream_service import StreamService, assert_worth_judging
 from support.wait import eventually
+
+from alarmdigest.replication.membership import Beat
+from alarmdigest.replication.subjects import beat_subject
 
 
 def name_of(service: StreamService) -> str:
@@ -77,3 +83,31 @@ def test_two_replicas_of_one_name() -> None:
                 twin.kill()
         assert "another process of the group is called a" in twin.log
         assert "Traceback" not in twin.log
+
+
+@pytest.mark.group
+def test_a_beat_that_is_made_up_costs_nobody_anything() -> None:
+    with (
+        NatsServer() as server,
+        GroupService([server.url], replicas=2) as group,
+        Feeder(server.url, seed=8, rate=300) as feeder,
+    ):
+        leader = group.leader()
+        feeder.wait_for(100)
+        elections = sum(one.metric("alarmdigest_elections_total") for one in group.replicas)
+        deep = b"[" * 20_000 + b"]" * 20_000
+        with connected(server.url) as stranger:
+            for number in range(1, 60):
+                beat = Beat("x", "x-1", number, priority=999, token=10**15, ready=True)
+                told = beat.to_json() | {"about": {"host": ["h"], "version": {}, "pid": "p"}}
+                for body in (orjson.dumps(told), b"{", b'{"name":' + deep + b"}", b""):
+                    to = beat_subject("mail", "x").encode()
+                    stranger.send(b"PUB %b %d\r\n%b\r\n" % (to, len(body), body))
+                feeder.wait_for(20)
+            stranger.send_ping()
+        shown = run_command("members", "--server", server.url)
+        assert shown.returncode == 0, shown.stderr
+        assert group.leader() is leader
+        now = sum(one.metric("alarmdigest_elections_total") for one in group.replicas)
+        assert now == elections
+        assert_worth_judging(group.settle(feeder), digests=50)

@@ -351,6 +351,7 @@ def heard(name: str, **beat: Any) -> Membership:
         number = known.next_number(now)
         known.hear(Beat(name, f"{name}-1", number), now)
     known.hear(replace(Beat("b", "b-1", 1, ready=True), **beat), 3.0)
+    known.note_last_election(beat.get("token", 0))
     return known
 
 

@@ -1,0 +1,76 @@
+"""What a replica believes of beats: they come through a stream that others may write to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+import pytest
+
+from alarmdigest.replication.membership import SUSPECT_AFTER_ROUNDS, Beat, Membership
+from alarmdigest.replication.word import Word
+
+
+def rounds(membership: Membership, count: int, start: float = 0.0) -> None:
+    for index in range(count):
+        now = start + index * 0.5
+        number = membership.next_number(now)
+        membership.hear(Beat(membership.name, membership.incarnation, number), now)
+
+
+def test_a_beat_proves_no_leader_and_the_stream_does() -> None:
+    membership = Membership("a", "a-1", 100)
+    membership.hear(Beat("b", "b-1", 1, token=10**18), 0.0)
+    assert (membership.token, membership.leader) == (0, None)
+    assert membership.claimed_token == 10**18  # it is asked
+    membership.note_last_election(7)
+    assert (membership.token, membership.claimed_token) == (7, 0)
+    membership.hear(Beat("c", "c-1", 1, token=7), 0.0)
+    assert membership.leader is not None
+    assert membership.leader.beat.name == "c"
+
+
+def test_a_leader_of_a_stream_that_was_made_anew_is_recognised() -> None:
+    """Its sequences begin with 1 again, and beats of before stand in the group's stream still."""
+    membership = Membership("a", "a-1", 100)
+    membership.note_last_election(5000)
+    membership.note_last_election(3)
+    membership.hear(Beat("b", "b-1", 1, token=3), 0.0)
+    assert membership.leader is not None
+    rounds(membership, SUSPECT_AFTER_ROUNDS - 1)
+    membership.hear(Beat("c", "c-1", 1, token=5000), 2.0)
+    membership.hear(Beat("b", "b-1", 2, token=3), 2.0)
+    rounds(membership, SUSPECT_AFTER_ROUNDS - 1, 2.0)
+    assert not membership.leader_is_suspected
+    assert membership.leader.beat.name == "b"
+    rounds(membership, 1, 4.0)
+    assert membership.leader_is_suspected
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        None,
+        [],
+        {},
+        {"name": "b"},
+        {"name": ["b"], "incarnation": "x", "number": 1, "word": {}},
+        {"name": "b", "incarnation": "x", "number": -1, "word": {}},
+        {"name": "b", "incarnation": "x", "number": True, "word": {}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": []},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {"ids": 5}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {"ids": "x"}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {"through": -1}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {"after_id": None}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {}, "about": []},
+    ],
+)
+def test_what_is_no_beat_is_a_value_error(fields: Any) -> None:
+    with pytest.raises(ValueError, match=r"beat|word|text|int"):
+        Beat.from_json(fields)
+
+
+def test_a_beat_of_a_later_version_is_understood() -> None:
+    beat = Beat("b", "b-1", 5, token=3, word=Word(through=9, digests=2, ids=1 << 127))
+    told = orjson.loads(orjson.dumps(beat.to_json()))
+    assert Beat.from_json({**told, "new": 1, "word": {**told["word"], "newer": [1]}}) == beat
