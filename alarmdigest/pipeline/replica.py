@@ -89,6 +89,7 @@ class Replica:
         reconnector: Reconnector,
         position: Callable[[], int],
         ready: Callable[[], bool],
+        missed: Callable[[], bool],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> Group:
         settings = self._settings
@@ -101,6 +102,7 @@ class Replica:
             replicas=settings.stream_replicas,
             position=position,
             ready=ready,
+            missed=missed,
             on_failure=on_failure,
         )
         return self.group

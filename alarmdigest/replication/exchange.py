@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from alarmdigest.replication.membership import Beat
 from alarmdigest.replication.word import NOTHING_SAID, Word
 from alarmdigest.runtime.service_thread import Waker
 
@@ -15,12 +16,19 @@ class Exchange:
     """Each attribute is replaced as a whole.
 
     Written by the publisher: ``token`` while we lead, else 0; ``word``, the newest that we know;
-    ``diverged``, why this replica disagrees with the others, if it does; ``elections`` and
+    ``agreed``, up to where we have made the same digests as the leader (an arrival in ns);
+    ``differs_at`` and ``own``, where we have come to something else, and to what; ``distrusts``,
+    the token of a leader with which the majority disagrees; ``diverged``, why this replica
+    disagrees with the majority, if it does; ``progress``, which changes with all that is stored,
+    or read;
+    ``waits``, whether something is not known to be stored; ``full``, whether others could not store
+    it either; ``stuck``, whether an election's reading does not move; ``elections`` and
     ``lost_elections`` count.
 
     Written by the group's thread: ``heard``, the newest word of another replica; ``stand_asked``
     counts the requests to stand; ``last_of_others``, the sequence of the last leader message, where
-    the stream says that it is not ours.
+    the stream says that it is not ours; ``others``, what the living ones beside us and the leader
+    have told; ``outvoted``, whether we lead and the majority has made other digests.
 
     ``stands`` is set by the group's thread with each request to stand, and cleared by the publisher
     when that election is over.
@@ -28,7 +36,15 @@ class Exchange:
 
     word: Word = NOTHING_SAID
     token: int = 0
+    agreed: int = 0
+    differs_at: int = 0
+    own: str = ""
+    distrusts: int = 0
     diverged: str = ""
+    progress: int = 0
+    waits: bool = False
+    full: bool = False
+    stuck: bool = False
     stands: bool = False
     elections: int = 0
     lost_elections: int = 0
@@ -36,6 +52,8 @@ class Exchange:
     heard: Word = NOTHING_SAID
     stand_asked: int = 0
     last_of_others: int = 0
+    others: tuple[Beat, ...] = ()
+    outvoted: bool = False
 
     #: Ends the waiting of the group's thread when there is something new to say, and that of the
     #: publisher when there is something to heed.

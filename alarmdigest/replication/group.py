@@ -21,6 +21,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import BadAnswer, ConnectionLost, JetStreamError, NatsError
 from alarmdigest.nats.jetstream import NO_MESSAGE, JetStream, read_answer
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.replication.agreement import outvoted
 from alarmdigest.replication.election import NO_ELECTION, read_election
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.membership import Beat, Membership, NameTaken
@@ -32,6 +33,7 @@ from alarmdigest.replication.subjects import (
     group_stream_config,
     leader_subject,
 )
+from alarmdigest.replication.word import NOTHING_SAID
 from alarmdigest.runtime.logs import Fields, LimitedLog
 from alarmdigest.runtime.service_thread import ServiceThread
 from alarmdigest.settings import SettingsError
@@ -80,9 +82,11 @@ class Group(ServiceThread):
         replicas: int,
         position: Callable[[], int],
         ready: Callable[[], bool],
+        missed: Callable[[], bool],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``position`` and ``ready`` tell how far the input was read, and whether we could lead."""
+        """``position`` and ``ready`` tell how far the input was read, and whether we could lead;
+        ``missed``, whether input was deleted before we read it."""
         super().__init__("group", on_failure)
         self.reconnector = reconnector
         self.identity = identity
@@ -94,6 +98,7 @@ class Group(ServiceThread):
         self._replicas = replicas
         self._position = position
         self._ready = ready
+        self._missed = missed
         self._stopping = threading.Event()
         self._resigning = False
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
@@ -103,6 +108,7 @@ class Group(ServiceThread):
         self._filled = 0
         self._said = 0, -1
         self._asked_at = 0.0
+        self._answered_at = 0.0
         self._asks_to_stand = False
         self._was_standing = False
         self._heard_at = 0.0
@@ -229,12 +235,22 @@ class Group(ServiceThread):
         self._heard_at = now
         if self.membership.rounds > rounds:
             self.heard.set()
-        other = beat.incarnation != self.identity.incarnation
-        if other and beat.word.through > self.exchange.heard.through:
-            self.exchange.heard = beat.word
-            self.exchange.heed.wake()
+        self._hear_word(beat)
         if self.membership.claimed_token > self.membership.token:
             self._asked_at = min(self._asked_at, now - CLAIMS_EVERY_S)
+
+    def _hear_word(self, beat: Beat) -> None:
+        exchange = self.exchange
+        exchange.others = self.membership.others
+        exchange.outvoted = exchange.token > 0 and outvoted(exchange.token, exchange.others)
+        if exchange.distrusts and exchange.distrusts == exchange.heard.token:
+            exchange.heard = NOTHING_SAID
+        word = beat.word
+        other = beat.incarnation != self.identity.incarnation
+        distrusted = exchange.distrusts > 0 and word.token == exchange.distrusts
+        if other and not distrusted and word.through > exchange.heard.through:
+            exchange.heard = word
+            exchange.heed.wake()
 
     # -- requests of operators -------------------------------------------------------------------
 
@@ -269,7 +285,14 @@ class Group(ServiceThread):
 
     @property
     def _wants_successor(self) -> bool:
-        return self._resigning or bool(self.exchange.diverged) or self._asked_down is not None
+        exchange = self.exchange
+        return (
+            self._resigning
+            or bool(exchange.diverged)
+            or exchange.stuck
+            or self._asked_down is not None
+            or self.membership.asked_to_resign(exchange.token)
+        )
 
     def _our_beat(self, number: int) -> Beat:
         exchange, identity = self.exchange, self.identity
@@ -285,9 +308,17 @@ class Group(ServiceThread):
             token=exchange.token,
             position=self._position(),
             ready=self._ready(),
-            empty=bool(exchange.diverged),
+            empty=bool(exchange.diverged or (exchange.differs_at and not exchange.distrusts)),
             successor=successor,
             word=exchange.word,
+            progress=exchange.progress,
+            full=exchange.full,
+            missed=self._missed(),
+            resign=self.membership.should_resign,
+            agreed=exchange.agreed,
+            differs_at=exchange.differs_at,
+            own=exchange.own,
+            distrusts=exchange.distrusts,
             about={**identity.about, "diverged": exchange.diverged},
         )
 
@@ -308,6 +339,9 @@ class Group(ServiceThread):
 
     def _stand_when_due(self, connection: Connection, now: float) -> None:
         exchange, membership = self.exchange, self.membership
+        membership.distrusts = exchange.distrusts
+        answers = now - self._answered_at < ASK_EVERY_S + ANSWER_TIMEOUT_S
+        membership.watch_leader(waits=exchange.waits and answers)
         if self._was_standing and not exchange.stands:
             self._was_standing = False
             membership.stood(now, elected=exchange.token > 0)
@@ -344,6 +378,7 @@ class Group(ServiceThread):
             self._trouble("a leader message that cannot be read", reason=error)
             return
         membership, exchange = self.membership, self.exchange
+        self._answered_at = time.monotonic()
         known = membership.token
         membership.note_last_election(last.sequence)
         if last.incarnation != self.identity.incarnation:

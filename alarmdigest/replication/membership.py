@@ -25,6 +25,9 @@ BEAT_LOST_AFTER_S = 1.0
 SUSPECT_AFTER_ROUNDS = 4
 # Another process under our name is alive that is heard on for so many rounds.
 NAME_TAKEN_AFTER_ROUNDS = 2
+# A leader that gets nothing done, though it is heard and the stream answers, is asked to resign
+# after so many paces of half a second, and after as many again another one stands.
+STUCK_AFTER_PACES = 10
 # Each candidate waits so long for those before it in the order.
 RANK_PAUSE_S = 0.15
 FIRST_BACK_OFF_S = 2.0
@@ -42,6 +45,14 @@ class Beat:
     ``priority`` 0 never stands, greater ones stand first. ``token`` of who leads, else 0.
     ``position`` is the sequence up to which it has read the input. ``successor`` is who should
     stand now, named by a leader that resigns. ``word`` is the newest that it knows.
+
+    ``progress`` changes with every digest that a leader gets stored, or reads; ``full``: it gets
+    nothing stored, and another one would not either. ``missed``: input was deleted before it read
+    it. ``resign`` is the token of a leader that should resign, since it gets nothing done.
+
+    ``agreed`` is up to where it has made the same digests as the leader (an arrival in ns); where
+    ``differs_at`` it has come to something else, namely to ``own``; ``distrusts`` is the token of a
+    leader that the majority disagrees with.
     """
 
     name: str
@@ -54,6 +65,14 @@ class Beat:
     empty: bool = False
     successor: str = ""
     word: Word = NOTHING_SAID
+    progress: int = 0
+    full: bool = False
+    missed: bool = False
+    resign: int = 0
+    agreed: int = 0
+    differs_at: int = 0
+    own: str = ""
+    distrusts: int = 0
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -74,10 +93,15 @@ class Beat:
             beat = cls(**{**known, "word": Word.from_json(known.get("word"))})
         except TypeError as error:
             raise ValueError(f"a beat with other fields: {error}") from error
-        numbers = (beat.number, beat.priority, beat.token, beat.position)
-        texts = (beat.name, beat.incarnation, beat.successor)
+        numbers = (
+            *(beat.number, beat.priority, beat.token, beat.position, beat.progress),
+            *(beat.resign, beat.agreed, beat.differs_at, beat.distrusts),
+        )
+        texts = (beat.name, beat.incarnation, beat.successor, beat.own)
+        yes_or_no = (beat.ready, beat.empty, beat.full, beat.missed)
         if not (
             all(type(one) is int and one >= 0 for one in numbers)
+            and all(isinstance(one, bool) for one in yes_or_no)
             and all(isinstance(one, str) for one in texts)
             and isinstance(beat.about, dict)
         ):
@@ -121,6 +145,12 @@ class Membership:
         self._sent_at: float | None = None
         self._returned_at: float | None = None
         self._leader_round = 0
+        #: The token of a leader that the majority disagrees with.
+        self.distrusts = 0
+        # What a leader that should get something done has told last, and since which pace.
+        self._told: tuple[str, int, int, int] | None = None
+        self._told_at_pace = 0
+        self._asked_to_resign = 0
         self._suspected_since: float | None = None
         self._back_off_s = FIRST_BACK_OFF_S
         self._stand_not_before = 0.0
@@ -157,6 +187,8 @@ class Membership:
             self._leader_is_there()
         if beat.successor == self.name and beat.token == self.token:
             self._named_successor = True
+        if beat.resign:
+            self._asked_to_resign = beat.resign
 
     def _hear_namesake(self, beat: Beat) -> None:
         """Some beats of an earlier process may still arrive, one after the other where a connection
@@ -223,12 +255,48 @@ class Membership:
         rounds = SUSPECT_AFTER_ROUNDS if self.token else FIRST_ELECTION_ROUNDS
         return self.rounds - self._leader_round >= rounds
 
+    def watch_leader(self, *, waits: bool) -> None:
+        """``waits``: we have something that is not known to be stored, and the stream answers. Call
+        it again and again."""
+        leader = self.leader
+        if leader is None or not waits or leader.beat.full:
+            self._told = None
+            return
+        beat = leader.beat
+        told = beat.incarnation, beat.token, beat.word.through, beat.progress
+        if told != self._told:
+            self._told, self._told_at_pace = told, self._pace
+
+    def _is_stuck(self, paces: int) -> bool:
+        return self._told is not None and self._pace - self._told_at_pace >= paces
+
+    @property
+    def should_resign(self) -> int:
+        """The token of a leader that should resign; 0: none."""
+        if self.distrusts == self.token or self._is_stuck(STUCK_AFTER_PACES):
+            return self.token
+        return 0
+
+    def asked_to_resign(self, token: int) -> bool:
+        """Whether another replica has said that the leader with this token should resign."""
+        return token > 0 and self._asked_to_resign == token
+
+    @property
+    def others(self) -> tuple[Beat, ...]:
+        """What the living ones beside us and the leader have told last."""
+        leader = self.leader
+        return tuple(
+            member.beat
+            for member in self.members.values()
+            if member is not leader and self.alive(member)
+        )
+
     def alive(self, member: Member) -> bool:
         return self._pace - member.at_pace < SUSPECT_AFTER_ROUNDS
 
     def rank(self, own: Beat) -> int:
-        """How many of those that live stand before us: greater priority, then least behind, then
-        by name."""
+        """How many of those that live stand before us: who has missed no input, then greater
+        priority, then least behind, then by name."""
         suspected = self.leader
         others = [
             member.beat
@@ -247,7 +315,9 @@ class Membership:
         if self._named_successor:
             self._named_successor = False
             return True
-        if not self.leader_is_suspected:
+        distrusted = self.distrusts > 0 and self.distrusts == self.token
+        stuck = self._is_stuck(2 * STUCK_AFTER_PACES)
+        if not (self.leader_is_suspected or distrusted or stuck):
             return False
         if self._suspected_since is None:
             self._suspected_since = now
@@ -256,7 +326,7 @@ class Membership:
 
     def stood(self, now: float, *, elected: bool) -> None:
         """We stood. Who was refused waits longer each time."""
-        self._suspected_since = None
+        self._suspected_since = self._told = None
         self._leader_round = self.rounds
         if elected:
             self._back_off_s = FIRST_BACK_OFF_S
@@ -293,5 +363,5 @@ class Membership:
         return min(ready, key=_order).name if ready else ""
 
 
-def _order(beat: Beat) -> tuple[int, int, str]:
-    return (-beat.priority, -beat.position, beat.name)
+def _order(beat: Beat) -> tuple[bool, int, int, str]:
+    return (beat.missed, -beat.priority, -beat.position, beat.name)

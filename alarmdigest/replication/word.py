@@ -18,7 +18,7 @@ class Word:
     speaker was deposed.
 
     ``digests`` and ``ids`` are how many digests the input up to ``through`` has produced, and the
-    sum of their ids modulo 2**128: every replica must come to the same.
+    sum of their ids modulo 2**128: every replica must come to the same. ``token`` is its speaker's.
     """
 
     through: int = 0
@@ -27,6 +27,7 @@ class Word:
     after_id: str = ""
     digests: int = 0
     ids: int = 0
+    token: int = 0
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "ids": f"{self.ids:032x}"}
@@ -41,7 +42,7 @@ class Word:
             word = cls(**{**known, "ids": int(known.get("ids", "0"), 16)})
         except TypeError as error:
             raise ValueError(f"a word whose fields have other types: {error}") from error
-        numbers = (word.through, word.sequence, word.after, word.digests)
+        numbers = (word.through, word.sequence, word.after, word.digests, word.token)
         if not all(type(one) is int and one >= 0 for one in numbers):
             raise ValueError("a word counts with whole numbers")
         if not isinstance(word.after_id, str):

@@ -71,6 +71,7 @@ cdef class InFlight:
 
     ``outstanding`` were sent and not answered; ``failed`` were answered with an error, or are too
     large, and wait to be tried again.
+    ``listed_bytes`` is the size of the batches that hold something unconfirmed.
     ``second_answers`` counts answers to messages that had been answered as often as they were sent.
     """
 
@@ -85,6 +86,7 @@ cdef class InFlight:
     cdef readonly uint64_t rejections
     cdef readonly uint64_t second_answers
     cdef readonly uint64_t resent
+    cdef readonly uint64_t listed_bytes
     cdef uint64_t sendings
     cdef uint64_t newest_confirmed[2]        # the greatest sending that was confirmed, by kind
     # The number of the last digest by the lowest bits of its user; 0: none. Users with the same ones
@@ -190,6 +192,7 @@ cdef class InFlight:
             position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
         if self.next > first:
             self.batches.append((self.next, batch))
+            self.listed_bytes += length
         return first, self.next - first
 
     cdef bint add_slot(self, const OutgoingRecord* record) noexcept:
@@ -232,7 +235,7 @@ cdef class InFlight:
     cdef void forget_confirmed(self):
         """Give back the room of what is confirmed, now and then."""
         while self.batches and self.batches[0][0] <= self.base:
-            self.batches.popleft()
+            self.listed_bytes -= PyBytes_GET_SIZE(self.batches.popleft()[1])
         if self.base - self.first_slot > COMPACT_AT:
             memmove(self.slots.data, self.slot(self.base), (self.next - self.base) * sizeof(Slot))
             self.first_slot = self.base

@@ -7,6 +7,7 @@ looked up in the program. Where systemd-analyze or helm is installed, it has its
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -128,8 +129,8 @@ def test_all_that_the_image_copies_is_let_through_by_dockerignore() -> None:
 # -- compose ---------------------------------------------------------------------------------------
 
 
-def compose() -> dict[str, Any]:
-    found = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
+def compose(name: str = "compose.yaml") -> dict[str, Any]:
+    found = yaml.safe_load((ROOT / name).read_text("utf-8"))
     assert isinstance(found, dict)
     return found
 
@@ -148,23 +149,56 @@ def test_compose_runs_a_server_with_jetstream_and_one_service_on_volumes() -> No
     assert "deploy" not in ours, "one instance only"
 
 
-def test_compose_publishes_on_the_loopback_only() -> None:
-    for service in compose()["services"].values():
-        assert all(port.startswith(f"{HOST}:") for port in service["ports"])
+def test_compose_with_replicas_runs_three_on_three_servers() -> None:
+    document = compose("compose.replicas.yaml")
+    services = document["services"]
+    servers = [name for name in services if name.startswith("nats-")]
+    replicas = [name for name in services if name.startswith("alarmdigest-")]
+    assert len(servers) == len(replicas) == 3
+    routes = (DEPLOY / "nats-cluster.conf").read_text("utf-8")
+    for name in servers:
+        assert services[name]["environment"] == {"SERVER_NAME": name}
+        assert f"{name}:/data" in services[name]["volumes"]
+        assert f"nats://{name}:6222" in routes
+    for name in replicas:
+        ours = services[name]
+        assert ours["hostname"] == name
+        assert "--group" in ours["command"]
+        assert f"{name}:{DATA}" in ours["volumes"]
+        assert set(ours["depends_on"]) == set(servers)
+        urls = ours["environment"]["NATS_URL"].split(",")
+        assert sorted(urls) == [f"nats://{server}:4222" for server in sorted(servers)]
+        assert duration(ours["stop_grace_period"]) > DRAIN_S * 10**9
+    assert set(document["volumes"]) == {*servers, *replicas}
 
 
-def test_the_options_in_compose_are_there(capsys: pytest.CaptureFixture[str]) -> None:
-    command, *rest = compose()["services"]["alarmdigest"]["command"]
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.replicas.yaml"])
+def test_compose_publishes_on_the_loopback_only(name: str) -> None:
+    ports = [port for service in compose(name)["services"].values() for port in service["ports"]]
+    assert all(port.startswith(f"{HOST}:") for port in ports)
+    assert len({port.rpartition(":")[0] for port in ports}) == len(ports)
+
+
+@pytest.mark.parametrize(
+    ("name", "service"),
+    [("compose.yaml", "alarmdigest"), ("compose.replicas.yaml", "alarmdigest-b")],
+)
+def test_the_options_in_compose_are_there(
+    name: str, service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *rest = compose(name)["services"][service]["command"]
     assert command == "run"
     given = {word for word in rest if word.startswith("-")}
     assert given <= options_of_run(capsys)
 
 
-def test_a_real_server_takes_the_configuration_of_compose() -> None:
+@pytest.mark.parametrize("name", ["nats-server.conf", "nats-cluster.conf"])
+def test_a_real_server_takes_the_configuration_of_compose(name: str) -> None:
     done = subprocess.run(
-        [choose_server(None).path, "-t", "-c", DEPLOY / "nats-server.conf"],
+        [choose_server(None).path, "-t", "-c", DEPLOY / name],
         capture_output=True,
         text=True,
+        env={**os.environ, "SERVER_NAME": "nats-a"},
     )
     assert done.returncode == 0, done.stderr
     assert "is valid" in done.stderr + done.stdout
@@ -223,7 +257,6 @@ def skeleton(name: str) -> Any:
 def check_stateful_set(document: dict[str, Any]) -> None:
     spec = document["spec"]
     assert document["kind"] == "StatefulSet"
-    assert spec["replicas"] == 1
     pod = spec["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > DRAIN_S
     assert pod["securityContext"]["runAsNonRoot"] is True
@@ -248,8 +281,19 @@ def check_stateful_set(document: dict[str, Any]) -> None:
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
 
 
-def test_the_stateful_set_is_one_service_with_probes_and_without_rights() -> None:
+def test_the_stateful_set_has_probes_and_no_rights() -> None:
     check_stateful_set(skeleton("statefulset.yaml"))
+
+
+def test_replicas_are_named_after_their_pods_and_kept_apart() -> None:
+    document = skeleton("statefulset.yaml")["spec"]
+    assert document["podManagementPolicy"] == "Parallel"
+    pod = document["template"]["spec"]
+    settings = {one["name"]: one for one in pod["containers"][0]["env"]}
+    name = settings["ALARMDIGEST_REPLICA_NAME"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert name == "metadata.name"
+    assert "podAntiAffinity" in pod["affinity"]
+    assert skeleton("poddisruptionbudget.yaml")["spec"]["maxUnavailable"] == 1
 
 
 def test_the_user_of_the_chart_is_that_of_the_image() -> None:
@@ -289,7 +333,9 @@ def test_the_default_values_fit_their_schema() -> None:
         ("settings", {"LOG_LEVEL": "debug"}),
         ("settings", {"ALARMDIGEST_DATA_DIR": "/tmp"}),
         ("extraEnv", [{"name": "ALARMDIGEST_HTTP", "value": "off"}]),
-        ("replicas", 2),
+        ("settings", {"ALARMDIGEST_GROUP": "mail"}),
+        ("replicas", 2),  # of no group
+        ("group", "a b"),
     ],
 )
 def test_the_schema_refuses_what_must_not_be(path: str, value: object) -> None:
@@ -327,6 +373,7 @@ def test_helm_takes_the_chart(tmp_path: Path) -> None:
     render = ("template", "try", CHART, "--kube-version", "1.30.0")
     plain = {one["kind"]: one for one in yaml.safe_load_all(run(*render))}
     assert plain.keys() == {"StatefulSet", "Service"}
+    assert plain["StatefulSet"]["spec"]["replicas"] == 1
     check_stateful_set(plain["StatefulSet"])
     more = tmp_path / "values.yaml"
     more.write_text(
@@ -338,13 +385,22 @@ def test_helm_takes_the_chart(tmp_path: Path) -> None:
         "extraVolumeMounts: [{name: more, mountPath: /more}]\n"
         "serviceMonitor: {enabled: true, labels: {release: prometheus}}\n"
         "prometheusRule: {enabled: true, labels: {release: prometheus}}\n"
-        "dashboard: {enabled: true}\n",
+        "dashboard: {enabled: true}\n"
+        "group: mail\n"
+        "replicas: 3\n",
         "utf-8",
     )
     rendered = yaml.safe_load_all(run(*render, "--values", more))
     full = {one["kind"]: one for one in rendered}
-    assert full.keys() == plain.keys() | {"ServiceMonitor", "PrometheusRule", "ConfigMap"}
+    assert full.keys() == plain.keys() | {
+        *("ServiceMonitor", "PrometheusRule", "ConfigMap", "PodDisruptionBudget")
+    }
     check_stateful_set(full["StatefulSet"])
+    assert full["StatefulSet"]["spec"]["replicas"] == 3
+    without = run(*render, "--set", "persistence.enabled=false,group=mail")
+    [stateless] = [one for one in yaml.safe_load_all(without) if one["kind"] == "StatefulSet"]
+    assert "volumeClaimTemplates" not in stateless["spec"]
+    assert stateless["spec"]["template"]["spec"]["volumes"][0]["emptyDir"] == {"sizeLimit": "8Gi"}
     pod = full["StatefulSet"]["spec"]["template"]["spec"]
     [container] = pod["containers"]
     settings = {one["name"]: one for one in container["env"]}

@@ -24,7 +24,7 @@ from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Answers
 from alarmdigest.pipeline.inflight.group_lookup import GroupLookup
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
-from alarmdigest.pipeline.inflight.window import InFlightBatch
+from alarmdigest.pipeline.inflight.window import MAX_UNCONFIRMED_BYTES, InFlightBatch
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.leadership import Leadership
 from alarmdigest.replication.subjects import leader_subject
@@ -113,7 +113,11 @@ class FencedConfirmer(PubAckConfirmer):
 
     @property
     def stored_arrival_ns(self) -> int:
-        return self.leadership.word.through
+        """Only of a long list is let go what the leader's word confirms before we have compared
+        ourselves: were the leader wrong, nobody else could publish it."""
+        if self._in_flight.listed_bytes > MAX_UNCONFIRMED_BYTES:
+            return self.leadership.word.through
+        return self.lookup.comparison.applied
 
     def on_connected(self, connection: Connection) -> None:
         super().on_connected(connection)
@@ -143,6 +147,7 @@ class FencedConfirmer(PubAckConfirmer):
         for number in unpublishable:
             if self._in_flight.kind_of(number) == DIGEST:
                 problem = self.too_large(largest, connection.max_payload)
+                self.lookup.note_full(full=True)
             else:
                 self._answers.give_up(number)
         if marked:
@@ -188,12 +193,14 @@ class FencedConfirmer(PubAckConfirmer):
                 and sequence > 0
             ):
                 self._in_flight.confirm_batch(number, sequence)
+                self.lookup.note_full(full=False)
                 self._last, self._batch = 0, b""
             return True
         return False
 
     def _on_error(self, number: int, error: dict[str, Any], answers: Answers) -> bool:
         code = error.get("err_code")
+        self.lookup.note_full(full=code in (STORE_FAILED, MESSAGE_TOO_LARGE))
         if code == FENCED_OUT:
             self.lookup.unsure = "the digest stream has another leader message than ours"
             return True

@@ -19,6 +19,7 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.pipeline.barrier import Barrier
+from alarmdigest.pipeline.inflight.comparison import Comparison
 from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 ASK_AGAIN_S = 0.1
 #: An election without an answer for so long is given up; another may be begun.
 STAND_FOR_S = 10.0
+#: One that was elected and reads nothing for so long has another one elected.
+STUCK_AFTER_S = 2.0
 RENEW_CHECK_EVERY_S = 1.0
 LONGEST_RENEWAL_S = 6 * 3600.0
 #: A stream with a limit in bytes keeps at least so many, or it is of no use.
@@ -79,31 +82,30 @@ class GroupLookup(StreamLookup):
         self._start = start
         self._told = {"content": content, "start": start}
         self._stand_asked = exchange.stand_asked
-        self._made_through = sums.through
         self._made_sequence = 0
         self._digests_info: StreamInfo | None = None
         self._elected_at = time.monotonic()
         self._renew_check_at = 0.0
         self._renews = False
         self._looked_into = 0  # a leader message of another that we have heeded
-        # With the leader's word up to this arrival we have compared ourselves, and let go of what
-        # belongs there; or it is ours, as we lead.
-        self._applied = leadership.word.through
-        self._compared_next = leadership.word
-        exchange.word = leadership.word
+        self.comparison = Comparison(leadership, sums, exchange)
 
     # -- called in each round of the publisher -----------------------------------------------------
 
     def reason_to_look_up(self) -> str:
         exchange, leadership = self._exchange, self.leadership
         exchange.heed.clear()
+        exchange.waits = self._in_flight.base < self._in_flight.next
+        exchange.progress = self._in_flight.digests
         if exchange.stand_asked != self._stand_asked and not leadership.leads:
             return "standing for leader"
         if not leadership.leads:
-            if leadership.hear(exchange.heard):
-                exchange.word = leadership.word
-            self._apply_word()
+            self._hear_word()
             return ""
+        if exchange.outvoted and not exchange.diverged:
+            self.comparison.diverge(
+                "most replicas have made other digests than this one, which leads"
+            )
         if exchange.last_of_others > leadership.token and (
             exchange.last_of_others != self._looked_into
         ):
@@ -113,6 +115,10 @@ class GroupLookup(StreamLookup):
             self._renews = True
             return "the leader message is renewed before the stream's limits remove it"
         return self.unsure
+
+    def note_full(self, *, full: bool) -> None:
+        """Whether a digest was refused that another leader could not have stored either."""
+        self._exchange.full = full
 
     def _renewal_is_due(self) -> bool:
         """Whether our leader message lies in the older half of what the stream keeps."""
@@ -135,35 +141,11 @@ class GroupLookup(StreamLookup):
 
     @property
     def needs_more(self) -> bool:
-        return self._applied < self.leadership.word.through and not self._exchange.diverged
+        return self.comparison.needs_more
 
-    def _apply_word(self) -> None:
-        """Let go what the leader's word confirms, once we see that it agrees with us.
-
-        We compare ourselves at one word until everything that belongs to it is made; newer ones
-        wait, else there would always be a newer one.
-        """
-        exchange = self._exchange
-        if self._compared_next.through <= self._applied:
-            self._compared_next = self.leadership.word
-        word = self._compared_next
-        if word.through <= self._applied or exchange.diverged:
-            return
-        if self._made_through < word.through:
-            # Nothing before it will be compared any more.
-            self.sums.advance(self._made_through)
-            return
-        ours = self.sums.at(word.through)
-        if ours != (word.digests, word.ids):
-            exchange.diverged = (
-                f"up to input message {word.sequence} this replica has "
-                f"made other digests than the leader: {ours[0]} and {word.digests} in all"
-            )
-            log.critical("diverged: %s", exchange.diverged)
-            return
-        self.sums.advance(word.through)
-        self._applied = word.through
-        self._let_go(word)
+    def _hear_word(self) -> None:
+        if (word := self.comparison.hear()) is not None:
+            self._let_go(word)
 
     def _let_go(self, word: Word) -> None:
         for kind, count in enumerate(self._in_flight.confirm_through(word.through)):
@@ -173,19 +155,16 @@ class GroupLookup(StreamLookup):
     # -- barriers ----------------------------------------------------------------------------------
 
     def on_barrier_met(self, barrier: Barrier) -> ReplicaPosition:
-        self._made_through = max(barrier.arrival_ns, self._made_through)
-        digests, ids = self.sums.at(max(self._made_through, self.sums.through))
-        if self._made_through <= self._applied:
-            self.sums.advance(self._made_through)
-        else:
-            self._apply_word()
+        digests, ids = self.comparison.made(barrier.arrival_ns)
+        if not self.leadership.leads:
+            self._hear_word()
         sequence = barrier.position.sequence if barrier.position is not None else 0
         self._made_sequence = sequence
         made = Word(barrier.arrival_ns, sequence, digests=digests, ids=ids)
         return ReplicaPosition(digests, f"{ids:032x}", made.to_json(), self._start)
 
     def covers(self, barrier: Barrier) -> bool:
-        return self.leadership.leads or barrier.arrival_ns <= self._applied
+        return self.leadership.leads or barrier.arrival_ns <= self.comparison.applied
 
     def complete(
         self, made: ReplicaPosition | None, outputs: Outputs
@@ -195,14 +174,16 @@ class GroupLookup(StreamLookup):
         name = self.streams[DIGEST]
         if self.leadership.leads and barrier.through > self.leadership.word.through:
             first, before = outputs[name], self.leadership.word
-            word = replace(barrier, after=first.sequence, after_id=first.message_id)
+            word = replace(
+                barrier,
+                after=first.sequence,
+                after_id=first.message_id,
+                token=self.leadership.token,
+            )
             if before.after > word.after:  # of a barrier from before we were elected
                 word = replace(word, after=before.after, after_id=before.after_id)
             self.leadership.speak(word)
-            self.sums.advance(word.through)
-            self._applied = word.through
-            self._exchange.word = word
-            self._exchange.news.wake()
+            self.comparison.spoke(word)
         word = self.leadership.word
         kept = OutputPosition(outputs[name].created, word.after, word.after_id)
         return {**outputs, name: kept}, replace(made, word=word.to_json())
@@ -347,8 +328,13 @@ class GroupLookup(StreamLookup):
             after=after,
             end=question.token,
         )
+        read, moved_at = reader.ids.sequence, time.monotonic()
         try:
             while not reader.done:
+                if reader.ids.sequence != read:
+                    read, moved_at = reader.ids.sequence, time.monotonic()
+                self._exchange.progress = read
+                self._exchange.stuck = time.monotonic() - moved_at > STUCK_AFTER_S
                 try:
                     reader.read(go_on)
                 except NatsError:
@@ -357,6 +343,7 @@ class GroupLookup(StreamLookup):
                 if not go_on():
                     return Unknown()
         finally:
+            self._exchange.stuck = False
             reader.close()
         self._take_found(reader, window.batches, question.token)
         return Done()
