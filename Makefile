@@ -9,13 +9,16 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-cluster test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-slow test-cluster test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
 
-test: build  ## run all tests, the linters among them
+test: build  ## run the tests, the linters among them: 5 to 8 minutes
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
+
+test-slow: build  ## kill the service at many points, cut networks, fill disks, build the wheel: 4 minutes
+	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile $(ARGS)
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)
@@ -30,7 +33,7 @@ test-versions: build  ## run the service on servers from the oldest that it supp
 	$(BIN)/python -m pytest -m versions -q $(ARGS)
 
 test-long: build  ## run all tests with many more generated cases: about half an hour
-	ALARMDIGEST_TEST_LONG=1 $(BIN)/python -m pytest --timeout=3600 $(ARGS)
+	ALARMDIGEST_TEST_LONG=1 $(BIN)/python -m pytest -m 'not cluster and not group and not models and not versions' --timeout=3600 $(ARGS)
 
 lint: build  ## run ruff and mypy only
 	$(BIN)/ruff check .

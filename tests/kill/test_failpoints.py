@@ -13,6 +13,8 @@ from support.scale import LONG
 from support.stream_service import StreamService, assert_worth_judging, settle
 from support.wait import eventually
 
+pytestmark = pytest.mark.slow
+
 FAILPOINTS = [
     "listener.before_barrier",
     "listener.after_barrier",

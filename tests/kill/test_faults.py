@@ -21,6 +21,8 @@ from support.proxy import Proxy
 from support.service import ServiceProcess
 from support.wait import eventually
 
+pytestmark = pytest.mark.slow
+
 RECEIVED = 'alarmdigest_received_total{kind="request"}'
 MADE = "alarmdigest_book_digests_total"
 LOST = "alarmdigest_listener_connections_lost_total"

@@ -13,6 +13,8 @@ from support.scale import cases
 from support.stream_service import StreamService, assert_worth_judging, let_time_pass, settle
 from support.wait import eventually
 
+pytestmark = pytest.mark.slow
+
 
 def cut(proxy: Proxy, feeder: Feeder, dice: random.Random) -> None:
     proxy.cut()

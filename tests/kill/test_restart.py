@@ -39,6 +39,8 @@ from support.wait import eventually
 from alarmdigest._ext.router import EVENT_SIDS
 from alarmdigest.store import Checkpoint, open_store
 
+pytestmark = pytest.mark.slow
+
 LARGE_BUFFERS = "max_buffered_msgs: 1000000\nmax_buffered_size: 512MB"
 BEGINNING = 1_700_000_000 * 10**9
 

@@ -20,6 +20,8 @@ from support.nats_server import NatsServer
 from support.stream_service import StreamService, assert_worth_judging, let_time_pass, settle
 from support.wait import eventually
 
+pytestmark = pytest.mark.slow
+
 # Only the thread of the slow worker, or the reader, waits; all others go on.
 SLOW_TO_MEET = """
 import time

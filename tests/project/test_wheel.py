@@ -38,7 +38,7 @@ alarmdigest.process.runner.LOCAL_PORT = int(sys.argv[1])
 sys.exit(main(["run", "--http", "off"]))
 """
 
-pytestmark = pytest.mark.timeout(300)  # of which a free machine needs a fifth
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def run(*command: str | Path, cwd: Path, environment: dict[str, str] | None = None) -> str:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 
-from alarmdigest.replication.membership import SUSPECT_AFTER_ROUNDS, Beat, Membership
+from alarmdigest.replication.membership import (
+    STUCK_AFTER_PACES,
+    SUSPECT_AFTER_ROUNDS,
+    Beat,
+    Membership,
+)
 from alarmdigest.replication.word import Word
 
 
@@ -74,3 +80,74 @@ def test_a_beat_of_a_later_version_is_understood() -> None:
     beat = Beat("b", "b-1", 5, token=3, word=Word(through=9, digests=2, ids=1 << 127))
     told = orjson.loads(orjson.dumps(beat.to_json()))
     assert Beat.from_json({**told, "new": 1, "word": {**told["word"], "newer": [1]}}) == beat
+
+
+def follower_of(leader: Beat) -> Membership:
+    membership = Membership("a", "a-1", 100)
+    membership.note_last_election(leader.token)
+    membership.hear(leader, 0.0)
+    return membership
+
+
+def live(membership: Membership, leader: Beat, paces: int, *, waits: bool = True) -> None:
+    """Half a second each: our beat comes back, and the leader is heard."""
+    for index in range(paces):
+        rounds(membership, 1, (membership.rounds + 1) * 0.5)
+        membership.hear(replace(leader, number=leader.number + index), 0.0)
+        membership.watch_leader(waits=waits)
+
+
+LEADER = Beat("b", "b-1", 1, token=7, word=Word(through=5), progress=3)
+OWN = Beat("a", "a-1", 1)
+
+
+def test_a_leader_that_gets_nothing_done_is_asked_to_resign_and_then_replaced() -> None:
+    membership = follower_of(LEADER)
+    live(membership, LEADER, STUCK_AFTER_PACES)
+    assert membership.should_resign == 0
+    live(membership, LEADER, 2)
+    assert membership.should_resign == 7
+    assert not membership.leader_is_suspected
+    assert not membership.should_stand(OWN, 100.0)
+    live(membership, LEADER, STUCK_AFTER_PACES)
+    assert membership.should_stand(OWN, 100.0)
+
+
+@pytest.mark.parametrize(
+    "later",
+    [
+        replace(LEADER, progress=4),
+        replace(LEADER, word=Word(through=6)),
+        replace(LEADER, incarnation="b-2"),
+    ],
+    ids=["stored", "word", "restarted"],
+)
+def test_one_that_gets_something_done_is_left_alone(later: Beat) -> None:
+    membership = follower_of(LEADER)
+    live(membership, LEADER, STUCK_AFTER_PACES)
+    live(membership, later, STUCK_AFTER_PACES)
+    assert membership.should_resign == 0
+
+
+@pytest.mark.parametrize("reason", ["nothing waits", "full"])
+def test_one_that_has_nothing_to_do_or_cannot_is_left_alone(reason: str) -> None:
+    leader = replace(LEADER, full=reason == "full")
+    membership = follower_of(leader)
+    live(membership, leader, 3 * STUCK_AFTER_PACES, waits=reason != "nothing waits")
+    assert membership.should_resign == 0
+    assert not membership.should_stand(OWN, 100.0)
+
+
+def test_a_leader_hears_that_it_should_resign() -> None:
+    membership = Membership("b", "b-1", 100)
+    membership.hear(replace(OWN, resign=7), 0.0)
+    assert membership.asked_to_resign(7)
+    assert not membership.asked_to_resign(8)
+    assert not membership.asked_to_resign(0)
+
+
+def test_who_has_missed_input_stands_last() -> None:
+    membership = follower_of(LEADER)
+    membership.hear(Beat("c", "c-1", 1, priority=1), 0.0)
+    assert membership.rank(OWN) == 0
+    assert membership.rank(replace(OWN, missed=True)) == 1

@@ -24,6 +24,8 @@ from support.stored import stored_alarms
 from support.stream_service import OPTIONS, settle
 from support.wait import eventually
 
+pytestmark = pytest.mark.slow
+
 MANY_USERS = [f"{number}".ljust(200, "u") for number in range(5000)]
 """Always new ones, so that the store grows and no checkpoint fits into what the last one left."""
 
