@@ -31,7 +31,7 @@ configuration, 3 NATS not reachable in time, 4 store unusable, 5 drain timed out
 """
 
 COMMANDS = (
-    *("run", "verify", "emulate", "status", "members", "step-down"),
+    *("run", "verify", "emulate", "status", "members", "step-down", "snapshot"),
     *("show", "rejected", "backup", "check-config"),
 )
 
@@ -75,6 +75,11 @@ TO_CONNECT = (
     *("connect_attempt_timeout", *EVERYWHERE),
 )
 OF_A_GROUP = ("group", *TO_CONNECT, "events_stream", "digests_stream", "js_domain")
+OF_SNAPSHOTS = (
+    *("group", "data_dir", "replica_name", *TO_CONNECT, *GROUPS["subjects"]),
+    *("events_stream", "digests_stream", "rejected_stream", "js_domain"),
+    *("no_create_streams", "stream_replicas", "snapshots_max_bytes"),
+)
 EVERYTHING = tuple(name for names in GROUPS.values() for name in names)
 TO_TRY = (*TO_CONNECT, "event_subject", "request_subject", "digest_subject")
 ITS_SERVER = (
@@ -164,6 +169,21 @@ def parser() -> argparse.ArgumentParser:
     down.add_argument("--to", default="", metavar="NAME", help="this one (default: the readiest)")
     _add(down, "timeout", duration, "10s", "TIME", "how long to wait for an answer")
     _add_settings(down, OF_A_GROUP, which)
+
+    snapshot = _command(
+        commands,
+        "snapshot",
+        "a copy of the state in JetStream, made now; or a list of those that are there",
+        description="Writes the last checkpoint in --data-dir to JetStream's object store, also\n"
+        "while the service runs. A start with an empty data directory can go on from it.",
+    )
+    snapshot.add_argument("--list", action="store_true", help="make none; show those of the group")
+    _add_json(snapshot)
+    _add_settings(
+        snapshot,
+        OF_SNAPSHOTS,
+        {"data_dir": ITS_DATA_DIR, "group": "the group that the state is one of (default: none)"},
+    )
 
     show = _command(
         commands,

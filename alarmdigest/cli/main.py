@@ -24,8 +24,8 @@ from alarmdigest.store import StoreError
 
 log = logging.getLogger(__name__)
 
-WITH_DATA = ("run", "show", "backup")
-CONNECTING = ("run", "verify", "emulate", "rejected", "members", "step-down")
+WITH_DATA = ("run", "show", "backup", "snapshot")
+CONNECTING = ("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -164,6 +164,12 @@ def _step_down(settings: Settings, parsed: argparse.Namespace) -> int:
     return step_down(settings, to=parsed.to, timeout_s=parsed.timeout.seconds)
 
 
+def _snapshot(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.snapshot import snapshot
+
+    return snapshot(settings, only_list=parsed.list, as_json=parsed.json)
+
+
 def _show(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.show import show
 
@@ -196,6 +202,7 @@ _TOOLS = {
     "status": _status,
     "members": _members,
     "step-down": _step_down,
+    "snapshot": _snapshot,
     "show": _show,
     "rejected": _rejected,
     "backup": _backup,

@@ -54,9 +54,11 @@ class Snapshots:
         *,
         about: Mapping[str, str] | None = None,
         beat: Callable[[], None] = lambda: None,
+        workplace: str = WORKPLACE,
     ) -> SnapshotInfo | None:
         """Make a snapshot of the store as of its last checkpoint, and remove all but the newest
-        two; None where there is no checkpoint yet. ``about`` is more metadata.
+        two; None where there is no checkpoint yet. ``about`` is more metadata; ``workplace`` is a
+        folder in the data directory that nobody else uses.
 
         The store may be open, in this process or another, and be written to meanwhile. The copy
         needs as much room in the data directory as the store. ``beat`` is called again and again,
@@ -66,7 +68,7 @@ class Snapshots:
         Raises BucketFull if that is not enough, and the newest stays; ValueError for a store of
         core mode.
         """
-        with _workplace(data_dir) as place:
+        with _workplace(data_dir, workplace) as place:
             checkpoint = back_up_beside(data_dir, place, beat=self._waiting(beat))
             if checkpoint is None:
                 return None
@@ -227,9 +229,9 @@ def _must_agree(info: SnapshotInfo, checkpoint: Checkpoint | None) -> None:
 
 
 @contextmanager
-def _workplace(data_dir: Path) -> Iterator[Path]:
+def _workplace(data_dir: Path, name: str = WORKPLACE) -> Iterator[Path]:
     """An empty folder on the file system of the store, removed at the end."""
-    place = data_dir.resolve() / WORKPLACE
+    place = data_dir.resolve() / name
     with translating_lmdb_errors(place, "write to"):
         shutil.rmtree(place, ignore_errors=True)  # of one that died
         place.mkdir(mode=0o700, parents=True)

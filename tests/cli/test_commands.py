@@ -74,6 +74,10 @@ USED = {
         LOGIN | {"--group", "--to", "--timeout"},
         {"--data-dir", "--store", "--http", "--mode", "--json"},
     ),
+    "snapshot": (
+        LOGIN | {"--group", "--list", "--json", "--data-dir", "--events-stream"},
+        {"--store", "--http", "--mode", "--workers"},
+    ),
     "show": ({"--json", "--due", "--data-dir"}, LOGIN | {"--http", "--mode", "--store"}),
     "rejected": (
         LOGIN | {"--last", "--follow", "--body", "--json", "--refeed", "--rejected-stream"},

@@ -11,6 +11,7 @@ import pytest
 from support.browser import Browser, browser
 from support.bus import Bus
 from support.faults import pairs
+from support.group_service import GroupService
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.streams import ALARMS, delete, js, store_all, stream_service
@@ -80,6 +81,22 @@ def test_it_says_that_the_service_is_well_and_what_it_holds(page: Browser) -> No
     assert page.text("#output-unconfirmed") == "0 B"
     assert re.fullmatch(r"\d\d:\d\d:\d\d UTC", page.text("#output-last"))
     assert page.script("document.querySelector('#happened').hidden") is True
+    assert page.script("document.querySelector('#group').hidden") is True
+
+
+def test_it_says_who_is_in_the_group_and_who_leads_it(tab: Browser) -> None:
+    with NatsServer() as server, GroupService([server.url], replicas=2) as group:
+        leader = group.leader()
+        follower = next(one for one in group.replicas if one is not leader)
+        names = {one: "ab"[index] for index, one in enumerate(group.replicas)}
+        tab.open(address(follower) + "/")
+        sentence = f"Group mail, led by {names[leader]}; this is {names[follower]}."
+        tab.wait_for_text("#group-sentence", sentence)
+        lines = tab.text("#members").splitlines()
+        told = {name: line.split(" · ")[0] for name, line in zip(lines[::2], lines[1::2])}
+        assert told == {names[leader]: "leader", names[follower]: "follower"}
+        leader.kill()
+        tab.wait_for_text("#group-sentence", f"Group mail, led by {names[follower]}; this is")
 
 
 def test_it_says_which_service_it_is_and_whom_it_is_connected_to(

@@ -64,11 +64,13 @@ class GroupService:
         workers: int = 3,
         program: Sequence[str] = ("-m", "alarmdigest"),
         programs: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        failpoints: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Each replica's first server is another one of ``urls``. ``programs`` are those of
-        replicas that run another one than ``program``."""
+        replicas that run another one than ``program``; ``failpoints`` are for their first start."""
         self.url = urls[0]
-        self.replicas = []
+        self.replicas: list[StreamService] = []
+        self._options: list[tuple[str, ...]] = []
         for number in range(replicas):
             first = number % len(urls)
             others = [
@@ -78,10 +80,11 @@ class GroupService:
             service = StreamService(
                 urls[first], workers=workers, program=programs.get(name, program)
             )
-            service.change(
-                *others, "--group", "mail", "--replica-name", name, *options, workers=workers
-            )
             self.replicas.append(service)
+            self._options.append((*others, "--group", "mail", "--replica-name", name, *options))
+            service.change(
+                *self._options[number], workers=workers, failpoint=failpoints.get(name, "")
+            )
 
     def __enter__(self) -> GroupService:
         for replica in self.replicas:

@@ -172,6 +172,20 @@ function wrongClock({ at, ahead_seconds: ahead }) {
   return days < 1 ? [] : [["Arrivals go by", `${at}, ${count(days)} days ahead of our clock`, true]];
 }
 
+function showGroup(group) {
+  byId("group").hidden = group === null;
+  if (group === null) return;
+  const leader = group.members.find((one) => one.leads && one.alive);
+  say("group-sentence",
+    `Group ${group.group}, led by ${leader ? leader.name : "nobody"}; this is ${group.replica}.`);
+  pairs("members", group.members.map((one) => [
+    one.name,
+    [one.leads ? "leader" : "follower", one.alive ? "" : "silent", `input ${number.format(one.input)}`]
+      .filter(Boolean).join(" · "),
+    !one.alive,
+  ]));
+}
+
 function show(status) {
   showState(status.state, SENTENCES[status.state], status.reasons);
   say("about", about(status));
@@ -218,6 +232,8 @@ function show(status) {
 
   byId("happened").hidden = status.happened.length === 0;
   rows("happened-list", status.happened.map((one) => [[clock(new Date(one.at))], [one.what]]));
+
+  showGroup(status.group);
 
   pairs("connections", status.connections.map((one) => [
     CONNECTIONS[one.name] ?? one.name, connection(one), !one.connected,
