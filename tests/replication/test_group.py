@@ -6,10 +6,15 @@ import random
 
 import pytest
 from support.feeder import Feeder
-from support.group_service import GroupService, pause, tell_longest_wait
+from support.group_service import GroupService, pause, longest_wait_s
 from support.nats_server import NatsServer
 from support.scale import cases
 from support.stream_service import assert_worth_judging
+
+
+# What is promised is 4 s and 0.5 s; a machine that is busy with other things needs longer.
+MOST_WITHOUT_LEADER_S = 10.0
+MOST_AT_A_RESTART_S = 3.0
 
 
 def test_three_replicas_write_what_one_would() -> None:
@@ -38,7 +43,7 @@ def test_the_leader_is_killed_again_and_again() -> None:
             leader.start(ready=dice.random() < 0.7)
         feeder.wait_for(500)
         assert_worth_judging(group.settle(feeder))
-        tell_longest_wait(server.url)
+        assert longest_wait_s(server.url, "leader killed") < MOST_WITHOUT_LEADER_S
 
 
 @pytest.mark.group
@@ -71,6 +76,7 @@ def test_a_leader_that_stood_still_stores_nothing_afterwards() -> None:
             pause(group.leader(), 5.0)
         feeder.wait_for(500)
         assert_worth_judging(group.settle(feeder))
+        assert longest_wait_s(server.url, "leader stopped") < MOST_WITHOUT_LEADER_S
 
 
 @pytest.mark.group
@@ -86,4 +92,4 @@ def test_a_rolling_restart_keeps_nobody_waiting() -> None:
             replica.start()
         feeder.wait_for(500)
         assert_worth_judging(group.settle(feeder))
-        tell_longest_wait(server.url)
+        assert longest_wait_s(server.url, "rolling restart") < MOST_AT_A_RESTART_S

@@ -6,15 +6,18 @@ Run by ``make test-group``.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable
 
 import pytest
 from support.cluster import Cluster
 from support.feeder import Feeder
-from support.group_service import GroupService, pause, tell_longest_wait
+from support.group_service import GroupService, digests_of, longest_wait_s, pause
 from support.nats_server import NatsServer
 from support.scale import cases
 from support.stream_service import assert_worth_judging, let_time_pass
+
+from alarmdigest.pipeline.inflight.fenced import BATCH_FROM
 
 pytestmark = [pytest.mark.group, pytest.mark.timeout(300)]
 
@@ -56,7 +59,8 @@ def test_servers_and_replicas_go_in_turn(harm: Callable[[NatsServer], None]) -> 
             feeder.wait_for(dice.randrange(100, 800))
         cluster.settle()
         assert_worth_judging(group.settle(feeder))
-        tell_longest_wait(cluster.urls[0])
+        # The stream has no leader meanwhile, either.
+        assert longest_wait_s(cluster.urls[0], "servers and replicas") < 30.0
 
 
 def test_digests_go_as_atomic_batches_to_three_servers() -> None:
@@ -68,3 +72,6 @@ def test_digests_go_as_atomic_batches_to_three_servers() -> None:
         group.leader()
         feeder.wait_for(3000)
         assert_worth_judging(group.settle(feeder, rejected_twice=False))
+        # Those of a batch have one time: the server stores it as a whole.
+        times = Counter(one.time_ns for one in digests_of(cluster.urls[0]))
+        assert max(times.values()) >= BATCH_FROM

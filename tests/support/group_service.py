@@ -62,35 +62,36 @@ class GroupService:
         *options: str,
         replicas: int = 3,
         workers: int = 3,
+        first_url_only: bool = False,
+        wait_until_ready: bool = True,
         program: Sequence[str] = ("-m", "alarmdigest"),
         programs: Mapping[str, Sequence[str]] = MappingProxyType({}),
         failpoints: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Each replica's first server is another one of ``urls``. ``programs`` are those of
+        """Each replica's first server is another one of ``urls``; with ``first_url_only`` it knows
+        no other. ``programs`` are those of
         replicas that run another one than ``program``; ``failpoints`` are for their first start."""
         self.url = urls[0]
         self.replicas: list[StreamService] = []
         self._options: list[tuple[str, ...]] = []
+        self._workers = workers
+        self._wait_until_ready = wait_until_ready
         for number in range(replicas):
             first = number % len(urls)
-            others = [
-                part for url in [*urls[first:], *urls[:first]][1:] for part in ("--server", url)
-            ]
+            others = [] if first_url_only else [*urls[first + 1 :], *urls[:first]]
+            servers = [part for url in others for part in ("--server", url)]
             name = "abcdefg"[number]
             service = StreamService(
                 urls[first], workers=workers, program=programs.get(name, program)
             )
             self.replicas.append(service)
-            self._options.append((*others, "--group", "mail", "--replica-name", name, *options))
+            self._options.append((*servers, "--group", "mail", "--replica-name", name, *options))
             service.change(
                 *self._options[number], workers=workers, failpoint=failpoints.get(name, "")
             )
 
     def __enter__(self) -> GroupService:
-        for replica in self.replicas:
-            replica.start(ready=False)
-        for replica in self.replicas:
-            replica.wait_for_log(r"\bready\b")
+        self.start(ready=self._wait_until_ready)
         return self
 
     def __exit__(
@@ -106,9 +107,25 @@ class GroupService:
                 replica.process.send_signal(signal.SIGCONT)
             replica.__exit__(kind, error, trace)
 
+    def start(self, *, ready: bool = True) -> None:
+        """All that do not run."""
+        started = [one for one in self.replicas if not one.is_running]
+        for replica in started:
+            replica.start(ready=False)
+        for replica in started if ready else ():
+            replica.wait_for_log(r"\bready\b")
+
+    def arm(self, failpoint: str) -> None:
+        """From the next start on each replica has this failpoint."""
+        for replica, options in zip(self.replicas, self._options, strict=True):
+            replica.change(*options, workers=self._workers, failpoint=failpoint)
+
+    def disarm(self) -> None:
+        self.arm("")
+
     @property
     def running(self) -> list[StreamService]:
-        return [one for one in self.replicas if one.process.poll() is None]
+        return [one for one in self.replicas if one.is_running]
 
     def leader(self, *, timeout: float = 20.0) -> StreamService:
         """The running replica that led last, once there is one."""
@@ -165,11 +182,13 @@ class GroupService:
         return expected
 
 
-def tell_longest_wait(url: str) -> None:
-    """Print the longest time between two digests, by the stream's clock."""
+def longest_wait_s(url: str, what: str) -> float:
+    """The longest time between two digests, by the stream's clock, in seconds; printed, too."""
     times = [one.time_ns for one in digests_of(url)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
-    print(f"longest time without a digest: {max(gaps, default=0) / 1e9:.2f} s")
+    longest = max(gaps, default=0) / 1e9
+    print(f"{what}: longest time without a digest: {longest:.2f} s")
+    return longest
 
 
 def pause(service: StreamService, seconds: float) -> None:

@@ -10,7 +10,7 @@ import socket
 import struct
 import termios
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from types import TracebackType
 from typing import Any
@@ -58,8 +58,9 @@ class Proxy:
         self._delay = 0.0
         self._max_chunk: int | None = None
         self._pause = 0.0
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = {way: asyncio.Event() for way in ("to server", "to client")}
+        for flowing in self._flowing.values():
+            flowing.set()
         self._holder = socket.socket()
         self._listening: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
@@ -83,13 +84,14 @@ class Proxy:
         """
         self._do(self._set_cut_after(n_bytes))
 
-    def stall(self) -> None:
-        """Forward nothing, in neither direction, and keep all connections open."""
-        self._do(self._set_flowing(False))
+    def stall(self, *ways: str) -> None:
+        """Forward nothing "to server", "to client", or without a word in neither direction; keep
+        all connections open."""
+        self._do(self._set_flowing(False, ways or tuple(self._flowing)))
 
     def resume(self) -> None:
         """Forward again, beginning with what was held back."""
-        self._do(self._set_flowing(True))
+        self._do(self._set_flowing(True, tuple(self._flowing)))
 
     def delay(self, seconds: float) -> None:
         """Hold each chunk of up to 64 KiB for so long, one after the other; 0 ends it."""
@@ -159,11 +161,12 @@ class Proxy:
         for link in self._links:
             link.cut_after = n_bytes
 
-    async def _set_flowing(self, flowing: bool) -> None:
-        if flowing:
-            self._flowing.set()
-        else:
-            self._flowing.clear()
+    async def _set_flowing(self, flowing: bool, ways: Sequence[str]) -> None:
+        for way in ways:
+            if flowing:
+                self._flowing[way].set()
+            else:
+                self._flowing[way].clear()
 
     async def _close(self) -> None:
         await self._stop_listening()
@@ -208,7 +211,7 @@ class Proxy:
                 await asyncio.sleep(self._delay)
             step = self._max_chunk or len(data)
             for at in range(0, len(data), step):
-                await self._flowing.wait()
+                await self._flowing["to server" if link is None else "to client"].wait()
                 piece = data[at : at + step]
                 if link is not None and link.cut_after is not None:
                     piece = piece[: link.cut_after]

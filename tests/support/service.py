@@ -87,6 +87,10 @@ class ServiceProcess:
         return "".join(self._lines)
 
     @property
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def process(self) -> subprocess.Popen[str]:
         assert self._process is not None, "it was never started"
         return self._process

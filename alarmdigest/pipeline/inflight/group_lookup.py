@@ -345,6 +345,7 @@ class GroupLookup(StreamLookup):
         finally:
             self._exchange.stuck = False
             reader.close()
+        failpoints.reach("election.read")
         self._take_found(reader, window.batches, question.token)
         return Done()
 
