@@ -6,11 +6,10 @@ import random
 
 import pytest
 from support.feeder import Feeder
-from support.group_service import GroupService, pause, longest_wait_s
+from support.group_service import GroupService, longest_wait_s, pause
 from support.nats_server import NatsServer
 from support.scale import cases
 from support.stream_service import assert_worth_judging
-
 
 # What is promised is 4 s and 0.5 s; a machine that is busy with other things needs longer.
 MOST_WITHOUT_LEADER_S = 10.0

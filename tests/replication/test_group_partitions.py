@@ -1,4 +1,4 @@
-"""A leader that is cut off, in one direction or both, and comes back: what it sent late is refused."""
+"""A leader that is cut off, one way or both, and comes back: what it sent late is refused."""
 
 from __future__ import annotations
 
