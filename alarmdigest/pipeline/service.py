@@ -215,7 +215,7 @@ class Service:
             self.reconnectors.group,
             position=lambda: listener.router.sequence,
             ready=lambda: listener.consuming.is_set() and not listener.catching_up,
-            missed=lambda: sum(listener.source.losses(listener.router).values()) > 0,
+            missed=lambda: listener.source.expired_unread > 0,
             on_failure=self._thread_died,
         )
         group.start()

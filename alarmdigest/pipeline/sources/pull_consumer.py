@@ -369,6 +369,10 @@ class PullConsumerSource(Source):
         return self.history.losses(router)
 
     @property
+    def expired_unread(self) -> int:
+        return self.history.expired_unread
+
+    @property
     def stream_changes(self) -> dict[str, int]:
         return self.history.changes
 

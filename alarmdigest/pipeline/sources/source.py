@@ -84,6 +84,11 @@ class Source(ABC):
         """Messages lost since the start of the process, by the place where they were."""
 
     @property
+    def expired_unread(self) -> int:
+        """Of these, messages that others may have read: limits or a purge have removed them."""
+        return 0
+
+    @property
     def stream_changes(self) -> dict[str, int]:
         """How often the stream was found to be another one, or shorter, than before."""
         return {}

@@ -32,6 +32,10 @@ class StreamHistory:
     def changes(self) -> dict[str, int]:
         return self._changes
 
+    @property
+    def expired_unread(self) -> int:
+        return self._unread_lost + self.gaps.expired
+
     def losses(self, router: Router) -> dict[str, int]:
         """Messages lost, by the place where they were."""
         return {"stream_deleted": router.deleted, "stream_unread_lost": self._unread_lost}
