@@ -46,12 +46,12 @@ def degradations(service: Service) -> list[str]:
         found.append(f"the publisher has no connection: {last_error}")
     if service.replica is not None and service.replica.exchange.diverged:
         found.append(f"diverged: {service.replica.exchange.diverged}")
-    if service.replica is not None and service.listener is not None:
-        if missed := service.listener.source.expired_unread:
-            found.append(
-                f"{missed} input messages were deleted before this replica read them: stop it, wipe "
-                "its data directory and start it, to go on from a snapshot of another replica"
-            )
+    missed = 0 if service.listener is None else service.listener.source.expired_unread
+    if service.replica is not None and missed:
+        found.append(
+            f"{missed} input messages were deleted before this replica read them: stop it, wipe its "
+            "data directory and start it, to go on from a snapshot of another replica"
+        )
     if service.stream_watcher is not None:
         found += service.stream_watcher.degradations
     if service.checkpointer is not None and service.checkpointer.failing_because is not None:
