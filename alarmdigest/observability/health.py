@@ -49,8 +49,8 @@ def degradations(service: Service) -> list[str]:
     missed = 0 if service.listener is None else service.listener.source.expired_unread
     if service.replica is not None and missed:
         found.append(
-            f"{missed} input messages were deleted before this replica read them: stop it, wipe its "
-            "data directory and start it, to go on from a snapshot of another replica"
+            f"{missed} input messages were deleted before this replica read them: stop it, wipe "
+            "its data directory and start it, to go on from a snapshot of another replica"
         )
     if service.stream_watcher is not None:
         found += service.stream_watcher.degradations

@@ -118,6 +118,10 @@ class Comparison:
     def _compare_with_others(self, word: Word) -> None:
         """Who is right where we and the leader have made other digests up to this word."""
         exchange = self._exchange
+        if exchange.last_of_others > word.token or self._leadership.leads:
+            # Another one leads, and is asked instead.
+            self._distrust(word)
+            return
         verdict = judge(
             word.through,
             exchange.others,
@@ -131,16 +135,19 @@ class Comparison:
                 f"leader: {exchange.own.partition(':')[0]} and {word.digests} in all"
             )
         elif verdict is Verdict.WE_ARE_RIGHT:
-            # What was agreed on last counts: after it stand digests that nobody else has made.
-            self._differs = None
-            self._leadership.word = self._next = exchange.word = self._agreed
-            exchange.distrusts = word.token
-            exchange.news.wake()
+            self._distrust(word)
             log.critical(
                 "the leader has made other digests than most replicas, this one among them, up to "
                 "input message %d: it is asked to resign",
                 word.sequence,
             )
+
+    def _distrust(self, word: Word) -> None:
+        """What was agreed on last counts: after it stand digests that the others have not made."""
+        self._differs = None
+        self._leadership.word = self._next = self._exchange.word = self._agreed
+        self._exchange.distrusts = word.token
+        self._exchange.news.wake()
 
     def _agrees(self, beat: Beat) -> bool | None:
         """Whether we have made the same as another replica that disagrees with the leader."""
