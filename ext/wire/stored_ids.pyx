@@ -48,15 +48,22 @@ cdef class StoredIds:
     cdef uint32_t* slots
     cdef size_t slot_count       # a power of two, or 0
     cdef uint64_t key
+    cdef bint believes_marks
     cdef Position through        # the greatest mark: what belongs to requests up to it was stored
     cdef MessageId newest        # at `sequence`
     cdef bint newest_is_known
     cdef public uint64_t sequence
     cdef public uint64_t delivered
 
-    def __cinit__(self, uint64_t sequence=0, uint64_t key=0x9E3779B97F4A7C15):
-        """Reads after ``sequence``. ``key`` makes the hash table one that nobody can foresee."""
+    def __cinit__(
+        self, uint64_t sequence=0, uint64_t key=0x9E3779B97F4A7C15, bint believes_marks=True,
+    ):
+        """Reads after ``sequence``. ``key`` makes the hash table one that nobody can foresee.
+
+        ``believes_marks``: what a mark says to be stored is, also where the stream has it not.
+        """
         self.sequence = sequence
+        self.believes_marks = believes_marks
         self.key = key | 1
 
     def __dealloc__(self):
@@ -223,7 +230,8 @@ cdef class StoredIds:
         if delivery.stream_seq <= self.sequence:
             return 0
         self.sequence = delivery.stream_seq
-        if read_position(find_header(frame.headers, b"Alarmdigest-Stored-Through:", 27), &mark):
+        if self.believes_marks and read_position(
+                find_header(frame.headers, b"Alarmdigest-Stored-Through:", 27), &mark):
             if mark.sequence > self.through.sequence:
                 self.through = mark
         self.newest_is_known = read_message_id(

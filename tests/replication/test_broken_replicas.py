@@ -1,45 +1,38 @@
-"""Replicas that are broken on purpose: what they do wrong is found, or would be seen."""
+"""A replica that is broken on purpose: what it does wrong is found, and it does not lead."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from support.feeder import Feeder
 from support.group_service import GroupService
 from support.nats_server import NatsServer
 from support.stream_service import assert_worth_judging
+from support.wrong_program import forgets_batches_once_there_is
 
 pytestmark = pytest.mark.group
 
-START = "; import runpy; runpy.run_module('alarmdigest', run_name='__main__', alter_sys=True)"
 
-FORGETS_LATER = (
-    "import alarmdigest.pipeline.startup as startup, alarmdigest.pipeline.service as service; "
-    "real = startup.content_of; "
-    "lie = lambda settings, content: {**real(settings, content), 'retention': 300_000_000}; "
-    "startup.content_of = service.content_of = lie" + START
-)
-
-
-def test_one_that_computes_something_else_is_found_and_kept_from_leading() -> None:
+def test_one_that_computes_something_else_is_found_and_kept_from_leading(tmp_path: Path) -> None:
+    wrong_from_now = tmp_path / "wrong"
+    programs = {"c": forgets_batches_once_there_is(wrong_from_now)}
     with (
         NatsServer() as server,
-        GroupService([server.url], programs={"c": ("-c", FORGETS_LATER)}) as group,
+        GroupService([server.url], programs=programs) as group,
         Feeder(server.url, seed=1) as feeder,
     ):
         wrong = group.replicas[2]
-        wrong.change(
-            *("--group", "mail", "--replica-name", "c", "--leader-priority", "1"),
-            *("--retention", "1h"),
-            workers=3,
-        )
         feeder.wait_for(100)
-        wrong.kill()
-        wrong.start()
-        feeder.wait_for(1000)
+        if group.leader() is wrong:
+            wrong.kill()
+            wrong.start()
+        feeder.wait_for(300)
+        wrong_from_now.touch()
         told = wrong.wait_for_log(r"diverged: up to input message (\d+) this replica has")
         assert int(told[1]) > 0
+        assert wrong.http("/readyz")[0] == 503
         # Right ones may be lost: the wrong one does not stand.
         group.replicas[0].kill()
         feeder.wait_for(500)

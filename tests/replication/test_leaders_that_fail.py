@@ -14,20 +14,9 @@ from support.judge import ALARMS, judge, read_stream
 from support.nats_server import NatsServer
 from support.stream_service import RETENTION_NS, SKEW_NS, StreamService, assert_worth_judging
 from support.wait import eventually
+from support.wrong_program import forgets_batches_once_there_is
 
 pytestmark = pytest.mark.group
-
-START = "; import runpy; runpy.run_module('alarmdigest', run_name='__main__', alter_sys=True)"
-
-# Once the file is there, its workers lose every third batch.
-FORGETS_BATCHES = (
-    "import pathlib, alarmdigest.pipeline.worker as worker; "
-    "real = worker.Worker._merge; "
-    "count = iter(range(10**9)); "
-    "lie = lambda self, batch: None if pathlib.Path({path!r}).exists() and next(count) % 3 == 0 "
-    "else real(self, batch); "
-    "worker.Worker._merge = lie" + START
-)
 
 
 def let_lead(server: NatsServer, group: GroupService, name: str, replica: StreamService) -> None:
@@ -65,7 +54,7 @@ def test_one_that_stands_still_inside_is_replaced(failpoint: str) -> None:
 def test_one_that_computes_something_else_than_most_gives_way_to_them(tmp_path: Path) -> None:
     """What it has published until then stands there; what the others make comes, too."""
     wrong_from_now = tmp_path / "wrong"
-    program = ("-c", FORGETS_BATCHES.format(path=str(wrong_from_now)))
+    program = forgets_batches_once_there_is(wrong_from_now)
     with (
         NatsServer() as server,
         GroupService([server.url], programs={"a": program}) as group,

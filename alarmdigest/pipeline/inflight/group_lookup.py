@@ -327,6 +327,8 @@ class GroupLookup(StreamLookup):
             domain=self._domain,
             after=after,
             end=question.token,
+            # The word tells as much; and a leader that the majority disagrees with has left marks.
+            believes_marks=False,
         )
         read, moved_at = reader.ids.sequence, time.monotonic()
         try:

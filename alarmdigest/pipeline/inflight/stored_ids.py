@@ -49,10 +49,18 @@ class StoredIdsReader:
     """
 
     def __init__(
-        self, reconnector: Reconnector, stream: str, *, domain: str, after: int, end: int
+        self,
+        reconnector: Reconnector,
+        stream: str,
+        *,
+        domain: str,
+        after: int,
+        end: int,
+        believes_marks: bool = True,
     ) -> None:
-        """Asks nothing yet. ``after`` and ``end``, as its leader told it, are sequences of it."""
-        self.ids = StoredIds(after, secrets.randbits(64))
+        """Asks nothing yet. ``after`` and ``end``, as its leader told it, are sequences of it.
+        ``believes_marks``: see StoredIds."""
+        self.ids = StoredIds(after, secrets.randbits(64), believes_marks)
         self.done = after >= end
         self._reconnector = reconnector
         self._stream = stream
