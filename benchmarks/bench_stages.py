@@ -49,7 +49,7 @@ def router(workers: int = 12, parse_leniently: Callable[..., Any] = refuse) -> R
         buckets=BUCKETS,
         hash32=mmh3.hash,
         skew_ns=0,
-        parse_leniently=parse_leniently,
+        read_or_reject=parse_leniently,
     )
 
 

@@ -22,9 +22,7 @@ class Router:
         buckets: int,
         hash32: Callable[[str | bytes, int, bool], int],
         skew_ns: int,
-        parse_leniently: Callable[
-            [int, bytes, bytes, tuple[int, int, int] | None], Accepted | None
-        ],
+        read_or_reject: Callable[[int, bytes, bytes, tuple[int, int, int] | None], Accepted | None],
         event_subject: bytes = ...,
         request_subject: bytes = ...,
         only_count: Callable[[int, int], bool] | None = None,

@@ -3,8 +3,10 @@
 The listener puts a barrier for position S into every worker's queue and into the publisher's, after
 everything that it has routed. On reaching it, a worker passes it on to the publisher, after the
 digests it has made. When the publisher has received the barrier from every worker and from the
-listener, and everything before it is confirmed, what belongs to input up to S is done. (These are
-the aligned barriers of stream processors such as Flink. They only need queues that keep order.)
+listener, and everything before it is confirmed, what belongs to input up to S is done. (Such
+barriers are known from stream processors such as Flink. The publisher does not align them: it goes
+on taking what a producer brings after its barrier, and so notes the output positions when the first
+one comes. They only need queues that keep order.)
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from alarmdigest.state.position import StreamPosition
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """Everything up to ``position`` (None in core mode) stands before it in every queue.
+    """Everything up to ``position`` stands before it in every queue (None in core mode, and before
+    a first start has opened its stream).
 
     ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made
     (``time.monotonic()``); batches have the same field, from which the age of a queue is measured.

@@ -40,7 +40,7 @@ class BarrierSchedule:
         return self.newest is None or self.newest.done.is_set()
 
     def due(self, routed: int) -> Kind | None:
-        """``routed`` counts the messages that were routed so far."""
+        """``routed`` counts the events and requests that came so far, rejected ones included."""
         now = time.monotonic()
         since = now - self._checkpoint_at
         something_new = routed != self._routed_at_checkpoint or since >= IDLE_CHECKPOINT_S

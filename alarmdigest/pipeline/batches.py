@@ -1,7 +1,7 @@
 """What goes through the queues: batches, with the moment when what they come from was read.
 
 Times are of ``time.monotonic()``. One for a whole batch is exact for each of its messages: they
-came with one read.
+came with one read (of rejections that had to wait, it is that of the last read).
 """
 
 from __future__ import annotations
@@ -38,6 +38,6 @@ def joined(batches: Sequence[Outgoing]) -> bytes:
     return b"".join([batch.records for batch in batches])
 
 
-def answers_in(batches: Sequence[Outgoing]) -> list[tuple[float, int]]:
-    """When requests were read, and how many digests of theirs are in these batches."""
+def requests_in(batches: Sequence[Outgoing]) -> list[tuple[float, int]]:
+    """When requests were read, and how many of them have their digests in these batches."""
     return [(batch.read_at, batch.answered) for batch in batches if batch.answered]

@@ -50,8 +50,8 @@ class Listener(ServiceThread):
     """Owns the reading connection and the router.
 
     ``consuming`` is set while what is published reaches us. ``stop()`` drains: ask for no more,
-    finish what has arrived, have it checkpointed, then tell every worker, through its queue, that
-    nothing more will come.
+    finish what has arrived, send a last barrier after it, then tell every worker, through its
+    queue, that nothing more will come.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Listener(ServiceThread):
         self._filled = 0
         self._read_at = time.monotonic()
         self._stopping = threading.Event()
-        self._waits_for_checkpoint = True
+        self._makes_last_checkpoint = True
         self._trouble = LimitedLog(log, logging.ERROR)
 
     @property
@@ -123,8 +123,8 @@ class Listener(ServiceThread):
         self._stopping.set()
 
     def skip_last_checkpoint(self) -> None:
-        """Do not wait, when stopping, until everything that has arrived is in one."""
-        self._waits_for_checkpoint = False
+        """When stopping, neither wait for the checkpoint on its way nor send a last barrier."""
+        self._makes_last_checkpoint = False
 
     # -- the loop --------------------------------------------------------------------------------
 
@@ -339,14 +339,14 @@ class Listener(ServiceThread):
         failpoints.reach("listener.after_barrier")
 
     def _last_checkpoint(self) -> None:
-        """Wait for the checkpoint on its way, then send the last barrier. The checkpointer writes
-        it after this thread has ended."""
-        while not self._schedule.may_checkpoint and self._waits_for_checkpoint:
+        """Wait for the checkpoint on its way, then send the last barrier; nobody here waits for
+        its checkpoint."""
+        while not self._schedule.may_checkpoint and self._makes_last_checkpoint:
             self.beat()
             self._offer_next()
             if self._schedule.newest is not None:
                 self._schedule.newest.done.wait(TICK_S / 10)
-        if self._waits_for_checkpoint:
+        if self._makes_last_checkpoint:
             self._send_barrier()
         while self._next_out:
             self.beat()

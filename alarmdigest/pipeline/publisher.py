@@ -2,7 +2,8 @@
 
 Digests are kept until they are confirmed, those of one user in order, and sent again with the same
 ids (``inflight/``); while they cannot be published, the workers wait. A rejected message that its
-stream or the server refuses for good is given up and counted (``rejections_given_up``).
+stream or the server refuses for good, or whose stream is full, is given up and counted
+(``rejections_given_up``).
 """
 
 from __future__ import annotations
@@ -146,7 +147,7 @@ class Publisher(ServiceThread):
 
     def _ask_whether_to_look_up(self, lookup: StreamLookup) -> None:
         """Also lets go what others say is stored: in a group, confirmations come that way."""
-        reason = lookup.reason_to_look_up()
+        reason = lookup.others_reason_to_look_up()
         if reason and not self._must_look_up:
             log.info("looking at the output streams%s", Fields(reason=reason))
             self._must_look_up = True
@@ -197,8 +198,8 @@ class Publisher(ServiceThread):
         batches.clear()
 
     def _on_barrier(self, barrier: Barrier) -> None:
-        """It comes once from every producer. Output positions are those at the first: what a worker
-        past it has made may be stored before others reach it."""
+        """Output positions are those when the first one comes: what a worker past it has made may
+        be stored before others reach it."""
         for met in self._arriving.on_barrier(barrier):
             made = self._lookup.on_barrier_met(met.barrier) if self._lookup else None
             self.window.add_barrier(met.barrier, met.outputs, made)
@@ -240,7 +241,7 @@ class Publisher(ServiceThread):
         self._note_progress()
 
     def _block(self, blocked: PublishBlocked) -> None:
-        """Digests cannot be published: keep them all, say so, try again after a pause."""
+        """Keep all digests, say so, try again after a pause."""
         self.pace.on_blocked(blocked)
         self._trouble(blocked.what_is_kept, reason=blocked.reason)
 
@@ -248,7 +249,7 @@ class Publisher(ServiceThread):
         """See that the streams are there, then send again what failed."""
         try:
             lookup = self._lookup
-            if lookup and not lookup.check_streams(self._doubts.go_on_briefly()):
+            if lookup and not lookup.ensure_streams(self._doubts.go_on_briefly()):
                 why = f"no connection to look at the streams: {self.reconnector.last_error}"
                 self.pace.on_retry()
                 self._block(PublishBlocked(why))
@@ -304,11 +305,9 @@ class Publisher(ServiceThread):
             self._note_progress()
         elif kind == frames.INFO:
             self.reconnector.learn(connection)
-        elif error is not None:
-            # At once: a PONG after it must not be taken for a confirmation.
-            blocked = self.confirmer.on_server_error(error)
-            if blocked is not None:
-                self._block(blocked)
+        # At once: a PONG after it must not be taken for a confirmation.
+        elif error is not None and (blocked := self.confirmer.on_server_error(error)):
+            self._block(blocked)
 
     def _note_progress(self) -> None:
         confirmations = self.confirmer.confirmations
@@ -343,7 +342,8 @@ class Publisher(ServiceThread):
             self._look_up_at = 0.0
 
     def _look_up(self) -> None:
-        """Until it succeeds nothing is sent."""
+        """Until it succeeds nothing is sent; but the rest (a stream of rejected messages that was
+        left out) is tried beside the sending."""
         lookup, rest_only = self._lookup, not self._must_look_up
         try:
             with self.busy("reading what the output streams hold"):
@@ -378,9 +378,9 @@ class Publisher(ServiceThread):
                 self._take()
             return self._has_work() and self._go_on()
 
-        connection = self._connection = self.reconnector.connect_with_backoff(go_on)
-        if connection is None:
+        if (connection := self.reconnector.connect_with_backoff(go_on)) is None:
             return None
+        self._connection = connection
         connection.watch(self.queue.waker.fileno())
         self._buffer.filled = 0
         self._must_look_up = True

@@ -34,7 +34,8 @@ _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
 
 class RejectionQueue:
-    """Parses what the compiled router does not take; counts, logs and queues what is rejected.
+    """Has ``wire/messages.py`` parse what the compiled router does not take; counts, logs and
+    queues what is rejected.
 
     Belongs to the listener's thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
     ``last_reason`` of each), and ``unpublished`` for rejections that were counted but had to be
@@ -94,7 +95,7 @@ class RejectionQueue:
         )
         return True
 
-    def read(
+    def read_or_reject(
         self,
         kind: int,
         payload: bytes,

@@ -41,7 +41,7 @@ def make_router(settings: Settings, rejections: RejectionQueue, last: Checkpoint
         buckets=BUCKETS,
         hash32=mmh3.hash,
         skew_ns=settings.clock_skew,
-        parse_leniently=rejections.read,
+        read_or_reject=rejections.read_or_reject,
         only_count=rejections.only_count,
         event_subject=settings.event_subject.encode(),
         request_subject=settings.request_subject.encode(),

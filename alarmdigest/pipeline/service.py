@@ -6,10 +6,10 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    (orjson), checks it and packs it into the batch of the worker that holds its user
    (``ext/wire/router.pyx``). ``sources/`` has the two ways in which messages arrive: plain
    subscriptions, and a stream. A message that the compiled code does not recognise (another
-   spelling of a field's name, for instance) is parsed by ``wire/messages.py``: the slow path. An
-   invalid one is rejected: ``rejections.py`` counts it, logs it and queues it for the publisher (in
-   core mode, of a flood of them, one in a hundred).
-   One batch per worker goes into its queue.
+   spelling of a field's name, for instance) is handed to ``rejections.py``, which has
+   ``wire/messages.py`` parse it: the slow path. An invalid one is rejected: counted, logged and
+   queued for the publisher (in core mode, of a flood of them, one in a hundred). One batch per
+   worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: merges the batch into the worker's alarm book
    (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
    A ``SendAlarmDigest`` takes the same way, and makes the book write the user's due alarms as one
@@ -21,17 +21,18 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    PubAcks; ``inflight/puback_reader.py`` reads all other answers. ``inflight/pace.py`` says how
    much may be sent after the server has refused something, ``inflight/doubts.py`` when to look up
    what was stored, and ``inflight/stream_lookup.py`` does that.
-4. ``checkpointer.py``, thread *checkpointer*: at most once a second, when something has arrived and
-   the last checkpoint is written (at rest every ten seconds), the listener sends a barrier, a
-   marker, through all queues after the data. A worker that meets it gives its changed rows to the
-   checkpointer and passes it to the publisher, which reports when everything before it is
-   confirmed. Then the rows and the position in the stream that they correspond to are written to
-   the store in one transaction.
+4. ``checkpointer.py``, thread *checkpointer*: at most once in ``--checkpoint-interval``, when
+   something has arrived and the last checkpoint is written (at rest every ten seconds, or in that
+   interval if it is longer), the listener sends a barrier, a marker, through all queues after the
+   data. A worker that meets it gives its changed rows to the checkpointer and passes it to the
+   publisher, which reports when everything before it is confirmed. Then the rows and the position
+   in the stream that they correspond to are written to the store in one transaction.
 
-Each thread owns its state and is reached only through its queue. Data flows one way; two things go
-the other way, without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog,
-and ``Barrier.done``, after which the next barrier may come. In a group the publisher also shares
-an ``Exchange`` with the thread that talks to the others (``replication/exchange.py``). When the
+Each thread owns its state, and data reaches it only through its queue (the listener's: through its
+socket); only the wish to stop comes otherwise. Data flows one way; two things go the other way,
+without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog, and
+``Barrier.done``, after which the next barrier may come. In a group the publisher also shares an
+``Exchange`` with the thread that talks to the others (``replication/exchange.py``). When the
 publisher cannot publish, the workers wait, and so does a listener that reads a stream; one that has
 plain subscriptions never waits (see ``listener.py``).
 
@@ -39,8 +40,8 @@ plain subscriptions never waits (see ``listener.py``).
 reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
 books are loaded from the store; then the checkpointer, the workers and the listener start. The
 listener continues with the first message after the checkpoint. ``process/runner.py`` logs
-``ready``. In stream mode ``stream_watcher.py`` looks at the streams from then on. Where snapshots
-are kept, an empty store is filled from one first (``snapshot_restore.py``), and
+``ready``. In stream mode ``stream_watcher.py`` looks at the streams from shortly before that on.
+Where snapshots are kept, an empty store is filled from one first (``snapshot_restore.py``), and
 ``snapshot_maker.py`` makes others later.
 
 **Restart after a crash**: ``process/runner.py`` opens the store; the position is that of its last
@@ -60,12 +61,13 @@ there on everything is new.
 word (``inflight/group_lookup.py``), which comes in beats (``replication/group.py``). Who leads is
 decided by ``replication/leadership.py``; ``docs/replicas.md`` explains it.
 
-**Stop**, from the beginning to the end, so that everything that arrived comes out: the listener
-stops asking for messages, routes what has arrived, and sends a last barrier through every queue,
-and then None (end of queue) to the workers and the publisher. Each worker merges what stands before
-it and passes the None on. Once the publisher has a None from every worker and the listener, it
-waits for the last confirmation. When they have all ended, ``Service.drain`` stops the checkpointer,
-which first writes the last checkpoint.
+**Stop**, from the beginning to the end, so that everything that was read comes out: the listener
+stops asking for messages, routes what is still on its way (of plain subscriptions only: what a
+stream still sends is dropped, and read by the next start), and sends a last barrier through every
+queue, and then None (end of queue) to the workers and the publisher. Each worker merges what stands
+before it and passes the None on. Once the publisher has a None from every worker and the listener,
+it waits for the last confirmation. When they have all ended, ``Service.drain`` stops the
+checkpointer, which first writes the last checkpoint.
 """
 
 from __future__ import annotations
@@ -94,7 +96,7 @@ from alarmdigest.pipeline.snapshot_restore import restore_snapshot
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.subscription import SubscriptionSource
-from alarmdigest.pipeline.startup import StartPlan, not_reachable, probe_server
+from alarmdigest.pipeline.startup import StartPlan, not_reachable, prepare_server
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.replication.group import Group
@@ -151,11 +153,11 @@ class Service:
         Raises NotReachable, SettingsError, StoreError.
         """
         self._start_until = self._deadline()
-        start_plan = probe_server(
+        start_plan = prepare_server(
             self.reconnectors.startup,
             self.settings,
             self.store.last,
-            restore=self._restore if self.settings.keeps_snapshots else None,
+            fill_store=self._fill_store if self.settings.keeps_snapshots else None,
             go_on=lambda: self._go_on() and time.monotonic() < self._start_until,
         )
         if not self._go_on():
@@ -196,7 +198,7 @@ class Service:
                 )
                 self.snapshots.start()
 
-    def _restore(self, content: dict[str, int]) -> Checkpoint | None:
+    def _fill_store(self, content: dict[str, int]) -> Checkpoint | None:
         """Fill the empty store from a snapshot. Raises NatsError, StoreError, NotToGoOn."""
         if self.store.last is None:
             self.restoring = True

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 # Has an empty store filled from a snapshot, if there is one; the store's checkpoint then.
-Restore: TypeAlias = Callable[[dict[str, int]], Checkpoint | None]
+FillStore: TypeAlias = Callable[[dict[str, int]], Checkpoint | None]
 
 
 class NotReachable(RuntimeError):
@@ -59,17 +59,17 @@ class StartPlan:
     group_start: int = 0
 
 
-def probe_server(
+def prepare_server(
     reconnector: Reconnector,
     settings: Settings,
     last: Checkpoint | None,
     *,
-    restore: Restore | None = None,
+    fill_store: FillStore | None = None,
     go_on: Callable[[], bool],
 ) -> StartPlan | None:
     """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
 
-    ``last`` is the checkpoint that the service will go on from; where it is None, ``restore`` is
+    ``last`` is the checkpoint that the service will go on from; where it is None, ``fill_store`` is
     asked for one, with the settings that decide what digests hold. Raises SettingsError and
     NotReachable for what will not mend itself.
     """
@@ -78,7 +78,7 @@ def probe_server(
         if connection is None:
             return None
         try:
-            return _look(connection, settings, last, restore)
+            return _prepare(connection, settings, last, fill_store)
         except NotToGoOn:
             return None
         except JetStreamError as error:
@@ -96,11 +96,11 @@ def _try_again(reconnector: Reconnector, error: NatsError) -> None:
     log.warning("the server does not do what we need, trying again: %s", error)
 
 
-def _look(
+def _prepare(
     connection: Connection,
     settings: Settings,
     last: Checkpoint | None,
-    restore: Restore | None,
+    fill_store: FillStore | None,
 ) -> StartPlan:
     _check_store(settings, last)
     _check_version(connection, "core", asked_for=settings.mode)
@@ -127,8 +127,8 @@ def _look(
         "split_bytes": split_bytes(settings, connection, digests),
         "publish_empty": int(settings.publish_empty),
     }
-    if last is None and restore is not None and events is not None:
-        last = restore(content)
+    if last is None and fill_store is not None and events is not None:
+        last = fill_store(content)
     group_start = 0
     if settings.group and events is not None:
         in_common = content_of(settings, content)

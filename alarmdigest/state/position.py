@@ -23,7 +23,7 @@ class Reread(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """The last routed message of the input stream."""
+    """The last message of the input stream that was read or passed over."""
 
     stream: str
     created: str

@@ -53,7 +53,7 @@ class Checkpoint:
     """Counts up."""
     written_at_ns: int
     position: StreamPosition | None
-    """None in core mode."""
+    """None in core mode, and before a first start has opened its stream."""
     arrival_ns: int
     """The arrival clock: the greatest arrival time of any message so far, ns since 1970. It never
     goes back, except with ``--accept-clock-step``."""

@@ -68,7 +68,8 @@ def read_request(payload: bytes) -> Request:
 
 
 def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
-    """What the compiled router asks: ``(user, alarm, status, time_ns)`` with ids in UTF-8."""
+    """For the slow path (``RejectionQueue.read_or_reject``): ``(user, alarm, status, time_ns)``
+    with ids in UTF-8. Raises Rejected."""
     if kind == REQUEST:
         return read_request(payload).user_id.encode(), b"", 0, 0
     event = read_event(payload)

@@ -6,9 +6,10 @@ tells which. What a stream delivers tells its sequence in the reply subject
 domain and account hash before the stream in newer servers).
 
 One call takes the plain shape of a message only: the exact field names (and Go's ``UserId``), all
-values valid. Whatever it does not take goes, at its place in the order, to a Python function that
-knows every spelling and every reason to reject (``alarmdigest.wire.messages``). What this one takes,
-that one reads the same; a property test holds them together.
+values valid. Whatever it does not take goes, at its place in the order, to
+``RejectionQueue.read_or_reject``, which has ``alarmdigest.wire.messages`` parse it: that knows every
+spelling and every reason to reject. What this one takes, that one reads the same; a property test
+holds them together.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -123,8 +124,9 @@ class DeliveryGap(ValueError):
 cdef class Router:
     """Turns what the socket read into one packed batch per worker. Used by one thread.
 
-    ``sequence`` and ``timestamp_ns`` tell the last message of a stream that was routed, ``pending``
-    how many the stream holds after it, ``delivered`` how many its consumer has sent us.
+    ``sequence`` and ``timestamp_ns`` tell the last message of a stream that was read, or that its
+    consumer passed over; ``pending`` how many the stream holds after it, ``delivered`` how many all
+    its consumers have sent us so far.
 
     A stream may have to be read again by books that know it already. Its events merge to what is
     there; its requests were answered, and would get what came since then. So those that may have
@@ -138,7 +140,7 @@ cdef class Router:
     cdef uint32_t workers
     cdef uint32_t buckets
     cdef object hash32
-    cdef object parse_leniently
+    cdef object read_or_reject
     cdef object only_count
     cdef int64_t skew_ns
     cdef int64_t now_ns
@@ -177,11 +179,11 @@ cdef class Router:
     cdef readonly size_t wanted
 
     def __cinit__(
-        self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, parse_leniently,
+        self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_or_reject,
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
         only_count=None,
     ):
-        """``hash32(user, 0, False)`` is mmh3; ``parse_leniently(kind, payload, subject, position)``
+        """``hash32(user, 0, False)`` is mmh3; ``read_or_reject(kind, payload, subject, position)``
         gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
         ``position`` is ``(sequence, timestamp_ns, arrival_ns)`` of a stream's message, else None.
 
@@ -200,7 +202,7 @@ cdef class Router:
         self.buckets = buckets
         self.hash32 = hash32
         self.skew_ns = skew_ns
-        self.parse_leniently = parse_leniently
+        self.read_or_reject = read_or_reject
         self.only_count = only_count
         self.event_subject = event_subject
         self.request_subject = request_subject
@@ -471,7 +473,7 @@ cdef class Router:
         if reason != REASON_UNKNOWN and self.is_only_counted(kind, reason):
             return 0
         self.slow_path += 1
-        accepted = self.parse_leniently(
+        accepted = self.read_or_reject(
             kind, payload,
             PyBytes_FromStringAndSize(<const char*> frame.subject.data, frame.subject.length),
             (self.sequence, self.timestamp_ns, self.message_arrival_ns) if self.in_stream else None)

@@ -354,7 +354,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         saved.put_back()
         bus.flush()
         confirmer._in_flight.set_position(0, 10, ids[9].encode())  # as if it had come so far
-        assert confirmer.lookup.check_streams(go_on)
+        assert confirmer.lookup.ensure_streams(go_on)
         assert confirmer.lookup.stream_changes["output_truncated"] == 1
         assert made_again(confirmer, ids[3], ids[8]) == 1
         assert confirmer.lookup.output_positions()[DIGESTS].sequence == 4

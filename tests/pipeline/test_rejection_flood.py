@@ -83,7 +83,7 @@ def test_what_is_only_counted_is_what_would_be_refused_and_for_the_same_reason()
                 buckets=BUCKETS,
                 hash32=mmh3.hash,
                 skew_ns=10**18,
-                parse_leniently=desk.read,
+                read_or_reject=desk.read_or_reject,
                 only_count=desk.only_count,
             )
             data = frame(sid, body)
@@ -101,10 +101,10 @@ def test_after_a_flood_a_single_refusal_is_published_again() -> None:
     desk = RejectionQueue()
     for _ in range(PUBLISHED_AT_ONCE + 50):
         if not desk.only_count(EVENT, 0):
-            desk.read(EVENT, b"{", b"s")
+            desk.read_or_reject(EVENT, b"{", b"s")
     desk.take()
     desk._allowance_at -= 1.0  # a second later
-    assert desk.read(EVENT, b"x", b"s") is None
+    assert desk.read_or_reject(EVENT, b"x", b"s") is None
     assert desk.take().count(b"Alarmdigest-Reason") == 1
 
 
@@ -114,7 +114,7 @@ def test_beyond_the_rate_one_in_a_hundred_is_published_and_all_are_counted() -> 
     many = PUBLISHED_AT_ONCE + 200 * SAMPLED_ONE_IN
     for _ in range(many):
         if not desk.only_count(EVENT, REASONS.index("json")):
-            assert desk.read(EVENT, b"{", b"s") is None
+            assert desk.read_or_reject(EVENT, b"{", b"s") is None
             published += bool(desk.take())
     assert PUBLISHED_AT_ONCE + 200 <= published < PUBLISHED_AT_ONCE + 2_000
     assert published + desk.sampled_out == desk.by_reason["json"] == desk.by_kind[EVENT] == many
@@ -128,7 +128,7 @@ def test_out_of_a_stream_every_refusal_is_published_however_many() -> None:
         buckets=BUCKETS,
         hash32=mmh3.hash,
         skew_ns=0,
-        parse_leniently=desk.read,
+        read_or_reject=desk.read_or_reject,
         only_count=desk.only_count,
         event_subject=b"s",
     )

@@ -46,7 +46,7 @@ class Core:
             buckets=BUCKETS,
             hash32=mmh3.hash,
             skew_ns=skew_ns,
-            parse_leniently=self._odd,
+            read_or_reject=self._odd,
         )
         self.books = [
             AlarmBook(

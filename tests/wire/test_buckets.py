@@ -72,7 +72,7 @@ def workers_that_got(user: str, workers: int, *, odd: bool) -> list[int]:
         buckets=buckets.BUCKETS,
         hash32=mmh3.hash,
         skew_ns=0,
-        parse_leniently=lambda kind, payload, _subject, _origin: messages.parse_leniently(
+        read_or_reject=lambda kind, payload, _subject, _origin: messages.parse_leniently(
             kind, payload
         ),
     )
@@ -115,7 +115,7 @@ def test_a_router_needs_a_worker_and_knows_how_many_there_are() -> None:
             buckets=buckets,
             hash32=mmh3.hash,
             skew_ns=0,
-            parse_leniently=lambda *_: None,
+            read_or_reject=lambda *_: None,
         )
 
     with pytest.raises(ValueError, match="at least 1"):

@@ -23,7 +23,7 @@ def router() -> Router:
         buckets=4096,
         hash32=mmh3.hash,
         skew_ns=HOUR_NS,
-        parse_leniently=lambda *_: None,
+        read_or_reject=lambda *_: None,
         event_subject=b"Alarms",
         request_subject=b"Ask",
     )

@@ -315,7 +315,7 @@ class Asked:
 
 def router(asked: Asked | None = None, *, workers: int = 1) -> Router:
     return Router(
-        workers=workers, buckets=4096, hash32=mmh3.hash, skew_ns=0, parse_leniently=asked or Asked()
+        workers=workers, buckets=4096, hash32=mmh3.hash, skew_ns=0, read_or_reject=asked or Asked()
     )
 
 

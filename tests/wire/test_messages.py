@@ -47,7 +47,7 @@ class Source:
             buckets=4096,
             hash32=mmh3.hash,
             skew_ns=skew_ns,
-            parse_leniently=self._read_odd,
+            read_or_reject=self._read_odd,
         )
 
     def _read_odd(

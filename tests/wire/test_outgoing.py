@@ -198,12 +198,12 @@ def test_no_header_value_holds_a_line_end(detail: str, subject: bytes) -> None:
 
 
 def refuse(desk: RejectionQueue, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
-    assert desk.read(EVENT, body, subject) is None
+    assert desk.read_or_reject(EVENT, body, subject) is None
 
 
 def test_the_desk_reads_what_is_odd_and_keeps_what_is_refused() -> None:
     desk = RejectionQueue()
-    assert desk.read(REQUEST, b'{"userid":"\xc3\xa9"}', b"s") == (b"\xc3\xa9", b"", 0, 0)
+    assert desk.read_or_reject(REQUEST, b'{"userid":"\xc3\xa9"}', b"s") == (b"\xc3\xa9", b"", 0, 0)
     assert desk.take() == b""
     refuse(desk, b"\xff\x00")
     refuse(desk, b"[]", b"AlarmStatusChanged.\xff")

@@ -60,7 +60,8 @@ class Confirmer(ABC):
 
     @property
     def confirmations(self) -> int:
-        """Grows with everything that is confirmed."""
+        """Grows with everything that is confirmed after it was added; not with what a replay found
+        to be stored when it was added."""
         return self.digests + self.rejections + self.rejections_given_up
 
     @property

@@ -1,5 +1,5 @@
-"""Decides, when confirmations are missing, whether messages in flight may be lost and the streams
-must be searched for them."""
+"""Decides, when confirmations are missing, whether messages that were sent may be lost and the
+streams must be searched for them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ class AckTimeout(Exception):
 
 
 class Doubts:
-    """Used by the publisher, which reports every confirmation and every resend."""
+    """Used by the publisher, which reports confirmations, refusals, full look-ups, and what is sent
+    while nothing was under way."""
 
     def __init__(self, confirmer: Confirmer, go_on: Callable[[], bool]) -> None:
         """Questions to the server end as soon as ``go_on()`` is false."""

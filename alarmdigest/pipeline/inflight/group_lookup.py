@@ -92,7 +92,7 @@ class GroupLookup(StreamLookup):
 
     # -- called in each round of the publisher -----------------------------------------------------
 
-    def reason_to_look_up(self) -> str:
+    def others_reason_to_look_up(self) -> str:
         exchange, leadership = self._exchange, self.leadership
         exchange.heed.clear()
         exchange.waits = self._in_flight.base < self._in_flight.next
@@ -209,7 +209,7 @@ class GroupLookup(StreamLookup):
     # -- looking up: becoming, or staying, the leader ----------------------------------------------
 
     def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
-        infos = self._check_with_leaders(KINDS, go_on)
+        infos = self._ensure_with_leaders(KINDS, go_on)
         if infos is None:
             return False
         self._digests_info = infos[DIGEST]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from alarmdigest._ext import frames, outgoing
 from alarmdigest.nats.connection import Connection
-from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
+from alarmdigest.pipeline.batches import Outgoing, joined, requests_in
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer
 from alarmdigest.pipeline.inflight.window import InFlightBatch
@@ -64,7 +64,7 @@ class PongConfirmer(Confirmer):
         write = _Write(joined(batches), self._next)
         self._next += 1
         self._unsent.append(write)
-        return InFlightBatch(write.records, write.number, 1, answers_in(batches))
+        return InFlightBatch(write.records, write.number, 1, requests_in(batches))
 
     def on_connected(self, connection: Connection) -> None:
         self._send_again()

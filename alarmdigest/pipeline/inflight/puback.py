@@ -3,7 +3,7 @@
 Messages have ids that a replay makes again. What an output stream holds already is not sent again:
 of what an earlier run had sent (``replay.py``), and of what was under way on a connection that was
 lost or whose answers do not come (``stream_lookup.py``). The streams' duplicate window catches only
-what was still in flight then.
+what was being stored then.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from alarmdigest._ext.inflight import ACK_SID, DIGEST, REJECTION, InFlight
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
-from alarmdigest.pipeline.batches import Outgoing, answers_in, joined
+from alarmdigest.pipeline.batches import Outgoing, joined, requests_in
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
@@ -91,7 +91,7 @@ class PubAckConfirmer(Confirmer):
         replay = self.lookup.running_replay
         if replay is None:
             self._in_flight.add(records, self.stored_arrival_ns)
-            answers = answers_in(batches)
+            answers = requests_in(batches)
         else:
             answers = []
             for batch in batches:

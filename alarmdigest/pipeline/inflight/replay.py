@@ -25,7 +25,8 @@ RETRY_PAUSE_S = 0.3
 
 
 class Replay:
-    """One reader for each output stream, by kind of message.
+    """One reader for each output stream, by kind of message; none when there is nothing left that
+    should not be sent again.
 
     ``suppressed`` counts messages, by kind, that were made again and not sent again.
     """
@@ -60,7 +61,8 @@ class Replay:
         """The last position before everything that the replay has still to make again: a sequence,
         and the id there, b"" if it is not known.
 
-        ``confirmed``: the last message confirmed since the start.
+        ``confirmed``: the greatest position known, of what was confirmed since the start or else
+        of the checkpoint.
         """
         reader = self.readers[kind]
         if first := reader.ids.first_sequence:

@@ -91,7 +91,7 @@ class StreamLookup:
 
     # -- in a group (``group_lookup.py``) ----------------------------------------------------------
 
-    def reason_to_look_up(self) -> str:
+    def others_reason_to_look_up(self) -> str:
         """Asked in each round of the publisher; empty without a reason."""
         return ""
 
@@ -130,7 +130,7 @@ class StreamLookup:
         """
         if not rest_only:
             self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
-        infos = self._check_with_leaders(self._to_look_up or KINDS, go_on)
+        infos = self._ensure_with_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
             return False
         for kind, info in infos.items():
@@ -144,24 +144,25 @@ class StreamLookup:
         self._on_found()
         return True
 
-    def check_streams(self, go_on: Callable[[], bool]) -> bool:
+    def ensure_streams(self, go_on: Callable[[], bool]) -> bool:
         """See that the streams are there, and make those that are not; whether to go on.
 
         Raises NatsError for what is wrong with them.
         """
-        return self._check_with_leaders(KINDS, go_on) is not None
+        return self._ensure_with_leaders(KINDS, go_on) is not None
 
     def first_under_way(self) -> tuple[int, int]:
-        """Two messages in flight: the oldest, and the oldest that a later one overtook (was
-        confirmed before). Each by a number that identifies this sending of it; 0: none."""
+        """Two messages that were sent and not answered: the one whose sending is the oldest, and
+        the oldest of those of which a later one of their kind is confirmed already. Each by a
+        number that identifies this sending of it; 0: none."""
         return self._in_flight.first_under_way()
 
     def lost_track(self, go_on: Callable[[], bool]) -> bool:
         """Whether the streams have another leader than at the last look-up, or are other streams.
-        Then messages in flight may be lost and must be looked up. Raises NatsError while nobody
-        can tell."""
+        Then messages that were sent may be lost and must be looked up. Raises NatsError while
+        nobody can tell."""
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
-        infos = self._check_with_leaders(under_way, go_on)
+        infos = self._ensure_with_leaders(under_way, go_on)
         lost = not self._answers.trusts_answers
         for kind, info in (infos or {}).items():
             before = self._leaders[kind]
@@ -169,7 +170,7 @@ class StreamLookup:
             lost = lost or (before != "" and info.leader != "" and before != info.leader)
         return lost
 
-    def _check_with_leaders(
+    def _ensure_with_leaders(
         self, kinds: Iterable[int], go_on: Callable[[], bool]
     ) -> dict[int, StreamInfo] | None:
         """What the leaders of the streams say, by kind of message; None when we shall not go on.

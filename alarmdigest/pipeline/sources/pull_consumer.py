@@ -70,8 +70,8 @@ MOST_PATIENCE = 8.0
 class PullConsumerSource(Source):
     """A pull consumer of a stream, a new one for every connection; the position is ours.
 
-    The server's consumer state is not used: it counts as delivered what it sent into a connection
-    that died.
+    The server's consumer state is used for where a new one begins, and for nothing else: it counts
+    as delivered what it sent into a connection that died.
     """
 
     lossy = False

@@ -60,7 +60,7 @@ class Source(ABC):
 
     @abstractmethod
     def position(self, router: Router) -> StreamPosition | None:
-        """The last message that was routed, for the next start."""
+        """The last message that was read or passed over, for the next start."""
 
     def now_ns(self) -> int:
         """Our clock, for the arrival of what is no stream's; ns since 1970."""
