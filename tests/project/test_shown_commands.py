@@ -38,8 +38,8 @@ SERVICES = (
     "rejected --follow --body",
     "--group mail",
 )
-# These need a group: tests/replication/test_group_operation.py runs them.
-OF_A_GROUP = ("members ", "step-down ")
+# These need a group: tests/replication/test_group_operation.py and test_try_replicas.py run them.
+OF_A_GROUP = ("members ", "step-down ", "emulate --server nats://127.0.0.1:4231")
 
 
 RUN_HERE = [

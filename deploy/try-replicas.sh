@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Three NATS servers and three replicas on this machine, to end some of them and see what happens.
+#
+#   deploy/try-replicas.sh up              start all: servers n1 n2 n3, replicas a b c
+#   deploy/try-replicas.sh kill NAME...    kill -9, as when a machine is gone
+#   deploy/try-replicas.sh stop NAME...    SIGTERM, an orderly stop
+#   deploy/try-replicas.sh wipe NAME...    remove its folder, once it has ended
+#   deploy/try-replicas.sh start NAME...   start it (again)
+#   deploy/try-replicas.sh down            end all, and remove all folders
+#
+# Needs `make build`. Everything lies in the folder try-replicas, or in TRY_REPLICAS; logs are
+# NAME.log there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bin=$PWD/.venv/bin
+place=${TRY_REPLICAS:-try-replicas}
+port=${TRY_REPLICAS_PORT:-4231}
+url=nats://127.0.0.1
+
+routes=$url:$((port + 11)),$url:$((port + 12)),$url:$((port + 13))
+servers=(--server "$url:$port" --server "$url:$((port + 1))" --server "$url:$((port + 2))")
+
+is_running() { [ -f "$place/$1.pid" ] && kill -0 "$(cat "$place/$1.pid")" 2>/dev/null; }
+
+start() {
+    if is_running "$1"; then
+        echo "$1 runs already" >&2
+        return
+    fi
+    case $1 in
+        n[123])
+            local number=${1#n}
+            "$bin/nats-server" --name "$1" --addr 127.0.0.1 --port $((port + number - 1)) \
+                --jetstream --store_dir "$place/$1" --cluster_name try \
+                --cluster "$url:$((port + 10 + number))" --routes "$routes" \
+                >>"$place/$1.log" 2>&1 &
+            ;;
+        [abc])
+            "$bin/alarmdigest" run --group mail --replica-name "$1" --stream-replicas 3 \
+                --data-dir "$place/$1" --http 127.0.0.1:0 "${servers[@]}" \
+                >>"$place/$1.log" 2>&1 &
+            ;;
+        *)
+            echo "$1: there are the servers n1 n2 n3 and the replicas a b c" >&2
+            exit 2
+            ;;
+    esac
+    echo $! >"$place/$1.pid"
+    echo "$1 runs: pid $!, log $place/$1.log"
+}
+
+end() {  # signal, name
+    if ! is_running "$2"; then
+        echo "$2 does not run" >&2
+        return
+    fi
+    local pid
+    pid=$(cat "$place/$2.pid")
+    kill "-$1" "$pid"
+    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
+    rm "$place/$2.pid"
+}
+
+wipe() {
+    if is_running "$1"; then
+        echo "$1 runs: kill or stop it first" >&2
+        exit 1
+    fi
+    rm -rf "${place:?}/$1"
+}
+
+action=${1:-up}
+shift || true
+mkdir -p "$place"
+case $action in
+    up) for name in n1 n2 n3 a b c; do start "$name"; done
+        echo "who leads: .venv/bin/alarmdigest members ${servers[*]}" ;;
+    start | wipe) for name; do "$action" "$name"; done ;;
+    kill) for name; do end KILL "$name"; done ;;
+    stop) for name; do end TERM "$name"; done ;;
+    down) for name in a b c n1 n2 n3; do is_running "$name" && end KILL "$name"; done
+        rm -rf "$place" ;;
+    *) sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | grep '^#' >&2; exit 2 ;;
+esac
