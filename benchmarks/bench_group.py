@@ -15,6 +15,8 @@ from bench_latency import measure, p
 from load import events, publisher, request, user_id
 from report import Report
 from rig import (
+    EXTRA,
+    JETSTREAM_EXTRA,
     TIMEOUT_S,
     WORKERS,
     Reference,
@@ -37,6 +39,10 @@ from alarmdigest.replication.subjects import leader_subject
 USERS, ALARMS = 10_000, 25
 REST_S = 10.0
 MILLION = (40_000, 25)
+
+
+def cluster_of_three() -> Cluster:
+    return Cluster(extra=EXTRA, jetstream_extra=JETSTREAM_EXTRA)
 
 
 def replica(stack: ExitStack, url: str, name: str, *options: str) -> ServiceProcess:
@@ -83,7 +89,7 @@ def test_digests_at_three_stream_replicas(benchmark: Any, report: Report) -> Non
 
     def ours(*, group: bool) -> Round:
         with ExitStack() as stack:
-            cluster = stack.enter_context(Cluster())
+            cluster = stack.enter_context(cluster_of_three())
             url = cluster.urls[0]
             on_three = ("--stream-replicas", "3")
             if group:
@@ -113,7 +119,7 @@ def test_digests_at_three_stream_replicas(benchmark: Any, report: Report) -> Non
         if not bodies:
             ours(group=False)
         with ExitStack() as stack:
-            cluster = stack.enter_context(Cluster())
+            cluster = stack.enter_context(cluster_of_three())
             url = cluster.urls[0]
             options = ("--stream-replicas", "3")
             with ServiceProcess(url, mode="stream", options=options) as maker:

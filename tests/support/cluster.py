@@ -20,7 +20,8 @@ class Cluster:
     """``with Cluster() as cluster:`` waits until it has a leader; nodes are ended and started as
     each ``NatsServer`` is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, extra: str = "", jetstream_extra: str = "") -> None:
+        """``extra`` and ``jetstream_extra`` go into each node's configuration."""
         routes = [free_port() for _ in range(NODES)]
         urls = ", ".join(f'"nats://{HOST}:{port}"' for port in routes)
         self.nodes = [
@@ -29,7 +30,9 @@ class Cluster:
 cluster {{ name: test, listen: "{HOST}:{port}", routes: [{urls}] }}
 lame_duck_duration: "30s"
 lame_duck_grace_period: "1s"
-"""
+{extra}
+""",
+                jetstream_extra=jetstream_extra,
             )
             for port in routes
         ]
