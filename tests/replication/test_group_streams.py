@@ -1,0 +1,83 @@
+"""Groups and what their streams may be: short-lived ones, and several groups on split subjects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from support.feeder import Feeder
+from support.group_service import GroupService, digests_of, elections_of
+from support.jetstream import asking, info_of
+from support.judge import DIGESTS, read_stream
+from support.nats_server import NatsServer
+from support.stream_service import StreamService
+from support.wait import eventually
+
+pytestmark = pytest.mark.group
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+def test_a_leader_renews_its_message_before_the_stream_removes_it(server: NatsServer) -> None:
+    """Without a last leader message every digest would be refused."""
+    with (
+        GroupService([server.url], "--digests-max-age", "4s", replicas=2) as group,
+        Feeder(server.url, seed=61, rate=100) as feeder,
+    ):
+        leader = group.leader()
+        feeder.wait_for(50)
+        first = elections_of(server.url)[-1].sequence
+
+        def removed() -> bool:
+            with asking(server.url) as js:
+                return info_of(js, DIGESTS).first_seq > first
+
+        eventually(removed, timeout=30.0, interval=0.2, what="the end of the first leader message")
+        newest = digests_of(server.url)[-1].sequence
+        feeder.wait_for(100)
+        eventually(lambda: digests_of(server.url)[-1].sequence > newest, what="later digests")
+        assert group.leader() is leader
+        assert "another replica leads" not in leader.log
+        last = elections_of(server.url)[-1]
+        assert json.loads(last.body)["name"] == ("a" if leader is group.replicas[0] else "b")
+
+
+def test_two_groups_on_split_subjects_know_nothing_of_each_other(server: NatsServer) -> None:
+    """Beyond what one stream can capture, users are split over subjects, streams and groups."""
+    with ExitStack() as stack:
+        for side in ("North", "South"):
+            for name in ("a", "b"):
+                replica = StreamService(
+                    server.url,
+                    *("--group", side, "--replica-name", name),
+                    *("--event-subject", f"{side}.Changed", "--request-subject", f"{side}.Send"),
+                    *("--digest-subject", f"{side}.Digest"),
+                    *("--rejected-subject", f"{side}.Rejected"),
+                    *("--events-stream", f"{side}_ALARMS", "--digests-stream", f"{side}_DIGESTS"),
+                    *("--rejected-stream", f"{side}_REJECTED"),
+                )
+                stack.enter_context(replica)
+        with asking(server.url) as js:
+            for side in ("North", "South"):
+                for user in range(20):
+                    event = {"UserID": f"{side}-{user}", "AlarmID": "a", "Status": "WARNING"}
+                    event["ChangedAt"] = "2026-01-01T00:00:00Z"
+                    js.publish(f"{side}.Changed", json.dumps(event).encode())
+                    js.publish(f"{side}.Send", json.dumps({"UserID": f"{side}-{user}"}).encode())
+
+        def users(side: str) -> set[str]:
+            stored = read_stream(server.url, f"{side}_DIGESTS")
+            return {
+                json.loads(one.body)["UserID"] for one in stored if one.subject == f"{side}.Digest"
+            }
+
+        for side in ("North", "South"):
+            wanted = {f"{side}-{user}" for user in range(20)}
+            eventually(lambda side=side: len(users(side)) >= 20, what=f"the digests of {side}")  # type: ignore[misc]
+            assert users(side) == wanted
