@@ -11,7 +11,6 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 import orjson
 
@@ -25,6 +24,7 @@ from alarmdigest.replication.agreement import outvoted
 from alarmdigest.replication.election import NO_ELECTION, read_election
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.membership import Beat, Membership, NameTaken
+from alarmdigest.replication.step_down import StepDown
 from alarmdigest.replication.subjects import (
     BEATS,
     GROUP_STREAM,
@@ -44,25 +44,17 @@ BEATS_SID = 7
 ANSWERS_SID = 8
 CONTROL_SID = 9
 TICK_S = 0.02
+#: Where nothing is about to happen.
+IDLE_TICK_S = 0.1
 ANSWER_TIMEOUT_S = 1.0
 #: A consumer that has given nothing for so long, our own beats included, is replaced.
 SILENCE_S = 2.0
 CONSUMER_INACTIVE_S = 30.0
-#: How long a leader that was asked to step down waits for another one.
-STEP_DOWN_FOR_S = 3.0
 #: Who leads is also asked for now and then: the leader may not know that it was deposed.
 ASK_EVERY_S = 2.0
 #: So soon where a beat claims a leader message that we do not know.
 CLAIMS_EVERY_S = 0.05
 BUFFER_BYTES = 256 * 1024
-
-
-class StepDown(NamedTuple):
-    """An operator has asked for another leader, ``to`` if that is a name."""
-
-    to: str
-    reply: bytes
-    until: float
 
 
 class Group(ServiceThread):
@@ -112,7 +104,7 @@ class Group(ServiceThread):
         self._asks_to_stand = False
         self._was_standing = False
         self._heard_at = 0.0
-        self._asked_down: StepDown | None = None
+        self._step_down = StepDown()
         self._trouble = LimitedLog(log, logging.WARNING)
 
     # -- called from other threads ---------------------------------------------------------------
@@ -160,7 +152,8 @@ class Group(ServiceThread):
         self._listen(connection)
         connection.watch(self.exchange.news.fileno())
         while self._go_on():
-            count = connection.receive_into(self._buffer, self._filled, TICK_S)
+            tick_s = TICK_S if self._is_busy else IDLE_TICK_S
+            count = connection.receive_into(self._buffer, self._filled, tick_s)
             self.exchange.news.clear()
             if count:
                 self._take(connection, self._filled + count)
@@ -171,6 +164,14 @@ class Group(ServiceThread):
             self._stand_when_due(connection, now)
             self._answer_when_down(connection, now)
             connection.keep_alive()
+
+    @property
+    def _is_busy(self) -> bool:
+        """Whether something is to be done within some hundredths of a second."""
+        exchange, membership = self.exchange, self.membership
+        if exchange.token:
+            return self._wants_successor or self._said != (exchange.token, exchange.word.through)
+        return membership.leader_is_suspected or membership.claimed_token > membership.token
 
     def _listen(self, connection: Connection) -> None:
         """See that the stream is there, and have every beat sent to us from now on, the newest of
@@ -220,8 +221,8 @@ class Group(ServiceThread):
                 self._hear(payload)
             elif sid == ANSWERS_SID:
                 self._on_last_election(payload)
-            elif sid == CONTROL_SID and reply:
-                self._on_request(payload, reply)
+            elif sid == CONTROL_SID and reply and self.exchange.token:  # only the leader answers
+                self._step_down.on_request(payload, reply, time.monotonic())
 
     def _hear(self, payload: bytes) -> None:
         try:
@@ -252,34 +253,14 @@ class Group(ServiceThread):
             exchange.heard = word
             exchange.heed.wake()
 
-    # -- requests of operators -------------------------------------------------------------------
-
-    def _on_request(self, payload: bytes, reply: bytes) -> None:
-        """``{"step_down": NAME}``, to the readiest one without a name; only the leader answers."""
-        if not self.exchange.token or self._asked_down is not None:
-            return
-        try:
-            to = orjson.loads(payload)["step_down"]
-        except (ValueError, KeyError, TypeError):
-            return
-        if isinstance(to, str):
-            self._asked_down = StepDown(to, reply, time.monotonic() + STEP_DOWN_FOR_S)
-
     def _answer_when_down(self, connection: Connection, now: float) -> None:
-        asked, leader = self._asked_down, self.membership.leader
-        if asked is None:
-            return
-        overdue = now >= asked.until
-        if not self.exchange.token and leader is not None:
-            told = {"leader": leader.beat.name, "problem": ""}
-        elif overdue:
-            who = f"the replica {asked.to}" if asked.to else "another replica"
-            told = {"leader": "", "problem": f"{who} was not elected in time"}
-        else:
-            return  # nobody is elected yet, or its first beat is on its way
-        self._asked_down = None
-        body = orjson.dumps(told)
-        connection.send(b"PUB %b %d\r\n%b\r\n" % (asked.reply, len(body), body))
+        leader = self.membership.leader
+        answer = self._step_down.answer(
+            now, leads=self.exchange.token > 0, leader=leader.beat.name if leader else ""
+        )
+        if answer is not None:
+            reply, body = answer
+            connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(body), body))
 
     # -- beats -------------------------------------------------------------------------------------
 
@@ -290,7 +271,7 @@ class Group(ServiceThread):
             self._resigning
             or bool(exchange.diverged)
             or exchange.stuck
-            or self._asked_down is not None
+            or self._step_down.pending
             or self.membership.asked_to_resign(exchange.token)
         )
 
@@ -298,8 +279,7 @@ class Group(ServiceThread):
         exchange, identity = self.exchange, self.identity
         successor = ""
         if exchange.token and self._wants_successor:
-            asked = self._asked_down.to if self._asked_down is not None else ""
-            successor = asked or self.membership.readiest()
+            successor = self._step_down.to or self.membership.readiest()
         return Beat(
             name=identity.name,
             incarnation=identity.incarnation,
