@@ -23,8 +23,8 @@ test-slow: build  ## kill the service at many points, cut networks, fill disks, 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)
 
-test-group: build  ## end replicas of a group, and their servers, and compare what they wrote: 6 minutes
-	$(BIN)/python -m pytest -m group -q -s $(ARGS)
+test-group: build  ## end replicas of a group, and their servers, and compare what they wrote: 4 minutes
+	$(BIN)/python -m pytest -m group -q --numprocesses 2 --dist loadfile $(ARGS)
 
 test-models: build  ## search the model of the replicas' protocol with Spin: 1 to 2 minutes
 	$(BIN)/python -m pytest -m models --numprocesses 2 -q $(ARGS)

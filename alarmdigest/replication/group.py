@@ -104,7 +104,7 @@ class Group(ServiceThread):
         self._asks_to_stand = False
         self._was_standing = False
         self._heard_at = 0.0
-        self._step_down = StepDown()
+        self._step_down = StepDown(identity.name)
         self._trouble = LimitedLog(log, logging.WARNING)
 
     # -- called from other threads ---------------------------------------------------------------

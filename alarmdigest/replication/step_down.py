@@ -19,7 +19,9 @@ class _Asked(NamedTuple):
 class StepDown:
     """One request at a time. Times in seconds of the caller's clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        """``name`` is ours."""
+        self._name = name
         self._asked: _Asked | None = None
 
     @property
@@ -48,7 +50,9 @@ class StepDown:
         asked = self._asked
         if asked is None:
             return None
-        if not leads and leader:
+        if leads and asked.to == self._name:
+            told = {"leader": self._name, "problem": ""}
+        elif not leads and leader:
             told = {"leader": leader, "problem": ""}
         elif now >= asked.until:
             who = f"the replica {asked.to}" if asked.to else "another replica"

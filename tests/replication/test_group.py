@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from support.feeder import Feeder
@@ -27,7 +28,7 @@ def test_three_replicas_write_what_one_would() -> None:
 
 
 @pytest.mark.group
-def test_the_leader_is_killed_again_and_again() -> None:
+def test_the_leader_is_killed_again_and_again(tell: Callable[[str], None]) -> None:
     dice = random.Random(2)
     with (
         NatsServer() as server,
@@ -42,7 +43,7 @@ def test_the_leader_is_killed_again_and_again() -> None:
             leader.start(ready=dice.random() < 0.7)
         feeder.wait_for(500)
         assert_worth_judging(group.settle(feeder))
-        assert longest_wait_s(server.url, "leader killed") < MOST_WITHOUT_LEADER_S
+        assert longest_wait_s(server.url, "leader killed", tell) < MOST_WITHOUT_LEADER_S
 
 
 @pytest.mark.group
@@ -64,7 +65,7 @@ def test_all_replicas_are_killed_at_once() -> None:
 
 
 @pytest.mark.group
-def test_a_leader_that_stood_still_stores_nothing_afterwards() -> None:
+def test_a_leader_that_stood_still_stores_nothing_afterwards(tell: Callable[[str], None]) -> None:
     with (
         NatsServer() as server,
         GroupService([server.url]) as group,
@@ -75,11 +76,11 @@ def test_a_leader_that_stood_still_stores_nothing_afterwards() -> None:
             pause(group.leader(), 5.0)
         feeder.wait_for(500)
         assert_worth_judging(group.settle(feeder))
-        assert longest_wait_s(server.url, "leader stopped") < MOST_WITHOUT_LEADER_S
+        assert longest_wait_s(server.url, "leader stopped", tell) < MOST_WITHOUT_LEADER_S
 
 
 @pytest.mark.group
-def test_a_rolling_restart_keeps_nobody_waiting() -> None:
+def test_a_rolling_restart_keeps_nobody_waiting(tell: Callable[[str], None]) -> None:
     with (
         NatsServer() as server,
         GroupService([server.url]) as group,
@@ -91,4 +92,4 @@ def test_a_rolling_restart_keeps_nobody_waiting() -> None:
             replica.start()
         feeder.wait_for(500)
         assert_worth_judging(group.settle(feeder))
-        assert longest_wait_s(server.url, "rolling restart") < MOST_AT_A_RESTART_S
+        assert longest_wait_s(server.url, "rolling restart", tell) < MOST_AT_A_RESTART_S

@@ -37,7 +37,9 @@ def stand_still(node: NatsServer) -> None:
 
 
 @pytest.mark.parametrize("harm", [end_and_start, stand_still])
-def test_servers_and_replicas_go_in_turn(harm: Callable[[NatsServer], None]) -> None:
+def test_servers_and_replicas_go_in_turn(
+    harm: Callable[[NatsServer], None], tell: Callable[[str], None]
+) -> None:
     dice = random.Random(1)
     with (
         Cluster() as cluster,
@@ -60,7 +62,7 @@ def test_servers_and_replicas_go_in_turn(harm: Callable[[NatsServer], None]) -> 
         cluster.settle()
         assert_worth_judging(group.settle(feeder))
         # The stream has no leader meanwhile, either.
-        assert longest_wait_s(cluster.urls[0], "servers and replicas") < 30.0
+        assert longest_wait_s(cluster.urls[0], "servers and replicas", tell) < 30.0
 
 
 def test_digests_go_as_atomic_batches_to_three_servers() -> None:

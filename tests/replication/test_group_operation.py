@@ -58,6 +58,9 @@ def test_members_are_shown_and_another_one_is_elected_on_request() -> None:
         for replica in group.replicas:
             assert replica.http("/readyz")[0] == 200
             assert "another alarmdigest answers" not in replica.log
+        # Once more is no change, and no failure.
+        again = run_command("step-down", "--server", server.url, "--to", name_of(other))
+        assert (again.returncode, again.stdout) == (0, result.stdout)
         assert_worth_judging(group.settle(feeder))
 
 

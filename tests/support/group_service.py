@@ -7,7 +7,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
 
@@ -182,12 +182,12 @@ class GroupService:
         return expected
 
 
-def longest_wait_s(url: str, what: str) -> float:
-    """The longest time between two digests, by the stream's clock, in seconds; printed, too."""
+def longest_wait_s(url: str, what: str, tell: Callable[[str], None]) -> float:
+    """The longest time between two digests, by the stream's clock, in seconds; told, too."""
     times = [one.time_ns for one in digests_of(url)]
     gaps = [later - earlier for earlier, later in itertools.pairwise(times)]
     longest = max(gaps, default=0) / 1e9
-    print(f"{what}: longest time without a digest: {longest:.2f} s")
+    tell(f"{what}: longest time without a digest: {longest:.2f} s")
     return longest
 
 
