@@ -30,7 +30,7 @@ def group_status(service: Service) -> dict[str, Any] | None:
             "alive": membership.alive(member),
             "input": member.beat.position,
         }
-        for _name, member in sorted(membership.members.items())
+        for _name, member in sorted(membership.members.copy().items())
     ]
     return {
         "group": replica.identity.group,

@@ -248,8 +248,9 @@ class Group(ServiceThread):
             exchange.heard = NOTHING_SAID
         word = beat.word
         other = beat.incarnation != self.identity.incarnation
-        distrusted = exchange.distrusts > 0 and word.token == exchange.distrusts
-        if other and not distrusted and word.through > exchange.heard.through:
+        # A word counts that was spoken by a leader of whom the stream knows.
+        spoken = 0 < word.token <= self.membership.token and word.token != exchange.distrusts
+        if other and spoken and word.through > exchange.heard.through:
             exchange.heard = word
             exchange.heed.wake()
 

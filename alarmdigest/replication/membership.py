@@ -34,6 +34,9 @@ FIRST_BACK_OFF_S = 2.0
 LONGEST_BACK_OFF_S = 30.0
 # Where no leader message exists there is nobody to wait for, but for others that start, too.
 FIRST_ELECTION_ROUNDS = 1
+# Of names, and of replicas that are heard: others may write to the stream, too.
+MOST_TEXT = 200
+MOST_MEMBERS = 100
 # Who has just come does not know yet who else is there.
 SNAPSHOTS_AFTER_PACES = 3
 
@@ -100,9 +103,9 @@ class Beat:
         texts = (beat.name, beat.incarnation, beat.successor, beat.own)
         yes_or_no = (beat.ready, beat.empty, beat.full, beat.missed)
         if not (
-            all(type(one) is int and one >= 0 for one in numbers)
+            all(type(one) is int and 0 <= one < 2**63 for one in numbers)
             and all(isinstance(one, bool) for one in yes_or_no)
-            and all(isinstance(one, str) for one in texts)
+            and all(isinstance(one, str) and len(one) <= MOST_TEXT for one in texts)
             and isinstance(beat.about, dict)
         ):
             raise ValueError("a beat whose fields have other types")
@@ -181,6 +184,8 @@ class Membership:
         if beat.name == self.name:
             self._hear_namesake(beat)
             return
+        if beat.name not in self.members and len(self.members) >= MOST_MEMBERS:
+            del self.members[min(self.members, key=lambda name: self.members[name].at_pace)]
         self.members[beat.name] = Member(beat, self._pace)
         self.claimed_token = max(self.claimed_token, beat.token)
         if beat.leads and beat.token == self.token:
@@ -245,7 +250,7 @@ class Membership:
     @property
     def leader(self) -> Member | None:
         """Who was heard to lead with the greatest token, alive or not; None also while we do."""
-        for member in self.members.values():
+        for member in list(self.members.values()):  # other threads ask, too
             if member.beat.leads and member.beat.token == self.token:
                 return member
         return None

@@ -43,10 +43,10 @@ class Word:
         except TypeError as error:
             raise ValueError(f"a word whose fields have other types: {error}") from error
         numbers = (word.through, word.sequence, word.after, word.digests, word.token)
-        if not all(type(one) is int and one >= 0 for one in numbers):
-            raise ValueError("a word counts with whole numbers")
-        if not isinstance(word.after_id, str):
-            raise ValueError("an id is a text")
+        if not all(type(one) is int and 0 <= one < 2**63 for one in numbers):
+            raise ValueError("a word counts with whole numbers of 63 bits")
+        if not (isinstance(word.after_id, str) and 0 <= word.ids < 2**128):
+            raise ValueError("an id is a text, and a sum of ids has 128 bits")
         return word
 
 

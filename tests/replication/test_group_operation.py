@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import orjson
 import pytest
@@ -17,6 +18,7 @@ from support.wait import eventually
 
 from alarmdigest.replication.membership import Beat
 from alarmdigest.replication.subjects import beat_subject
+from alarmdigest.replication.word import Word
 
 
 def name_of(service: StreamService) -> str:
@@ -103,7 +105,10 @@ def test_a_beat_that_is_made_up_costs_nobody_anything() -> None:
             for number in range(1, 60):
                 beat = Beat("x", "x-1", number, priority=999, token=10**15, ready=True)
                 told = beat.to_json() | {"about": {"host": ["h"], "version": {}, "pid": "p"}}
-                for body in (orjson.dumps(told), b"{", b'{"name":' + deep + b"}", b""):
+                # A word that would have everything let go, if it were believed.
+                lie = replace(beat, word=Word(through=2**63 - 1, sequence=10**9, token=10**15))
+                bodies = (orjson.dumps(told), orjson.dumps(lie.to_json()), b"{", b"")
+                for body in (*bodies, b'{"name":' + deep + b"}"):
                     to = beat_subject("mail", "x").encode()
                     stranger.send(b"PUB %b %d\r\n%b\r\n" % (to, len(body), body))
                 feeder.wait_for(20)

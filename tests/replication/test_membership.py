@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from alarmdigest.replication.membership import (
+    MOST_MEMBERS,
     STUCK_AFTER_PACES,
     SUSPECT_AFTER_ROUNDS,
     Beat,
@@ -68,12 +69,23 @@ def test_a_leader_of_a_stream_that_was_made_anew_is_recognised() -> None:
         {"name": "b", "incarnation": "x", "number": 1, "word": {"ids": "x"}},
         {"name": "b", "incarnation": "x", "number": 1, "word": {"through": -1}},
         {"name": "b", "incarnation": "x", "number": 1, "word": {"after_id": None}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {"through": 2**63}},
+        {"name": "b", "incarnation": "x", "number": 1, "word": {"ids": "-1"}},
+        {"name": "b", "incarnation": "x", "number": 2**63, "word": {}},
+        {"name": "b" * 201, "incarnation": "x", "number": 1, "word": {}},
         {"name": "b", "incarnation": "x", "number": 1, "word": {}, "about": []},
     ],
 )
 def test_what_is_no_beat_is_a_value_error(fields: Any) -> None:
-    with pytest.raises(ValueError, match=r"beat|word|text|int"):
+    with pytest.raises(ValueError, match=r"beat|word|text|int|id"):
         Beat.from_json(fields)
+
+
+def test_however_many_names_are_made_up_few_are_kept() -> None:
+    membership = Membership("a", "a-1", 100)
+    for number in range(3 * MOST_MEMBERS):
+        membership.hear(Beat(f"x-{number}", "x", 1), 0.0)
+    assert len(membership.members) == MOST_MEMBERS
 
 
 def test_a_beat_of_a_later_version_is_understood() -> None:
