@@ -24,7 +24,7 @@ class StreamConfig:
 
     ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. ``domain`` is
     the JetStream domain, empty for the server's own.
-    ``atomic``: it must take atomic batches.
+    ``in_group``: replicas of a group use it.
     """
 
     name: str
@@ -37,7 +37,12 @@ class StreamConfig:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     domain: str = ""
-    atomic: bool = False
+    in_group: bool = False
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether it must take atomic batches."""
+        return self.in_group and self.role == "digests"
 
     def for_its_domain(self, text: str) -> str:
         """The text with its commands of the nats tool as they must be given in this domain."""
@@ -64,7 +69,7 @@ class StreamConfig:
             f"nats stream add {self.name} --subjects '{','.join(self.subjects)}' --storage file "
             f"--retention limits --discard old --max-age {age_text(self.max_age_ns)}{size} "
             f"--dupe-window {age_text(config['duplicate_window'])} --replicas {self.replicas} "
-            f"{'--allow-batch ' if self.atomic else ''}--defaults"
+            f"{'--allow-batch ' if self.takes_batches else ''}--defaults"
         )
 
     def api_config(self) -> dict[str, Any]:
@@ -82,7 +87,7 @@ class StreamConfig:
             "duplicate_window": window,
             "num_replicas": self.replicas,
         }
-        if self.atomic:
+        if self.takes_batches:
             config["allow_atomic"] = True
         return config
 
@@ -132,12 +137,12 @@ def make_stream_configs(
         "inputs": captured,
         "outputs": (digest_subject, rejected_subject),
         "domain": domain,
+        "in_group": bool(leader_subject),
     }
-    group: dict[str, Any] = {**shared, "atomic": bool(leader_subject)}
     published = (digest_subject, leader_subject) if leader_subject else (digest_subject,)
     return StreamConfigs(
         _stream_config(alarms_stream, captured, alarms, "alarms", shared),
-        _stream_config(digests_stream, published, digests, "digests", group),
+        _stream_config(digests_stream, published, digests, "digests", shared),
         _stream_config(rejected_stream, (rejected_subject,), rejected, "rejected", shared),
     )
 

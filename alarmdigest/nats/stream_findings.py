@@ -11,6 +11,13 @@ from alarmdigest.nats.stream_questions import HOUR_NS, Question, Seen, original,
 
 Verdict: TypeAlias = Literal["refuses", "warns"]
 
+#: How most remedies begin, and the one where nothing can be edited.
+EDIT = "nats stream edit {stream} "
+ANEW = (
+    "this cannot be changed; delete it (nats stream rm {stream}), and we make it anew without what "
+    "it holds, or give us another stream ({option} NAME)"
+)
+
 
 class Finding(NamedTuple):
     """What a rule has to say of a stream: a sentence with the remedy."""

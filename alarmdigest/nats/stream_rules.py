@@ -6,8 +6,9 @@ A field without a rule may have any value; ``stream_fields.py`` gives the reason
 
 from __future__ import annotations
 
+from alarmdigest.nats.group_rules import GROUP_RULES
 from alarmdigest.nats.stream_configs import ROLES, Role
-from alarmdigest.nats.stream_findings import Finding, Rule
+from alarmdigest.nats.stream_findings import ANEW, EDIT, Finding, Rule
 from alarmdigest.nats.stream_questions import (
     HOUR_NS,
     SECOND_NS,
@@ -44,24 +45,10 @@ _few_per_subject = below("max_msgs_per_subject", FEW_PER_SUBJECT)
 
 ALL: tuple[Role, ...] = ROLES
 BOTH: tuple[Role, ...] = ("alarms", "digests")
-ANEW = (
-    "this cannot be changed; delete it (nats stream rm {stream}), and we make it anew without what "
-    "it holds, or give us another stream ({option} NAME)"
-)
-EDIT = "nats stream edit {stream} "
 TAKE_ALL = "--no-discard-per-subject --discard old --max-msgs-per-subject=-1"
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "allow_atomic",
-        ("digests",),
-        "refuses",
-        "not `true`, with `--group`",
-        lambda seen: seen.wanted.atomic and not is_one_of("allow_atomic", True)(seen),
-        "and a group publishes in atomic batches",
-        EDIT + "--allow-batch",
-        {"allow_atomic": True},
-    ),
+    *GROUP_RULES,
     Rule(
         "mirror",
         ALL,
