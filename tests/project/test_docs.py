@@ -131,6 +131,10 @@ def test_a_command_that_is_shown_is_there(command: str, capsys: pytest.CaptureFi
         check_ours(arguments[2:], capsys)
     elif program == "python" and arguments[1].startswith("alarmdigest."):
         assert importlib.util.find_spec(arguments[1]) is not None
+    elif (ROOT / words[0]).is_file():  # a script of ours
+        assert re.search(
+            rf"^ +.*\b{arguments[0]}\b.*\)", (ROOT / words[0]).read_text(), re.MULTILINE
+        )
     else:
         assert program in FOREIGN, f"no way to check {command!r}"
 
