@@ -143,7 +143,8 @@ def test_digests_at_three_stream_replicas(benchmark: Any, report: Report) -> Non
     def rate(rounds: list[Round]) -> float:
         return statistics.median(USERS / one.seconds for one in rounds)
 
-    for other, target in ((name, ">= 0.8"), ("without a group", "")):
+    # Without a group the same service publishes the same digests pipelined, and waits for PubAcks.
+    for other, target in ((name, ""), ("without a group", ">= 0.8")):
         report.row(
             "group",
             "digests of 25 alarms, three stream replicas",
