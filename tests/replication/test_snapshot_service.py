@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from support.command import run_command
 from support.feeder import Feeder
 from support.group_service import GroupService
 from support.jetstream import asking, connected, info_of
@@ -283,6 +284,7 @@ def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> No
         leader = group.leader()
         [follower] = [one for one in group.replicas if one is not leader]
         position = wait_for_snapshot(server.url, last_sequence(server.url), "mail")
+        assert "newest snapshot: mail." in run_command("members", "--server", server.url).stdout
         follower.kill()
         wipe(follower)
         feeder.wait_for(300)

@@ -47,6 +47,7 @@ def test_it_starts_all_and_ends_what_it_is_told_to(tmp_path: Path) -> None:
         found = eventually(lambda: members(3), timeout=60.0, what="three that are ready")
         assert found is not None
         leader = found["leader"]
+        assert found["snapshot"] is None or found["snapshot"]["group"] == "mail"
         assert run_command("emulate", *servers, "--shots", "5").returncode == 0
         script("kill", leader)
         script("wipe", leader)

@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 
 from alarmdigest.cli.client import connect
+from alarmdigest.cli.commands.snapshot import snapshot_json, snapshots_of
 from alarmdigest.cli.terminal import duration_text, table, write_json, write_line
 from alarmdigest.nats.errors import JetStreamError, NoAnswer
 from alarmdigest.nats.jetstream import NO_STREAM, JetStream
@@ -30,6 +31,7 @@ def members(settings: Settings, *, as_json: bool) -> int:
     try:
         js = JetStream(connection, domain=settings.js_domain)
         found = look_at_group(js, settings)
+        found["snapshot"] = _newest_snapshot(settings, found["group"])
     finally:
         connection.close()
     if as_json:
@@ -52,7 +54,22 @@ def members(settings: Settings, *, as_json: bool) -> int:
     write_line(printable(f"group {found['group']}, led by {leader}, token {found['token']}"))
     for line in table(HEADS, rows):
         write_line(printable(line))
+    if (newest := found["snapshot"]) is not None:
+        age = duration_text(max(0.0, time.time() - newest["stored_at_ns"] / 1e9))
+        write_line(printable(f"newest snapshot: {newest['name']}, {age} old"))
     return exit_codes.CLEAN
+
+
+def _newest_snapshot(settings: Settings, group: str) -> dict[str, Any] | None:
+    """None also where we may not look."""
+    connection = connect(settings, "alarmdigest-members")
+    try:
+        found = snapshots_of(connection, settings, group)
+    except JetStreamError:
+        return None
+    finally:
+        connection.close()
+    return snapshot_json(found[0]) if found else None
 
 
 def look_at_group(js: JetStream, settings: Settings) -> dict[str, Any]:

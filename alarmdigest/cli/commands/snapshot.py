@@ -28,7 +28,8 @@ def snapshot(settings: Settings, *, only_list: bool, as_json: bool) -> int:
     connection = connect(settings, "alarmdigest-snapshot")
     try:
         if only_list:
-            return _show(_all(connection, settings), as_json=as_json)
+            group = SnapshotTerms.of(settings, {}).group
+            return _show(snapshots_of(connection, settings, group), as_json=as_json)
         return _make(connection, settings, as_json=as_json)
     finally:
         connection.close()
@@ -60,7 +61,7 @@ def _make(connection: Connection, settings: Settings, *, as_json: bool) -> int:
         return exit_codes.INTERNAL_ERROR
     assert made is not None  # there was a checkpoint
     if as_json:
-        write_json(_told(made))
+        write_json(snapshot_json(made))
     else:
         write_line(
             printable(
@@ -70,9 +71,8 @@ def _make(connection: Connection, settings: Settings, *, as_json: bool) -> int:
     return exit_codes.CLEAN
 
 
-def _all(connection: Connection, settings: Settings) -> list[SnapshotInfo]:
-    """Of this group, or of a service that is alone; the newest first."""
-    group = SnapshotTerms.of(settings, {}).group
+def snapshots_of(connection: Connection, settings: Settings, group: str) -> list[SnapshotInfo]:
+    """The newest first. Raises NatsError."""
     found = []
     try:
         for one in Snapshots(open_bucket(connection, settings), group).newest_first():
@@ -87,7 +87,7 @@ def _all(connection: Connection, settings: Settings) -> list[SnapshotInfo]:
 
 def _show(found: list[SnapshotInfo], *, as_json: bool) -> int:
     if as_json:
-        write_json({"snapshots": [_told(one) for one in found]})
+        write_json({"snapshots": [snapshot_json(one) for one in found]})
         return exit_codes.CLEAN
     now_ns = time.time_ns()
     rows = [
@@ -109,7 +109,7 @@ def _show(found: list[SnapshotInfo], *, as_json: bool) -> int:
     return exit_codes.CLEAN
 
 
-def _told(info: SnapshotInfo) -> dict[str, Any]:
+def snapshot_json(info: SnapshotInfo) -> dict[str, Any]:
     return {
         "name": info.name,
         "group": info.group,
