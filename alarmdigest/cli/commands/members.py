@@ -11,7 +11,7 @@ import orjson
 from alarmdigest.cli.client import connect
 from alarmdigest.cli.commands.snapshot import snapshot_json, snapshots_of
 from alarmdigest.cli.terminal import duration_text, table, write_json, write_line
-from alarmdigest.nats.errors import JetStreamError, NoAnswer
+from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import NO_STREAM, JetStream
 from alarmdigest.nats.requests import Requests
 from alarmdigest.replication.membership import Beat
@@ -65,7 +65,7 @@ def _newest_snapshot(settings: Settings, group: str) -> dict[str, Any] | None:
     connection = connect(settings, "alarmdigest-members")
     try:
         found = snapshots_of(connection, settings, group)
-    except JetStreamError:
+    except NatsError:
         return None
     finally:
         connection.close()
