@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from alarmdigest.nats.connection_race import ConnectionRace, Target
 from alarmdigest.nats.errors import ConnectFailed
 from alarmdigest.settings import Settings
 
+MESSAGE_ID = re.compile(rb"^Nats-Msg-Id: *(\S+)", re.MULTILINE)
 LOCAL_SERVER = "nats://127.0.0.1:4222"
 
 
@@ -41,12 +43,18 @@ def connect(settings: Settings, name: str) -> Connection:
 
 
 class Client:
-    """Subscribes to digests, publishes events and requests. Raises ConnectionLost (NatsError)."""
+    """Subscribes to digests, publishes events and requests. Raises ConnectionLost (NatsError).
+
+    ``repeated`` counts digests that came once more with an id that had come already: as a receiver
+    should, it drops them. A leader of a group, or a restarted service, may send some again.
+    """
 
     def __init__(self, settings: Settings, name: str) -> None:
         """Connects to the first of the servers that answers."""
         self.connection = connect(settings, name)
         self._subscription = Subscription(self.connection, settings.digest_subject)
+        self.repeated = 0
+        self._ids: set[bytes] = set()
 
     def flush(self) -> None:
         """Wait until the server has taken everything sent so far."""
@@ -63,7 +71,12 @@ class Client:
 
     def digests(self, until: float) -> Iterator[dict[str, Any]]:
         """The digests that arrive until the given ``time.monotonic()``, as they come."""
-        for _headers, payload in self._subscription.messages(until):
+        for headers, payload in self._subscription.messages(until):
+            if (found := MESSAGE_ID.search(headers)) is not None:
+                if found[1] in self._ids:
+                    self.repeated += 1
+                    continue
+                self._ids.add(found[1])
             if (digest := read_digest(payload)) is not None:
                 yield digest
 

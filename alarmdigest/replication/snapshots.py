@@ -151,6 +151,8 @@ class Snapshots:
         if there.first_seq > info.sequence + 1:
             missing = there.first_seq - info.sequence - 1
             return f"stream {stream} has removed {missing} messages behind its {info.sequence}"
+        if info.sequence == 0:
+            return ""  # made before the first message
         stored_ns = self._objects.message_time_ns(stream, info.sequence)
         if stored_ns is not None and stored_ns != info.timestamp_ns:
             return f"message {info.sequence} of stream {stream} is another one than it knows"

@@ -273,6 +273,26 @@ def test_tools_notice_a_digest_that_comes_twice(server: NatsServer) -> None:
         assert "2 digests expected, 2 received, 0 missing, 2 doubled, 0 wrong" in result.stdout
 
 
+def test_a_digest_that_comes_again_with_its_id_is_told_and_no_failure(server: NatsServer) -> None:
+    """A leader of a group may send some again; their stream holds them once."""
+    with ServiceProcess(server.url), Bus(server.url) as bus:
+
+        async def repeat(digest: Msg) -> None:
+            headers = digest.headers or {}
+            if "Again" not in headers:
+                await bus.client.publish(
+                    "AlarmDigest", digest.data, headers={**headers, "Again": "yes"}
+                )
+
+        bus.run(bus.client.subscribe("AlarmDigest", cb=repeat))
+        bus.flush()
+        assert run_command("verify", "--server", server.url).returncode == 0
+        result = run_command("emulate", "--server", server.url, *QUICK)
+        assert result.returncode == 0, result.stdout
+        assert "2 digests expected, 2 received, 0 missing, 0 doubled, 0 wrong" in result.stdout
+        assert "2 came once more with the same id" in result.stdout
+
+
 def test_verify_notices_a_digest_when_nothing_was_due(server: NatsServer) -> None:
     with ServiceProcess(server.url), Bus(server.url) as bus:
         asked: list[bytes] = []

@@ -300,6 +300,33 @@ def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> No
 
 
 @pytest.mark.group
+def test_a_snapshot_of_before_the_first_message_is_one_to_start_from() -> None:
+    """A group's first one is made at once, when there is nothing to be known yet."""
+    with (
+        NatsServer() as server,
+        GroupService([server.url], "--snapshot-interval", "1h", replicas=2) as group,
+    ):
+        leader = group.leader()
+        [follower] = [one for one in group.replicas if one is not leader]
+        eventually(
+            lambda: [one.sequence for one in snapshots_of(server.url, "mail")] == [0],
+            timeout=30.0,
+            what="a snapshot of nothing",
+        )
+        with Feeder(server.url, seed=24) as feeder:
+            feeder.wait_for(300)
+            follower.kill()
+            wipe(follower)
+            follower.start()
+            assert restored_from(follower) == 0
+            feeder.wait_for(300)
+            leader.kill()
+            assert group.leader() is follower
+            feeder.wait_for(300)
+            assert_worth_judging(group.settle(feeder), digests=50)
+
+
+@pytest.mark.group
 def test_a_follower_makes_them_and_the_leader_where_there_is_none() -> None:
     with (
         NatsServer() as server,

@@ -67,7 +67,7 @@ def emulate(settings: Settings, *, shots: int, bursts: int, wait_s: float) -> in
         took = _play(client, settings, account, events, shots=shots, bursts=bursts, wait_s=wait_s)
     finally:
         _clear(client, settings, events)
-    return _report(account, took)
+    return _report(account, took, client.repeated)
 
 
 def _play(
@@ -132,12 +132,14 @@ def _clear(client: Client, settings: Settings, events: list[tuple[str, str, int]
     client.connection.close()
 
 
-def _report(account: Account, took: float) -> int:
+def _report(account: Account, took: float, repeated: int) -> int:
     print(
         f"{len(account.expected)} digests expected, {len(account.received)} received, "
         f"{account.missing} missing, {account.doubled} doubled, {len(account.wrong)} wrong, "
         f"in {took:.2f} s"
     )
+    if repeated:
+        print(f"{repeated} came once more with the same id, as they may where a service was ended")
     if account.wrong:
         print(f"the first wrong one: {account.wrong[0]}")
     if account.well:
