@@ -8,7 +8,8 @@ from typing import Any
 
 from alarmdigest.nats.answers import StreamInfo, in_short
 from alarmdigest.nats.jetstream import JetStream
-from alarmdigest.replication.election import Election, find_last_election
+from alarmdigest.replication.content import content_text
+from alarmdigest.replication.election import Election, find_last_election, read_election
 from alarmdigest.replication.subjects import LEADERS
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import Checkpoint
@@ -75,7 +76,8 @@ def _compare(settings: Settings, content: Mapping[str, Any], election: Election)
     if not isinstance(theirs, dict):
         return
     others = [
-        f"{name} ({in_short(theirs.get(name))} there, {content[name]!r} here)"
+        f"{name} ({content_text(name, theirs.get(name))} there, "
+        f"{content_text(name, content[name])} here)"
         for name in sorted(content)
         if theirs.get(name) != content[name]
     ]
@@ -85,6 +87,23 @@ def _compare(settings: Settings, content: Mapping[str, Any], election: Election)
             f"{election.name}: {', '.join(others)}; all replicas need the same. To change "
             "one, stop all replicas and start them with it"
         )
+
+
+def check_other_groups(js: JetStream, settings: Settings) -> None:
+    """Raises SettingsError where the digest stream belongs to another group."""
+    pattern = f"{LEADERS}.>"
+    if not any(name == settings.digests_stream for name in js.stream_names_for(pattern)):
+        return
+    election = read_election(js.find_message(settings.digests_stream, {"last_by_subj": pattern}))
+    theirs = election.fields.get("group")
+    if not election.sequence or theirs == settings.group:
+        return
+    raise SettingsError(
+        f"the stream {settings.digests_stream} belongs to the group {in_short(theirs)}: say "
+        f"--group {in_short(theirs)}, or give the group {settings.group} streams of its own "
+        "(--digests-stream and --rejected-stream, and --digest-subject and --rejected-subject for "
+        "what they capture)"
+    )
 
 
 def check_no_group(js: JetStream, settings: Settings) -> None:

@@ -11,6 +11,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.object_info import BucketConfig
 from alarmdigest.nats.object_store import ObjectStore
 from alarmdigest.pipeline.group_checks import content_of
+from alarmdigest.replication.content import content_text
 from alarmdigest.replication.snapshot_info import SnapshotInfo
 from alarmdigest.replication.snapshots import BUCKET, Snapshots
 from alarmdigest.settings import Settings
@@ -51,7 +52,8 @@ class SnapshotTerms:
         if not isinstance(theirs, dict):
             return "it does not say under which settings it was made"
         return ", ".join(
-            f"it was made with {name} {theirs.get(name)}, not {self.content.get(name)}"
+            f"it was made with {name} {content_text(name, theirs.get(name))}, "
+            f"not {content_text(name, self.content.get(name))}"
             for name in sorted(theirs.keys() | self.content.keys())
             if theirs.get(name) != self.content.get(name)
         )

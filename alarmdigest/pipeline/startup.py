@@ -15,7 +15,12 @@ from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.permanent_errors import is_permanent
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.pipeline.group_checks import check_group, check_no_group, content_of
+from alarmdigest.pipeline.group_checks import (
+    check_group,
+    check_no_group,
+    check_other_groups,
+    content_of,
+)
 from alarmdigest.pipeline.server_checks import ready_streams, split_bytes, version_problem
 from alarmdigest.pipeline.snapshot_restore import NotToGoOn
 from alarmdigest.settings import Settings, SettingsError
@@ -114,6 +119,7 @@ def _prepare(
             _check_version(connection, mode, asked_for=settings.mode)
             if settings.group:
                 _check_version(connection, "group", asked_for="group")
+                check_other_groups(jetstream, settings)
             streams = ready_streams(jetstream, settings)
             events, digests = streams["alarms"], streams["digests"]
             replay_end = StreamPosition(

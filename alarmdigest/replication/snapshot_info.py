@@ -10,6 +10,7 @@ from typing import Any
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
 from alarmdigest.nats.object_info import ObjectInfo
+from alarmdigest.replication.content import content_text
 from alarmdigest.store.base import Checkpoint
 from alarmdigest.store.lmdb.folder import VERSION
 
@@ -118,7 +119,8 @@ class SnapshotInfo:
         """The settings that are other ones here, both values; empty if all agree."""
         names = sorted(self.settings.keys() | settings.keys())
         return ", ".join(
-            f"{name} {self.settings.get(name)}, not {settings.get(name)}"
+            f"{name} {content_text(name, self.settings.get(name))}, "
+            f"not {content_text(name, settings.get(name))}"
             for name in names
             if self.settings.get(name) != settings.get(name)
         )

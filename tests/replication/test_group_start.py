@@ -44,7 +44,7 @@ def refused(url: str, *options: str, mode: str = "stream") -> str:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--retention", "1h"), r"retention \(300000000 there, 3600000000000 here\)"),
+        (("--retention", "1h"), r"retention \(300ms there, 1h here\)"),
         (("--clock-skew", "2h"), "clock_skew"),
         (("--split-size", "20KiB"), "split_bytes"),
         (("--publish-empty",), "publish_empty"),
@@ -57,6 +57,11 @@ def test_other_settings_than_the_leaders(
     same = ("--retention", "300ms", "--clock-skew", "50ms")
     log = refused(group.url, *IN_GROUP, *same, *options)
     assert re.search(rf"goes by other settings, told by its leader a: .*{told}", log)
+
+
+def test_another_group_on_the_digest_stream_of_a_group(group: GroupService) -> None:
+    log = refused(group.url, "--group", "other", "--replica-name", "new")
+    assert "the stream ALARM_DIGESTS belongs to the group 'mail'" in log
 
 
 def test_no_group_on_the_streams_of_a_group(group: GroupService) -> None:
