@@ -331,7 +331,7 @@ def no_store(objects: ObjectStore, found: ObjectInfo) -> None:
         (damage, "chunks and should have"),
         (lie, "holds another checkpoint than it says"),
         (of_another_group, "it is of group other"),
-        (of_other_settings, "it was made with other settings: clock_skew 1, not 3600"),
+        (of_other_settings, "it was made with other settings: clock_skew 1e-06ms, not 0.0036ms"),
         (of_another_stream, "it was made from stream OTHERS, not from ALARMS"),
         (of_a_newer_version, "its format is lmdb 2"),
         (of_another_past, "message 20 of stream ALARMS is another one than it knows"),
