@@ -19,11 +19,11 @@ class Exchange:
     ``agreed``, up to where we have made the same digests as the leader (an arrival in ns);
     ``differs_at`` and ``own``, where we have come to something else, and to what; ``distrusts``,
     the token of a leader with which the majority disagrees; ``diverged``, why this replica
-    disagrees with the majority, if it does; ``progress``, which changes with all that is stored,
-    or read;
-    ``waits``, whether something is not known to be stored; ``full``, whether others could not store
-    it either; ``stuck``, whether an election's reading does not move; ``elections`` and
-    ``lost_elections`` count.
+    disagrees with the majority, if it does; ``progress``, which changes with all that is stored, or
+    read; ``in_doubt``, whether the others are asked who is right; ``waits``, whether we have made
+    something that the word does not cover and that is not known to be stored; ``full``, whether
+    others could not store it either; ``stuck``, whether an election's reading does not move;
+    ``elections`` and ``lost_elections`` count.
 
     Written by the group's thread: ``heard``, the newest word of another replica; ``stand_asked``
     counts the requests to stand; ``last_of_others``, the sequence of the last leader message, where
@@ -39,6 +39,7 @@ class Exchange:
     agreed: int = 0
     differs_at: int = 0
     own: str = ""
+    in_doubt: bool = False
     distrusts: int = 0
     diverged: str = ""
     progress: int = 0

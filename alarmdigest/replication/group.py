@@ -289,7 +289,7 @@ class Group(ServiceThread):
             token=exchange.token,
             position=self._position(),
             ready=self._ready(),
-            empty=bool(exchange.diverged or (exchange.differs_at and not exchange.distrusts)),
+            empty=bool(exchange.diverged or exchange.in_doubt),
             successor=successor,
             word=exchange.word,
             progress=exchange.progress,
@@ -322,7 +322,8 @@ class Group(ServiceThread):
         exchange, membership = self.exchange, self.membership
         membership.distrusts = exchange.distrusts
         answers = now - self._answered_at < ASK_EVERY_S + ANSWER_TIMEOUT_S
-        membership.watch_leader(waits=exchange.waits and answers)
+        doubtful = bool(exchange.diverged) or exchange.in_doubt
+        membership.watch_leader(waits=exchange.waits and answers and not doubtful)
         if self._was_standing and not exchange.stands:
             self._was_standing = False
             membership.stood(now, elected=exchange.token > 0)

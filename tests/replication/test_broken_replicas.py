@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from support.feeder import Feeder
-from support.group_service import GroupService
+from support.group_service import GroupService, elections_of
 from support.nats_server import NatsServer
-from support.stream_service import assert_worth_judging
+from support.stream_service import assert_worth_judging, let_time_pass
 from support.wrong_program import forgets_batches_once_there_is
 
 pytestmark = pytest.mark.group
@@ -39,4 +39,9 @@ def test_one_that_computes_something_else_is_found_and_kept_from_leading(tmp_pat
         group.replicas[0].start()
         feeder.wait_for(200)
         assert not re.search("standing for leader", wrong.log.partition("diverged")[2])
+        # Nor does it, whose list nobody confirms, take a leader for stuck that has nothing to do.
+        feeder.finish()
+        leaders = len(elections_of(server.url))
+        let_time_pass(7.0)
+        assert len(elections_of(server.url)) == leaders
         assert_worth_judging(group.settle(feeder))

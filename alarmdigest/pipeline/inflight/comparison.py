@@ -99,6 +99,7 @@ class Comparison:
             self._agree(word)
             return word
         self._differs, self._differs_since = word, time.monotonic()
+        self._exchange.in_doubt = True
         self._exchange.own = sums_text(*ours)
         self._exchange.differs_at = word.through
         self._exchange.news.wake()
@@ -129,7 +130,7 @@ class Comparison:
             patience=time.monotonic() - self._differs_since < VOTES_WITHIN_S,
         )
         if verdict is Verdict.LEADER_IS_RIGHT:
-            self._differs = None
+            self._differs, exchange.in_doubt = None, False
             self.diverge(
                 f"up to input message {word.sequence} this replica has made other digests than the "
                 f"leader: {exchange.own.partition(':')[0]} and {word.digests} in all"
@@ -144,7 +145,7 @@ class Comparison:
 
     def _distrust(self, word: Word) -> None:
         """What was agreed on last counts: after it stand digests that the others have not made."""
-        self._differs = None
+        self._differs, self._exchange.in_doubt = None, False
         self._leadership.word = self._next = self._exchange.word = self._agreed
         self._exchange.distrusts = word.token
         self._exchange.news.wake()

@@ -95,7 +95,8 @@ class GroupLookup(StreamLookup):
     def others_reason_to_look_up(self) -> str:
         exchange, leadership = self._exchange, self.leadership
         exchange.heed.clear()
-        exchange.waits = self._in_flight.base < self._in_flight.next
+        beyond_word = self.comparison.made_through > leadership.word.through
+        exchange.waits = beyond_word and self._in_flight.base < self._in_flight.next
         exchange.progress = self._in_flight.digests
         if exchange.stand_asked != self._stand_asked and not leadership.leads:
             return "standing for leader"
