@@ -17,7 +17,7 @@ run: build  ## start the service; with no NATS server at hand, on an embedded on
 test: build  ## run the tests, the linters among them: 5 to 8 minutes
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
-test-slow: build  ## kill the service at many points, cut networks, fill disks, build the wheel: 4 minutes
+test-slow: build  ## kill the service at many points, cut networks, fill disks, build the wheel: 5 minutes
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile $(ARGS)
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes

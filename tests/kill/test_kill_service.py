@@ -18,6 +18,8 @@ from support.stream_service import (
     sizes,
 )
 
+pytestmark = pytest.mark.slow
+
 KILLS = cases(6, 100)
 
 

@@ -120,6 +120,7 @@ def test_ctrl_c_reaches_the_service_but_ends_its_server_only_after_the_drain() -
         assert service.server_is_gone()
 
 
+@pytest.mark.slow
 def test_after_a_full_disk_its_server_takes_messages_again(tmp_path: Path) -> None:
     if not MountedDisk.possible():
         pytest.skip("only root can mount a small disk")

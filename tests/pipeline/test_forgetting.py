@@ -12,6 +12,8 @@ from support.service import ServiceProcess, memory
 from support.stored import stored_alarms, stored_rows
 from support.wait import eventually
 
+pytestmark = pytest.mark.slow
+
 PAST = "2021-06-07T20:40:{:02}Z"
 
 

@@ -18,6 +18,8 @@ from support.wait import eventually
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.pipeline.worker import SWEEP_FRACTION, steps_of_a_barrier
 
+pytestmark = pytest.mark.slow
+
 CLEARED, WARNING = 0, 1
 RETENTION_NS = 1_000
 LATER = START + 10 * RETENTION_NS

@@ -114,6 +114,7 @@ def restored_from(service: ServiceProcess) -> int:
 # -- a single instance -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_whose_disk_is_gone_goes_on_from_its_snapshot() -> None:
     with (
         NatsServer() as server,
@@ -136,6 +137,7 @@ def test_one_whose_disk_is_gone_goes_on_from_its_snapshot() -> None:
         assert_worth_judging(settle(server.url, service, feeder, removed=removed))
 
 
+@pytest.mark.slow
 def test_a_damaged_one_is_refused_by_name_and_the_next_older_one_taken() -> None:
     with (
         NatsServer() as server,
