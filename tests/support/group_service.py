@@ -92,7 +92,16 @@ class GroupService:
 
     def __enter__(self) -> GroupService:
         self.start(ready=self._wait_until_ready)
+        if self._wait_until_ready:
+            # Two that start at once may both be elected, one after the other.
+            eventually(self._is_settled, timeout=30.0, interval=0.05, what="one leader")
         return self
+
+    def _is_settled(self) -> bool:
+        """One leads, and all others have heard of it: nobody stands any more."""
+        leads = [one.metric("alarmdigest_leader") for one in self.replicas]
+        heard = [one.metric("alarmdigest_group_has_leader") for one in self.replicas]
+        return sum(leads) == 1 and all(heard)
 
     def __exit__(
         self,
