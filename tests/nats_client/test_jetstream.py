@@ -15,6 +15,7 @@ from support.faults import users
 from support.jetstream import asking, info_of, store
 from support.nats_server import HOST, NatsServer
 from support.proxy import Proxy
+from support.wait import eventually
 
 from alarmdigest._ext import frames, timestamps
 from alarmdigest.nats.answers import Ack, StartAt, parse_ack_reply, status_of, valid_name
@@ -220,7 +221,10 @@ def test_a_consumer_begins_where_it_is_told_to(js: JetStream, bus: Bus) -> None:
         assert [one.payload for one in got] == [b"%d" % seq for seq in expected]
     assert js.create_consumer("start", name="c9", start=StartAt("new"))["num_pending"] == 0
     store(bus, "start.x", [b"5"])
-    [new] = js.fetch("start", "c9", batch=10, max_bytes=ROOM)
+    # A consumer that is there learns of it a moment after the publisher.
+    [new] = eventually(
+        lambda: js.fetch("start", "c9", batch=10, max_bytes=ROOM), what="the message for c9"
+    )
     assert new.payload == b"5"
 
 
