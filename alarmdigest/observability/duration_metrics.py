@@ -64,4 +64,4 @@ def oldest_age_s(waiting: queue.Queue[Any]) -> float:
         first = waiting.queue[0]
     except IndexError:
         return 0.0
-    return 0.0 if first is None else time.monotonic() - first.read_at
+    return 0.0 if first is None else time.monotonic() - first.age_from

@@ -28,7 +28,7 @@ def readiness_failures(service: Service) -> list[str]:
 
 def degradations(service: Service) -> list[str]:
     """What holds up the work."""
-    if service.restoring:
+    if service.restoring_snapshot:
         return ["the state is restored from a snapshot, or looked for in them"]
     if not service.mode:
         return [f"not connected to NATS yet: {service.reconnectors.startup.last_error}"]

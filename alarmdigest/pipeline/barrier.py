@@ -1,12 +1,12 @@
 """Barriers: markers that find out when everything up to a message of the input is done.
 
 The listener puts a barrier for position S into every worker's queue and into the publisher's, after
-everything that it has routed. On reaching it, a worker passes it on to the publisher, after the
-digests it has made. When the publisher has received the barrier from every worker and from the
-listener, and everything before it is confirmed, what belongs to input up to S is done. (Such
-barriers are known from stream processors such as Flink. The publisher does not align them: it goes
-on taking what a producer brings after its barrier, and so notes the output positions when the first
-one comes. They only need queues that keep order.)
+everything that it has read or passed over. On reaching it, a worker passes it on to the publisher,
+after the digests it has made. When the publisher has received the barrier from every worker and
+from the listener, and everything before it is confirmed, what belongs to input up to S is done.
+(Such barriers are known from stream processors such as Flink. The publisher does not align them: it
+goes on taking what a producer brings after its barrier, and so notes the output positions when the
+first one comes. They only need queues that keep order.)
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Barrier:
     """Everything up to ``position`` stands before it in every queue (None in core mode, and before
     a first start has opened its stream).
 
-    ``arrival_ns`` is the arrival clock there, ``read_at`` when it was made
-    (``time.monotonic()``); batches have the same field, from which the age of a queue is measured.
+    ``arrival_ns`` is the arrival clock there. ``age_from`` (``time.monotonic()``) is when it was
+    made; batches have the same field, from which the age of what waits in a queue is measured.
     """
 
     number: int
@@ -33,7 +33,7 @@ class Barrier:
     #: Whether a checkpoint is written for it. One without, in a group, only tells how far
     #: everything is made, and confirmed.
     of_checkpoint: bool = True
-    read_at: float = field(default_factory=time.monotonic, compare=False)
+    age_from: float = field(default_factory=time.monotonic, compare=False)
     done: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set once its checkpoint is in the store (or nothing had changed); without a checkpoint, once
     everything before it is confirmed."""

@@ -32,37 +32,37 @@ class BarrierSchedule:
         self._words: deque[Barrier] = deque()
         self._number = 0
         self._checkpoint_at = self._any_at = time.monotonic()
-        self._routed_at_checkpoint = self._routed_at_any = 0
+        self._read_at_checkpoint = self._read_at_any = 0
 
     @property
     def may_checkpoint(self) -> bool:
         """False while a checkpoint is on its way."""
         return self.newest is None or self.newest.done.is_set()
 
-    def due(self, routed: int) -> Kind | None:
-        """``routed`` counts the events and requests that came so far, rejected ones included."""
+    def due(self, inputs_read: int) -> Kind | None:
+        """``inputs_read``: the events and requests that came so far, rejected ones included."""
         now = time.monotonic()
         since = now - self._checkpoint_at
-        something_new = routed != self._routed_at_checkpoint or since >= IDLE_CHECKPOINT_S
+        something_new = inputs_read != self._read_at_checkpoint or since >= IDLE_CHECKPOINT_S
         if since >= self._checkpoint_interval_s and something_new and self.may_checkpoint:
             return "checkpoint"
         if self._word_interval_s is None or now - self._any_at < self._word_interval_s:
             return None
         while self._words and self._words[0].done.is_set():
             self._words.popleft()
-        new = routed != self._routed_at_any and len(self._words) < MAX_WORDS
+        new = inputs_read != self._read_at_any and len(self._words) < MAX_WORDS
         return "word" if new else None
 
     def make(
-        self, kind: Kind, position: StreamPosition | None, arrival_ns: int, routed: int
+        self, kind: Kind, position: StreamPosition | None, arrival_ns: int, inputs_read: int
     ) -> Barrier:
         self._number += 1
         barrier = Barrier(self._number, position, arrival_ns, of_checkpoint=kind == "checkpoint")
         self._any_at = time.monotonic()
-        self._routed_at_any = routed
+        self._read_at_any = inputs_read
         if kind == "checkpoint":
             self.newest = barrier
-            self._checkpoint_at, self._routed_at_checkpoint = self._any_at, routed
+            self._checkpoint_at, self._read_at_checkpoint = self._any_at, inputs_read
         else:
             self._words.append(barrier)
         return barrier

@@ -1,6 +1,7 @@
-"""What goes through the queues: batches, with the moment when what they come from was read.
+"""What goes through the queues: batches, with the moment ``age_from`` when what they come from was
+read.
 
-Times are of ``time.monotonic()``. One for a whole batch is exact for each of its messages: they
+It is of ``time.monotonic()``. One for a whole batch is exact for each of its messages: they
 came with one read (of rejections that had to wait, it is that of the last read).
 """
 
@@ -15,7 +16,7 @@ class Routed:
     """Routed records (ext/wire/records.pxd) on their way to a worker."""
 
     records: bytes
-    read_at: float
+    age_from: float
 
     def __len__(self) -> int:
         return len(self.records)
@@ -27,7 +28,7 @@ class Outgoing:
     among them; 0 if these are rejections."""
 
     records: bytes
-    read_at: float
+    age_from: float
     answered: int = 0
 
     def __len__(self) -> int:
@@ -40,4 +41,4 @@ def joined(batches: Sequence[Outgoing]) -> bytes:
 
 def requests_in(batches: Sequence[Outgoing]) -> list[tuple[float, int]]:
     """When requests were read, and how many of them have their digests in these batches."""
-    return [(batch.read_at, batch.answered) for batch in batches if batch.answered]
+    return [(batch.age_from, batch.answered) for batch in batches if batch.answered]

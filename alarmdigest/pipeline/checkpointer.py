@@ -119,7 +119,7 @@ class Checkpointer(ServiceThread):
 
     def work(self) -> None:
         while True:
-            self.beat()
+            self.sign_of_life()
             try:
                 item = self._queue.get(timeout=TICK_S * 5)
             except queue.Empty:
@@ -140,7 +140,7 @@ class Checkpointer(ServiceThread):
 
     def _complete(self, pending: _Pending, outputs: Outputs) -> None:
         barrier, last = pending.barrier, self.store.last
-        self.gathering.observe(time.monotonic() - barrier.read_at)
+        self.gathering.observe(time.monotonic() - barrier.age_from)
         unchanged = (
             last is not None
             and last.position == barrier.position
@@ -191,7 +191,7 @@ class Checkpointer(ServiceThread):
                 break
             retry_at = time.monotonic() + RETRY_PAUSE_S
             while (left := retry_at - time.monotonic()) > 0:
-                self.beat()
+                self.sign_of_life()
                 time.sleep(min(left, TICK_S))
         if self.failing_because is not None:
             log.info("checkpoints can be written again")

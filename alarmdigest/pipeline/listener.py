@@ -23,13 +23,13 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.barrier_schedule import BarrierSchedule, Kind
 from alarmdigest.pipeline.batches import Outgoing, Routed
-from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.rejections import Rejections
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Listener(ServiceThread):
         reconnector: Reconnector,
         source: Source,
         router: Router,
-        rejections: RejectionQueue,
+        rejections: Rejections,
         workers: Sequence[Worker],
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
         *,
@@ -116,7 +116,7 @@ class Listener(ServiceThread):
 
     @property
     def behind(self) -> int | None:
-        """Messages that wait after the last one that was routed; None where nobody knows."""
+        """Messages that wait after the last one that was read; None where nobody knows."""
         return self.source.behind(self.router) if self.consuming.is_set() else None
 
     def stop(self) -> None:
@@ -154,7 +154,7 @@ class Listener(ServiceThread):
             return
         draining = False
         while True:
-            self.beat()
+            self.sign_of_life()
             if not self.consuming.is_set() and self._secure_start(connection):
                 self.consuming.set()
             try:
@@ -296,7 +296,7 @@ class Listener(ServiceThread):
     def _offer(self, item: Outgoing | Barrier) -> bool:
         """Put into the publisher's queue; false when it is full and we must not wait."""
         if not self.source.lossy:
-            put_with_heartbeat(self._publisher_queue, item, self.beat)
+            put_patiently(self._publisher_queue, item, self.sign_of_life)
             return True
         try:
             self._publisher_queue.put_nowait(item)
@@ -342,21 +342,21 @@ class Listener(ServiceThread):
         """Wait for the checkpoint on its way, then send the last barrier; nobody here waits for
         its checkpoint."""
         while not self._schedule.may_checkpoint and self._makes_last_checkpoint:
-            self.beat()
+            self.sign_of_life()
             self._offer_next()
             if self._schedule.newest is not None:
                 self._schedule.newest.done.wait(TICK_S / 10)
         if self._makes_last_checkpoint:
             self._send_barrier()
         while self._next_out:
-            self.beat()
+            self.sign_of_life()
             self._offer_next()
             time.sleep(TICK_S / 10)
 
     # -- endings ---------------------------------------------------------------------------------
 
     def _go_on(self) -> bool:
-        self.beat()
+        self.sign_of_life()
         return not self._stopping.is_set()
 
     def _lost(self, lost: NatsError) -> None:
@@ -368,7 +368,7 @@ class Listener(ServiceThread):
         """The last rejections, and the sign that no more will come."""
         self.rejections.log_what_was_left_out(at_once=True)
         if rejections := self.rejections.take():
-            put_with_heartbeat(
-                self._publisher_queue, Outgoing(rejections, self._read_at), self.beat
+            put_patiently(
+                self._publisher_queue, Outgoing(rejections, self._read_at), self.sign_of_life
             )
-        put_with_heartbeat(self._publisher_queue, None, self.beat)
+        put_patiently(self._publisher_queue, None, self.sign_of_life)

@@ -63,7 +63,7 @@ class Publisher(ServiceThread):
         """``on_published`` is called when all that stood before the barrier of a checkpoint, from
         every producer, is confirmed, with the output positions at the moment when the first of them
         brought it, and with what a replica of a group keeps.
-        An earlier run has read the input stream up to ``replay_end`` at most (None: there is none).
+        An earlier run has read the input stream up to ``replay_end`` at most (None: to nowhere).
         """
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
@@ -123,7 +123,7 @@ class Publisher(ServiceThread):
         return self._producers > 0 or not (self.window.empty or self._leaving.is_set())
 
     def _go_on(self) -> bool:
-        self.beat()
+        self.sign_of_life()
         return not self._given_up.is_set()
 
     def _run_once(self, connection: Connection) -> None:
@@ -200,9 +200,9 @@ class Publisher(ServiceThread):
     def _on_barrier(self, barrier: Barrier) -> None:
         """Output positions are those when the first one comes: what a worker past it has made may
         be stored before others reach it."""
-        for met in self._arriving.on_barrier(barrier):
-            made = self._lookup.on_barrier_met(met.barrier) if self._lookup else None
-            self.window.add_barrier(met.barrier, met.outputs, made)
+        for gathered in self._arriving.on_barrier(barrier):
+            made = self._lookup.on_barrier_gathered(gathered.barrier) if self._lookup else None
+            self.window.add_barrier(gathered.barrier, gathered.outputs, made)
 
     def _output_positions(self) -> Outputs:
         failpoints.reach("publisher.first_barrier")
@@ -290,7 +290,7 @@ class Publisher(ServiceThread):
             answers = self.confirmer.read(self._buffer.data, self._buffer.filled)
         except frames.ProtocolError as error:
             raise ConnectionLost(str(error)) from error
-        self._buffer.drop_before(connection, answers.position)
+        self._buffer.drop_before(connection, answers.offset)
         self._note_progress()
         for blocked in answers.blocked:
             self._doubts.note_progress()
@@ -371,7 +371,7 @@ class Publisher(ServiceThread):
 
     def _connect(self) -> Connection | None:
         def go_on() -> bool:
-            self.beat()
+            self.sign_of_life()
             # Looks into the queue also without a server: when there is nothing to publish, a
             # drain need not wait for one.
             if self.window.empty and not (self._lookup and self._lookup.add_may_ask):

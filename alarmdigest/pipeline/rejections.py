@@ -33,7 +33,7 @@ InputPosition: TypeAlias = "tuple[int, int, int]"
 _NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
 
-class RejectionQueue:
+class Rejections:
     """Has ``wire/messages.py`` parse what the compiled router does not take; counts, logs and
     queues what is rejected.
 
@@ -61,14 +61,14 @@ class RejectionQueue:
         self._allowance = float(PUBLISHED_AT_ONCE)
         self._allowance_at = time.monotonic()
         self._beyond_rate = 0
-        # The next rejection is to be published: ``only_count`` has asked for it.
-        self._counted_as_published = False
+        # ``only_count`` has found that the next rejection may be published.
+        self._next_may_be_published = False
 
     def only_count(self, kind: int, reason: int) -> bool:
         """Count a message that is rejected for ``REASONS[reason]`` and be done with it, if it is
         one too many; else it has to be read. Only for core mode."""
-        if self._counted_as_published or self._may_publish():
-            self._counted_as_published = True
+        if self._next_may_be_published or self._may_publish():
+            self._next_may_be_published = True
             return False
         name = REASONS[reason]
         self.by_reason[name] += 1
@@ -135,10 +135,10 @@ class RejectionQueue:
         position: InputPosition | None,
     ) -> None:
         self.by_reason[rejection.reason] += 1
-        if position is None and not self._counted_as_published and not self._may_publish():
+        if position is None and not self._next_may_be_published and not self._may_publish():
             self.sampled_out += 1
             return
-        self._counted_as_published = False
+        self._next_may_be_published = False
         self.last.append((time.time_ns(), rejection.reason, len(payload)))
         self._rejected(
             f"rejected a message ({rejection.reason})",

@@ -24,7 +24,7 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
 4. ``checkpointer.py``, thread *checkpointer*: at most once in ``--checkpoint-interval``, when
    something has arrived and the last checkpoint is written (at rest every ten seconds, or in that
    interval if it is longer), the listener sends a barrier, a marker, through all queues after the
-   data. A worker that meets it gives its changed rows to the checkpointer and passes it to the
+   data. A worker that reaches it gives its changed rows to the checkpointer and passes it to the
    publisher, which reports when everything before it is confirmed. Then the rows and the position
    in the stream that they correspond to are written to the store in one transaction.
 
@@ -45,16 +45,16 @@ Where snapshots are kept, an empty store is filled from one first (``snapshot_re
 ``snapshot_maker.py`` makes others later.
 
 **Restart after a crash**: ``process/runner.py`` opens the store; the position is that of its last
-checkpoint (``Store.last``), and ``restore.py`` loads the books.
-``sources/start_position.py`` decides where reading continues, and ``sources/pull_consumer.py`` asks
-the stream for what follows. The same messages make the same digests with the same ids.
-``inflight/stream_lookup.py`` begins the replay after its first look at the output streams:
-``inflight/stored_ids.py`` reads the ids that they hold after the positions that the checkpoint has
-for them, and ``inflight/replay.py`` decides for each message made again whether to send it. Of a
-digest that the stream has deleted since, the *mark* tells, the header Alarmdigest-Stored-Through of
-later ones: all digests of requests up to it were stored. The publisher ends the replay once a
-barrier at or after ``replay_end``, the end of the input stream at the start, is confirmed: from
-there on everything is new.
+checkpoint (``Store.last``), and ``loading.py`` loads the books. ``sources/start_position.py``
+decides where reading continues, and ``sources/pull_consumer.py`` asks the stream for what follows.
+The same messages make the same digests with the same ids. ``inflight/stream_lookup.py`` begins the
+replay after its first look at the output streams: ``inflight/stored_ids.py`` reads the ids that
+they hold after the positions that the checkpoint has for them, and ``inflight/already_stored.py``
+decides for each message made again whether to send it. Of a digest that the stream has deleted
+since, the *mark* tells, the header Alarmdigest-Stored-Through of later ones: all digests of
+requests up to it were stored. The publisher ends the replay once a barrier at or after
+``replay_end``, the end of the input stream at the start, is confirmed: from there on everything is
+new.
 
 **In a group** (``--group``) every instance does all of this, and one, the leader, publishes.
 ``inflight/fenced.py`` replaces the PubAck confirmer: a follower's list is confirmed by the leader's
@@ -85,11 +85,11 @@ from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
+from alarmdigest.pipeline.loading import load_books, make_router
 from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.reconnectors import Reconnectors
-from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.rejections import Rejections
 from alarmdigest.pipeline.replica import Replica
-from alarmdigest.pipeline.restore import load_books, make_router
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.snapshot_maker import SnapshotMaker
 from alarmdigest.pipeline.snapshot_restore import restore_snapshot
@@ -130,7 +130,7 @@ class Service:
         self.draining = False
         self._caller_goes_on = go_on
         self.mode = ""
-        self.rejections = RejectionQueue(settings.events_stream)
+        self.rejections = Rejections(settings.events_stream)
         self.workers: list[Worker] = []
         self.publisher: Publisher | None = None
         self.checkpointer: Checkpointer | None = None
@@ -139,7 +139,7 @@ class Service:
         self.reconnectors = Reconnectors.of(settings, urls)
         self.replica: Replica | None = None
         self.snapshots: SnapshotMaker | None = None
-        self.restoring = False
+        self.restoring_snapshot = False
         self._start_until = 0.0
 
     def _go_on(self) -> bool:
@@ -201,14 +201,14 @@ class Service:
     def _fill_store(self, content: dict[str, int]) -> Checkpoint | None:
         """Fill the empty store from a snapshot. Raises NatsError, StoreError, NotToGoOn."""
         if self.store.last is None:
-            self.restoring = True
+            self.restoring_snapshot = True
             self.store.close()  # LMDB opens a database once only in a process
             try:
                 restore_snapshot(self.reconnectors.snapshots, self.settings, content, self._go_on)
             finally:
                 self.store = open_store(self.settings.store, self.settings.data_dir)
                 self._start_until = self._deadline()  # it took as long as it took
-                self.restoring = False
+                self.restoring_snapshot = False
         return self.store.last
 
     def _join_group(self, replica: Replica, listener: Listener) -> None:

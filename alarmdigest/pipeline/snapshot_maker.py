@@ -183,13 +183,13 @@ class SnapshotMaker(threading.Thread):
     ) -> None:
         """Raises whatever ``Snapshots.write`` raises, and _Ended."""
 
-        def beat() -> None:
+        def alive() -> None:
             if not go_on():
                 raise _Ended
 
         started = time.monotonic()
         objects.ensure(create=not self._settings.no_create_streams)
-        info = snapshots.write(self._settings.data_dir, about=self._about, beat=beat)
+        info = snapshots.write(self._settings.data_dir, about=self._about, sign_of_life=alive)
         if info is None:
             return
         self.seconds = time.monotonic() - started

@@ -13,7 +13,7 @@ from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
 
 # From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
 # checkpoints, or 45 where the steps get smaller with the book. These come every second while
@@ -63,7 +63,7 @@ class Worker(ServiceThread):
 
     def work(self) -> None:
         while True:
-            self.beat()
+            self.sign_of_life()
             try:
                 item = self.queue.get(timeout=0 if self._sweep_steps else TICK_S * 5)
             except queue.Empty:
@@ -74,26 +74,26 @@ class Worker(ServiceThread):
             if isinstance(item, Barrier):
                 if item.of_checkpoint:
                     self._on_barrier(item)
-                put_with_heartbeat(self._publisher_queue, item, self.beat)
+                put_patiently(self._publisher_queue, item, self.sign_of_life)
             else:
                 self._merge(item)
                 self.merged_bytes += len(item)
                 self._sweep()
-        put_with_heartbeat(self._publisher_queue, None, self.beat)
+        put_patiently(self._publisher_queue, None, self.sign_of_life)
 
     def _merge(self, batch: Routed) -> None:
         position = 0
         merging_s = 0.0
         started = time.monotonic()
-        self.waited.observe(started - batch.read_at)
+        self.waited.observe(started - batch.age_from)
         while position < len(batch):
             before = self.book.answered
             made, position = self.book.merge(batch.records, position)
             merging_s += time.monotonic() - started
             if made:
-                outgoing = Outgoing(made, batch.read_at, self.book.answered - before)
+                outgoing = Outgoing(made, batch.age_from, self.book.answered - before)
                 # Digests are never dropped: a publisher that cannot publish makes us wait.
-                put_with_heartbeat(self._publisher_queue, outgoing, self.beat)
+                put_patiently(self._publisher_queue, outgoing, self.sign_of_life)
             started = time.monotonic()
         self.merging.observe(merging_s)
 

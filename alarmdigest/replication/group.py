@@ -144,7 +144,7 @@ class Group(ServiceThread):
                 connection.close()
 
     def _go_on(self) -> bool:
-        self.beat()
+        self.sign_of_life()
         return not self._stopping.is_set()
 
     def _serve(self, connection: Connection) -> None:

@@ -53,7 +53,7 @@ class Snapshots:
         data_dir: Path,
         *,
         about: Mapping[str, str] | None = None,
-        beat: Callable[[], None] = lambda: None,
+        sign_of_life: Callable[[], None] = lambda: None,
         workplace: str = WORKPLACE,
     ) -> SnapshotInfo | None:
         """Make a snapshot of the store as of its last checkpoint, and remove all but the newest
@@ -61,44 +61,44 @@ class Snapshots:
         folder in the data directory that nobody else uses.
 
         The store may be open, in this process or another, and be written to meanwhile. The copy
-        needs as much room in the data directory as the store. ``beat`` is called again and again,
-        and may end it by raising something.
+        needs as much room in the data directory as the store. ``sign_of_life`` is called again and
+        again, and may end it by raising something.
 
         Where the bucket has no room for a third one, only the newest stays beside the new one.
         Raises BucketFull if that is not enough, and the newest stays; ValueError for a store of
         core mode.
         """
         with _workplace(data_dir, workplace) as place:
-            checkpoint = back_up_beside(data_dir, place, beat=self._waiting(beat))
+            checkpoint = back_up_beside(data_dir, place, sign_of_life=self._waiting(sign_of_life))
             if checkpoint is None:
                 return None
             info = SnapshotInfo.of(self._group, checkpoint, about or {})
             self._objects.remove_orphans()
             try:
-                written = self._put(info, place / "state" / DATA, beat)
+                written = self._put(info, place / "state" / DATA, sign_of_life)
             except BucketFull as error:
                 if not (removed := self._objects.keep_newest(1, f"{self._group}.")):
                     raise
                 names = ",".join(one.name for one in removed)
                 log.warning("removed an old snapshot:%s", Fields(snapshot=names, because=error))
-                written = self._put(info, place / "state" / DATA, beat)
+                written = self._put(info, place / "state" / DATA, sign_of_life)
         self._objects.keep_newest(KEPT, f"{self._group}.")
         return SnapshotInfo.from_object(written)
 
-    def _waiting(self, beat: Callable[[], None]) -> Callable[[], None]:
+    def _waiting(self, sign_of_life: Callable[[], None]) -> Callable[[], None]:
         """While the copy is made nothing is asked, and the server must not take us for dead."""
 
         def both() -> None:
-            beat()
+            sign_of_life()
             self._objects.see_to_connection()
 
         return both
 
-    def _put(self, info: SnapshotInfo, data: Path, beat: Callable[[], None]) -> ObjectInfo:
+    def _put(self, info: SnapshotInfo, data: Path, sign_of_life: Callable[[], None]) -> ObjectInfo:
         def pieces() -> Iterator[bytes]:
             with data.open("rb") as file:
                 while piece := file.read(PIECE_BYTES):
-                    beat()
+                    sign_of_life()
                     yield piece
 
         return self._objects.put(info.name, pieces(), metadata=info.to_metadata())

@@ -1,4 +1,4 @@
-"""A thread of the service: it has a name, it beats, and it never dies quietly."""
+"""A thread of the service: it has a name, gives signs of life, and never dies quietly."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import TypeVar
 TICK_S = 0.2
 # Longer than this no call should take, however slow the disk: readiness says so.
 BUSY_IS_TROUBLE_S = 5.0
-# A thread that has not beaten for so long is stuck; waiting for others is done in ticks.
+# A thread without a sign of life for so long is stuck; waiting for others is done in ticks.
 STUCK_AFTER_S = 30.0
 
 Item = TypeVar("Item")
 
 
 class ServiceThread(threading.Thread):
-    """Subclasses implement work() and call beat() at least every few seconds in it.
+    """Subclasses implement work() and call sign_of_life() at least every few seconds in it.
 
     Whatever leaves work() as an exception is handed to ``on_failure(thread, exception)``, whose
     business it is to take the process down: a service with a missing thread loses messages.
@@ -33,12 +33,12 @@ class ServiceThread(threading.Thread):
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._on_failure = on_failure
-        self.last_beat = time.monotonic()
+        self.alive_at = time.monotonic()
         self.busy_with = ""
         self._busy_since = 0.0
 
-    def beat(self) -> None:
-        self.last_beat = time.monotonic()
+    def sign_of_life(self) -> None:
+        self.alive_at = time.monotonic()
 
     @contextmanager
     def busy(self, what: str) -> Iterator[None]:
@@ -50,7 +50,7 @@ class ServiceThread(threading.Thread):
             yield
         finally:
             self.busy_with = ""
-            self.beat()
+            self.sign_of_life()
 
     @property
     def busy_for_s(self) -> float:
@@ -58,7 +58,7 @@ class ServiceThread(threading.Thread):
 
     @property
     def stuck(self) -> bool:
-        silent = time.monotonic() - self.last_beat > STUCK_AFTER_S
+        silent = time.monotonic() - self.alive_at > STUCK_AFTER_S
         return self.is_alive() and silent and not self.busy_with
 
     def run(self) -> None:
@@ -144,10 +144,10 @@ def _size(item: object) -> int:
     return len(item) or 1 if isinstance(item, Sized) else 1
 
 
-def put_with_heartbeat(target: queue.Queue[Item], item: Item, beat: Callable[[], None]) -> None:
-    """Put into a bounded queue, however long it takes, beating meanwhile."""
+def put_patiently(target: queue.Queue[Item], item: Item, sign_of_life: Callable[[], None]) -> None:
+    """Put into a bounded queue, however long it takes, with signs of life meanwhile."""
     while True:
-        beat()
+        sign_of_life()
         try:
             return target.put(item, timeout=TICK_S)
         except queue.Full:

@@ -57,12 +57,12 @@ def back_up(data_dir: Path, target: Path) -> Checkpoint | None:
 
 
 def back_up_beside(
-    data_dir: Path, target: Path, *, beat: Callable[[], None] = lambda: None
+    data_dir: Path, target: Path, *, sign_of_life: Callable[[], None] = lambda: None
 ) -> Checkpoint | None:
     """``back_up`` in a process of its own, while this one has the store open: LMDB opens a database
     once only in a process, and reading all rows would hold up the other threads.
 
-    ``beat`` is called ten times a second; what it raises ends it.
+    ``sign_of_life`` is called ten times a second; what it raises ends it.
     """
     command = [
         sys.executable,
@@ -76,7 +76,7 @@ def back_up_beside(
     ) as child:
         try:
             while True:
-                beat()
+                sign_of_life()
                 try:
                     record, said = child.communicate(timeout=BEAT_S)
                     break

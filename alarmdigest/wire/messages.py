@@ -68,7 +68,7 @@ def read_request(payload: bytes) -> Request:
 
 
 def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
-    """For the slow path (``RejectionQueue.read_or_reject``): ``(user, alarm, status, time_ns)``
+    """For the slow path (``Rejections.read_or_reject``): ``(user, alarm, status, time_ns)``
     with ids in UTF-8. Raises Rejected."""
     if kind == REQUEST:
         return read_request(payload).user_id.encode(), b"", 0, 0

@@ -150,33 +150,33 @@ cdef class AlarmBook:
         free(self.rows.data)
 
     def merge(self, bytes batch not None, size_t start=0) -> tuple:
-        """Apply routed records from position ``start``; returns ``(outgoing, position)``.
+        """Apply routed records from offset ``start``; returns ``(outgoing, offset)``.
 
         ``outgoing`` holds the digests that the requests among them made, as outgoing records. The
         call may return before the end of the batch, when it has made enough of them: call it again
-        from ``position``. Runs without the GIL.
+        from ``offset``. Runs without the GIL.
         """
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
         cdef size_t length = PyBytes_GET_SIZE(batch)
-        cdef size_t position = start
+        cdef size_t offset = start
         cdef const RoutedRecord* record
         cdef bint enough_memory = True
         if DEBUG_CHECKS:
             check_routed(data, length, start)
         enter(&self.busy)
         with nogil:
-            while position < length and self.out.used < OUTPUT_BYTES and enough_memory:
-                record = <const RoutedRecord*> (data + position)
+            while offset < length and self.out.used < OUTPUT_BYTES and enough_memory:
+                record = <const RoutedRecord*> (data + offset)
                 if record.kind == KIND_EVENT:
                     enough_memory = self.apply(record)
                 else:
                     enough_memory = self.digest(record)
-                position += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
+                offset += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
         self.busy = False
         if not enough_memory:
             raise MemoryError("no memory for another alarm or digest")
         try:
-            return PyBytes_FromStringAndSize(<char*> self.out.data, self.out.used), position
+            return PyBytes_FromStringAndSize(<char*> self.out.data, self.out.used), offset
         finally:
             buffer_clear(&self.out, KEEP_BYTES)
 

@@ -69,7 +69,7 @@ cdef Span text_of(bytes text):
 cdef class InFlight:
     """Numbers ``base`` … ``next - 1`` are in it; all below ``base`` are confirmed.
 
-    ``outstanding`` were sent and not answered; ``failed`` were answered with an error, or are too
+    ``under_way`` were sent and not answered; ``failed`` were answered with an error, or are too
     large, and wait to be tried again.
     ``listed_bytes`` is the size of the batches that hold something unconfirmed.
     ``second_answers`` counts answers to messages that had been answered as often as they were sent.
@@ -80,7 +80,7 @@ cdef class InFlight:
     cdef readonly uint64_t base
     cdef readonly uint64_t next
     cdef uint64_t all_sent       # every message below it was sent, or need not be
-    cdef readonly uint64_t outstanding
+    cdef readonly uint64_t under_way
     cdef readonly uint64_t failed
     cdef readonly uint64_t digests           # confirmed
     cdef readonly uint64_t rejections
@@ -448,7 +448,7 @@ cdef class InFlight:
         self.sendings += 1
         slot.sending = self.sendings
         slot.state = SENT
-        self.outstanding += 1
+        self.under_way += 1
 
     def unsend(self, int kind) -> None:
         """Whatever was sent of a kind and is unconfirmed is to be sent again, in order."""
@@ -458,7 +458,7 @@ cdef class InFlight:
         for number in range(self.base, self.next):
             slot = self.slot(number)
             if slot.state == SENT and slot.kind == kind:
-                self.outstanding -= 1
+                self.under_way -= 1
                 self.list_again(number)
             elif slot.state == READY and not self.line_up(number):
                 raise MemoryError("no memory for the line of messages")
@@ -500,7 +500,7 @@ cdef class InFlight:
         """Whether a message was sent and not answered."""
         return self.base <= number < self.next and self.slot(number).state == SENT
 
-    def unanswered(self, int kind) -> list[int]:
+    def numbers_under_way(self, int kind) -> list[int]:
         """The numbers of messages of a kind that were sent and not answered."""
         cdef uint64_t number
         return [number for number in range(self.base, self.next)
@@ -514,7 +514,7 @@ cdef class InFlight:
         """
         cdef uint64_t number, first = 0, overtaken = 0
         cdef Slot* slot
-        if self.outstanding == 0:
+        if self.under_way == 0:
             return 0, 0
         for number in range(self.base, self.next):
             slot = self.slot(number)
@@ -544,7 +544,7 @@ cdef class InFlight:
         if not self.base <= number < self.next or self.slot(number).state != SENT:
             return False
         self.slot(number).state = FAILED
-        self.outstanding -= 1
+        self.under_way -= 1
         self.failed += 1
         return True
 
@@ -582,7 +582,7 @@ cdef class InFlight:
         if slot.state == CONFIRMED:
             return 0
         if slot.state == SENT:
-            self.outstanding -= 1
+            self.under_way -= 1
         elif slot.state == FAILED:
             self.failed -= 1
         slot.state = CONFIRMED

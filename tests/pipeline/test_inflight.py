@@ -79,7 +79,7 @@ def test_a_puback_confirms_its_message_and_tells_the_place() -> None:
     messages = sent(DIGEST, REJECTION)
     assert scan(messages, ack(1, 17) + ack(2, 9, REJECTION)) == []
     assert (messages.base, messages.next) == (3, 3)
-    assert (messages.digests, messages.rejections, messages.outstanding) == (1, 1, 0)
+    assert (messages.digests, messages.rejections, messages.under_way) == (1, 1, 0)
     assert messages.position(DIGEST) == (17, id_of(1).encode())
     assert messages.position(REJECTION) == (9, id_of(2).encode())
 
@@ -253,7 +253,7 @@ def test_what_was_refused_holds_up_its_user_only_until_it_is_tried_again() -> No
     assert send(messages) == [1, 3]
     assert messages.on_publish_error(1)
     assert not messages.on_publish_error(1)
-    assert (messages.failed, messages.outstanding) == (1, 1)
+    assert (messages.failed, messages.under_way) == (1, 1)
     scan(messages, ack(3, 5))
     assert send(messages) == []
     messages.retry_failed()
@@ -269,7 +269,7 @@ def test_after_a_lost_connection_the_first_of_each_user_goes_first() -> None:
     scan(messages, ack(1, 5))
     assert send(messages) == [3]
     messages.unsend(DIGEST)
-    assert messages.outstanding == 0
+    assert messages.under_way == 0
     assert send(messages) == [2, 3]
     scan(messages, ack(2, 6) + ack(3, 7))
     assert send(messages) == [4, 5]

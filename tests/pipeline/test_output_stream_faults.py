@@ -388,12 +388,12 @@ def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> N
 
 def made_again(confirmer: PubAckConfirmer, *ids: str) -> int:
     """How many of these messages a replay need not send."""
-    assert confirmer.lookup.replay is not None
-    before = sum(confirmer.lookup.replay.suppressed)
+    assert confirmer.lookup.already_stored is not None
+    before = sum(confirmer.lookup.already_stored.suppressed)
     lines = [f"Nats-Msg-Id: {one}\r\n".encode() for one in ids]
     records = pack_outgoing([Outgoing(DIGEST, line, b"{}") for line in lines])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
-    return sum(confirmer.lookup.replay.suppressed) - before
+    return sum(confirmer.lookup.already_stored.suppressed) - before
 
 
 def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
@@ -432,7 +432,7 @@ def test_a_copy_that_comes_while_the_first_is_stored_waits_for_the_answer_to_tha
     }
     refusal, confirmer = blocked_by(kind, in_process)
     assert refusal is None
-    assert confirmer._in_flight.unanswered(kind) == [1]
+    assert confirmer._in_flight.numbers_under_way(kind) == [1]
     assert confirmer._answers.given_up == 0
 
 
@@ -453,7 +453,7 @@ def test_what_passes_is_tried_again_and_given_up_by_nobody(
 def test_an_error_that_is_none_is_no_refusal(error: dict[str, Any]) -> None:
     refusal, confirmer = blocked_by(DIGEST, error)
     assert refusal is None
-    assert confirmer._in_flight.unanswered(DIGEST) == [1]
+    assert confirmer._in_flight.numbers_under_way(DIGEST) == [1]
 
 
 def test_large_answers_of_a_subscriber_cost_no_connection() -> None:

@@ -17,7 +17,7 @@ from support.service import ServiceProcess
 from support.wait import eventually
 
 from alarmdigest._ext.router import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, STREAM_SID, Router
-from alarmdigest.pipeline.rejections import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN, RejectionQueue
+from alarmdigest.pipeline.rejections import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN, Rejections
 from alarmdigest.wire.buckets import BUCKETS
 from alarmdigest.wire.messages import REASONS
 
@@ -76,7 +76,7 @@ def test_what_is_only_counted_is_what_would_be_refused_and_for_the_same_reason()
     requests = BAD + ODD + [mutated(ask, random) for _ in range(1_000)]
     for kind, sid, bodies in ((EVENT, EVENT_SIDS[0], events), (REQUEST, REQUEST_SIDS[0], requests)):
         for body in bodies:
-            desk = RejectionQueue()
+            desk = Rejections()
             desk._allowance, desk._allowance_at = 0.0, time.monotonic() + 3600
             router = Router(
                 workers=1,
@@ -98,7 +98,7 @@ def test_what_is_only_counted_is_what_would_be_refused_and_for_the_same_reason()
 
 
 def test_after_a_flood_a_single_refusal_is_published_again() -> None:
-    desk = RejectionQueue()
+    desk = Rejections()
     for _ in range(PUBLISHED_AT_ONCE + 50):
         if not desk.only_count(EVENT, 0):
             desk.read_or_reject(EVENT, b"{", b"s")
@@ -109,7 +109,7 @@ def test_after_a_flood_a_single_refusal_is_published_again() -> None:
 
 
 def test_beyond_the_rate_one_in_a_hundred_is_published_and_all_are_counted() -> None:
-    desk = RejectionQueue()
+    desk = Rejections()
     published = 0
     many = PUBLISHED_AT_ONCE + 200 * SAMPLED_ONE_IN
     for _ in range(many):
@@ -122,7 +122,7 @@ def test_beyond_the_rate_one_in_a_hundred_is_published_and_all_are_counted() -> 
 
 def test_out_of_a_stream_every_refusal_is_published_however_many() -> None:
     """There nobody is cut off, and what is read again is refused again as it was."""
-    desk = RejectionQueue("ALARMS")
+    desk = Rejections("ALARMS")
     router = Router(
         workers=1,
         buckets=BUCKETS,

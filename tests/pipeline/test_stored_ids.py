@@ -23,7 +23,7 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import make_stream_configs
 from alarmdigest.nats.streams import ensure_stream
 from alarmdigest.pipeline.inflight import stored_ids
-from alarmdigest.pipeline.inflight.replay import Replay
+from alarmdigest.pipeline.inflight.already_stored import AlreadyStored
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 
 DIGESTS = make_stream_configs().digests
@@ -235,7 +235,7 @@ def test_everything_behind_a_place_is_read_and_the_consumer_is_deleted(
 
 def test_it_is_read_only_as_far_as_it_is_asked_for(server: NatsServer, js: JetStream) -> None:
     fill(server, js, range(1, 30_001))
-    replay = Replay([reader(server, js), reader(server, js, after=30_000)])
+    replay = AlreadyStored([reader(server, js), reader(server, js, after=30_000)])
     assert replay.decide(made(2, 1), go_on) == [0, 1]
     read = replay.readers[0].ids.sequence
     assert read < 20_000
@@ -265,7 +265,7 @@ def test_a_stream_whose_end_was_deleted_is_read_to_what_is_left(
 
 def _persistently(one: StoredIdsReader) -> StoredIds:
     """As whoever uses it does: again after a lost connection."""
-    replay = Replay([one])
+    replay = AlreadyStored([one])
     assert replay.decide(made(99), go_on) == []
     return one.ids
 

@@ -31,7 +31,7 @@ def test_a_thread_that_does_not_beat_is_stuck_unless_it_says_what_takes_so_long(
     waiter = Waiter()
     waiter.start()
     assert not waiter.stuck
-    waiter.last_beat -= STUCK_AFTER_S + 1
+    waiter.alive_at -= STUCK_AFTER_S + 1
     assert waiter.stuck
     with waiter.busy("waiting"):
         assert not waiter.stuck

@@ -109,11 +109,11 @@ class Ended(Exception):
 def ends_after(beats: int) -> Callable[[], None]:
     left = iter(range(beats))
 
-    def beat() -> None:
+    def sign_of_life() -> None:
         if next(left, None) is None:
             raise Ended
 
-    return beat
+    return sign_of_life
 
 
 # -- there and back --------------------------------------------------------------------------------
@@ -188,7 +188,7 @@ def test_it_can_be_ended_while_the_store_is_copied_and_while_it_is_sent(
     commit(tmp_path, at(js, 5, len(rows)), rows)
     for last in (1, 2, 12):
         with pytest.raises(Ended):
-            snapshots.write(tmp_path, beat=ends_after(last))
+            snapshots.write(tmp_path, sign_of_life=ends_after(last))
         assert names(snapshots) == []
         assert info_of(objects, f"OBJ_{BUCKET}").messages == 0
         assert [path.name for path in tmp_path.iterdir()] == ["state"]

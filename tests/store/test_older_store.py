@@ -11,7 +11,7 @@ from support.command import run_command
 from support.paths import TESTS
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest.pipeline.restore import load_books
+from alarmdigest.pipeline.loading import load_books
 from alarmdigest.store import open_store
 from alarmdigest.store.base import Checkpoint
 

@@ -29,7 +29,7 @@ from alarmdigest.pipeline.worker import Worker
 merge = Worker._merge
 def wait_and_merge(self, batch):
     while not pathlib.Path({str(gate)!r}).exists():
-        self.beat()
+        self.sign_of_life()
         time.sleep(0.01)
     merge(self, batch)
 Worker._merge = wait_and_merge

@@ -16,7 +16,7 @@ from support.scale import cases
 from alarmdigest._ext import outgoing
 from alarmdigest._ext.router import EVENT, REQUEST
 from alarmdigest.pipeline import rejections
-from alarmdigest.pipeline.rejections import RejectionQueue, rejection_headers
+from alarmdigest.pipeline.rejections import Rejections, rejection_headers
 from alarmdigest.wire.messages import Rejected
 
 MAX_PAYLOAD = 1024 * 1024
@@ -197,12 +197,12 @@ def test_no_header_value_holds_a_line_end(detail: str, subject: bytes) -> None:
 # -- the desk -------------------------------------------------------------------------------------
 
 
-def refuse(desk: RejectionQueue, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
+def refuse(desk: Rejections, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
     assert desk.read_or_reject(EVENT, body, subject) is None
 
 
 def test_the_desk_reads_what_is_odd_and_keeps_what_is_refused() -> None:
-    desk = RejectionQueue()
+    desk = Rejections()
     assert desk.read_or_reject(REQUEST, b'{"userid":"\xc3\xa9"}', b"s") == (b"\xc3\xa9", b"", 0, 0)
     assert desk.take() == b""
     refuse(desk, b"\xff\x00")
@@ -217,7 +217,7 @@ def test_the_desk_reads_what_is_odd_and_keeps_what_is_refused() -> None:
 
 
 def test_each_reason_is_counted_by_its_name() -> None:
-    desk = RejectionQueue()
+    desk = Rejections()
     usual = {
         "AlarmID": "a",
         "UserID": "u",
@@ -237,7 +237,7 @@ def test_each_reason_is_counted_by_its_name() -> None:
 
 
 def test_the_desk_keeps_16_mib_and_counts_what_it_throws_away() -> None:
-    desk = RejectionQueue()
+    desk = Rejections()
     body = b"x" * 65_536
     for _ in range(300):
         refuse(desk, body)
@@ -253,7 +253,7 @@ def test_the_desk_keeps_16_mib_and_counts_what_it_throws_away() -> None:
 
 def test_one_refusal_may_be_larger_than_all_that_may_wait() -> None:
     """A server may take up to 64 MiB at once, and what is refused is published."""
-    desk = RejectionQueue()
+    desk = Rejections()
     refuse(desk, b"x" * (MAX_WAITING + 1))
     refuse(desk, b"x")
     assert desk.unpublished == 1
@@ -261,7 +261,7 @@ def test_one_refusal_may_be_larger_than_all_that_may_wait() -> None:
 
 
 def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
-    desk = RejectionQueue()
+    desk = Rejections()
     with caplog.at_level(logging.WARNING, logger=rejections.__name__):
         for _ in range(1_000):
             refuse(desk, b"secret\n", b"a\x1b[31m\r\n\xe2\x80\xa8")

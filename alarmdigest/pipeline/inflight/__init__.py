@@ -1,1 +1,1 @@
-"""What was made and is not known to be stored: the list, and how confirmations come about."""
+"""What is in flight (made and not yet confirmed, sent or not), and how confirmations come about."""

@@ -33,7 +33,7 @@ class ArrivingBarriers:
             self._arriving.append(ArrivingBarrier(barrier, self._output_positions()))
         for arriving in self._arriving:
             arriving.producers += arriving.barrier is barrier
-        met = []
+        gathered = []
         while self._arriving and self._arriving[0].producers == self._producers:
-            met.append(self._arriving.popleft())
-        return met
+            gathered.append(self._arriving.popleft())
+        return gathered

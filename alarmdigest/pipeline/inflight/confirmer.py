@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Answers:
-    """What one read has brought: the position after the last whole frame, the frames that are no
+    """What one read has brought: the offset after the last whole frame, the frames that are no
     answers to messages, and why messages could not be published."""
 
-    position: int
+    offset: int
     control: list[tuple[int, bytes]] = field(default_factory=list)
     blocked: list[PublishBlocked] = field(default_factory=list)
 

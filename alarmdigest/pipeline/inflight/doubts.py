@@ -47,8 +47,8 @@ class Doubts:
         self._looked_at = 0.0
 
     def note_progress(self, *, confirmed: bool = False) -> None:
-        """Call it when the server has answered or messages were just sent again; ``confirmed``: it
-        was an answer that confirms something."""
+        """Call it when the server has answered, or when nothing was under way before what is sent
+        now; ``confirmed``: it was an answer that confirms something."""
         self._progress_at = time.monotonic()
         if confirmed:
             self._lost_after_s = FIRST_LOST_AFTER_S

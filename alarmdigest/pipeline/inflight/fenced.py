@@ -107,7 +107,7 @@ class FencedConfirmer(PubAckConfirmer):
 
     def _stored_elsewhere(self) -> tuple[int, int]:
         """Messages, by kind, that are confirmed and were in no replay."""
-        replay = self.lookup.replay
+        replay = self.lookup.already_stored
         suppressed = sum(replay.suppressed) if replay is not None else 0
         return self._in_flight.digests - suppressed, self._in_flight.rejections
 
@@ -205,7 +205,7 @@ class FencedConfirmer(PubAckConfirmer):
             self.lookup.unsure = "the digest stream has another leader message than ours"
             return True
         if code == STORE_FAILED and self._batch:
-            for one in self._in_flight.unanswered(DIGEST):
+            for one in self._in_flight.numbers_under_way(DIGEST):
                 self._in_flight.on_publish_error(one)
             self._last, self._batch = 0, b""
             answers.blocked.append(PublishBlocked(f"{self._stream} is full"))

@@ -19,8 +19,8 @@ from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.pipeline.barrier import Barrier
+from alarmdigest.pipeline.inflight.already_stored import AlreadyStored
 from alarmdigest.pipeline.inflight.comparison import Comparison
-from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
@@ -155,7 +155,7 @@ class GroupLookup(StreamLookup):
 
     # -- barriers ----------------------------------------------------------------------------------
 
-    def on_barrier_met(self, barrier: Barrier) -> ReplicaPosition:
+    def on_barrier_gathered(self, barrier: Barrier) -> ReplicaPosition:
         digests, ids = self.comparison.made(barrier.arrival_ns)
         if not self.leadership.leads:
             self._hear_word()
@@ -193,8 +193,8 @@ class GroupLookup(StreamLookup):
         positions = {}
         for kind, name in enumerate(self.streams):
             sequence, message_id = self._in_flight.position(kind)
-            if kind == DIGEST and self.replay is not None and self.replay.readers:
-                sequence, message_id = self.replay.position(kind, (sequence, message_id))
+            if kind == DIGEST and self.already_stored is not None and self.already_stored.readers:
+                sequence, message_id = self.already_stored.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()
             )
@@ -217,8 +217,8 @@ class GroupLookup(StreamLookup):
         for kind, info in infos.items():
             self._leaders[kind] = info.leader
         self._to_look_up.clear()
-        if self.replay is None:
-            self.replay = Replay(())
+        if self.already_stored is None:
+            self.already_stored = AlreadyStored(())
             self.add_may_ask = False
         leadership, exchange = self.leadership, self._exchange
         stands = exchange.stand_asked != self._stand_asked
@@ -363,18 +363,18 @@ class GroupLookup(StreamLookup):
         reader.ids.drop_passed(self._made_sequence)
         self._close_replay()
         self._in_flight.set_position(DIGEST, token)
-        self.replay = Replay([reader])
+        self.already_stored = AlreadyStored([reader])
         self._on_found()
 
     def _close_replay(self) -> None:
-        if self.replay is not None:
-            self.by_others[DIGEST] += sum(self.replay.suppressed)
-        self.replay = Replay(())
+        if self.already_stored is not None:
+            self.by_others[DIGEST] += sum(self.already_stored.suppressed)
+        self.already_stored = AlreadyStored(())
 
     def note_stored_through(self, position: StreamPosition, *, replay_ended: bool) -> None:
         self.mark = b"Alarmdigest-Stored-Through: %d %d\r\n" % (
             position.sequence,
             position.timestamp_ns,
         )
-        if self.replay is not None:
-            self.replay.note_stored_through(position.sequence)
+        if self.already_stored is not None:
+            self.already_stored.note_stored_through(position.sequence)

@@ -1,7 +1,8 @@
 """How much may be under way: everything, or, after a failure, little and after a pause.
 
-A stream that refuses one message mostly refuses all. So after a publish error nothing more is sent
-for a while, then one message is tried, later and later as long as it fails for good (at short,
+A stream that refuses one message mostly refuses all. So after a publish error (of a digest, and not
+of one that alone is at fault, such as one too large) nothing more is sent for a while, then one
+message is tried, later and later as long as it fails for good (at short,
 constant intervals where it may pass). The first confirmation lifts the limit; while others wait
 that have failed, each read that confirms something doubles it.
 """

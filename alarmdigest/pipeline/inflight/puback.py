@@ -1,9 +1,9 @@
 """Confirmation with JetStream: a PubAck for each message tells that the output stream holds it.
 
 Messages have ids that a replay makes again. What an output stream holds already is not sent again:
-of what an earlier run had sent (``replay.py``), and of what was under way on a connection that was
-lost or whose answers do not come (``stream_lookup.py``). The streams' duplicate window catches only
-what was being stored then.
+of what an earlier run had sent (``already_stored.py``), and of what was under way on a connection
+that was lost or whose answers do not come (``stream_lookup.py``). The streams' duplicate window
+catches only what was being stored then.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class PubAckConfirmer(Confirmer):
 
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
         first, records = self._in_flight.next, joined(batches)
-        replay = self.lookup.running_replay
+        replay = self.lookup.replaying
         if replay is None:
             self._in_flight.add(records, self.stored_arrival_ns)
             answers = requests_in(batches)
@@ -103,7 +103,7 @@ class PubAckConfirmer(Confirmer):
                     self._in_flight.confirm(number + number_in_batch)
                 # Of a digest in several parts some may be there: at most so many are answered now.
                 if answered := min(batch.answered, count - len(stored)):
-                    answers.append((batch.read_at, answered))
+                    answers.append((batch.age_from, answered))
             self._count()
         return InFlightBatch(records, first, self._in_flight.next - first, answers)
 
@@ -120,7 +120,7 @@ class PubAckConfirmer(Confirmer):
         return self._in_flight.sendable and self.under_way < MAX_UNCONFIRMED_MESSAGES
 
     def send(self, connection: Connection, most: int) -> PublishBlocked | None:
-        room = min(most, MAX_UNCONFIRMED_MESSAGES) - self._in_flight.outstanding
+        room = min(most, MAX_UNCONFIRMED_MESSAGES) - self._in_flight.under_way
         problem = None
         while room > 0 and self._in_flight.sendable:
             wire, messages, unpublishable, largest, marked = self._in_flight.frame(
@@ -167,18 +167,19 @@ class PubAckConfirmer(Confirmer):
     def on_server_error(self, message: str) -> PublishBlocked | None:
         if f'"{self.rejected_subject.decode()}"' not in message:
             # Which one it was is not said.
-            for number in self._in_flight.unanswered(DIGEST):
+            for number in self._in_flight.numbers_under_way(DIGEST):
                 self._in_flight.on_publish_error(number)
             self._count()
             return PublishBlocked(message)
         self._trouble("the server does not let us publish rejections", reason=message)
-        for number in self._in_flight.unanswered(REJECTION):
+        for number in self._in_flight.numbers_under_way(REJECTION):
             self._answers.give_up(number)
         return None
 
     # -- what is confirmed -----------------------------------------------------------------------
 
     def counters(self) -> list[Counter]:
+        stored = self.lookup.already_stored
         return [
             Counter(
                 "duplicates",
@@ -187,7 +188,7 @@ class PubAckConfirmer(Confirmer):
             ),
             Counter(
                 "replay_suppressed",
-                sum(self.lookup.replay.suppressed) if self.lookup.replay is not None else 0,
+                sum(stored.suppressed) if stored is not None else 0,
                 "Messages of a replay that the output streams held already; not published again.",
             ),
             Counter(
@@ -199,8 +200,8 @@ class PubAckConfirmer(Confirmer):
 
     def _count(self) -> None:
         self.rejections_given_up = self._answers.given_up
-        self.under_way, self.failed = self._in_flight.outstanding, self._in_flight.failed
-        replay = self.lookup.replay
+        self.under_way, self.failed = self._in_flight.under_way, self._in_flight.failed
+        replay = self.lookup.already_stored
         suppressed = replay.suppressed if replay is not None else [0, 0]
         self.digests = self._in_flight.digests - suppressed[DIGEST]
         self.rejections = (

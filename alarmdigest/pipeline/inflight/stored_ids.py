@@ -2,7 +2,7 @@
 
 The stream is read in order, only as far as needed, up to the end that its leader reported. The
 sequence of the last message read decides whether the end is reached, never a count of pending
-messages: a consumer may be on a replica that lags.
+messages: a consumer may read a copy of the stream that lags.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ IDS_SID = 5000
 IDS_PER_PULL = 5_000
 BYTES_PER_PULL = 8 * 1024 * 1024
 PULL_EXPIRES_S = 5.0
-# A consumer that gives nothing for so long sits on a server that hangs, or on a replica that lags.
+# A consumer that gives nothing for so long sits on a server that hangs, or whose copy of the stream
+# lags.
 SILENCE_S = 0.6
 ANSWER_TIMEOUT_S = 1.0
 CREATE_TIMEOUT_S = 0.25

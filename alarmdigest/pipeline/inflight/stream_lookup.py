@@ -17,9 +17,9 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
 from alarmdigest.nats.streams import StreamKeeper
 from alarmdigest.pipeline.barrier import Barrier
+from alarmdigest.pipeline.inflight.already_stored import AlreadyStored
 from alarmdigest.pipeline.inflight.output_identity import OutputIdentity
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
-from alarmdigest.pipeline.inflight.replay import Replay
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.runtime.logs import Fields, LimitedLog
@@ -35,9 +35,9 @@ EMPTY = OutputPosition("", 0)
 class StreamLookup:
     """Kinds of messages are DIGEST and REJECTION, each with its stream.
 
-    ``replay`` is None until both streams have answered once. ``add_may_ask``: whether what a replay
-    makes again must be looked up before it is added. ``mark`` is a header line for the next digest:
-    what belongs to requests up to it is stored.
+    ``already_stored`` is None until both streams have answered once. ``add_may_ask``: whether what
+    a replay makes again must be looked up before it is added. ``mark`` is a header line for the
+    next digest: what belongs to requests up to it is stored.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class StreamLookup:
         """``on_found`` is called when messages in flight were found to be stored. The rest is as
         for PubAckConfirmer."""
         self.streams = [config.name for config in stream_configs]
-        self.replay: Replay | None = None
+        self.already_stored: AlreadyStored | None = None
         self.add_may_ask = replays
         self.mark = b""
         self._keepers = [StreamKeeper(config, create=create) for config in stream_configs]
@@ -75,9 +75,10 @@ class StreamLookup:
             in_flight.set_position(kind, position.sequence, position.message_id.encode())
 
     @property
-    def running_replay(self) -> Replay | None:
-        """The replay while it goes on; None before and after it."""
-        return self.replay if self.replay is not None and self.replay.readers else None
+    def replaying(self) -> AlreadyStored | None:
+        """``already_stored`` while a replay goes on; None before and after it."""
+        stored = self.already_stored
+        return stored if stored is not None and stored.readers else None
 
     @property
     def incomplete(self) -> bool:
@@ -100,7 +101,7 @@ class StreamLookup:
         """Whether more must be taken in although the list is full, before any of it can go."""
         return False
 
-    def on_barrier_met(self, barrier: Barrier) -> ReplicaPosition | None:
+    def on_barrier_gathered(self, barrier: Barrier) -> ReplicaPosition | None:
         """A barrier has come from every producer: all for input up to there has been made."""
         return None
 
@@ -139,7 +140,7 @@ class StreamLookup:
                 return False
             self._in_flight.unsend(kind)
             self._to_look_up.discard(kind)
-        if self.replay is None:  # the first time both streams have answered
+        if self.already_stored is None:  # the first time both streams have answered
             self._begin_replay([infos[kind] for kind in KINDS])
         self._on_found()
         return True
@@ -197,7 +198,7 @@ class StreamLookup:
                 except ConnectionLost:
                     raise
                 except NatsError as error:
-                    if kind == DIGEST or self.replay is None:
+                    if kind == DIGEST or self.already_stored is None:
                         raise
                     self._trouble("rejected messages cannot be published and wait", reason=error)
         except (ConnectionLost, NoAnswer):
@@ -212,7 +213,7 @@ class StreamLookup:
         what is not true any more where it is another one, or lost its tail."""
         self._answers.set_domain(kind, info.domain)
         # Without anything to replay, all that we make is new to a stream at the first look.
-        all_is_new = self.replay is None and not self._replays
+        all_is_new = self.already_stored is None and not self._replays
         position = (0, b"") if all_is_new else self._in_flight.position(kind)
         comparison = self._identity.check(js, kind, info, *position)
         if comparison.seems_recreated:
@@ -226,7 +227,7 @@ class StreamLookup:
         """Only up to this sequence the stream is the one that we know; 0: it is another one."""
         self._in_flight.set_position(kind, sequence)
         self._in_flight.lower_floors(kind, sequence)
-        if replay := self.running_replay:
+        if replay := self.replaying:
             reader = replay.readers[kind]
             if sequence == 0:
                 reader.restart(info.last_seq)
@@ -282,11 +283,10 @@ class StreamLookup:
                 for kind, info in enumerate(infos)
             ]
             log.info(
-                "the output streams hold messages after the checkpoint, which a replay does not "
-                "publish again:%s",
+                "the output streams hold messages that a replay does not publish again:%s",
                 Fields(digests=counts[0], rejections=counts[1]),
             )
-        self.replay = Replay(readers)
+        self.already_stored = AlreadyStored(readers)
         self.add_may_ask = bool(readers)
 
     def note_stored_through(self, position: StreamPosition, *, replay_ended: bool) -> None:
@@ -298,13 +298,13 @@ class StreamLookup:
             position.sequence,
             position.timestamp_ns,
         )
-        if self.replay is None:
+        if self.already_stored is None:
             return
-        self.replay.note_stored_through(position.sequence)
+        self.already_stored.note_stored_through(position.sequence)
         if replay_ended:
-            self._end_replay(self.replay)
+            self._end_replay(self.already_stored)
 
-    def _end_replay(self, replay: Replay) -> None:
+    def _end_replay(self, replay: AlreadyStored) -> None:
         for kind, reader in enumerate(replay.readers):
             if left := len(reader.ids):
                 # Most often of requests before the checkpoint: the position that it noted is a
@@ -322,7 +322,7 @@ class StreamLookup:
         positions = {}
         for kind, name in enumerate(self.streams):
             sequence, message_id = self._in_flight.position(kind)
-            if replay := self.running_replay:
+            if replay := self.replaying:
                 sequence, message_id = replay.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()

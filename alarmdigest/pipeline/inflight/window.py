@@ -33,7 +33,7 @@ class InFlightBatch:
 
 
 @dataclass(slots=True)
-class MetBarrier:
+class GatheredBarrier:
     """A barrier that has come from every producer, and the output positions when the first came.
 
     ``made`` is what a replica has made up to there."""
@@ -47,7 +47,7 @@ class Window:
     """``bytes`` are those of all its records, confirmed or not. Durations in seconds."""
 
     def __init__(self) -> None:
-        self.entries: deque[InFlightBatch | MetBarrier] = deque()
+        self.entries: deque[InFlightBatch | GatheredBarrier] = deque()
         self.bytes = 0
         # From reading a request to handing its digest to the socket, for each request; waiting for
         # the confirmation, for each batch.
@@ -86,7 +86,7 @@ class Window:
     def add_barrier(
         self, barrier: Barrier, outputs: Outputs, made: ReplicaPosition | None = None
     ) -> None:
-        self.entries.append(MetBarrier(barrier, outputs, made))
+        self.entries.append(GatheredBarrier(barrier, outputs, made))
 
     def note_sent(self, below: int) -> None:
         """All messages with numbers below this one were sent, or need not be."""
@@ -94,18 +94,18 @@ class Window:
         while self._unsent and self._unsent[0].first + self._unsent[0].count <= below:
             batch = self._unsent.popleft()
             batch.sent_at = now
-            for read_at, count in batch.answers:
-                self.answering.observe(now - read_at, count)
+            for age_from, count in batch.answers:
+                self.answering.observe(now - age_from, count)
 
     def release(
         self, below: int, covers: Callable[[Barrier], bool] = lambda _barrier: True
-    ) -> list[MetBarrier]:
+    ) -> list[GatheredBarrier]:
         """Let go what is confirmed: all numbers below this one. Returns the barriers that are
         complete with it, as far as ``covers`` is true of them."""
         complete = []
         while self.entries:
             entry = self.entries[0]
-            if isinstance(entry, MetBarrier):
+            if isinstance(entry, GatheredBarrier):
                 if not covers(entry.barrier):
                     break
                 complete.append(entry)

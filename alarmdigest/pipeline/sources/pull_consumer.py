@@ -59,8 +59,8 @@ SETTLES_AFTER_S = 1.5
 TOO_MANY_PAUSE_S = 0.1
 TOO_MANY_TRIES = 5
 CREATE_AGAIN_AFTER_S = 20.0
-# The leader has had a message for so long that no consumer has brought: the replica lags that the
-# consumer sits on.
+# The leader has had a message for so long that no consumer has brought: the copy of the
+# stream lags that the consumer reads.
 LAGS_AFTER_S = 1.5
 # A consumer that is silent again and again, each time within GOOD_AFTER_S, is given more time.
 GOOD_AFTER_S = 5.0
@@ -68,7 +68,7 @@ MOST_PATIENCE = 8.0
 
 
 class PullConsumerSource(Source):
-    """A pull consumer of a stream, a new one for every connection; the position is ours.
+    """A pull consumer of a stream, a new one for every connection or loss; the position is ours.
 
     The server's consumer state is used for where a new one begins, and for nothing else: it counts
     as delivered what it sent into a connection that died.

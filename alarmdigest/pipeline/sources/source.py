@@ -73,7 +73,7 @@ class Source(ABC):
 
     @abstractmethod
     def behind(self, router: Router) -> int | None:
-        """Messages that wait after the last one that was routed; None where nobody knows."""
+        """Messages that wait after the last one that was read; None where nobody knows."""
 
     @abstractmethod
     def on_disconnect(self, reason: NatsError) -> None:

@@ -1,9 +1,9 @@
 """The embedded store: LMDB in ``<data_dir>/state``, one write transaction per checkpoint.
 
-LMDB writes every page to a place that the last checkpoint does not use and syncs before it
-changes over, so a process or a machine may die at any instant. It does not validate its file: it
-maps it, and a missing or invalid page crashes the process. So all pages
-are checked before it is opened (ext/rows/pages.pyx), every value has a checksum
+LMDB writes every page to a place that the last checkpoint does not use and syncs before it changes
+over, so a process or a machine may die at any instant. It does not validate its file: it maps it,
+and a missing or invalid page crashes the process. So all pages are checked before it is opened
+(ext/rows/pages.pyx), every value ends with a seal, a checksum of its key and itself
 (ext/rows/rows.pyx), and the rows are counted. No ``writemap`` either: a full disk would be a
 SIGBUS, too.
 """

@@ -3,7 +3,8 @@
 After a restart the input is read again from the last checkpoint, and this produces the same
 messages with the same ids. Those that their output stream already holds, after the position saved
 in the checkpoint, are not sent again, however old they are. Their ids are read while the replay
-goes on, so memory holds only the ids between the two readers and not those of a whole long outage.
+goes on, so memory holds only the ids between where the output stream has been read and where the
+replay of the input has come to, and not those of a whole long outage.
 A rejected message does not say which input it came from, so an id of one that is never produced
 again stays in memory until the end of the replay.
 """
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 RETRY_PAUSE_S = 0.3
 
 
-class Replay:
+class AlreadyStored:
     """One reader for each output stream, by kind of message; none when there is nothing left that
     should not be sent again.
 

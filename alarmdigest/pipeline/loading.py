@@ -12,7 +12,7 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest._ext.router import Router
 from alarmdigest._ext.rows import split_by_worker
 from alarmdigest._ext.timestamps import DAY_NS
-from alarmdigest.pipeline.rejections import RejectionQueue
+from alarmdigest.pipeline.rejections import Rejections
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.settings import Settings
 from alarmdigest.state.position import UNKNOWN_NS
@@ -34,7 +34,7 @@ def arrival_at_start(stored_ns: int, settings: Settings) -> int:
     return now_ns
 
 
-def make_router(settings: Settings, rejections: RejectionQueue, last: Checkpoint | None) -> Router:
+def make_router(settings: Settings, rejections: Rejections, last: Checkpoint | None) -> Router:
     """The router of these settings, with its clock where the checkpoint left it."""
     router = Router(
         workers=settings.workers,
