@@ -157,3 +157,11 @@ def in_short(value: object) -> str:
         return repr(value)[:200]
     except RecursionError:
         return f"a {type(value).__name__}, nested too deeply to be shown"
+
+
+class PubAck(NamedTuple):
+    """``domain`` is empty where the stream is in none."""
+
+    stream: str
+    sequence: int
+    domain: str

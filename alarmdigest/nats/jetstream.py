@@ -15,6 +15,7 @@ import orjson
 
 from alarmdigest.nats.answers import (
     Delivered,
+    PubAck,
     StartAt,
     StoredMessage,
     StreamInfo,
@@ -97,16 +98,25 @@ class JetStream(Requests):
             raise
         raise AssertionError("it ends with NoAnswer only")
 
-    def publish(self, subject: str, body: bytes, headers: bytes = b"") -> tuple[str, int]:
-        """Publish a message and wait for its PubAck: stream and sequence.
+    def publish(
+        self,
+        subject: str,
+        body: bytes,
+        headers: bytes = b"",
+        meant: tuple[str, str] | None = None,
+    ) -> PubAck:
+        """Publish a message and wait for its PubAck.
 
-        ``headers`` is a whole block. Raises JetStreamOff when no stream captures the subject.
+        ``headers`` is a whole block. ``meant`` are the stream and the domain that are to answer, if
+        others do not count. Raises JetStreamOff when no stream captures the subject.
         """
         answers = self._ask(subject, body, again=False, headers=headers)
         for _kind, _sid, _to, _reply, status, payload in answers:
             if status_of(status) == 503:
                 raise JetStreamOff(f"{self._connection.url}: no stream captures {subject}")
-            return read_pub_ack(payload, subject)
+            ack = read_pub_ack(payload, subject)
+            if meant is None or (ack.stream, ack.domain) == meant:
+                return ack
         raise AssertionError("it ends with NoAnswer only")
 
     def stored_message(self, stream: str, seq: int) -> tuple[bytes, bytes] | None:
@@ -366,14 +376,15 @@ def read_error(error: dict[str, Any]) -> tuple[int, int, str]:
     return int(error["code"]), int(error.get("err_code", 0)), text[:200]
 
 
-def read_pub_ack(payload: bytes, subject: str) -> tuple[str, int]:
-    """Stream and sequence. Raises BadAnswer, and JetStreamError where it refuses."""
+def read_pub_ack(payload: bytes, subject: str) -> PubAck:
+    """Raises BadAnswer, and JetStreamError where the stream refuses."""
     try:
         answer = orjson.loads(payload)
         error = answer.get("error")
         if error is None:
-            stream = answer["stream"]
-            return stream if isinstance(stream, str) else "", int(answer["seq"])
+            stream, domain = answer["stream"], answer.get("domain", "")
+            texts = (text if isinstance(text, str) else "" for text in (stream, domain))
+            return PubAck(next(texts), int(answer["seq"]), next(texts))
         refusal = read_error(error)
     except (ValueError, KeyError, TypeError, AttributeError) as problem:
         raise BadAnswer(f"no PubAck for {subject}: {payload[:80]!r}") from problem

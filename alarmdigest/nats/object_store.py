@@ -157,7 +157,7 @@ class ObjectStore(Bucket):
                 if status_of(headers) == 503:
                     raise JetStreamOff(f"{self._connection.url}: no stream captures {subject}")
                 try:
-                    stream, _seq = read_pub_ack(payload, subject)
+                    stream = read_pub_ack(payload, subject).stream
                 except JetStreamError as error:
                     if error.err_code not in NO_LEADER:
                         raise

@@ -104,7 +104,7 @@ class Upload:
             del self._waiting[to]
             raise JetStreamOff(f"no stream captures {self._subject}")
         try:
-            stream, seq = read_pub_ack(payload, self._subject)
+            stream, seq, _domain = read_pub_ack(payload, self._subject)
         except JetStreamError:
             del self._waiting[to]
             raise

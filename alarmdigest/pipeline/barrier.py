@@ -36,4 +36,4 @@ class Barrier:
     age_from: float = field(default_factory=time.monotonic, compare=False)
     done: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set once its checkpoint is in the store (or nothing had changed); without a checkpoint, once
-    everything before it is confirmed."""
+    it has come from every producer, since nobody knows for how long a follower has to keep it."""

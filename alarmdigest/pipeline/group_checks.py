@@ -40,6 +40,7 @@ def check_group(
     content: Mapping[str, Any],
     last: Checkpoint | None,
     events: StreamInfo,
+    digests: StreamInfo,
 ) -> int:
     """The sequence of the first input message that the group's state has known, 0 if nobody knows.
 
@@ -57,6 +58,14 @@ def check_group(
         )
     first = max(1, events.first_seq)
     if not election.sequence:
+        if digests.messages and first > int(events.config.get("first_seq") or 1):
+            raise SettingsError(
+                f"the folder {settings.data_dir} is empty, {digests.name} holds digests, and the "
+                f"oldest messages of {events.name} are deleted, from which some of them may have "
+                "been made: start with the state of the instance that made them (its folder, "
+                "alarmdigest backup of it, or --snapshots), or, for a group that is to know "
+                f"nothing of it, nats stream purge {digests.name}"
+            )
         return first
     start = election.fields.get("start")
     if start != first:

@@ -129,9 +129,10 @@ class Publisher(ServiceThread):
     def _run_once(self, connection: Connection) -> None:
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
         self._read(connection)
-        if self._lookup is not None:
-            self._ask_whether_to_look_up(self._lookup)
-        must = self._must_look_up or (self._lookup is not None and self._lookup.incomplete)
+        lookup = self._lookup
+        if lookup is not None:
+            self._ask_whether_to_look_up(lookup)
+        must = self._must_look_up or (lookup is not None and lookup.incomplete)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
         if self.pace.seconds_to_retry == 0.0:
@@ -156,9 +157,11 @@ class Publisher(ServiceThread):
 
     @property
     def _takes_more(self) -> bool:
-        full = self.window.full or self.confirmer.full
+        """Who leaves takes what is left out of the workers' way, and lets others publish it."""
         needs_more = self._lookup is not None and self._lookup.needs_more
-        return self._producers > 0 and not self._must_look_up and (needs_more or not full)
+        room = not (self.window.full or self.confirmer.full)
+        takes = room or needs_more or self._leaving.is_set()
+        return self._producers > 0 and not self._must_look_up and takes
 
     @property
     def _sends_more(self) -> bool:
@@ -221,8 +224,6 @@ class Publisher(ServiceThread):
                 outputs, replica = lookup.complete(complete.made, outputs)
             if barrier.of_checkpoint:
                 self._on_published(barrier, outputs, replica)
-            else:
-                barrier.done.set()
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -374,7 +375,8 @@ class Publisher(ServiceThread):
             self.sign_of_life()
             # Looks into the queue also without a server: when there is nothing to publish, a
             # drain need not wait for one.
-            if self.window.empty and not (self._lookup and self._lookup.add_may_ask):
+            may_take = self.window.empty or self._leaving.is_set()
+            if may_take and not (self._lookup and self._lookup.add_may_ask):
                 self._take()
             return self._has_work() and self._go_on()
 
@@ -390,10 +392,8 @@ class Publisher(ServiceThread):
 
     def _forget_connection(self, lost: ConnectionLost) -> None:
         self.reconnector.last_error = str(lost)
-        details = Fields(
-            name="alarmdigest-publisher", unconfirmed_bytes=self.window.bytes, reason=lost
-        )
-        log.warning("connection lost%s", details)
+        told = {"name": "alarmdigest-publisher", "unconfirmed_bytes": self.window.bytes}
+        log.warning("connection lost%s", Fields(**told, reason=lost))
         if self._connection is not None:
             self._connection.close()
         self._connection = None

@@ -17,6 +17,7 @@ from alarmdigest.nats.stream_configs import StreamConfigs
 from alarmdigest.pipeline.group_checks import content_of
 from alarmdigest.pipeline.inflight.fenced import FencedConfirmer
 from alarmdigest.pipeline.startup import StartPlan
+from alarmdigest.replication.divergence_note import DivergenceNote
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.group import Group
 from alarmdigest.replication.word import Word
@@ -47,7 +48,8 @@ class Replica:
             settings.leader_priority,
             {"version": __version__, "host": socket.gethostname(), "pid": os.getpid()},
         )
-        self.exchange = Exchange()
+        self._divergence = DivergenceNote(settings)
+        self.exchange = Exchange(diverged=self._divergence.read())
         self.group: Group | None = None
         self._settings = settings
         self._last = last
@@ -82,6 +84,7 @@ class Replica:
             identity=self.identity,
             content=self._content,
             start=self._start,
+            on_diverged=self._divergence.write,
         )
 
     def make_group(

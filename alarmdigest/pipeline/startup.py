@@ -136,9 +136,9 @@ def _prepare(
     if last is None and fill_store is not None and events is not None:
         last = fill_store(content)
     group_start = 0
-    if settings.group and events is not None:
+    if settings.group and events is not None and digests is not None:
         in_common = content_of(settings, content)
-        group_start = check_group(jetstream, settings, in_common, last, events)
+        group_start = check_group(jetstream, settings, in_common, last, events, digests)
     elif events is not None:
         check_no_group(jetstream, settings)
     if last is not None and last.position is not None:

@@ -60,9 +60,14 @@ def read_election(message: StoredMessage | None) -> Election:
 
 
 def publish_election(
-    js: JetStream, question: PublishElection, identity: Identity, told: dict[str, Any]
+    js: JetStream,
+    question: PublishElection,
+    identity: Identity,
+    told: dict[str, Any],
+    meant: tuple[str, str],
 ) -> Stored | Refused:
-    """Raises NatsError where it is not known whether it is stored."""
+    """``meant`` are the digest stream and its domain. Raises NatsError where it is not known
+    whether it is stored."""
     body = election_body(identity, question.nonce, told)
     headers = b""
     if question.expected is not None:
@@ -70,12 +75,12 @@ def publish_election(
             question.expected
         )
     try:
-        _stream, sequence = js.publish(leader_subject(identity.group), body, headers)
+        ack = js.publish(leader_subject(identity.group), body, headers, meant)
     except JetStreamError as error:
         if error.err_code == WRONG_LAST_SEQUENCE:
             return Refused()
         raise
-    return Stored(sequence)
+    return Stored(ack.sequence)
 
 
 def find_last_election(js: JetStream, stream: str, group: str) -> Election:

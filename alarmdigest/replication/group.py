@@ -15,6 +15,7 @@ from collections.abc import Callable
 import orjson
 
 from alarmdigest._ext import frames
+from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.nats.answers import read_stored_message
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import BadAnswer, ConnectionLost, JetStreamError, NatsError
@@ -28,6 +29,7 @@ from alarmdigest.replication.step_down import StepDown
 from alarmdigest.replication.subjects import (
     BEATS,
     GROUP_STREAM,
+    MAX_BEAT_BYTES,
     beat_subject,
     control_subject,
     group_stream_config,
@@ -210,7 +212,12 @@ class Group(ServiceThread):
         self._filled = end - position
         self._buffer[: self._filled] = self._buffer[position:end]
         if self._filled == len(self._buffer):
-            raise ConnectionLost(f"{connection.url}: a frame of over {self._filled} bytes")
+            # Others may write to the stream, too: whatever the server takes has to pass.
+            if self._filled > connection.max_payload + 2 * BUFFER_BYTES:
+                raise ConnectionLost(f"{connection.url}: a frame of over {self._filled} bytes")
+            self._buffer.extend(bytes(len(self._buffer)))
+        elif len(self._buffer) > BUFFER_BYTES > self._filled:
+            del self._buffer[BUFFER_BYTES:]
         for kind, sid, _subject, reply, _headers, payload in found:
             if kind not in (frames.MSG, frames.HMSG):
                 if kind == frames.INFO:
@@ -226,6 +233,8 @@ class Group(ServiceThread):
 
     def _hear(self, payload: bytes) -> None:
         try:
+            if len(payload) > MAX_BEAT_BYTES:
+                raise ValueError(f"it has {len(payload)} bytes")
             beat = Beat.from_json(orjson.loads(payload))
         except ValueError as error:
             self._trouble("a beat that cannot be read", reason=error)
@@ -250,7 +259,8 @@ class Group(ServiceThread):
         other = beat.incarnation != self.identity.incarnation
         # A word counts that was spoken by a leader of whom the stream knows.
         spoken = 0 < word.token <= self.membership.token and word.token != exchange.distrusts
-        if other and spoken and word.through > exchange.heard.through:
+        possible = word.through <= time.time_ns() + DAY_NS
+        if other and spoken and possible and word.through > exchange.heard.through:
             exchange.heard = word
             exchange.heed.wake()
 

@@ -163,10 +163,19 @@ class Leadership:
         # From now on only one of ours can be under way with a token that counts, and none is.
         self.token = token
         while True:
-            answer = yield ReadOutput(self.word.after, token)
+            answer = yield ReadOutput(self.word.after, self.token)
             if isinstance(answer, Done):
                 self.role = Role.LEADER
                 return True
+            # Perhaps our message is not there any more, or another one came after it.
+            last = yield ReadLastElection()
+            if not isinstance(last, LastElection):
+                continue
+            if last.sequence > self.token and self.is_mine(last.nonce):
+                self.token = last.sequence  # one whose answer was lost
+            elif last.sequence != self.token:
+                self.step_down()
+                return False
 
     def _next_nonce(self) -> str:
         self._nonces += 1

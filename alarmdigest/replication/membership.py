@@ -361,7 +361,7 @@ class Membership:
         """Who should lead next; empty where nobody can."""
         able = [
             member.beat
-            for member in self.members.values()
+            for member in list(self.members.values())  # the page asks, too
             if self.alive(member) and member.beat.priority > 0 and not member.beat.empty
         ]
         ready = [beat for beat in able if beat.ready] or able

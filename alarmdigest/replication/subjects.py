@@ -12,6 +12,8 @@ BEATS = "AlarmDigestGroup"
 LEADERS = "AlarmDigestLeader"
 #: Below it a subject for each group, for requests of operators.
 CONTROL = "AlarmDigestControl"
+#: Others may write to the stream, too.
+MAX_BEAT_BYTES = 64 * 1024
 #: Names of replicas that are gone are forgotten after so long.
 MEMBERS_MAX_AGE_NS = 24 * 3600 * 10**9
 
@@ -40,6 +42,7 @@ def group_stream_config(replicas: int) -> dict[str, Any]:
         "max_msgs_per_subject": 1,
         "max_msgs": -1,
         "max_bytes": -1,
+        "max_msg_size": MAX_BEAT_BYTES,
         "max_age": MEMBERS_MAX_AGE_NS,
         "num_replicas": replicas,
     }

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: Ids of digests are shorter.
+MOST_ID = 64
+
 
 @dataclass(frozen=True, slots=True)
 class Word:
@@ -45,8 +48,12 @@ class Word:
         numbers = (word.through, word.sequence, word.after, word.digests, word.token)
         if not all(type(one) is int and 0 <= one < 2**63 for one in numbers):
             raise ValueError("a word counts with whole numbers of 63 bits")
-        if not (isinstance(word.after_id, str) and 0 <= word.ids < 2**128):
-            raise ValueError("an id is a text, and a sum of ids has 128 bits")
+        if not (
+            isinstance(word.after_id, str)
+            and len(word.after_id) <= MOST_ID
+            and 0 <= word.ids < 2**128
+        ):
+            raise ValueError("an id is a short text, and a sum of ids has 128 bits")
         return word
 
 

@@ -18,6 +18,8 @@ from alarmdigest.replication.leadership import Leadership
 from alarmdigest.replication.word import NOTHING_SAID, Word
 
 Book = dict[int, Events]
+# A list so many times as long as a full one does not wait for a comparison.
+LONG = 3
 
 
 class Checkpoint:
@@ -90,13 +92,40 @@ class Pipeline:
         self.early: dict[int, int] = {}
         self.known = 0
         self.leadership: Leadership
+        self.compared = folder.word
         self.words: deque[Barrier] = deque()
         self.checkpoint: Barrier | None = None
         self.keep: Callable[[Checkpoint], None] = _forget
 
     @property
     def full(self) -> bool:
-        return len(self.inflight) >= self.room
+        return len(self.inflight) >= self.room and not self.behind
+
+    # -- a follower lets nothing go that it has not made, too --------------------------------------
+
+    @property
+    def behind(self) -> bool:
+        """Whether it has still to make something that the word says is stored."""
+        return not self.leadership.leads and self.compared.through < self.leadership.word.through
+
+    @property
+    def stored_through(self) -> int:
+        """A digest of input up to here is stored, and need not be kept."""
+        leads, word = self.leadership.leads, self.leadership.word
+        return word.through if leads else self.compared.through
+
+    def compare(self) -> None:
+        """With the word, once everything up to there is made; or its list is too long to wait."""
+        too_long = len(self.inflight) >= LONG * self.room
+        if self.behind and (too_long or self.passed >= self.leadership.word.through):
+            self.compared = self.leadership.word
+            self.let_go(self.compared)
+
+    def let_go(self, word: Word) -> None:
+        below = (word.through + 1) * PARTS
+        if self.inflight:
+            self.inflight = {id: body for id, body in self.inflight.items() if id >= below}
+        self.forget_early(word.through)
 
     # -- reading, and the workers ------------------------------------------------------------------
 
@@ -120,7 +149,7 @@ class Pipeline:
     def _work(self, worker: int, queue: deque[int | Barrier], count: int) -> None:
         """While the list is full, the worker waits."""
         history, book = self.jetstream.input, self.books[worker]
-        while count and queue and len(self.inflight) < self.room:
+        while count and queue and not self.full:
             count -= 1
             item = queue.popleft()
             if isinstance(item, Barrier):
@@ -142,7 +171,7 @@ class Pipeline:
         return any(self.queues) or self.read < self.jetstream.input_seen(self.index)
 
     def digest_made(self, id: int, body: Events) -> None:
-        if id // PARTS > self.leadership.word.through and self.early.pop(id, None) is None:
+        if id // PARTS > self.stored_through and self.early.pop(id, None) is None:
             self.inflight[id] = body
 
     # -- the output --------------------------------------------------------------------------------
@@ -160,7 +189,10 @@ class Pipeline:
         return id // PARTS > self.read + self.window and not self.full
 
     def place(self) -> int:
-        """Whatever is stored and not yet passed lies behind this one."""
+        """Whatever is stored and not yet passed lies behind this one. A follower knows only that of
+        the word: it may have led before, and does not read on."""
+        if not self.leadership.leads:
+            return self.compared.after
         early = min(self.early.values(), default=0)
         return early - 1 if early else self.known
 
@@ -186,6 +218,9 @@ class Pipeline:
         if barrier.arrived == WORKERS:
             self.passed = max(self.passed, barrier.through)
             self.forget_early(self.passed)
+            if barrier in self.words and not self.leadership.leads:
+                self.words.remove(barrier)
+            self.compare()
 
     def barrier_arrived(self, barrier: Barrier) -> None:
         """For subclasses."""
@@ -213,18 +248,21 @@ class Pipeline:
             if not self.all_confirmed(barrier.through):
                 break
             self.words.popleft()
+            if barrier.through <= self.leadership.word.through:
+                continue  # from before it was elected
             digests_made, ids = totals(barrier.made)
             word = Word(barrier.through, 0, self.after_of(barrier), "", digests_made, ids)
             self.jetstream.judge.spoken(word, self.name)
             self.leadership.speak(word)
+            self.compared = word
             spoken = True
         return spoken
 
     def may_finish(self, barrier: Barrier) -> bool:
-        return self.leadership.word.through >= barrier.through
+        return self.stored_through >= barrier.through
 
     def word_kept(self) -> Word:
-        return self.leadership.word
+        return self.leadership.word if self.leadership.leads else self.compared
 
     def finish_checkpoint(self) -> None:
         barrier = self.checkpoint
@@ -235,10 +273,3 @@ class Pipeline:
         self.checkpointed = barrier.through
         self.jetstream.judge.finished(barrier.through, word, barrier.made, self.name)
         self.keep(Checkpoint(barrier.through, barrier.books, barrier.made, word))
-
-    def word_heard(self) -> None:
-        """The leader's word confirms."""
-        below = (self.leadership.word.through + 1) * PARTS
-        if self.inflight:
-            self.inflight = {id: body for id, body in self.inflight.items() if id >= below}
-        self.forget_early(self.leadership.word.through)

@@ -129,8 +129,9 @@ class Process(Pipeline):
         if self._reading is not None:
             self._read_on(self._reading)
         leads = self.leadership.leads
-        if leads and now >= self._next_word and len(self.words) < WORDS_AT_ONCE:
-            last = self.words[-1].through if self.words else self.leadership.word.through
+        if now >= self._next_word and len(self.words) < WORDS_AT_ONCE:
+            known = self.leadership.word.through if leads else self.passed
+            last = self.words[-1].through if self.words else known
             if self.read > last:
                 self.send_barrier(for_word=True)
                 self._next_word = now + self.rng.choice((0.0, 0.05, 0.3))
@@ -212,7 +213,7 @@ class Process(Pipeline):
             stale = self.rng.random() < 0.2
             self.connection.send(self._last_election_told, "last_election", stale)
         if self.leadership.hear(beat.word):
-            self.word_heard()
+            self.compare()
             self.wake_in(0.001)
         if beat.successor == self.name:
             self.wake_in(0.001)
@@ -304,6 +305,8 @@ class Process(Pipeline):
             # By reading through, or by renewing with nothing under way: known to our own message.
             self.known = self.leadership.token
             self._hurry = True
+            # What the word confirms may lie before what was read.
+            self.let_go(self.leadership.word)
         elif led:
             self.stepped_down()
         self._successor = ""
@@ -383,6 +386,8 @@ class Process(Pipeline):
             self._read_moved_at = self.clock.now
         if self.known >= token:
             self._go_on(DONE)
+        elif self.known >= seen and self.rng.random() < 0.1:
+            self._go_on(UNKNOWN)  # its server says that there is no more
 
     def may_speak(self) -> bool:
         return self._asking is None and not self.in_doubt

@@ -11,7 +11,7 @@ from replication.simulated_judge import Violation
 OF_THE_SERVER = ("store_digests", "store_election", "last_election", "remove_output")
 OF_A_PROCESS = (
     *("_pose", "_asked_for_all", "batch_answered", "reconnect", "leader_message_seen"),
-    *("_resign", "word_heard", "resume", "end"),
+    *("_resign", "compare", "resume", "end"),
 )
 OF_THE_JUDGE = ("spoken", "finished")
 

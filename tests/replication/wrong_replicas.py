@@ -180,6 +180,14 @@ class ListsWhatTheWordConfirms(Process):
             self.inflight[id] = body
 
 
+class LeadsByWhatItHasCompared(Process):
+    """One that is elected behind the word's place in the input lists what it makes up to there."""
+
+    @property
+    def stored_through(self) -> int:
+        return self.compared.through
+
+
 class ForgetsEarlyIds(Process):
     def stored_id_read(self, id: int, place: int) -> None:
         self.inflight.pop(id, None)
@@ -235,11 +243,18 @@ class PlaceBehindEarlyIds(Process):
         return self.known
 
 
+class PlaceOfAFollowerThatHasLed(Process):
+    """It takes what it has known last for the place of a barrier, and is elected again."""
+
+    def place(self) -> int:
+        return super().place() if self.leadership.leads else self.known
+
+
 class CheckpointWithoutItsPlace(Process):
     """It keeps the end of the output as it is, instead of the word's place."""
 
     def word_kept(self) -> Word:
-        word = self.leadership.word
+        word = super().word_kept()
         return Word(word.through, 0, self.jetstream.end, "", word.digests, word.ids)
 
 
@@ -282,6 +297,7 @@ PROCESSES: tuple[type[Process], ...] = (
     DropsTheListOnSteppingDown,
     FollowerTrustsItsOwn,
     ListsWhatTheWordConfirms,
+    LeadsByWhatItHasCompared,
     ForgetsEarlyIds,
     ForgetsEarlyIdsOnceTheirRequestWasRead,
     AFullListKeepsFromStanding,
@@ -292,6 +308,7 @@ PROCESSES: tuple[type[Process], ...] = (
     PlaceTakenWhenComplete,
     PlaceTakenAtTheLastBarrier,
     PlaceBehindEarlyIds,
+    PlaceOfAFollowerThatHasLed,
     CheckpointWithoutItsPlace,
     SuspectsAtOnce,
     SuspectsNobody,

@@ -208,7 +208,7 @@ def _refeed_one(
             return f"{rejection.subject!a}, where it says it came in, is no subject to publish to"
         if not _is_input(rejection.subject, settings):
             return f"{rejection.subject!a} is none of the service's input subjects"
-        stream, stored = jetstream.publish(rejection.subject, body)
+        stream, stored, _domain = jetstream.publish(rejection.subject, body)
     except JetStreamError as error:
         if error.err_code == NO_STREAM:
             return _missing(settings.rejected_stream, server)

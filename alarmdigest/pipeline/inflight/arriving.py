@@ -36,4 +36,6 @@ class ArrivingBarriers:
         gathered = []
         while self._arriving and self._arriving[0].producers == self._producers:
             gathered.append(self._arriving.popleft())
+            if not gathered[-1].barrier.of_checkpoint:
+                gathered[-1].barrier.done.set()
         return gathered

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 from alarmdigest._ext.digest_sums import DigestSums
 from alarmdigest.replication.agreement import Verdict, judge
@@ -27,36 +28,59 @@ def sums_text(digests: int, ids: int) -> str:
 
 
 class Comparison:
-    """``applied``: with the leader's word up to this arrival we have compared ourselves; or it is
-    ours, as we lead. Everything up to ``made_through`` is made.
+    """``agreed`` is the last word that agrees with what we have made, or ours, as we lead, and
+    ``applied`` its ``through``. Everything up to ``made_through`` is made.
 
     We compare ourselves at one word until everything that belongs to it is made; newer ones wait,
     else there would always be a newer one.
     """
 
-    def __init__(self, leadership: Leadership, sums: DigestSums, exchange: Exchange) -> None:
-        """The word of ``leadership`` and ``sums`` are those of the checkpoint."""
+    def __init__(
+        self,
+        leadership: Leadership,
+        sums: DigestSums,
+        exchange: Exchange,
+        on_diverged: Callable[[str], None],
+    ) -> None:
+        """The word of ``leadership`` and ``sums`` are those of the checkpoint. ``on_diverged`` is
+        told why this replica disagrees with the majority."""
         self.made_through = sums.through
         self.applied = leadership.word.through
         self._leadership = leadership
         self._sums = sums
         self._exchange = exchange
-        self._next = self._agreed = leadership.word
+        self._on_diverged = on_diverged
+        self._next = self.agreed = leadership.word
+        self._excused_through = 0
         self._differs: Word | None = None  # the word at which we have come to something else
         self._differs_since = 0.0
         exchange.word = leadership.word
 
     @property
+    def stored_through(self) -> int:
+        """What comes from input up to here need not be kept: its digests are stored."""
+        return max(self.applied, self._excused_through)
+
+    def excuse(self) -> bool:
+        """Let what the leader's word confirms go without a comparison; whether that is more than
+        before. Not while we disagree with the leader."""
+        through = self._leadership.word.through
+        if not self.needs_more or through <= self._excused_through:
+            return False
+        self._excused_through = through
+        return True
+
+    @property
     def needs_more(self) -> bool:
         """Whether the next comparison waits for what is still to be made."""
-        behind = self.applied < self._leadership.word.through
+        behind = self.stored_through < self._leadership.word.through
         return behind and self._differs is None and not self._exchange.diverged
 
     def made(self, arrival_ns: int) -> tuple[int, int]:
         """Everything up to this arrival is made: how many digests, and the sum of their ids."""
         self.made_through = max(arrival_ns, self.made_through)
         found = self._sums.at(max(self.made_through, self._sums.through))
-        if self.made_through <= self.applied:
+        if self.made_through <= self.stored_through:
             self._sums.advance(self.made_through)
         return found
 
@@ -83,17 +107,23 @@ class Comparison:
         self._exchange.diverged = why
         self._exchange.news.wake()
         log.critical("diverged: %s", why)
+        self._on_diverged(why)
 
     def _compare(self) -> Word | None:
-        if self._next.through <= self.applied:
+        if self._next.through <= self.stored_through:
             self._next = self._leadership.word
         word = self._next
-        if word.through <= self.applied:
+        if word.through <= self.stored_through:
             return None
         if self.made_through < word.through:
             # Nothing before it will be compared any more, but by others.
             self._sums.advance(self.made_through)
             return None
+        if word.through < self._sums.through:
+            # Nobody knows any more what we had made up to there.
+            self._excused_through = max(self._excused_through, word.through)
+            self._next = self._leadership.word
+            return word
         ours = self._sums.at(word.through)
         if ours == (word.digests, word.ids):
             self._agree(word)
@@ -112,7 +142,7 @@ class Comparison:
 
     def _agree(self, word: Word) -> None:
         self._sums.advance(word.through)
-        self._agreed = word
+        self.agreed = word
         self.applied = self._exchange.agreed = word.through
         self._exchange.differs_at, self._exchange.own = 0, ""
 
@@ -123,9 +153,11 @@ class Comparison:
             # Another one leads, and is asked instead.
             self._distrust(word)
             return
+        # Not the votes of its leader, known as such or not.
+        others = [beat for beat in exchange.others if beat.token < word.token]
         verdict = judge(
             word.through,
-            exchange.others,
+            others,
             self._agrees,
             patience=time.monotonic() - self._differs_since < VOTES_WITHIN_S,
         )
@@ -146,7 +178,8 @@ class Comparison:
     def _distrust(self, word: Word) -> None:
         """What was agreed on last counts: after it stand digests that the others have not made."""
         self._differs, self._exchange.in_doubt = None, False
-        self._leadership.word = self._next = self._exchange.word = self._agreed
+        self._leadership.word = self._next = self._exchange.word = self.agreed
+        self._excused_through = 0
         self._exchange.distrusts = word.token
         self._exchange.news.wake()
 

@@ -63,9 +63,10 @@ class FencedConfirmer(PubAckConfirmer):
         identity: Identity,
         content: dict[str, Any],
         start: int,
+        on_diverged: Callable[[str], None],
     ) -> None:
-        """``word`` and ``sums`` are those of the checkpoint; ``content`` and ``start`` are told in
-        leader messages."""
+        """``word`` and ``sums`` are those of the checkpoint; the rest is as for
+        ``GroupLookup.begin``."""
         super().__init__(
             digest_subject,
             rejected_subject,
@@ -78,7 +79,7 @@ class FencedConfirmer(PubAckConfirmer):
             lookup=GroupLookup,
         )
         self.leadership = Leadership(identity.incarnation, word)
-        self.lookup.begin(self.leadership, sums, exchange, identity, content, start)
+        self.lookup.begin(self.leadership, sums, exchange, identity, content, start, on_diverged)
         self._leader_subject = leader_subject(identity.group).encode()
         self._stream = stream_configs[DIGEST].name
         self._last = 0  # the number of the last digest that is under way; 0: none is
@@ -98,6 +99,8 @@ class FencedConfirmer(PubAckConfirmer):
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
         for batch in batches:
             self.lookup.sums.add(batch.records)
+        if self._in_flight.listed_bytes > MAX_UNCONFIRMED_BYTES and not self.leadership.leads:
+            self.lookup.shorten()
         before = self._stored_elsewhere()
         added = super().add(batches, go_on)
         for kind, (new, old) in enumerate(zip(self._stored_elsewhere(), before, strict=True)):
@@ -113,11 +116,12 @@ class FencedConfirmer(PubAckConfirmer):
 
     @property
     def stored_arrival_ns(self) -> int:
-        """Only of a long list is let go what the leader's word confirms before we have compared
-        ourselves: were the leader wrong, nobody else could publish it."""
-        if self._in_flight.listed_bytes > MAX_UNCONFIRMED_BYTES:
+        """A follower lets go nothing before it has compared itself with the leader's word. Who
+        leads goes by the word that it was elected with, however far behind that it is: all up to
+        there is stored, and perhaps before the place from which it has read."""
+        if self.leadership.leads:
             return self.leadership.word.through
-        return self.lookup.comparison.applied
+        return self.lookup.comparison.stored_through
 
     def on_connected(self, connection: Connection) -> None:
         super().on_connected(connection)
@@ -163,7 +167,10 @@ class FencedConfirmer(PubAckConfirmer):
     # -- answers ---------------------------------------------------------------------------------
 
     def read(self, buffer: bytearray, end: int) -> Answers:
+        stored = self._in_flight.digests
         answers = Answers(self._in_flight.scan(buffer, 0, end))
+        if self._in_flight.digests > stored:  # by PubAcks that nobody here sees
+            self.lookup.note_full(full=False)
         for kind, number, headers, text in self._in_flight.take_other():
             if number < 0:
                 if kind not in (frames.MSG, frames.HMSG):
@@ -188,6 +195,7 @@ class FencedConfirmer(PubAckConfirmer):
             sequence = answer.get("seq")
             if (
                 answer.get("stream") == self._stream
+                and (answer.get("domain") or "") == self._answers.domain(DIGEST)
                 and answer.get("count") == self._batch_count
                 and isinstance(sequence, int)
                 and sequence > 0

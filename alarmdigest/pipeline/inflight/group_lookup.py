@@ -21,6 +21,7 @@ from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.inflight.already_stored import AlreadyStored
 from alarmdigest.pipeline.inflight.comparison import Comparison
+from alarmdigest.pipeline.inflight.renewal import Renewal
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
@@ -46,15 +47,10 @@ log = logging.getLogger(__name__)
 
 #: Between two questions of an election that was not answered.
 ASK_AGAIN_S = 0.1
-#: An election without an answer for so long is given up; another may be begun.
+#: An election without an answer for so long is given up, whoever stands; another may be begun.
 STAND_FOR_S = 10.0
 #: One that was elected and reads nothing for so long has another one elected.
 STUCK_AFTER_S = 2.0
-RENEW_CHECK_EVERY_S = 1.0
-LONGEST_RENEWAL_S = 6 * 3600.0
-#: A stream with a limit in bytes keeps at least so many, or it is of no use.
-FEW_MESSAGES = 4000
-UNLIMITED = 1 << 62
 
 
 class GroupLookup(StreamLookup):
@@ -69,9 +65,11 @@ class GroupLookup(StreamLookup):
         identity: Identity,
         content: dict[str, Any],
         start: int,
+        on_diverged: Callable[[str], None],
     ) -> None:
         """Call it once, first. ``content`` is what all replicas must have in common, ``start`` the
-        first input message that their state has known."""
+        first input message that their state has known. ``on_diverged`` is told why this replica
+        is not to lead any more."""
         self.leadership = leadership
         self.heed = exchange.heed
         self.sums = sums
@@ -84,18 +82,19 @@ class GroupLookup(StreamLookup):
         self._stand_asked = exchange.stand_asked
         self._made_sequence = 0
         self._digests_info: StreamInfo | None = None
-        self._elected_at = time.monotonic()
-        self._renew_check_at = 0.0
+        self._renewal = Renewal()
         self._renews = False
         self._looked_into = 0  # a leader message of another that we have heeded
-        self.comparison = Comparison(leadership, sums, exchange)
+        self.comparison = Comparison(leadership, sums, exchange, on_diverged)
 
     # -- called in each round of the publisher -----------------------------------------------------
 
     def others_reason_to_look_up(self) -> str:
         exchange, leadership = self._exchange, self.leadership
         exchange.heed.clear()
-        beyond_word = self.comparison.made_through > leadership.word.through
+        comparison, word = self.comparison, leadership.word
+        # Who is still behind the word has nothing that waits for the leader.
+        beyond_word = comparison.made_through > word.through <= comparison.stored_through
         exchange.waits = beyond_word and self._in_flight.base < self._in_flight.next
         exchange.progress = self._in_flight.digests
         if exchange.stand_asked != self._stand_asked and not leadership.leads:
@@ -112,7 +111,9 @@ class GroupLookup(StreamLookup):
         ):
             self._looked_into = exchange.last_of_others
             return "another replica may lead"
-        if self.unsure == "" and self._in_flight.floor(DIGEST) < 0 and self._renewal_is_due():
+        newest = self._in_flight.position(DIGEST)[0]
+        may_renew = self.unsure == "" and self._in_flight.floor(DIGEST) < 0
+        if may_renew and self._renewal.is_due(self._digests_info, leadership.token, newest):
             self._renews = True
             return "the leader message is renewed before the stream's limits remove it"
         return self.unsure
@@ -121,28 +122,15 @@ class GroupLookup(StreamLookup):
         """Whether a digest was refused that another leader could not have stored either."""
         self._exchange.full = full
 
-    def _renewal_is_due(self) -> bool:
-        """Whether our leader message lies in the older half of what the stream keeps."""
-        now = time.monotonic()
-        if now < self._renew_check_at:
-            return False
-        self._renew_check_at = now + RENEW_CHECK_EVERY_S
-        info = self._digests_info
-        if info is None:
-            return False
-        age_s = int(info.config.get("max_age") or 0) / 1e9
-        if age_s and now - self._elected_at > min(age_s / 4, LONGEST_RENEWAL_S):
-            return True
-        # How many messages the stream keeps, as far as its limits tell.
-        most_messages = int(info.config.get("max_msgs") or -1)
-        kept = most_messages if most_messages > 0 else UNLIMITED
-        if int(info.config.get("max_bytes") or -1) > 0:
-            kept = min(kept, max(info.messages, FEW_MESSAGES))
-        return self._in_flight.position(DIGEST)[0] - self.leadership.token > kept // 4
-
     @property
     def needs_more(self) -> bool:
         return self.comparison.needs_more
+
+    def shorten(self) -> None:
+        """The list is too long to wait for a comparison: let go what the word says is stored. Were
+        the leader wrong, nobody else could publish that any more."""
+        if self.comparison.excuse():
+            self._let_go(self.leadership.word)
 
     def _hear_word(self) -> None:
         if (word := self.comparison.hear()) is not None:
@@ -165,7 +153,9 @@ class GroupLookup(StreamLookup):
         return ReplicaPosition(digests, f"{ids:032x}", made.to_json(), self._start)
 
     def covers(self, barrier: Barrier) -> bool:
-        return self.leadership.leads or barrier.arrival_ns <= self.comparison.applied
+        if self._exchange.diverged:
+            return False  # a state that most others do not have is not kept
+        return self.leadership.leads or barrier.arrival_ns <= self.comparison.stored_through
 
     def complete(
         self, made: ReplicaPosition | None, outputs: Outputs
@@ -185,15 +175,22 @@ class GroupLookup(StreamLookup):
                 word = replace(word, after=before.after, after_id=before.after_id)
             self.leadership.speak(word)
             self.comparison.spoke(word)
-        word = self.leadership.word
+        # Only what we have made ourselves, too, unless it is what we were elected with.
+        word = self.leadership.word if self.leadership.leads else self.comparison.agreed
         kept = OutputPosition(outputs[name].created, word.after, word.after_id)
         return {**outputs, name: kept}, replace(made, word=word.to_json())
 
     def output_positions(self) -> Outputs:
+        """A follower knows only the place of the word: what it knew when it led itself, if it did,
+        may lie behind what others have stored for later input, and it may be elected again before
+        the barrier is complete."""
         positions = {}
         for kind, name in enumerate(self.streams):
             sequence, message_id = self._in_flight.position(kind)
-            if kind == DIGEST and self.already_stored is not None and self.already_stored.readers:
+            if kind == DIGEST and not self.leadership.leads:
+                agreed = self.comparison.agreed
+                sequence, message_id = agreed.after, agreed.after_id.encode()
+            elif kind == DIGEST and self.already_stored is not None and self.already_stored.readers:
                 sequence, message_id = self.already_stored.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()
@@ -221,8 +218,10 @@ class GroupLookup(StreamLookup):
             self.already_stored = AlreadyStored(())
             self.add_may_ask = False
         leadership, exchange = self.leadership, self._exchange
-        stands = exchange.stand_asked != self._stand_asked
-        self._stand_asked = exchange.stand_asked
+        asked = exchange.stand_asked
+        # In doubt, who leads must not be one of those that disagree.
+        stands = asked != self._stand_asked and not (exchange.in_doubt or exchange.diverged)
+        self._stand_asked = asked
         if leadership.token and self._renews:
             asking = leadership.renew()
         elif leadership.token:
@@ -230,6 +229,7 @@ class GroupLookup(StreamLookup):
         elif stands:
             asking = leadership.stand()
         else:
+            exchange.stands = False
             self._list_again()
             return True
         try:
@@ -248,7 +248,7 @@ class GroupLookup(StreamLookup):
         self._list_again()
         self.unsure = ""
         if elected:
-            self._elected_at = time.monotonic()
+            self._renewal.note_elected()
             self._exchange.elections += 1
             log.info(
                 "leading the group%s",
@@ -274,15 +274,18 @@ class GroupLookup(StreamLookup):
 
     def _ask(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool | None:
         """Put the questions of an election; its outcome, None if we shall not go on."""
-        give_up_at = time.monotonic() + STAND_FOR_S
+        answered_at = time.monotonic()
         question = next(asking)
         while True:
             answer = self._answer(question, window, go_on)
             if not go_on():
                 return None
-            if isinstance(answer, Unknown):
-                if time.monotonic() > give_up_at and not self.leadership.token:
-                    return False
+            if not isinstance(answer, Unknown):
+                answered_at = time.monotonic()
+            elif time.monotonic() - answered_at > STAND_FOR_S:
+                self.leadership.step_down()
+                return False
+            else:
                 time.sleep(ASK_AGAIN_S)
             try:
                 question = asking.send(answer)
@@ -300,7 +303,8 @@ class GroupLookup(StreamLookup):
                 js = JetStream(connection, domain=self._domain, timeout_s=1.0)
                 identity = self._identity_in_group
                 if isinstance(question, PublishElection):
-                    return publish_election(js, question, identity, self._told)
+                    meant = self.streams[DIGEST], self._answers.domain(DIGEST)
+                    return publish_election(js, question, identity, self._told, meant)
                 last = find_last_election(js, self.streams[DIGEST], identity.group)
                 return LastElection(last.sequence, last.nonce)
             except NoAnswer:
@@ -348,6 +352,8 @@ class GroupLookup(StreamLookup):
         finally:
             self._exchange.stuck = False
             reader.close()
+        if reader.ids.sequence < question.token:
+            return Unknown()  # told by a server that does not know yet that another one leads
         failpoints.reach("election.read")
         self._take_found(reader, window.batches, question.token)
         return Done()

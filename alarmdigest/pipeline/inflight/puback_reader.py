@@ -45,6 +45,10 @@ class PubAckReader:
         self._foreign = LimitedLog(log, logging.WARNING)
         self._trouble = LimitedLog(log, logging.ERROR)
 
+    def domain(self, kind: int) -> str:
+        """The JetStream domain of a stream; empty where there is none, or it is not known yet."""
+        return self._domains[kind]
+
     def set_domain(self, kind: int, domain: str) -> None:
         self._domains[kind] = domain
         if self.trusts_answers:

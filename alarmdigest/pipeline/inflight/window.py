@@ -86,6 +86,11 @@ class Window:
     def add_barrier(
         self, barrier: Barrier, outputs: Outputs, made: ReplicaPosition | None = None
     ) -> None:
+        """Where two of no checkpoint follow each other, the later one tells as much."""
+        if not barrier.of_checkpoint and self.entries:
+            last = self.entries[-1]
+            if isinstance(last, GatheredBarrier) and not last.barrier.of_checkpoint:
+                self.entries.pop()
         self.entries.append(GatheredBarrier(barrier, outputs, made))
 
     def note_sent(self, below: int) -> None:
