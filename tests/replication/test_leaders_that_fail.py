@@ -6,24 +6,16 @@ from pathlib import Path
 
 import pytest
 from model import Digest
-from support.command import run_command
 from support.core import read_digest
 from support.feeder import Feeder
-from support.group_service import GroupService, digests_of
+from support.group_service import GroupService, digests_of, let_lead
 from support.judge import ALARMS, judge, read_stream
 from support.nats_server import NatsServer
-from support.stream_service import RETENTION_NS, SKEW_NS, StreamService, assert_worth_judging
+from support.stream_service import RETENTION_NS, SKEW_NS, assert_worth_judging
 from support.wait import eventually
 from support.wrong_program import forgets_batches_once_there_is
 
 pytestmark = pytest.mark.group
-
-
-def let_lead(server: NatsServer, group: GroupService, name: str, replica: StreamService) -> None:
-    if group.leader() is not replica:
-        done = run_command("step-down", "--server", server.url, "--to", name)
-        assert done.returncode == 0, done.stderr
-    assert group.leader() is replica
 
 
 @pytest.mark.parametrize(

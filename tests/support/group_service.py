@@ -13,6 +13,7 @@ from types import MappingProxyType, TracebackType
 
 from nats.errors import Error as NatsPyError
 
+from support.command import run_command
 from support.feeder import Feeder
 from support.judge import (
     ALARMS,
@@ -25,6 +26,7 @@ from support.judge import (
     read_stream,
     stream_size,
 )
+from support.nats_server import NatsServer
 from support.stream_service import RETENTION_NS, SKEW_NS, StreamService
 from support.wait import eventually
 
@@ -189,6 +191,14 @@ class GroupService:
         assert_exact(expected, digests_of(self.url), rejected)
         assert codes == [0] * len(codes)
         return expected
+
+
+def let_lead(server: NatsServer, group: GroupService, name: str, replica: StreamService) -> None:
+    """Have another one elected, unless it leads already."""
+    if group.leader() is not replica:
+        done = run_command("step-down", "--server", server.url, "--to", name)
+        assert done.returncode == 0, done.stderr
+    assert group.leader() is replica
 
 
 def longest_wait_s(url: str, what: str, tell: Callable[[str], None]) -> float:
