@@ -9,12 +9,12 @@ from typing import Literal, TypeAlias
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.state.position import StreamPosition
 
-Kind: TypeAlias = Literal["checkpoint", "word"]
+Kind: TypeAlias = Literal["checkpoint", "progress"]
 
 # Also without any message there is something to write now and then: alarms are forgotten.
 IDLE_CHECKPOINT_S = 10.0
 # Barriers of no checkpoint on their way at once.
-MAX_WORDS = 16
+MAX_PROGRESS_BARRIERS = 16
 
 
 class BarrierSchedule:
@@ -24,12 +24,12 @@ class BarrierSchedule:
     ``newest`` is the newest barrier of a checkpoint.
     """
 
-    def __init__(self, checkpoint_interval_s: float, word_interval_s: float | None) -> None:
-        """``word_interval_s`` is None outside a group."""
+    def __init__(self, checkpoint_interval_s: float, progress_interval_s: float | None) -> None:
+        """``progress_interval_s`` is None outside a group."""
         self.newest: Barrier | None = None
         self._checkpoint_interval_s = checkpoint_interval_s
-        self._word_interval_s = word_interval_s
-        self._words: deque[Barrier] = deque()
+        self._progress_interval_s = progress_interval_s
+        self._of_progress: deque[Barrier] = deque()
         self._number = 0
         self._checkpoint_at = self._any_at = time.monotonic()
         self._read_at_checkpoint = self._read_at_any = 0
@@ -46,12 +46,12 @@ class BarrierSchedule:
         something_new = inputs_read != self._read_at_checkpoint or since >= IDLE_CHECKPOINT_S
         if since >= self._checkpoint_interval_s and something_new and self.may_checkpoint:
             return "checkpoint"
-        if self._word_interval_s is None or now - self._any_at < self._word_interval_s:
+        if self._progress_interval_s is None or now - self._any_at < self._progress_interval_s:
             return None
-        while self._words and self._words[0].done.is_set():
-            self._words.popleft()
-        new = inputs_read != self._read_at_any and len(self._words) < MAX_WORDS
-        return "word" if new else None
+        while self._of_progress and self._of_progress[0].done.is_set():
+            self._of_progress.popleft()
+        new = inputs_read != self._read_at_any and len(self._of_progress) < MAX_PROGRESS_BARRIERS
+        return "progress" if new else None
 
     def make(
         self, kind: Kind, position: StreamPosition | None, arrival_ns: int, inputs_read: int
@@ -64,5 +64,5 @@ class BarrierSchedule:
             self.newest = barrier
             self._checkpoint_at, self._read_at_checkpoint = self._any_at, inputs_read
         else:
-            self._words.append(barrier)
+            self._of_progress.append(barrier)
         return barrier

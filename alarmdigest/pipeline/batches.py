@@ -1,8 +1,8 @@
-"""What goes through the queues: batches, with the moment ``age_from`` when what they come from was
-read.
+"""What goes through the queues: batches, each with ``age_from``, when its input was read
+(``time.monotonic()``).
 
-It is of ``time.monotonic()``. One for a whole batch is exact for each of its messages: they
-came with one read (of rejections that had to wait, it is that of the last read).
+One time for a whole batch is exact for each of its messages: they came with one read (of rejections
+that had to wait, it is that of the last read).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Routed:
 
 @dataclass(slots=True)
 class Outgoing:
-    """Outgoing records on their way to the publisher. ``answered`` requests made the digests
-    among them; 0 if these are rejections."""
+    """Outgoing records on their way to the publisher. ``answered``: how many requests these
+    digests answer; 0 for rejections."""
 
     records: bytes
     age_from: float

@@ -90,7 +90,8 @@ class Checkpointer(ServiceThread):
 
         self._workers = workers
         self._settings = dict(content_settings)
-        # At most one item for each worker and one of the publisher: one barrier is on its way.
+        # At most one item for each worker and one of the publisher: one
+        # barrier of a checkpoint is on its way; others never come here.
         self._queue: queue.Queue[_Rows | _Published | None] = queue.Queue()
         self._pending: _Pending | None = None
         self._trouble = LimitedLog(log, logging.ERROR)
@@ -176,7 +177,7 @@ class Checkpointer(ServiceThread):
         barrier.done.set()
 
     def _write(self, rows: list[bytes], checkpoint: Checkpoint) -> None:
-        """Until it succeeds: nothing is skipped, and meanwhile no other barrier is sent."""
+        """Until it succeeds: nothing is skipped, and meanwhile no other checkpoint is begun."""
         failpoints.reach("checkpointer.before_write")
         while True:
             started = time.monotonic()

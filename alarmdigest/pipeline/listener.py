@@ -65,10 +65,10 @@ class Listener(ServiceThread):
         *,
         backlog_limit: int,
         checkpoint_interval_s: float,
-        word_interval_s: float | None = None,
+        progress_interval_s: float | None = None,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``word_interval_s``: how often, in a group, barriers of no checkpoint tell how far
+        """``progress_interval_s``: how often, in a group, barriers of no checkpoint tell how far
         everything is made and confirmed."""
         super().__init__("listener", on_failure)
         self.router = router
@@ -80,13 +80,13 @@ class Listener(ServiceThread):
         self.delivery_gaps = 0
         # How long the messages of one read took to be decoded and routed.
         self.routing = Histogram()
-        # The connection broke while the last messages were under way: they are lost (core mode).
+        # The connection broke while the last messages were on their way: they are lost (core mode).
         self.drain_was_cut = False
 
         self.reconnector = reconnector
         self._workers = workers
         self._publisher_queue = publisher_queue
-        self._schedule = BarrierSchedule(checkpoint_interval_s, word_interval_s)
+        self._schedule = BarrierSchedule(checkpoint_interval_s, progress_interval_s)
         # What goes to the publisher next. It has at most a barrier in it, what was rejected before
         # that, and one batch that had no room.
         self._next_out: deque[Outgoing | Barrier] = deque()
@@ -227,7 +227,7 @@ class Listener(ServiceThread):
             received = self._unread()
 
     def _secure_start(self, connection: Connection) -> bool:
-        """See to it that what is published now will reach us, whatever dies; whether it will.
+        """Make sure that a crash from now on loses nothing that is published; whether that is so.
 
         Where a start after a crash would begin elsewhere (``start_not_replayable``), this sends the
         first barrier, and waits over several calls until its checkpoint is written.

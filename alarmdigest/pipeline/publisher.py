@@ -63,7 +63,7 @@ class Publisher(ServiceThread):
         """``on_published`` is called when all that stood before the barrier of a checkpoint, from
         every producer, is confirmed, with the output positions at the moment when the first of them
         brought it, and with what a replica of a group keeps.
-        An earlier run has read the input stream up to ``replay_end`` at most (None: to nowhere).
+        An earlier run has read the input stream up to ``replay_end`` at most (None: nothing).
         """
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
@@ -132,7 +132,7 @@ class Publisher(ServiceThread):
         lookup = self._lookup
         if lookup is not None:
             self._ask_whether_to_look_up(lookup)
-        must = self._must_look_up or (lookup is not None and lookup.incomplete)
+        must = self._must_look_up or (lookup is not None and lookup.streams_left)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
         if self.pace.seconds_to_retry == 0.0:
@@ -221,7 +221,7 @@ class Publisher(ServiceThread):
             if lookup and barrier.position is not None:
                 ended = self._replay_end is None or barrier.position.reaches(self._replay_end)
                 lookup.note_stored_through(barrier.position, replay_ended=ended)
-                outputs, replica = lookup.complete(complete.made, outputs)
+                outputs, replica = lookup.checkpoint_of(complete.made, outputs)
             if barrier.of_checkpoint:
                 self._on_published(barrier, outputs, replica)
 

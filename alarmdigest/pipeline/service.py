@@ -31,10 +31,11 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
 Each thread owns its state, and data reaches it only through its queue (the listener's: through its
 socket); only the wish to stop comes otherwise. Data flows one way; two things go the other way,
 without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog, and
-``Barrier.done``, after which the next barrier may come. In a group the publisher also shares an
-``Exchange`` with the thread that talks to the others (``replication/exchange.py``). When the
-publisher cannot publish, the workers wait, and so does a listener that reads a stream; one that has
-plain subscriptions never waits (see ``listener.py``).
+``Barrier.done``, after which the next barrier of a checkpoint may come. In a group the publisher
+also shares an ``Exchange`` with the thread that talks to the others (``replication/exchange.py``),
+and that thread looks how far the listener has come. When the publisher cannot publish, the workers
+wait, and so does a listener that reads a stream; one that has plain subscriptions never waits (see
+``listener.py``).
 
 **Start**, from the end of the pipeline to its beginning, so that every thread is ready before data
 reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
@@ -56,9 +57,11 @@ requests up to it were stored. The publisher ends the replay once a barrier at o
 ``replay_end``, the end of the input stream at the start, is confirmed: from there on everything is
 new.
 
-**In a group** (``--group``) every instance does all of this, and one, the leader, publishes.
-``inflight/fenced.py`` replaces the PubAck confirmer: a follower's list is confirmed by the leader's
-word (``inflight/group_lookup.py``), which comes in beats (``replication/group.py``). Who leads is
+**In a group** (``--group``) every instance reads, merges and writes checkpoints like this, and one,
+the leader, publishes. A replica does not look into the output streams at its restart: it waits for
+the leader's word, and reads the digest stream only when it is elected. ``inflight/fenced.py``
+replaces the PubAck confirmer: what a follower has in flight is confirmed by the leader's word
+(``inflight/group_lookup.py``), which comes in beats (``replication/group.py``). Who leads is
 decided by ``replication/leadership.py``; ``docs/replicas.md`` explains it.
 
 **Stop**, from the beginning to the end, so that everything that was read comes out: the listener
@@ -119,8 +122,8 @@ class Service:
     def __init__(
         self, settings: Settings, urls: list[str], store: Store, go_on: Callable[[], bool]
     ) -> None:
-        """Opens nothing yet. Raises UrlError. The store must be open; ``self.store`` is to be
-        closed in the end, which may be another one, since a snapshot may have replaced it.
+        """Opens nothing yet. Raises UrlError. The store must be open. The caller closes
+        ``self.store`` in the end: it may be another one by then, filled from a snapshot.
 
         A ``start`` ends as soon as ``go_on()`` is false.
         """
@@ -311,7 +314,7 @@ class Service:
             self.publisher.queue,
             backlog_limit=settings.backlog_limit,
             checkpoint_interval_s=settings.checkpoint_interval.seconds,
-            word_interval_s=WORD_PAUSE_S if settings.group else None,
+            progress_interval_s=WORD_PAUSE_S if settings.group else None,
             on_failure=self._thread_died,
         )
 

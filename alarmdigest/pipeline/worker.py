@@ -98,7 +98,7 @@ class Worker(ServiceThread):
         self.merging.observe(merging_s)
 
     def _on_barrier(self, barrier: Barrier) -> None:
-        """Hand over what has changed since the last barrier, as bytes of their own."""
+        """Hand over what has changed since the last checkpoint's barrier, as bytes of their own."""
         self._sweep_now_ns = barrier.arrival_ns
         # What is left over from the last one, where batches leave little time for it, is not lost.
         self._sweep_steps += steps_of_a_barrier(self.book)

@@ -1,5 +1,5 @@
-"""What the publisher's thread and the group's thread tell each other: the one place in the service
-where two threads share fields instead of a queue, since only the newest value of each counts."""
+"""What the publisher's thread and the group's thread tell each other. They share fields instead of
+queues, since only the newest value of each counts."""
 
 from __future__ import annotations
 

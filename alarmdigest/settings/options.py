@@ -243,7 +243,8 @@ class Settings:
         duration,
         "1h",
         "TIME",
-        "how far ahead of our clock a ChangedAt may be; one further ahead counts as just that far, "
+        "how far a ChangedAt may lie after the arrival of its message (a stream's: by the stream's "
+        "timestamps); one further ahead counts as just that far, "
         "so that a wrong clock hides an alarm's other events for this long at most",
     )
     retention: Duration = option(

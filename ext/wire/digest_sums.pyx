@@ -11,7 +11,7 @@ from libc.stdlib cimport free
 from buffers cimport Buffer, buffer_put, buffer_reserve
 from frames cimport Span
 from manners cimport DEBUG_CHECKS
-from message_ids cimport MessageId, find_header, read_message_id
+from message_headers cimport MessageId, find_header, read_message_id
 from records cimport OUTGOING_DIGEST, OutgoingRecord, check_outgoing, padded
 
 ctypedef struct Made:

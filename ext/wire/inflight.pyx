@@ -3,7 +3,8 @@
 Every message gets a number and asks for its PubAck on ``<inbox>.<number>``. A digest is not sent
 while an earlier one of the same user is unconfirmed: a stream may refuse the first and take the
 second. Messages of one user are linked for this, and each confirmation lets the next one go; no work
-is done per message that waits.
+is done per message that waits. In a group an atomic batch may hold several digests of one user, in
+order, and only its first and last message ask for an answer (``frame_fenced``).
 
 One answer that is as the server usually writes it is read here; all others are kept for Python
 (``take_other``).
@@ -48,7 +49,7 @@ cdef enum:
 
 ctypedef struct Slot:
     const OutgoingRecord* record
-    uint64_t floor               # its sequence is greater: the greatest known when it was first sent
+    uint64_t floor               # if stored, it lies after this, the position when it was first sent
     uint64_t earlier             # the one before of the same user that was unconfirmed; 0: none
     uint64_t later               # the one that waits for this one; 0: none
     uint64_t same_place          # the one before with the same place in last_of_user; 0: none
@@ -138,14 +139,16 @@ cdef class InFlight:
         self.plain_acks = ((), ())
 
     def set_position(self, int kind, uint64_t sequence, bytes id not None=b"") -> None:
-        """The greatest confirmed sequence in the stream of a kind, with its message's id."""
+        """A sequence behind which lies everything that is still to be confirmed or made, with the id
+        of the message there."""
         self.sequences[kind] = sequence
         self.ids_known[kind] = len(id) == ID_BYTES
         if self.ids_known[kind]:
             memcpy(self.ids[kind], PyBytes_AS_STRING(id), ID_BYTES)
 
     def position(self, int kind) -> tuple[int, bytes]:
-        """The greatest confirmed sequence, and the id of its message; b"" if it is not known."""
+        """That of ``set_position``, or a greater one that was confirmed since, and the id of its
+        message; b"" if it is not known."""
         return self.sequences[kind], self.ids[kind][:ID_BYTES] if self.ids_known[kind] else b""
 
     def lower_floors(self, int kind, uint64_t sequence) -> None:
@@ -277,7 +280,8 @@ cdef class InFlight:
         """Frame messages that may be sent: ``(wire, messages, unpublishable, largest, marked)``.
 
         Ends with the message that reaches ``most_bytes``. ``unpublishable`` are the numbers of
-        those that are larger than ``max_payload``; ``largest`` is the largest digest in bytes, as
+        digests that are larger than ``max_payload``, and of rejected messages whose headers alone
+        are; ``largest`` is the largest digest in bytes, as
         the server counts them. ``mark`` is a whole header line for the first digest; ``marked``
         says whether there was one. Runs without the GIL.
         """
@@ -572,8 +576,8 @@ cdef class InFlight:
         return self.digests - digests, self.rejections - rejections
 
     def confirm(self, uint64_t number, uint64_t sequence=0) -> None:
-        """A message is in its stream, or given up. ``sequence`` only where this process had it put
-        there: of one that a replay has made again, others may lie before it."""
+        """A message is in its stream, or given up. ``sequence`` only where nothing that is
+        unconfirmed may lie before it in the stream."""
         if self.base <= number < self.next:
             self.set_confirmed(number, sequence)
 

@@ -125,7 +125,8 @@ cdef class Router:
     """Turns what the socket read into one packed batch per worker. Used by one thread.
 
     ``sequence`` and ``timestamp_ns`` tell the last message of a stream that was read, or that its
-    consumer passed over; ``pending`` how many the stream holds after it, ``delivered`` how many all
+    consumer passed over; ``pending`` how many the stream holds after it, as the
+    last delivery said (0 while the stream's leader is read), ``delivered`` how many all
     its consumers have sent us so far.
 
     A stream may have to be read again by books that know it already. Its events merge to what is
@@ -371,7 +372,7 @@ cdef class Router:
         self.deleted += next_seq - self.sequence - 1
 
     cdef void arrive(self) noexcept:
-        """The arrival of a stream's message: its own, also when it comes for a second time."""
+        """Set the arrival of a stream's message; of one that was read before it is its timestamp."""
         if self.read_before:
             self.message_arrival_ns = self.timestamp_ns
         else:

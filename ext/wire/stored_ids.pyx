@@ -16,7 +16,7 @@ from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
     check_bounds, not_a_frame, scan_frame,
 )
-from message_ids cimport (
+from message_headers cimport (
     MessageId, Position, covers, find_header, read_message_id, read_position,
 )
 from records cimport OutgoingRecord, padded

@@ -7,6 +7,9 @@ goes on, so memory holds only the ids between where the output stream has been r
 replay of the input has come to, and not those of a whole long outage.
 A rejected message does not say which input it came from, so an id of one that is never produced
 again stays in memory until the end of the replay.
+
+In a group: what the digest stream held when this replica was elected. Rejected messages are not
+looked up there.
 """
 
 from __future__ import annotations

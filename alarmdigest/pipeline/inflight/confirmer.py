@@ -86,7 +86,7 @@ class Confirmer(ABC):
 
     @abstractmethod
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
-        """Number the messages of these batches, which becomes one. None if ``go_on()`` was false
+        """Number the messages of these batches, which become one. None if ``go_on()`` was false
         before it was known which of them are stored already."""
 
     @abstractmethod

@@ -43,7 +43,7 @@ MESSAGE_TOO_LARGE = 10054
 
 
 class FencedConfirmer(PubAckConfirmer):
-    """A follower's list is bounded in bytes only (``Window``), and nothing of it is sent."""
+    """What a follower has in flight is bounded in bytes only (``Window``), and not sent."""
 
     lookup: GroupLookup
 

@@ -127,8 +127,8 @@ class GroupLookup(StreamLookup):
         return self.comparison.needs_more
 
     def shorten(self) -> None:
-        """The list is too long to wait for a comparison: let go what the word says is stored. Were
-        the leader wrong, nobody else could publish that any more."""
+        """There is too much in flight to wait for a comparison: let go what the word says is
+        stored. Were the leader wrong, nobody else could publish that any more."""
         if self.comparison.excuse():
             self._let_go(self.leadership.word)
 
@@ -157,7 +157,7 @@ class GroupLookup(StreamLookup):
             return False  # a state that most others do not have is not kept
         return self.leadership.leads or barrier.arrival_ns <= self.comparison.stored_through
 
-    def complete(
+    def checkpoint_of(
         self, made: ReplicaPosition | None, outputs: Outputs
     ) -> tuple[Outputs, ReplicaPosition | None]:
         assert made is not None
@@ -230,7 +230,7 @@ class GroupLookup(StreamLookup):
             asking = leadership.stand()
         else:
             exchange.stands = False
-            self._list_again()
+            self._line_up_again()
             return True
         try:
             return self._elect(asking, window, go_on)
@@ -245,7 +245,7 @@ class GroupLookup(StreamLookup):
         elected = self._ask(asking, window, go_on)
         if elected is None:
             return False
-        self._list_again()
+        self._line_up_again()
         self.unsure = ""
         if elected:
             self._renewal.note_elected()
@@ -266,8 +266,8 @@ class GroupLookup(StreamLookup):
         failpoints.reach("election.after")
         return True
 
-    def _list_again(self) -> None:
-        """Whatever was sent and is not known to be stored waits in the list again, in order."""
+    def _line_up_again(self) -> None:
+        """Whatever was sent and is not known to be stored stands in the line again, in order."""
         for kind in KINDS:
             self._in_flight.unsend(kind)
         self._on_found()

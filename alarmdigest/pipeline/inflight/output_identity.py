@@ -13,7 +13,7 @@ from alarmdigest.runtime.incidents import incidents
 log = logging.getLogger(__name__)
 
 
-class Comparison(NamedTuple):
+class StreamComparison(NamedTuple):
     """``seems_recreated``: it was made at another time. ``known_up_to``: only up to this sequence
     is true what was known of it, 0 for another stream; None if all is."""
 
@@ -31,7 +31,7 @@ class OutputIdentity:
 
     def check(
         self, js: JetStream, kind: int, info: StreamInfo, sequence: int, message_id: bytes
-    ) -> Comparison:
+    ) -> StreamComparison:
         """Compare a stream with the one of the last look. ``message_id`` is that of the message at
         ``sequence``; 0: nothing is known of its messages. Raises NatsError."""
         created = self.created[kind]
@@ -51,7 +51,7 @@ class OutputIdentity:
                 f"that it had confirmed; it was made at {info.created}",
             )
         self.created[kind] = info.created
-        return Comparison(created not in ("", info.created), known_up_to)
+        return StreamComparison(created not in ("", info.created), known_up_to)
 
     def _note(self, change: str, sentence: str) -> None:
         self.changes[change] += 1

@@ -2,9 +2,9 @@
 
 A stream that refuses one message mostly refuses all. So after a publish error (of a digest, and not
 of one that alone is at fault, such as one too large) nothing more is sent for a while, then one
-message is tried, later and later as long as it fails for good (at short,
-constant intervals where it may pass). The first confirmation lifts the limit; while others wait
-that have failed, each read that confirms something doubles it.
+message is tried: what seems to last after 1, 2, 4 … 30 s, what may pass every 0.3 s, and after 40
+attempts every second. Each read that confirms something doubles the limit; once nothing waits that
+has failed, there is none.
 """
 
 from __future__ import annotations

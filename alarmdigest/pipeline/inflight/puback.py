@@ -88,7 +88,7 @@ class PubAckConfirmer(Confirmer):
 
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
         first, records = self._in_flight.next, joined(batches)
-        replay = self.lookup.replaying
+        replay = self.lookup.comparing_stored
         if replay is None:
             self._in_flight.add(records, self.stored_arrival_ns)
             answers = requests_in(batches)

@@ -75,13 +75,14 @@ class StreamLookup:
             in_flight.set_position(kind, position.sequence, position.message_id.encode())
 
     @property
-    def replaying(self) -> AlreadyStored | None:
-        """``already_stored`` while a replay goes on; None before and after it."""
+    def comparing_stored(self) -> AlreadyStored | None:
+        """``already_stored`` while it has ids left to compare with, which may be for less than the
+        whole replay; else None."""
         stored = self.already_stored
         return stored if stored is not None and stored.readers else None
 
     @property
-    def incomplete(self) -> bool:
+    def streams_left(self) -> bool:
         """Whether a stream is left to be looked up that what is new need not wait for."""
         return bool(self._to_look_up)
 
@@ -98,7 +99,7 @@ class StreamLookup:
 
     @property
     def needs_more(self) -> bool:
-        """Whether more must be taken in although the list is full, before any of it can go."""
+        """Whether more must be taken in although there is no room, before any of it can go."""
         return False
 
     def on_barrier_gathered(self, barrier: Barrier) -> ReplicaPosition | None:
@@ -109,7 +110,7 @@ class StreamLookup:
         """Whether a barrier is complete once nothing before it is in flight."""
         return True
 
-    def complete(
+    def checkpoint_of(
         self, made: ReplicaPosition | None, outputs: Outputs
     ) -> tuple[Outputs, ReplicaPosition | None]:
         """A barrier is complete: what its checkpoint says of the outputs, and of the group."""
@@ -227,7 +228,7 @@ class StreamLookup:
         """Only up to this sequence the stream is the one that we know; 0: it is another one."""
         self._in_flight.set_position(kind, sequence)
         self._in_flight.lower_floors(kind, sequence)
-        if replay := self.replaying:
+        if replay := self.comparing_stored:
             reader = replay.readers[kind]
             if sequence == 0:
                 reader.restart(info.last_seq)
@@ -322,7 +323,7 @@ class StreamLookup:
         positions = {}
         for kind, name in enumerate(self.streams):
             sequence, message_id = self._in_flight.position(kind)
-            if replay := self.replaying:
+            if replay := self.comparing_stored:
                 sequence, message_id = replay.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()

@@ -286,7 +286,8 @@ class PullConsumerSource(Source):
             if self.history.gaps.on_read(router.take_gap()):
                 self._questions.ask(f"STREAM.INFO.{self._config.name}", {}, self._begins_at)
         self._arrivals.check(router.arrival_ns)
-        if self._reread_is_on and (router.sequence >= router.reread_seq or router.pending == 0):
+        nothing_left = router.pending == 0 and self._reads is None
+        if self._reread_is_on and (router.sequence >= router.reread_seq or nothing_left):
             self._reread_is_on = False
             self.history.reread_ended(router)
         if self._pulls is not None:

@@ -83,7 +83,7 @@ class Pulls:
             on_their_way += PULL_MESSAGES
 
     def _look(self, on_their_way: int) -> None:
-        """Whether it is still there."""
+        """Raises ConsumerGone or ConnectionLost where nothing was heard for too long."""
         now = time.monotonic()
         self._silent_s += min(now - self._looked_at, LONGEST_LOOK_S)
         self._looked_at = now

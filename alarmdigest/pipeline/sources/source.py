@@ -56,7 +56,7 @@ class Source(ABC):
 
     @abstractmethod
     def stopped(self, connection: Connection) -> bool:
-        """Whether nothing more must be waited for, once stop() was called."""
+        """Whether nothing is left to wait for after stop()."""
 
     @abstractmethod
     def position(self, router: Router) -> StreamPosition | None:
