@@ -20,9 +20,13 @@ url=nats://127.0.0.1
 routes=$url:$((port + 11)),$url:$((port + 12)),$url:$((port + 13))
 servers=(--server "$url:$port" --server "$url:$((port + 1))" --server "$url:$((port + 2))")
 
+# Of the page, `status` and /metrics of a replica.
+http_port() { echo $((port + 20 + $(printf '%d' "'$1") - 96)); }
+
 is_running() { [ -f "$place/$1.pid" ] && kill -0 "$(cat "$place/$1.pid")" 2>/dev/null; }
 
 start() {
+    known "$1"
     if is_running "$1"; then
         echo "$1 runs already" >&2
         return
@@ -37,12 +41,8 @@ start() {
             ;;
         [abc])
             "$bin/alarmdigest" run --group mail --replica-name "$1" --stream-replicas 3 \
-                --data-dir "$place/$1" --http 127.0.0.1:0 "${servers[@]}" \
+                --data-dir "$place/$1" --http "127.0.0.1:$(http_port "$1")" "${servers[@]}" \
                 >>"$place/$1.log" 2>&1 &
-            ;;
-        *)
-            echo "$1: there are the servers n1 n2 n3 and the replicas a b c" >&2
-            exit 2
             ;;
     esac
     echo $! >"$place/$1.pid"
@@ -50,6 +50,7 @@ start() {
 }
 
 end() {  # signal, name
+    known "$2"
     if ! is_running "$2"; then
         echo "$2 does not run" >&2
         return
@@ -61,7 +62,27 @@ end() {  # signal, name
     rm "$place/$2.pid"
 }
 
+known() {  # name
+    case $1 in
+        n[123] | [abc]) ;;
+        *) echo "$1: there are the servers n1 n2 n3 and the replicas a b c" >&2; exit 2 ;;
+    esac
+}
+
+wait_for_leader() {
+    for _ in $(seq 100); do
+        if "$bin/alarmdigest" members --json "${servers[@]}" 2>/dev/null |
+            grep -q '"leader": *"[abc]"'; then
+            return
+        fi
+        sleep 0.2
+    done
+    echo "nobody leads yet: see $place/a.log" >&2
+    exit 1
+}
+
 wipe() {
+    known "$1"
     if is_running "$1"; then
         echo "$1 runs: kill or stop it first" >&2
         exit 1
@@ -74,7 +95,9 @@ shift || true
 mkdir -p "$place"
 case $action in
     up) for name in n1 n2 n3 a b c; do start "$name"; done
-        echo "who leads: .venv/bin/alarmdigest members ${servers[*]}" ;;
+        wait_for_leader
+        echo "who leads: .venv/bin/alarmdigest members ${servers[*]}"
+        for name in a b c; do echo "the page of $name: http://127.0.0.1:$(http_port "$name")/"; done ;;
     start | wipe) for name; do "$action" "$name"; done ;;
     kill) for name; do end KILL "$name"; done ;;
     stop) for name; do end TERM "$name"; done ;;

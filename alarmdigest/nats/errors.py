@@ -44,6 +44,10 @@ class JetStreamDenied(NatsError):
     """The server does not let our user make this request, or receive the answer."""
 
 
+#: Of ``err_code``: JetStream is not there at the moment.
+NO_QUORUM = 10008
+
+
 class JetStreamError(NatsError):
     """JetStream refused a request. ``code`` is like one of HTTP, ``err_code`` says exactly why."""
 
@@ -51,7 +55,10 @@ class JetStreamError(NatsError):
         self.code = code
         self.err_code = err_code
         self.description = description
-        super().__init__(f"{request or 'JetStream'}: {description} (error {err_code or code})")
+        text = f"{request or 'JetStream'}: {description} (error {err_code or code})"
+        if err_code == NO_QUORUM:
+            text += ": its servers are choosing a leader, or fewer than half of them are up"
+        super().__init__(text)
 
 
 class StreamMissing(NatsError):

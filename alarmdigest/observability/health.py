@@ -26,6 +26,17 @@ def readiness_failures(service: Service) -> list[str]:
     return [*found, *degradations(service)]
 
 
+def _reads_up_to_the_end(service: Service) -> list[str]:
+    """Of a replica: who is far behind could not lead at once. One whose list is full waits for the
+    leader, and could."""
+    listener, publisher = service.listener, service.publisher
+    if service.replica is None or listener is None or publisher is None:
+        return []
+    if listener.near_end or publisher.window.full or not listener.consuming.is_set():
+        return []
+    return [f"reads what {listener.at_least_behind or 'the'} input messages before it tell"]
+
+
 def degradations(service: Service) -> list[str]:
     """What holds up the work."""
     if service.restoring_snapshot:
@@ -46,6 +57,7 @@ def degradations(service: Service) -> list[str]:
         found.append(f"the publisher has no connection: {last_error}")
     if service.replica is not None and service.replica.exchange.diverged:
         found.append(f"diverged: {service.replica.exchange.diverged}")
+    found += _reads_up_to_the_end(service)
     missed = 0 if service.listener is None else service.listener.source.expired_unread
     if service.replica is not None and missed:
         found.append(

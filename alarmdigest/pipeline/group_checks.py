@@ -8,9 +8,10 @@ from typing import Any
 
 from alarmdigest.nats.answers import StreamInfo, in_short
 from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.pipeline.sources.start_position import where_to_start
 from alarmdigest.replication.content import content_text
 from alarmdigest.replication.election import Election, find_last_election, read_election
-from alarmdigest.replication.subjects import LEADERS
+from alarmdigest.replication.subjects import LEADERS, leader_subject
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import Checkpoint
 
@@ -50,6 +51,7 @@ def check_group(
     election = find_last_election(js, settings.digests_stream, group)
     _compare(settings, content, election)
     if last is not None:
+        _check_folder(js, settings, last, events)
         return last.replica.start if last.replica is not None else 0
     if settings.start != "first":
         raise SettingsError(
@@ -80,6 +82,21 @@ def check_group(
     return first
 
 
+def _check_folder(js: JetStream, settings: Settings, last: Checkpoint, events: StreamInfo) -> None:
+    """Raises SettingsError for a state that is not this group's."""
+    replica, group = last.replica, settings.group
+    what = f"the folder {settings.data_dir}"
+    remedy = "choose another --data-dir: an empty one is filled from the group's newest snapshot"
+    if replica is not None and replica.group not in ("", group):
+        raise SettingsError(f"{what} holds the state of the group {replica.group}: {remedy}")
+    if replica is not None or last.position is None:
+        return
+    # Of a service that was alone. Its state is the group's only if it has read the same messages.
+    found = where_to_start(js, events, last.position, newest_ns=last.arrival_ns)
+    if found.kind != "continues":
+        raise SettingsError(f"{what} holds another stream's state ({found.sentence}): {remedy}")
+
+
 def _compare(settings: Settings, content: Mapping[str, Any], election: Election) -> None:
     theirs = election.fields.get("content")
     if not isinstance(theirs, dict):
@@ -94,7 +111,8 @@ def _compare(settings: Settings, content: Mapping[str, Any], election: Election)
         raise SettingsError(
             f"the group {settings.group} goes by other settings, told by its leader "
             f"{election.name}: {', '.join(others)}; all replicas need the same. To change "
-            "one, stop all replicas and start them with it"
+            f"one: stop all replicas, `nats stream purge {settings.digests_stream} --subject "
+            f"{leader_subject(settings.group)}`, and start them with the new value"
         )
 
 

@@ -97,6 +97,7 @@ class Listener(ServiceThread):
         self._read_at = time.monotonic()
         self._stopping = threading.Event()
         self._makes_last_checkpoint = True
+        self._end_was_known = False
         self._trouble = LimitedLog(log, logging.ERROR)
 
     @property
@@ -108,6 +109,13 @@ class Listener(ServiceThread):
     def catching_up(self) -> bool:
         """Whether the stream holds more that we have not read than passing traffic explains."""
         return self.at_least_behind > CATCHING_UP_MESSAGES
+
+    @property
+    def near_end(self) -> bool:
+        """Whether the stream has been read so far that passing traffic explains the rest. False
+        until it is known for the first time where it ends."""
+        self._end_was_known = self._end_was_known or self.behind is not None
+        return self._end_was_known and not self.catching_up
 
     @property
     def at_least_behind(self) -> int:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 from alarmdigest._ext import frames
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError, NoAnswer
+from alarmdigest.nats.receive_buffer import ReceiveBuffer
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.batches import Outgoing
-from alarmdigest.pipeline.inflight.answer_buffer import AnswerBuffer
 from alarmdigest.pipeline.inflight.arriving import ArrivingBarriers
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
@@ -84,7 +84,7 @@ class Publisher(ServiceThread):
         self._given_up = threading.Event()
         self._leaving = threading.Event()
         self._connection: Connection | None = None
-        self._buffer = AnswerBuffer()
+        self._buffer = ReceiveBuffer()
         self._must_look_up = True
         self._look_up_at = 0.0
         self._confirmations = 0

@@ -219,7 +219,7 @@ class Service:
         group = replica.make_group(
             self.reconnectors.group,
             position=lambda: listener.router.sequence,
-            ready=lambda: listener.consuming.is_set() and not listener.catching_up,
+            ready=lambda: listener.consuming.is_set() and listener.near_end,
             missed=lambda: listener.source.expired_unread > 0,
             on_failure=self._thread_died,
         )

@@ -187,6 +187,15 @@ class SnapshotMaker(threading.Thread):
             if not go_on():
                 raise _Ended
 
+        last = self._store.last
+        if last is None:
+            return
+        info_now = SnapshotInfo.of(self._terms.group, last, self._about)
+        if useless := snapshots.misfit(info_now, stream=self._terms.stream):
+            # It would take the place of one that is of use.
+            self._not_before = time.monotonic() + LONGEST_RETRY_S
+            self._trouble("no snapshot is made: nobody could start from it", reason=useless)
+            return
         started = time.monotonic()
         objects.ensure(create=not self._settings.no_create_streams)
         info = snapshots.write(self._settings.data_dir, about=self._about, sign_of_life=alive)
@@ -233,6 +242,6 @@ def in_older_half(info: SnapshotInfo, stream: StreamInfo, now_ns: int) -> bool:
     return (
         (most["max_msgs"] > 0 and 2 * behind > most["max_msgs"])
         or (most["max_bytes"] > 0 and 2 * behind_bytes > most["max_bytes"])
-        or (age_ns > 0 and 2 * (now_ns - info.timestamp_ns) > age_ns)
+        or (age_ns > 0 and 2 * (now_ns - info.timestamp_ns) > age_ns and info.sequence > 0)
         or (stream.first_seq > 1 and 2 * info.sequence < stream.first_seq + stream.last_seq)
     )

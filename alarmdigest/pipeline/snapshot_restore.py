@@ -71,7 +71,7 @@ def _told(info: SnapshotInfo) -> dict[str, str | int | float]:
     return {
         "snapshot": info.name,
         "position": info.sequence,
-        "age_seconds": max(0.0, (time.time_ns() - info.stored_at_ns) / 1e9),
+        "age_seconds": max(0.0, (time.time_ns() - info.written_at_ns) / 1e9),
         "bytes": info.size,
         "made_by": info.about.get("made_by", ""),
     }

@@ -11,6 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import orjson
 
@@ -20,6 +21,7 @@ from alarmdigest.nats.answers import read_stored_message
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import BadAnswer, ConnectionLost, JetStreamError, NatsError
 from alarmdigest.nats.jetstream import NO_MESSAGE, JetStream, read_answer
+from alarmdigest.nats.receive_buffer import ReceiveBuffer
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.replication.agreement import outvoted
 from alarmdigest.replication.election import NO_ELECTION, read_election
@@ -36,7 +38,7 @@ from alarmdigest.replication.subjects import (
     leader_subject,
 )
 from alarmdigest.replication.word import NOTHING_SAID
-from alarmdigest.runtime.logs import Fields, LimitedLog
+from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 from alarmdigest.runtime.service_thread import ServiceThread
 from alarmdigest.settings import SettingsError
 
@@ -56,7 +58,6 @@ CONSUMER_INACTIVE_S = 30.0
 ASK_EVERY_S = 2.0
 #: So soon where a beat claims a leader message that we do not know.
 CLAIMS_EVERY_S = 0.05
-BUFFER_BYTES = 256 * 1024
 
 
 class Group(ServiceThread):
@@ -98,8 +99,7 @@ class Group(ServiceThread):
         self._prefix = f"$JS.{domain}.API" if domain else "$JS.API"
         self._subject = beat_subject(identity.group, identity.name).encode()
         self._inbox = b""
-        self._buffer = bytearray(BUFFER_BYTES)
-        self._filled = 0
+        self._buffer = ReceiveBuffer()
         self._said = 0, -1
         self._asked_at = 0.0
         self._answered_at = 0.0
@@ -155,10 +155,10 @@ class Group(ServiceThread):
         connection.watch(self.exchange.news.fileno())
         while self._go_on():
             tick_s = TICK_S if self._is_busy else IDLE_TICK_S
-            count = connection.receive_into(self._buffer, self._filled, tick_s)
+            received = self._buffer.receive(connection, tick_s)
             self.exchange.news.clear()
-            if count:
-                self._take(connection, self._filled + count)
+            if received:
+                self._take(connection)
             now = time.monotonic()
             if now - self._heard_at > SILENCE_S:
                 raise ConnectionLost(f"{connection.url}: {GROUP_STREAM} gives nothing to read")
@@ -166,6 +166,13 @@ class Group(ServiceThread):
             self._stand_when_due(connection, now)
             self._answer_when_down(connection, now)
             connection.keep_alive()
+        self._say_goodbye(connection)
+
+    def _say_goodbye(self, connection: Connection) -> None:
+        """Nobody need wait to find out that we are gone."""
+        beat = self._our_beat(self.membership.next_number(time.monotonic()))
+        about = {**beat.about, "stopped": True}
+        self._send_beat(connection, replace(beat, token=0, ready=False, about=about))
 
     @property
     def _is_busy(self) -> bool:
@@ -201,23 +208,14 @@ class Group(ServiceThread):
         }
         body = {"stream_name": GROUP_STREAM, "config": config, "action": "create"}
         js.request(f"CONSUMER.CREATE.{GROUP_STREAM}.{name}", body)
-        rest = js.close()
-        self._buffer[: len(rest)] = rest
-        self._filled = len(rest)
+        self._buffer.begin(js.close())
         self._heard_at = time.monotonic()
         self._asked_at = 0.0
 
-    def _take(self, connection: Connection, end: int) -> None:
-        found, position = frames.scan(self._buffer, 0, end)
-        self._filled = end - position
-        self._buffer[: self._filled] = self._buffer[position:end]
-        if self._filled == len(self._buffer):
-            # Others may write to the stream, too: whatever the server takes has to pass.
-            if self._filled > connection.max_payload + 2 * BUFFER_BYTES:
-                raise ConnectionLost(f"{connection.url}: a frame of over {self._filled} bytes")
-            self._buffer.extend(bytes(len(self._buffer)))
-        elif len(self._buffer) > BUFFER_BYTES > self._filled:
-            del self._buffer[BUFFER_BYTES:]
+    def _take(self, connection: Connection) -> None:
+        found, position = frames.scan(self._buffer.data, 0, self._buffer.filled)
+        # Others may write to the stream, too: whatever the server takes has to pass.
+        self._buffer.drop_before(connection, position)
         for kind, sid, _subject, reply, _headers, payload in found:
             if kind not in (frames.MSG, frames.HMSG):
                 if kind == frames.INFO:
@@ -310,6 +308,7 @@ class Group(ServiceThread):
             differs_at=exchange.differs_at,
             own=exchange.own,
             distrusts=exchange.distrusts,
+            paces=self.membership.paces,
             about={**identity.about, "diverged": exchange.diverged},
         )
 
@@ -323,6 +322,9 @@ class Group(ServiceThread):
         membership.note_token(exchange.token)
         beat = self._our_beat(membership.next_number(now))
         self._said = beat.token, beat.word.through
+        self._send_beat(connection, beat)
+
+    def _send_beat(self, connection: Connection, beat: Beat) -> None:
         body = orjson.dumps(beat.to_json())
         connection.send(b"PUB %b %d\r\n%b\r\n" % (self._subject, len(body), body))
 
@@ -374,6 +376,9 @@ class Group(ServiceThread):
         known = membership.token
         membership.note_last_election(last.sequence)
         if last.incarnation != self.identity.incarnation:
+            if last.sequence > known:
+                told = Fields(name=Untrusted(last.name), token=last.sequence, before=known)
+                log.info("another replica was elected%s", told)
             exchange.last_of_others = last.sequence
             exchange.heed.wake()
         if not self._asks_to_stand:
@@ -383,7 +388,7 @@ class Group(ServiceThread):
             return  # another was elected meanwhile, and is given time to be heard of
         log.info(
             "standing for leader%s",
-            Fields(group=self.identity.group, name=self.identity.name, after=last.sequence),
+            Fields(group=self.identity.group, because=membership.why_to_stand),
         )
         self._was_standing = True
         exchange.stands = True

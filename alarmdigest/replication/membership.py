@@ -25,6 +25,8 @@ BEAT_LOST_AFTER_S = 1.0
 SUSPECT_AFTER_ROUNDS = 4
 # Another process under our name is alive that is heard on for so many rounds.
 NAME_TAKEN_AFTER_ROUNDS = 2
+# So long an older process waits for the younger one to end.
+NAME_KEPT_FOR_ROUNDS = 20
 # A leader that gets nothing done, though it is heard and the stream answers, is asked to resign
 # after so many paces of half a second, and after as many again another one stands.
 STUCK_AFTER_PACES = 10
@@ -53,6 +55,8 @@ class Beat:
     nothing stored, and another one would not either. ``missed``: input was deleted before it read
     it. ``resign`` is the token of a leader that should resign, since it gets nothing done.
 
+    ``paces`` is how long it has been in the group, in half seconds or so.
+
     ``agreed`` is up to where it has made the same digests as the leader (an arrival in ns); where
     ``differs_at`` it has come to something else, namely to ``own``; ``distrusts`` is the token of a
     leader that the majority disagrees with.
@@ -76,6 +80,7 @@ class Beat:
     differs_at: int = 0
     own: str = ""
     distrusts: int = 0
+    paces: int = 0
     about: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -98,7 +103,7 @@ class Beat:
             raise ValueError(f"a beat with other fields: {error}") from error
         numbers = (
             *(beat.number, beat.priority, beat.token, beat.position, beat.progress),
-            *(beat.resign, beat.agreed, beat.differs_at, beat.distrusts),
+            *(beat.resign, beat.agreed, beat.differs_at, beat.distrusts, beat.paces),
         )
         texts = (beat.name, beat.incarnation, beat.successor, beat.own)
         yes_or_no = (beat.ready, beat.empty, beat.full, beat.missed)
@@ -158,6 +163,7 @@ class Membership:
         self._back_off_s = FIRST_BACK_OFF_S
         self._stand_not_before = 0.0
         self._named_successor = False
+        self.why_to_stand = ""
         # By incarnation: the newest number, the pace it came in, and in how many paces one came.
         self._others: dict[str, tuple[int, int, int]] = {}
 
@@ -184,6 +190,9 @@ class Membership:
         if beat.name == self.name:
             self._hear_namesake(beat)
             return
+        if beat.about.get("stopped") is True:
+            self.members.pop(beat.name, None)
+            return
         if beat.name not in self.members and len(self.members) >= MOST_MEMBERS:
             del self.members[min(self.members, key=lambda name: self.members[name].at_pace)]
         self.members[beat.name] = Member(beat, self._pace)
@@ -197,17 +206,21 @@ class Membership:
 
     def _hear_namesake(self, beat: Beat) -> None:
         """Some beats of an earlier process may still arrive, one after the other where a connection
-        had stalled. Who is heard on in two further rounds of ours, half a second each, is alive."""
+        had stalled. Who is heard on in two further rounds of ours, half a second each, is alive.
+        Who came later is told so; the other one stays, unless that one does not give way."""
         number, at_pace, times = self._others.get(beat.incarnation, (0, self._pace, 0))
         if beat.number <= number:
             return
         if self._pace > at_pace:
             times += 1
         self._others[beat.incarnation] = (beat.number, self._pace, times)
-        if times >= NAME_TAKEN_AFTER_ROUNDS:
+        patience = NAME_TAKEN_AFTER_ROUNDS if beat.paces >= self._pace else NAME_KEPT_FOR_ROUNDS
+        if times >= patience:
+            told = (beat.about.get(name) for name in ("host", "pid"))
+            host, pid = (one if isinstance(one, str | int) else "?" for one in told)
             raise NameTaken(
-                f"another process of the group is called {self.name}: give each its own "
-                "--replica-name"
+                f"another process of the group is called {self.name} (on {str(host)[:MOST_TEXT]}, "
+                f"pid {pid}): give each its own --replica-name"
             )
 
     def _hear_own(self, beat: Beat, now: float) -> None:
@@ -319,10 +332,15 @@ class Membership:
             return False
         if self._named_successor:
             self._named_successor = False
+            self.why_to_stand = "the leader has named this one"
             return True
-        distrusted = self.distrusts > 0 and self.distrusts == self.token
-        stuck = self._is_stuck(2 * STUCK_AFTER_PACES)
-        if not (self.leader_is_suspected or distrusted or stuck):
+        if self.distrusts > 0 and self.distrusts == self.token:
+            self.why_to_stand = "the leader has made other digests than most"
+        elif self._is_stuck(2 * STUCK_AFTER_PACES):
+            self.why_to_stand = "the leader gets nothing done"
+        elif self.leader_is_suspected:
+            self.why_to_stand = "the leader is not heard" if self.token else "nobody has led yet"
+        else:
             return False
         if self._suspected_since is None:
             self._suspected_since = now
@@ -338,6 +356,11 @@ class Membership:
             return
         self._stand_not_before = now + self._back_off_s
         self._back_off_s = min(2 * self._back_off_s, LONGEST_BACK_OFF_S)
+
+    @property
+    def paces(self) -> int:
+        """How long we have been in the group, in half seconds or so."""
+        return self._pace
 
     def makes_snapshots(self, own: Beat) -> bool:
         """Whether it is our business: that of the first follower that is ready, and the leader's

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from typing import NamedTuple
 
 import orjson
+
+from alarmdigest.replication.membership import MOST_TEXT
+from alarmdigest.runtime.logs import Fields, Untrusted
+
+log = logging.getLogger(__name__)
 
 #: How long a leader that was asked to step down waits for another one.
 STEP_DOWN_FOR_S = 3.0
@@ -42,6 +48,7 @@ class StepDown:
         except (ValueError, KeyError, TypeError):
             return
         if isinstance(to, str):
+            log.info("asked to step down%s", Fields(to=Untrusted(to[:MOST_TEXT])))
             self._asked = _Asked(to, reply, now + STEP_DOWN_FOR_S)
 
     def answer(self, now: float, *, leads: bool, leader: str) -> tuple[bytes, bytes] | None:

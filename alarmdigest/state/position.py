@@ -63,10 +63,12 @@ class ReplicaPosition:
     ``digests`` and ``ids`` are how many digests it has made up to the checkpoint's position, and
     the sum of their ids modulo 2**128 in hexadecimal. ``word`` is the leader's word by which the
     checkpoint was complete, as it is written in beats. ``start`` is the sequence of the first input
-    message that the group's state has known, 0 if that is not known.
+    message that the group's state has known, 0 if that is not known. ``group`` is empty in what
+    the first versions wrote.
     """
 
     digests: int
     ids: str
     word: dict[str, Any]
     start: int = 0
+    group: str = ""

@@ -60,10 +60,28 @@ def test_members_are_shown_and_another_one_is_elected_on_request() -> None:
         for replica in group.replicas:
             assert replica.http("/readyz")[0] == 200
             assert "another alarmdigest answers" not in replica.log
+        none = run_command("step-down", "--server", server.url, "--to", "nobody")
+        assert none.returncode == 2
+        assert "there is no replica nobody in the group, but a, b, c" in none.stderr
         # Once more is no change, and no failure.
         again = run_command("step-down", "--server", server.url, "--to", name_of(other))
         assert (again.returncode, again.stdout) == (0, result.stdout)
         assert_worth_judging(group.settle(feeder))
+        # All have ended in order, and have said so.
+        found = json.loads(run_command("members", "--server", server.url, "--json").stdout)
+        assert found["leader"] is None
+        assert {(one["role"], one["state"]) for one in found["members"]} == {("", "stopped")}
+
+
+def test_who_is_dead_is_not_shown_as_ready_once_another_one_leads() -> None:
+    with NatsServer() as server, GroupService([server.url], replicas=2) as group:
+        leader = group.leader()
+        name = name_of(leader)
+        leader.kill()
+        eventually(lambda: group.leader() is not leader, what="another leader")
+        found = json.loads(run_command("members", "--server", server.url, "--json").stdout)
+        [dead] = (one for one in found["members"] if one["name"] == name)
+        assert (dead["role"], dead["state"]) == ("", "silent")
 
 
 def test_a_group_that_is_not_there() -> None:

@@ -6,6 +6,7 @@ import pytest
 
 from alarmdigest.replication.membership import (
     BEAT_PAUSE_S,
+    NAME_KEPT_FOR_ROUNDS,
     WORD_PAUSE_S,
     Beat,
     Membership,
@@ -25,8 +26,10 @@ class Replica:
         number = self.membership.next_number(self.now)
         self.membership.hear(Beat("a", "second", number), self.now)
 
-    def hear_first(self, number: int) -> None:
-        self.membership.hear(Beat("a", "first", number), self.now)
+    def hear_first(self, number: int, paces: int = 1000) -> None:
+        """Another one, which has been in the group for longer unless told otherwise."""
+        about = {"host": "h1", "pid": 7}
+        self.membership.hear(Beat("a", "first", number, paces=paces, about=about), self.now)
 
 
 @pytest.mark.parametrize("pause_s", [BEAT_PAUSE_S, WORD_PAUSE_S], ids=["follower", "leader"])
@@ -59,5 +62,33 @@ def test_another_process_that_beats_on_is_found_within_three_rounds() -> None:
     replica.make_a_round()
     replica.hear_first(21)
     replica.make_a_round()
-    with pytest.raises(NameTaken):
+    with pytest.raises(NameTaken, match=r"called a \(on h1, pid 7\)"):
         replica.hear_first(22)
+
+
+def test_the_older_one_stays_and_the_younger_one_ends() -> None:
+    older, younger = Replica(), Replica()
+    for _ in range(10):
+        older.make_a_round()
+    ended = False
+    for number in range(1, 10):
+        older.make_a_round()
+        younger.make_a_round()
+        older.hear_first(number, younger.membership.paces)
+        try:
+            younger.hear_first(number, older.membership.paces)
+        except NameTaken:
+            ended = True
+            break
+    assert ended
+
+
+def test_a_younger_one_that_does_not_give_way_is_given_way_to() -> None:
+    replica = Replica()
+    for _ in range(50):
+        replica.make_a_round()
+    for number in range(1, NAME_KEPT_FOR_ROUNDS + 1):
+        replica.hear_first(number, 1)
+        replica.make_a_round()
+    with pytest.raises(NameTaken):
+        replica.hear_first(NAME_KEPT_FOR_ROUNDS + 1, 1)

@@ -55,7 +55,7 @@ def members(settings: Settings, *, as_json: bool) -> int:
     for line in table(HEADS, rows):
         write_line(printable(line))
     if (newest := found["snapshot"]) is not None:
-        age = duration_text(max(0.0, time.time() - newest["stored_at_ns"] / 1e9))
+        age = duration_text(max(0.0, time.time() - newest["state_of_ns"] / 1e9))
         write_line(printable(f"newest snapshot: {newest['name']}, {age} old"))
     return exit_codes.CLEAN
 
@@ -89,15 +89,18 @@ def look_at_group(js: JetStream, settings: Settings) -> dict[str, Any]:
         except ValueError:
             continue
         age_s = max(0.0, time.time() - stored.timestamp_ns / 1e9)
-        leads = beat.leads and beat.token == token and age_s < SILENT_AFTER_S
+        # Who still claims to lead with an older token has not been heard since.
+        gone = age_s >= SILENT_AFTER_S or 0 < beat.token < token
+        leads = beat.leads and not gone
         leader = beat.name if leads else leader
+        gone = gone or beat.about.get("stopped") is True
         shown.append(
             {
                 "name": beat.name,
-                "role": "leader" if leads else "follower",
+                "role": "" if gone else "leader" if leads else "follower",
                 "input": beat.position,
                 "behind": None if events is None else max(0, events.last_seq - beat.position),
-                "state": _state(beat, age_s),
+                "state": _state(beat, gone=gone),
                 "heard_seconds_ago": round(age_s, 1),
                 "priority": beat.priority,
                 "version": _text(beat.about.get("version")),
@@ -114,8 +117,10 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _state(beat: Beat, age_s: float) -> str:
-    if age_s > SILENT_AFTER_S:
+def _state(beat: Beat, *, gone: bool) -> str:
+    if beat.about.get("stopped") is True:
+        return "stopped"
+    if gone:
         return "silent"
     if beat.about.get("diverged"):
         return "diverged"
@@ -137,7 +142,9 @@ def _names(js: JetStream, wanted: str) -> tuple[str, list[str]]:
         raise SettingsError(f"there are several groups: say --group, one of {', '.join(groups)}")
     if not groups:
         named = f"no group {wanted}" if wanted else "no group"
-        raise SettingsError(f"{named} on this server: no replica was heard of for a day")
+        raise SettingsError(
+            f"{named} on this server: no replica has been heard of, at least not for a day"
+        )
     return groups[0], [subject.split(".")[2] for subject in subjects]
 
 
@@ -147,7 +154,9 @@ def step_down(settings: Settings, *, to: str, timeout_s: float) -> int:
     connection = connect(settings, "alarmdigest-step-down")
     try:
         js = JetStream(connection, domain=settings.js_domain)
-        group, _names_of = _names(js, settings.group)
+        group, names = _names(js, settings.group)
+        if to and to not in names:
+            raise SettingsError(f"there is no replica {to} in the group, but {', '.join(names)}")
         js.close()
         requests = Requests(connection, timeout_s=timeout_s)
         try:

@@ -18,6 +18,7 @@ from alarmdigest.replication.snapshots import WORKPLACE, Snapshots
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings, SettingsError
+from alarmdigest.store.base import Checkpoint
 from alarmdigest.store.lmdb.store import open_for_reading
 
 HEADS = ("SNAPSHOT", "POSITION", "AGE", "SIZE", "MADE BY", "VERSION")
@@ -49,11 +50,19 @@ def _make(connection: Connection, settings: Settings, *, as_json: bool) -> int:
     # What it was written with, and not what we would write: a start compares them.
     terms = SnapshotTerms.of(settings, last.settings)
     objects = open_bucket(connection, settings)
+    snapshots = Snapshots(objects, terms.group)
+    about = terms.about(settings.replica_name or default_name())
+    _check_group(settings, last)
+    if misfit := snapshots.misfit(SnapshotInfo.of(terms.group, last, about), stream=terms.stream):
+        raise SettingsError(
+            f"no snapshot is made of the store in {settings.data_dir}, since nobody could start "
+            f"from it: {misfit}"
+        )
     try:
         objects.ensure(create=not settings.no_create_streams)
-        made = Snapshots(objects, terms.group).write(
+        made = snapshots.write(
             settings.data_dir,
-            about=terms.about(settings.replica_name or default_name()),
+            about=about,
             workplace=f"{WORKPLACE}-{os.getpid()}",
         )
     except (BucketFull, BucketMissing) as error:
@@ -69,6 +78,16 @@ def _make(connection: Connection, settings: Settings, *, as_json: bool) -> int:
             )
         )
     return exit_codes.CLEAN
+
+
+def _check_group(settings: Settings, last: Checkpoint) -> None:
+    """Raises SettingsError where the store is not one of the group that was named."""
+    theirs = last.replica.group or settings.group if last.replica is not None else ""
+    if theirs == settings.group:
+        return
+    whose = f"of a replica of the group {theirs}" if theirs else "of a service that is in no group"
+    say = f"say --group {theirs}" if theirs else "leave out --group"
+    raise SettingsError(f"the store in {settings.data_dir} is that {whose}: {say}")
 
 
 def snapshots_of(connection: Connection, settings: Settings, group: str) -> list[SnapshotInfo]:
@@ -94,7 +113,7 @@ def _show(found: list[SnapshotInfo], *, as_json: bool) -> int:
         (
             one.name,
             str(one.sequence),
-            duration_text(max(0.0, (now_ns - one.stored_at_ns) / 1e9)),
+            duration_text(max(0.0, (now_ns - one.written_at_ns) / 1e9)),
             size_text(one.size),
             one.about.get("made_by", ""),
             one.version,
@@ -116,6 +135,7 @@ def snapshot_json(info: SnapshotInfo) -> dict[str, Any]:
         "position": info.sequence,
         "rows": info.blocks,
         "bytes": info.size,
+        "state_of_ns": info.written_at_ns,
         "stored_at_ns": info.stored_at_ns,
         "made_by": info.about.get("made_by", ""),
         "version": info.version,

@@ -212,4 +212,4 @@ def _counts(counts: dict[str, int]) -> str:
 def _copies(states: list[dict[str, Any]]) -> list[tuple[str, str]]:
     """On how many servers each stream is kept, where that is known."""
     texts = [f"{state['name']} {state['replicas']}" for state in states]
-    return [("replicas", ", ".join(texts))] if texts else []
+    return [("stream copies", ", ".join(texts))] if texts else []

@@ -150,7 +150,8 @@ class GroupLookup(StreamLookup):
         sequence = barrier.position.sequence if barrier.position is not None else 0
         self._made_sequence = sequence
         made = Word(barrier.arrival_ns, sequence, digests=digests, ids=ids)
-        return ReplicaPosition(digests, f"{ids:032x}", made.to_json(), self._start)
+        group = self._identity_in_group.group
+        return ReplicaPosition(digests, f"{ids:032x}", made.to_json(), self._start, group)
 
     def covers(self, barrier: Barrier) -> bool:
         if self._exchange.diverged:

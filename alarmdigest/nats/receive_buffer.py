@@ -1,4 +1,4 @@
-"""What the publisher's connection brings, as far as it is not a whole frame yet."""
+"""What a connection brings, as far as it is not a whole frame yet."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ from alarmdigest.nats.errors import ConnectionLost
 BUFFER_BYTES = 64 * 1024
 
 
-class AnswerBuffer:
+class ReceiveBuffer:
     """``data[:filled]`` is what was read and not taken."""
 
     def __init__(self) -> None:
         self.data = bytearray(BUFFER_BYTES)
         self.filled = 0
+
+    def begin(self, received: bytes) -> None:
+        """With what a new connection has brought already."""
+        self.data[: len(received)] = received
+        self.filled = len(received)
 
     def receive(self, connection: Connection, timeout_s: float) -> bool:
         """Read once; whether anything came. Raises ConnectionLost."""
@@ -23,8 +28,7 @@ class AnswerBuffer:
 
     def drop_before(self, connection: Connection, position: int) -> None:
         """All before ``position`` was taken; make room for more. Raises ConnectionLost where a
-        frame is larger than any message: anybody may answer us, with anything that the server
-        takes."""
+        frame is larger than any message: anybody may send us anything that the server takes."""
         rest = self.filled - position
         self.data[:rest] = self.data[position : self.filled]
         self.filled = rest
