@@ -13,7 +13,13 @@ from model import Event, Request, Status
 from support.bus import Bus
 from support.faults import gated
 from support.feeder import Feeder
-from support.group_service import LEADERS, GroupService, digests_of, elections_of, let_lead
+from support.group_service import (
+    GroupService,
+    create_digests,
+    digests_of,
+    elections_of,
+    let_lead,
+)
 from support.jetstream import asking
 from support.judge import DIGESTS
 from support.nats_server import NatsServer
@@ -32,21 +38,6 @@ pytestmark = pytest.mark.group
 
 MIB = 1024 * 1024
 WRITES = 'alarmdigest_checkpoint_stage_seconds_count{stage="write"}'
-
-
-def create_digests(url: str, **more: Any) -> None:
-    """The digest stream of a group, whose duplicate window hides nothing that is sent again."""
-    with asking(url) as js:
-        js.create_stream(
-            {
-                "name": DIGESTS,
-                "subjects": ["AlarmDigest", f"{LEADERS}mail"],
-                "storage": "file",
-                "allow_atomic": True,
-                "duplicate_window": 100_000_000,
-                **more,
-            }
-        )
 
 
 def word_of(url: str, name: str) -> dict[str, Any]:

@@ -10,11 +10,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType, TracebackType
+from typing import Any
 
 from nats.errors import Error as NatsPyError
 
 from support.command import run_command
 from support.feeder import Feeder
+from support.jetstream import asking
 from support.judge import (
     ALARMS,
     DIGESTS,
@@ -53,6 +55,21 @@ def digests_of(url: str) -> list[Stored]:
 
 def elections_of(url: str) -> list[Stored]:
     return [one for one in read_in_time(url, DIGESTS) if one.subject.startswith(LEADERS)]
+
+
+def create_digests(url: str, **more: Any) -> None:
+    """The digest stream of a group, whose duplicate window hides nothing that is sent again."""
+    with asking(url) as js:
+        js.create_stream(
+            {
+                "name": DIGESTS,
+                "subjects": ["AlarmDigest", f"{LEADERS}mail"],
+                "storage": "file",
+                "allow_atomic": True,
+                "duplicate_window": 100_000_000,
+                **more,
+            }
+        )
 
 
 class GroupService:
