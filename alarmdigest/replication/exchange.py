@@ -20,8 +20,9 @@ class Exchange:
     ``differs_at`` and ``own``, where we have come to something else, and to what; ``distrusts``,
     the token of a leader with which the majority disagrees; ``diverged``, why this replica
     disagrees with the majority, if it does; ``progress``, which changes with all that is stored, or
-    read; ``in_doubt``, whether the others are asked who is right; ``waits``, whether we have made
-    something that the word does not cover and that is not known to be stored; ``full``, whether
+    read; ``in_doubt``, whether the others are asked who is right; ``waits_at``, the last
+    time (``time.monotonic()``) when we had made something that the word does not cover and that is
+    not known to be stored; ``full``, whether
     others could not store it either; ``stuck``, whether an election's reading does not move;
     ``elections`` and ``lost_elections`` count.
 
@@ -43,7 +44,7 @@ class Exchange:
     distrusts: int = 0
     diverged: str = ""
     progress: int = 0
-    waits: bool = False
+    waits_at: float = 0.0
     full: bool = False
     stuck: bool = False
     stands: bool = False

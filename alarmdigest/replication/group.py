@@ -54,6 +54,8 @@ ANSWER_TIMEOUT_S = 1.0
 #: A consumer that has given nothing for so long, our own beats included, is replaced.
 SILENCE_S = 2.0
 CONSUMER_INACTIVE_S = 30.0
+#: The publisher says several times a second whether it waits for the leader.
+WAITS_FOR_S = 2.0
 #: Who leads is also asked for now and then: the leader may not know that it was deposed.
 ASK_EVERY_S = 2.0
 #: So soon where a beat claims a leader message that we do not know.
@@ -335,7 +337,9 @@ class Group(ServiceThread):
         membership.distrusts = exchange.distrusts
         answers = now - self._answered_at < ASK_EVERY_S + ANSWER_TIMEOUT_S
         doubtful = bool(exchange.diverged) or exchange.in_doubt
-        membership.watch_leader(waits=exchange.waits and answers and not doubtful)
+        # Where our own publisher hangs, its leader is not to blame.
+        waits = now - exchange.waits_at < WAITS_FOR_S
+        membership.watch_leader(waits=waits and answers and not doubtful)
         if self._was_standing and not exchange.stands:
             self._was_standing = False
             membership.stood(now, elected=exchange.token > 0)

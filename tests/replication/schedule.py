@@ -21,6 +21,7 @@ STRAGGLERS_S = 6.0
 QUIET_FOR_S = 4.0
 QUIET_ONE_IN = 8
 LATER_S = 0.7
+HANGS_FOR_LONG_S = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,13 @@ class Schedule:
             raise Violation(f"after {SETTLED_WITHIN_S:.0f} s without faults: {self._state()}")
         if self.seed % QUIET_ONE_IN == 0:
             clock.run(clock.now + STRAGGLERS_S, _never)
+            hanging = [
+                one.process
+                for one in self.machines
+                if one.process is not None and one.process.hangs_until > clock.now - LATER_S
+            ]
+            if any(one.leadership.token for one in hanging):
+                return  # another may have reason to lead
             elections = self.judge.elections
             clock.run(clock.now + QUIET_FOR_S, _never)
             if self.judge.elections > elections:
@@ -183,6 +191,17 @@ class Schedule:
             later = self.clock.now + self.rng.expovariate(1 / (3 * LATER_S))
             self.clock.at(later, self.resume, process)
 
+    def hang(self, machine: Machine) -> None:
+        """The thread that publishes stands still, for longer than the rest of the schedule perhaps,
+        where others may take over."""
+        process, others = machine.process, [one for one in self.machines if one is not machine]
+        running = [one.process for one in others if one.process is not None]
+        if any(one.hangs_until > self.clock.now for one in running):
+            return
+        if process is not None and any(one.priority for one in others):
+            longest = HANGS_FOR_LONG_S if self.rng.random() < 0.3 else 3 * LATER_S
+            process.hangs_until = self.clock.now + longest * self.rng.random()
+
     def cut_out(self, machine: Machine) -> None:
         machine.way.out_until = self.clock.now + self.rng.expovariate(1 / (2 * LATER_S))
 
@@ -255,13 +274,17 @@ class Schedule:
         if not self.judge.everything_is_stored:
             return False
         end, last = self.input.length, self.jetstream.elections[-1][0]
-        leads = False
-        for machine in self.machines:
-            process = machine.process
-            if process is None or (process.leadership.word.through < end and not process.empty):
-                return False
-            leads = leads or (process.leadership.leads and last in (process.leadership.token, 0))
-        return leads
+        running = [one.process for one in self.machines if one.process is not None]
+        if len(running) < len(self.machines):
+            return False
+        hanging = [one for one in running if self.clock.now < one.hangs_until]
+        others = [one for one in running if one not in hanging]
+        if any(one.leadership.leads and last in (one.leadership.token, 0) for one in hanging):
+            # Nobody need take over from it who waits for nothing.
+            return not any(one.inflight for one in others)
+        if any(one.leadership.word.through < end and not one.empty for one in others):
+            return False
+        return any(one.leadership.leads and last in (one.leadership.token, 0) for one in others)
 
     def _state(self) -> str:
         told = []
@@ -288,6 +311,7 @@ FAULTS = (
     *(Schedule.cut_out, Schedule.cut_in, Schedule.lag, Schedule.lag, Schedule.stall),
     *(Schedule.fill, Schedule.trim_output, Schedule.lose_connection, Schedule.lose_connection),
     *(Schedule.stand, Schedule.stand, Schedule.stand, Schedule.stand),
+    *(Schedule.hang, Schedule.hang),
     *(Schedule.renew, Schedule.renew, Schedule.renew, Schedule.resign),
 )
 

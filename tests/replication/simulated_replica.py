@@ -67,6 +67,8 @@ class Process(Pipeline):
         self.dead = False
         self.leave: Callable[[], None] = self.end
         self.paused = False
+        self.hangs_until = 0.0  # its thread that publishes; its beats pass
+        self.stored = 0
         self.deferred: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.beats_under_way = False
         self._beats_read = 0
@@ -123,6 +125,13 @@ class Process(Pipeline):
 
     def step(self) -> None:
         now = self.clock.now
+        if now < self.hangs_until:
+            self.membership.watch_leader(waits=self.waits_while_hanging())
+            self._beat(now)
+            if self.membership.asked_to_resign(self.leadership.token):
+                self._resign()
+            self.wake_in(LOOK_EVERY_S)
+            return
         self.read_input()
         if self.queues[0] or self.queues[1]:
             self.work()
@@ -172,6 +181,9 @@ class Process(Pipeline):
             empty=self.empty,
             successor=self._successor,
             word=self.leadership.word,
+            progress=self.stored + self.known,
+            full=self.jetstream.full,
+            resign=self.membership.should_resign,
         )
 
     def _beat(self, now: float) -> None:
@@ -233,12 +245,21 @@ class Process(Pipeline):
 
     # -- leadership --------------------------------------------------------------------------------
 
+    def waits_for_leader(self) -> bool:
+        """Of who is not behind the word, all that is in flight lies beyond it."""
+        return bool(self.inflight) and not self.behind
+
+    def waits_while_hanging(self) -> bool:
+        """What the thread that publishes has told last is not true any more."""
+        return False
+
     def may_stand(self) -> bool:
         return not self.empty and self.membership.priority > 0
 
     def _look(self, now: float) -> None:
         """Whether there is a reason to publish a leader message."""
         leadership, wants = self.leadership, self.wants
+        self.membership.watch_leader(waits=self.waits_for_leader())
         if self._asking is not None:
             if self._reading is not None and now - self._read_moved_at > RESIGN_AFTER_S:
                 self._resign()
@@ -251,7 +272,7 @@ class Process(Pipeline):
             elif wants == "renew" and self.may_renew():
                 self.wants = ""
                 self._ask(leadership.renew())
-            elif wants == "resign":
+            elif wants == "resign" or self.membership.asked_to_resign(leadership.token):
                 self.wants = ""
                 self._resign()
             return
@@ -361,6 +382,9 @@ class Process(Pipeline):
     def _answered(self, number: int, answer: object) -> None:
         if self._deferred(self._answered, number, answer):
             return
+        if self.clock.now < self.hangs_until:  # the thread reads it afterwards
+            self.clock.at(self.hangs_until, self._answered, number, answer)
+            return
         if number in self.batches:
             self.batch_answered(self.batches.pop(number), answer)
         elif number == self._asked and self._asking is not None:
@@ -412,6 +436,7 @@ class Process(Pipeline):
         if isinstance(answer, Stored):
             for id in ids:
                 self.inflight.pop(id, None)
+            self.stored += len(ids)
             self.known = answer.sequence
         else:
             self.in_doubt = True

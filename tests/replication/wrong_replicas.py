@@ -281,6 +281,31 @@ class SuspectsNobody(Process):
     membership_type = _SuspectsNobody
 
 
+class _WatchesNobody(Membership):
+    def watch_leader(self, *, waits: bool) -> None:
+        pass
+
+
+class WatchesNobody(Process):
+    """A leader that is heard and gets nothing stored is left alone."""
+
+    membership_type = _WatchesNobody
+
+
+class TakesAnIdleLeaderForStuck(Process):
+    """It waits for what the word covers already."""
+
+    def waits_for_leader(self) -> bool:
+        return True
+
+
+class WaitsWhileItHangs(Process):
+    """A follower whose publishing thread hangs finds one leader after the other stuck."""
+
+    def waits_while_hanging(self) -> bool:
+        return True
+
+
 SERVERS = (NoFence, BatchesInPart)
 PROCESSES: tuple[type[Process], ...] = (
     NoReadThrough,
@@ -312,6 +337,9 @@ PROCESSES: tuple[type[Process], ...] = (
     CheckpointWithoutItsPlace,
     SuspectsAtOnce,
     SuspectsNobody,
+    WatchesNobody,
+    TakesAnIdleLeaderForStuck,
+    WaitsWhileItHangs,
 )
 WRONG: dict[str, Parts] = {
     **{one.__name__: Parts(jetstream=one) for one in SERVERS},

@@ -93,9 +93,11 @@ class GroupLookup(StreamLookup):
         exchange, leadership = self._exchange, self.leadership
         exchange.heed.clear()
         comparison, word = self.comparison, leadership.word
-        # Who is still behind the word has nothing that waits for the leader.
-        beyond_word = comparison.made_through > word.through <= comparison.stored_through
-        exchange.waits = beyond_word and self._in_flight.base < self._in_flight.next
+        # Who is behind the word has nothing that waits for the leader. Else all that is in flight
+        # lies beyond it.
+        is_behind = comparison.stored_through < word.through
+        if not is_behind and self._in_flight.base < self._in_flight.next:
+            exchange.waits_at = time.monotonic()
         exchange.progress = self._in_flight.digests
         if exchange.stand_asked != self._stand_asked and not leadership.leads:
             return "standing for leader"
