@@ -58,11 +58,10 @@ def degradations(service: Service) -> list[str]:
     if service.replica is not None and service.replica.exchange.diverged:
         found.append(f"diverged: {service.replica.exchange.diverged}")
     found += _reads_up_to_the_end(service)
-    missed = 0 if service.listener is None else service.listener.source.expired_unread
-    if service.replica is not None and missed:
+    if service.replica is not None and service.replica.missed:
         found.append(
-            f"{missed} input messages were deleted before this replica read them: stop it, wipe "
-            "its data directory and start it, to go on from a snapshot of another replica"
+            f"{service.replica.missed}: stop this replica, empty its data directory and start it, "
+            "to go on from a snapshot of another one"
         )
     if service.stream_watcher is not None:
         found += service.stream_watcher.degradations

@@ -17,8 +17,8 @@ from alarmdigest.nats.stream_configs import StreamConfigs
 from alarmdigest.pipeline.group_checks import content_of
 from alarmdigest.pipeline.inflight.fenced import FencedConfirmer
 from alarmdigest.pipeline.startup import StartPlan
-from alarmdigest.replication.divergence_note import DivergenceNote
 from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.folder_note import DIVERGED, MISSED, FolderNote
 from alarmdigest.replication.group import Group
 from alarmdigest.replication.word import Word
 from alarmdigest.runtime.service_thread import TICK_S
@@ -36,7 +36,7 @@ def default_name() -> str:
 
 class Replica:
     """``group`` is the thread that hears the others; ``exchange`` is what it and the publisher
-    know."""
+    know. ``missed`` says which input the state lacks; empty if none."""
 
     def __init__(self, settings: Settings, last: Checkpoint | None, plan: StartPlan) -> None:
         """``last`` is the checkpoint that it goes on from."""
@@ -48,7 +48,9 @@ class Replica:
             settings.leader_priority,
             {"version": __version__, "host": socket.gethostname(), "pid": os.getpid()},
         )
-        self._divergence = DivergenceNote(settings)
+        self._divergence = FolderNote(settings, DIVERGED)
+        self._missing = FolderNote(settings, MISSED)
+        self.missed = self._missing.read()
         self.exchange = Exchange(diverged=self._divergence.read())
         self.group: Group | None = None
         self._settings = settings
@@ -110,9 +112,17 @@ class Replica:
         )
         return self.group
 
+    def note_missed(self, messages: int) -> bool:
+        """``messages`` of the input were deleted before this process has read them; whether any
+        were, now or before."""
+        if messages and not self.missed:
+            self.missed = f"{messages} input messages were deleted before they were read"
+            self._missing.write(self.missed)
+        return bool(self.missed)
+
     @property
     def leads(self) -> bool:
-        return self.exchange.token > 0
+        return self.exchange.token > 0 and not self.exchange.diverged
 
     def makes_snapshots(self) -> bool:
         return self.group is not None and self.group.makes_snapshots()

@@ -220,7 +220,7 @@ class Service:
             self.reconnectors.group,
             position=lambda: listener.router.sequence,
             ready=lambda: listener.consuming.is_set() and listener.near_end,
-            missed=lambda: listener.source.expired_unread > 0,
+            missed=lambda: replica.note_missed(listener.source.expired_unread),
             on_failure=self._thread_died,
         )
         group.start()

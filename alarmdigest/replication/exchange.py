@@ -18,18 +18,19 @@ class Exchange:
     Written by the publisher: ``token`` while we lead, else 0; ``word``, the newest that we know;
     ``agreed``, up to where we have made the same digests as the leader (an arrival in ns);
     ``differs_at`` and ``own``, where we have come to something else, and to what; ``distrusts``,
-    the token of a leader with which the majority disagrees; ``diverged``, why this replica
-    disagrees with the majority, if it does; ``progress``, which changes with all that is stored, or
-    read; ``in_doubt``, whether the others are asked who is right; ``waits_at``, the last
-    time (``time.monotonic()``) when we had made something that the word does not cover and that is
-    not known to be stored; ``full``, whether
-    others could not store it either; ``stuck``, whether an election's reading does not move;
-    ``elections`` and ``lost_elections`` count.
+    the token of a leader whose word we do not go by: the majority disagrees with it, or another was
+    elected before that was decided; ``diverged``, why this replica disagrees with the majority, if
+    it does; ``progress``, which changes with all that is stored, or read; ``in_doubt``, whether the
+    others are asked who is right; ``waits_at``, the last time (``time.monotonic()``) when we had
+    made something that the word does not cover and that is not known to be stored; ``full``,
+    whether something waits that others could not store either; ``stuck``, whether an election's
+    reading does not move; ``elections`` and ``lost_elections`` count.
 
     Written by the group's thread: ``heard``, the newest word of another replica; ``stand_asked``
-    counts the requests to stand; ``last_of_others``, the sequence of the last leader message, where
-    the stream says that it is not ours; ``others``, what the living ones beside us and the leader
-    have told; ``outvoted``, whether we lead and the majority has made other digests.
+    counts the requests to stand, the last of which holds until ``stand_until``; ``last_of_others``,
+    the sequence of the last leader message, where the stream says that it is not ours; ``others``,
+    what the living ones beside us and the leader have told; ``outvoted``, whether we lead and the
+    majority has made other digests.
 
     ``stands`` is set by the group's thread with each request to stand, and cleared by the publisher
     when that election is over.
@@ -53,6 +54,7 @@ class Exchange:
 
     heard: Word = NOTHING_SAID
     stand_asked: int = 0
+    stand_until: float = 0.0
     last_of_others: int = 0
     others: tuple[Beat, ...] = ()
     outvoted: bool = False

@@ -16,16 +16,15 @@ from dataclasses import replace
 import orjson
 
 from alarmdigest._ext import frames
-from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.nats.answers import read_stored_message
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import BadAnswer, ConnectionLost, JetStreamError, NatsError
 from alarmdigest.nats.jetstream import NO_MESSAGE, JetStream, read_answer
 from alarmdigest.nats.receive_buffer import ReceiveBuffer
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.replication.agreement import outvoted
 from alarmdigest.replication.election import NO_ELECTION, read_election
 from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.heard_words import HeardWords
 from alarmdigest.replication.membership import Beat, Membership, NameTaken
 from alarmdigest.replication.step_down import StepDown
 from alarmdigest.replication.subjects import (
@@ -37,7 +36,6 @@ from alarmdigest.replication.subjects import (
     group_stream_config,
     leader_subject,
 )
-from alarmdigest.replication.word import NOTHING_SAID
 from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 from alarmdigest.runtime.service_thread import ServiceThread
 from alarmdigest.settings import SettingsError
@@ -56,6 +54,8 @@ SILENCE_S = 2.0
 CONSUMER_INACTIVE_S = 30.0
 #: The publisher says several times a second whether it waits for the leader.
 WAITS_FOR_S = 2.0
+#: A wish to stand that the publisher has not come to in time is none any more.
+STAND_WITHIN_S = 2.0
 #: Who leads is also asked for now and then: the leader may not know that it was deposed.
 ASK_EVERY_S = 2.0
 #: So soon where a beat claims a leader message that we do not know.
@@ -107,6 +107,7 @@ class Group(ServiceThread):
         self._answered_at = 0.0
         self._asks_to_stand = False
         self._was_standing = False
+        self._words = HeardWords(exchange, self.membership)
         self._heard_at = 0.0
         self._step_down = StepDown(identity.name)
         self._trouble = LimitedLog(log, logging.WARNING)
@@ -245,24 +246,9 @@ class Group(ServiceThread):
         self._heard_at = now
         if self.membership.rounds > rounds:
             self.heard.set()
-        self._hear_word(beat)
+        self._words.on_beat(beat)
         if self.membership.claimed_token > self.membership.token:
             self._asked_at = min(self._asked_at, now - CLAIMS_EVERY_S)
-
-    def _hear_word(self, beat: Beat) -> None:
-        exchange = self.exchange
-        exchange.others = self.membership.others
-        exchange.outvoted = exchange.token > 0 and outvoted(exchange.token, exchange.others)
-        if exchange.distrusts and exchange.distrusts == exchange.heard.token:
-            exchange.heard = NOTHING_SAID
-        word = beat.word
-        other = beat.incarnation != self.identity.incarnation
-        # A word counts that was spoken by a leader of whom the stream knows.
-        spoken = 0 < word.token <= self.membership.token and word.token != exchange.distrusts
-        possible = word.through <= time.time_ns() + DAY_NS
-        if other and spoken and possible and word.through > exchange.heard.through:
-            exchange.heard = word
-            exchange.heed.wake()
 
     def _answer_when_down(self, connection: Connection, now: float) -> None:
         leader = self.membership.leader
@@ -299,7 +285,7 @@ class Group(ServiceThread):
             token=exchange.token,
             position=self._position(),
             ready=self._ready(),
-            empty=bool(exchange.diverged or exchange.in_doubt),
+            may_not_lead=bool(exchange.diverged or exchange.in_doubt),
             successor=successor,
             word=exchange.word,
             progress=exchange.progress,
@@ -343,9 +329,11 @@ class Group(ServiceThread):
         if self._was_standing and not exchange.stands:
             self._was_standing = False
             membership.stood(now, elected=exchange.token > 0)
-        if exchange.stands or self._was_standing or exchange.diverged:
-            return
-        wants = not self._resigning and membership.should_stand(self._our_beat(0), now)
+        if exchange.stands and now > exchange.stand_until + STAND_WITHIN_S and not exchange.token:
+            exchange.stands = False  # the publisher has not come to it
+        stands = exchange.stands or self._was_standing
+        may = not (stands or self._resigning or exchange.diverged)
+        wants = may and membership.should_stand(self._our_beat(0), now)
         if wants and not self._asks_to_stand:
             self._asks_to_stand = True
             self._asked_at = 0.0
@@ -379,6 +367,9 @@ class Group(ServiceThread):
         self._answered_at = time.monotonic()
         known = membership.token
         membership.note_last_election(last.sequence)
+        if last.sequence > known and not exchange.token:
+            exchange.stand_until = 0.0
+        self._words.on_last_election()
         if last.incarnation != self.identity.incarnation:
             if last.sequence > known:
                 told = Fields(name=Untrusted(last.name), token=last.sequence, before=known)
@@ -396,5 +387,6 @@ class Group(ServiceThread):
         )
         self._was_standing = True
         exchange.stands = True
+        exchange.stand_until = time.monotonic() + STAND_WITHIN_S
         exchange.stand_asked += 1
         exchange.heed.wake()

@@ -53,7 +53,8 @@ class Beat:
 
     ``progress`` changes with every digest that a leader gets stored, or reads; ``full``: it gets
     nothing stored, and another one would not either. ``missed``: input was deleted before it read
-    it. ``resign`` is the token of a leader that should resign, since it gets nothing done.
+    it. ``may_not_lead``: it has diverged, or the others are being asked whether it has. ``resign``
+    is the token of a leader that should resign, since it gets nothing done.
 
     ``paces`` is how long it has been in the group, in half seconds or so.
 
@@ -69,7 +70,7 @@ class Beat:
     token: int = 0
     position: int = 0
     ready: bool = False
-    empty: bool = False
+    may_not_lead: bool = False
     successor: str = ""
     word: Word = NOTHING_SAID
     progress: int = 0
@@ -106,7 +107,7 @@ class Beat:
             *(beat.resign, beat.agreed, beat.differs_at, beat.distrusts, beat.paces),
         )
         texts = (beat.name, beat.incarnation, beat.successor, beat.own)
-        yes_or_no = (beat.ready, beat.empty, beat.full, beat.missed)
+        yes_or_no = (beat.ready, beat.may_not_lead, beat.full, beat.missed)
         if not (
             all(type(one) is int and 0 <= one < 2**63 for one in numbers)
             and all(isinstance(one, bool) for one in yes_or_no)
@@ -213,6 +214,8 @@ class Membership:
             return
         if self._pace > at_pace:
             times += 1
+        if len(self._others) >= MOST_MEMBERS:
+            self._others.clear()
         self._others[beat.incarnation] = (beat.number, self._pace, times)
         patience = NAME_TAKEN_AFTER_ROUNDS if beat.paces >= self._pace else NAME_KEPT_FOR_ROUNDS
         if times >= patience:
@@ -322,13 +325,13 @@ class Membership:
             if member is not suspected
             and self.alive(member)
             and member.beat.priority > 0
-            and not member.beat.empty
+            and not member.beat.may_not_lead
         ]
         return sum(_order(other) < _order(own) for other in others)
 
     def should_stand(self, own: Beat, now: float) -> bool:
         """Whether to stand now. ``own`` is our beat as it would be sent."""
-        if own.leads or own.priority == 0 or own.empty:
+        if own.leads or own.priority == 0 or own.may_not_lead:
             return False
         if self._named_successor:
             self._named_successor = False
@@ -365,27 +368,28 @@ class Membership:
     def makes_snapshots(self, own: Beat) -> bool:
         """Whether it is our business: that of the first follower that is ready, and the leader's
         where there is none. The order is that of candidates, but for how far each has read, which
-        changes all the time."""
-        if self._pace < SNAPSHOTS_AFTER_PACES or own.empty:
+        changes all the time. Who has missed input makes some only where all have."""
+        if self._pace < SNAPSHOTS_AFTER_PACES or own.may_not_lead:
             return False
-        others = [
+        beats = [one.beat for one in list(self.members.values()) if self.alive(one)]
+        able = [beat for beat in beats if beat.ready and not beat.may_not_lead]
+        if own.missed and not all(beat.missed for beat in able):
+            return False
+        followers = [
             (-beat.priority, beat.name)
-            for member in list(self.members.values())
-            if self.alive(member)
-            and (beat := member.beat).ready
-            and not beat.empty
-            and not (beat.leads and beat.token == self.token)
+            for beat in able
+            if beat.missed == own.missed and not (beat.leads and beat.token == self.token)
         ]
         if own.leads:
-            return not others
-        return own.ready and all((-own.priority, own.name) < other for other in others)
+            return not followers
+        return own.ready and all((-own.priority, own.name) < other for other in followers)
 
     def readiest(self) -> str:
         """Who should lead next; empty where nobody can."""
         able = [
             member.beat
             for member in list(self.members.values())  # the page asks, too
-            if self.alive(member) and member.beat.priority > 0 and not member.beat.empty
+            if self.alive(member) and member.beat.priority > 0 and not member.beat.may_not_lead
         ]
         ready = [beat for beat in able if beat.ready] or able
         return min(ready, key=_order).name if ready else ""

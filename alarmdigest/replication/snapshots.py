@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from alarmdigest.nats.answers import valid_name
+from alarmdigest.nats.errors import NoAnswer
 from alarmdigest.nats.object_bucket import BucketFull, ObjectDamaged, ObjectMissing
 from alarmdigest.nats.object_info import ObjectInfo
 from alarmdigest.nats.object_store import ObjectStore
@@ -199,7 +200,7 @@ class Snapshots:
                 log.warning("cannot start from a snapshot:%s", told)
             else:
                 return None
-        return None
+        raise NoAnswer(f"each snapshot of {self._group} was replaced while it was read")
 
     def _fetch(
         self,

@@ -178,7 +178,7 @@ class Process(Pipeline):
             token=self.leadership.token,
             position=self.read,
             ready=not self.empty,
-            empty=self.empty,
+            may_not_lead=self.empty,
             successor=self._successor,
             word=self.leadership.word,
             progress=self.stored + self.known,

@@ -395,12 +395,16 @@ def test_whose_business_snapshots_are() -> None:
     assert not business("c", {})  # b comes first
     assert business("c", {"priority": 200})
     assert business("c", {}, ready=False)
-    assert business("c", {}, empty=True)
+    assert business("c", {}, may_not_lead=True)
+    # Who has missed input makes them only where all have.
+    assert business("c", {}, missed=True)
+    assert not business("a", {"missed": True})
+    assert business("a", {"missed": True}, missed=True)
     assert business("c", {}, token=7)  # b leads
     assert not business("a", {"token": 7})  # b is there to do it for the leader
     assert business("a", {"token": 7}, ready=False)
     assert not business("a", {"ready": False})
-    assert not business("a", {"empty": True})
+    assert not business("a", {"may_not_lead": True})
     assert not Membership("a", "a-1", 100).makes_snapshots(Beat("a", "a-1", 1, ready=True))
 
 

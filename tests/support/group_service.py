@@ -161,9 +161,7 @@ class GroupService:
         def found() -> StreamService | None:
             last: tuple[int, StreamService] | None = None
             for replica in self.running:
-                role = re.findall(
-                    r"leading the group.* token=(\d+)|another replica (leads)", replica.log
-                )
+                role = re.findall(r"leading the group.* token=(\d+)|(not elected)", replica.log)
                 if role and role[-1][0] and (last is None or int(role[-1][0]) > last[0]):
                     last = int(role[-1][0]), replica
             return last[1] if last else None

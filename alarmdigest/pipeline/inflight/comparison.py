@@ -1,6 +1,7 @@
 """Whether this replica makes the same digests as the leader: compared word for word.
 
-Nothing is let go that a leader's word confirms before that word agrees with us.
+Nothing is let go that a leader's word confirms before that word agrees with us, unless too much
+waits for it (``excuse``), or we are elected.
 """
 
 from __future__ import annotations
@@ -74,7 +75,12 @@ class Comparison:
     def needs_more(self) -> bool:
         """Whether the next comparison waits for what is still to be made."""
         behind = self.stored_through < self._leadership.word.through
-        return behind and self._differs is None and not self._exchange.diverged
+        return (
+            not self._leadership.leads
+            and behind
+            and self._differs is None
+            and not self._exchange.diverged
+        )
 
     def made(self, arrival_ns: int) -> tuple[int, int]:
         """Everything up to this arrival is made: how many digests, and the sum of their ids."""
@@ -178,6 +184,7 @@ class Comparison:
     def _distrust(self, word: Word) -> None:
         """What was agreed on last counts: after it stand digests that the others have not made."""
         self._differs, self._exchange.in_doubt = None, False
+        self._exchange.differs_at, self._exchange.own = 0, ""
         self._leadership.word = self._next = self._exchange.word = self.agreed
         self._excused_through = 0
         self._exchange.distrusts = word.token

@@ -11,12 +11,11 @@ import secrets
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import orjson
-
 from alarmdigest._ext import frames
 from alarmdigest._ext.digest_sums import DigestSums
 from alarmdigest._ext.inflight import DIGEST
 from alarmdigest.nats.connection import Connection
+from alarmdigest.nats.object_bucket import NO_ROOM
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
 from alarmdigest.pipeline.batches import Outgoing
@@ -24,7 +23,13 @@ from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Answers
 from alarmdigest.pipeline.inflight.group_lookup import GroupLookup
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
+from alarmdigest.pipeline.inflight.puback_reader import (
+    MESSAGE_TOO_LARGE,
+    STORE_FAILED,
+    read_answer,
+)
 from alarmdigest.pipeline.inflight.window import MAX_UNCONFIRMED_BYTES, InFlightBatch
+from alarmdigest.replication.election import WRONG_LAST_SEQUENCE
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.leadership import Leadership
 from alarmdigest.replication.subjects import leader_subject
@@ -36,10 +41,9 @@ MAX_BATCH_MESSAGES = 1000
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 #: A batch costs the server some three syncs of its disk, a message none.
 BATCH_FROM = 8
-#: The last leader message is another one.
-FENCED_OUT = 10071
-STORE_FAILED = 10077
-MESSAGE_TOO_LARGE = 10054
+#: More messages than this server takes as one batch.
+TOO_LARGE_A_BATCH = 10199
+NO_RESPONDERS = b"NATS/1.0 503"
 
 
 class FencedConfirmer(PubAckConfirmer):
@@ -85,6 +89,8 @@ class FencedConfirmer(PubAckConfirmer):
         self._last = 0  # the number of the last digest that is under way; 0: none is
         self._batch = b""  # the id of the batch that is under way
         self._batch_count = 0
+        # How many digests may go as one batch: fewer after one that the server does not take whole.
+        self._most_together = self._server_takes = MAX_BATCH_MESSAGES
 
     @property
     def full(self) -> bool:
@@ -116,7 +122,8 @@ class FencedConfirmer(PubAckConfirmer):
 
     @property
     def stored_arrival_ns(self) -> int:
-        """A follower lets go nothing before it has compared itself with the leader's word. Who
+        """A follower lets go nothing before it has compared itself with the leader's word, unless
+        its list is too long. Who
         leads goes by the word that it was elected with, however far behind that it is: all up to
         there is stored, and perhaps before the place from which it has read."""
         if self.leadership.leads:
@@ -126,7 +133,7 @@ class FencedConfirmer(PubAckConfirmer):
     def on_connected(self, connection: Connection) -> None:
         super().on_connected(connection)
         connection.watch(self.lookup.heed.fileno())
-        self._last = 0
+        self._end_batch()
 
     def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         if not self.sendable:
@@ -137,7 +144,7 @@ class FencedConfirmer(PubAckConfirmer):
                 self.digest_subject,
                 self.rejected_subject,
                 connection.max_payload,
-                min(most, MAX_BATCH_MESSAGES),
+                min(most, self._most_together),
                 MAX_BATCH_BYTES,
                 b"Nats-Expected-Last-Subject-Sequence: %d\r\n"
                 b"Nats-Expected-Last-Subject-Sequence-Subject: %b\r\n"
@@ -151,13 +158,13 @@ class FencedConfirmer(PubAckConfirmer):
         for number in unpublishable:
             if self._in_flight.kind_of(number) == DIGEST:
                 problem = self.too_large(largest, connection.max_payload)
-                self.lookup.note_full(full=True)
             else:
                 self._answers.give_up(number)
         if marked:
             self.lookup.mark = b""
         self._last = last
         self._batch, self._batch_count = (batch, digests) if digests > 1 else (b"", digests)
+        self._in_flight.batch_under_way = digests > 1
         if digests or rejections:
             connection.send(wire)
         self.resent = self._in_flight.resent
@@ -170,24 +177,26 @@ class FencedConfirmer(PubAckConfirmer):
         stored = self._in_flight.digests
         answers = Answers(self._in_flight.scan(buffer, 0, end))
         if self._in_flight.digests > stored:  # by PubAcks that nobody here sees
-            self.lookup.note_full(full=False)
+            self.lookup.note_room(room=True)
         for kind, number, headers, text in self._in_flight.take_other():
             if number < 0:
                 if kind not in (frames.MSG, frames.HMSG):
                     answers.control.append((kind, text))
                 continue
-            if self._in_flight.kind_of(number) == DIGEST and self._takes(number, text, answers):
+            is_digest = self._in_flight.kind_of(number) == DIGEST
+            if is_digest and self._takes(number, headers, text, answers):
                 continue
             if blocked := self._answers.on_answer(number, headers, text):
                 answers.blocked.append(blocked)
         self._count()
         return answers
 
-    def _takes(self, number: int, text: bytes, answers: Answers) -> bool:
+    def _takes(self, number: int, headers: bytes, text: bytes, answers: Answers) -> bool:
         """Whether an answer about a digest was one that only a group gets."""
         if self._batch and not text:
-            return True  # the first message of a batch has arrived
-        answer = _read(text)
+            # Else the first message of a batch has arrived.
+            return not headers.startswith(NO_RESPONDERS)
+        answer = read_answer(text) or {}
         error = answer.get("error")
         if isinstance(error, dict):
             return self._on_error(number, error, answers)
@@ -201,26 +210,36 @@ class FencedConfirmer(PubAckConfirmer):
                 and sequence > 0
             ):
                 self._in_flight.confirm_batch(number, sequence)
-                self.lookup.note_full(full=False)
-                self._last, self._batch = 0, b""
+                self.lookup.note_room(room=True)
+                self._most_together = min(2 * self._most_together, self._server_takes)
+                self._end_batch()
             return True
-        return False
+        # While a batch is under way nothing else is an answer to it.
+        return bool(self._batch)
+
+    def _end_batch(self) -> None:
+        self._last, self._batch = 0, b""
+        self._in_flight.batch_under_way = False
 
     def _on_error(self, number: int, error: dict[str, Any], answers: Answers) -> bool:
         code = error.get("err_code")
-        self.lookup.note_full(full=code in (STORE_FAILED, MESSAGE_TOO_LARGE))
-        if code == FENCED_OUT:
+        self.lookup.note_room(room=code not in NO_ROOM)
+        if code == WRONG_LAST_SEQUENCE:
             self.lookup.unsure = "the digest stream has another leader message than ours"
             return True
         if code == STORE_FAILED and self._batch:
             for one in self._in_flight.numbers_under_way(DIGEST):
                 self._in_flight.on_publish_error(one)
-            self._last, self._batch = 0, b""
+            self._end_batch()
             answers.blocked.append(PublishBlocked(f"{self._stream} is full"))
             return True
         if code in (STORE_FAILED, MESSAGE_TOO_LARGE) and not self._batch:
             return False  # as without a group
-        # Neither yes nor no: what was sent may be stored, now or later.
+        # Neither yes nor no: what was sent may be stored, now or later. And one message that cannot
+        # be stored keeps a whole batch from it: by itself it is told so, and the others go on.
+        self._most_together = max(1, self._batch_count // 2)
+        if code == TOO_LARGE_A_BATCH:
+            self._server_takes = self._most_together
         self.lookup.unsure = f"{self._stream} has answered with error {code}"
         return True
 
@@ -229,11 +248,3 @@ class FencedConfirmer(PubAckConfirmer):
         digests, rejections = self.lookup.by_others
         self.digests -= digests
         self.rejections -= rejections
-
-
-def _read(text: bytes) -> dict[str, Any]:
-    try:
-        answer = orjson.loads(text)
-    except ValueError:
-        return {}
-    return answer if isinstance(answer, dict) else {}

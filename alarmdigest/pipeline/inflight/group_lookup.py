@@ -9,48 +9,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from alarmdigest._ext.digest_sums import DigestSums
 from alarmdigest._ext.inflight import DIGEST
 from alarmdigest.nats.answers import StreamInfo
-from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
-from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.inflight.already_stored import AlreadyStored
+from alarmdigest.pipeline.inflight.candidacy import Candidacy
 from alarmdigest.pipeline.inflight.comparison import Comparison
 from alarmdigest.pipeline.inflight.renewal import Renewal
 from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
-from alarmdigest.replication.election import find_last_election, publish_election
 from alarmdigest.replication.exchange import Exchange, Identity
-from alarmdigest.replication.leadership import (
-    Answer,
-    Asking,
-    Done,
-    LastElection,
-    Leadership,
-    PublishElection,
-    Question,
-    ReadOutput,
-    Unknown,
-)
+from alarmdigest.replication.leadership import Asking, Leadership
 from alarmdigest.replication.word import Word
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.state.position import OutputPosition, Outputs, ReplicaPosition, StreamPosition
 
 log = logging.getLogger(__name__)
-
-#: Between two questions of an election that was not answered.
-ASK_AGAIN_S = 0.1
-#: An election without an answer for so long is given up, whoever stands; another may be begun.
-STAND_FOR_S = 10.0
-#: One that was elected and reads nothing for so long has another one elected.
-STUCK_AFTER_S = 2.0
 
 
 class GroupLookup(StreamLookup):
@@ -75,10 +57,20 @@ class GroupLookup(StreamLookup):
         self.sums = sums
         self.by_others = [0, 0]
         self.unsure = ""
+        self._no_room = False
         self._exchange = exchange
         self._identity_in_group = identity
         self._start = start
-        self._told = {"content": content, "start": start}
+        told = {"content": content, "start": start}
+        self._candidacy = Candidacy(
+            leadership,
+            exchange,
+            self._reconnector,
+            self.streams[DIGEST],
+            self._domain,
+            identity,
+            told,
+        )
         self._stand_asked = exchange.stand_asked
         self._made_sequence = 0
         self._digests_info: StreamInfo | None = None
@@ -99,6 +91,8 @@ class GroupLookup(StreamLookup):
         if not is_behind and self._in_flight.base < self._in_flight.next:
             exchange.waits_at = time.monotonic()
         exchange.progress = self._in_flight.digests
+        # What was refused by itself is not another leader's to store, either.
+        exchange.full = self._no_room or self._in_flight.failed > 0
         if exchange.stand_asked != self._stand_asked and not leadership.leads:
             return "standing for leader"
         if not leadership.leads:
@@ -114,15 +108,17 @@ class GroupLookup(StreamLookup):
             self._looked_into = exchange.last_of_others
             return "another replica may lead"
         newest = self._in_flight.position(DIGEST)[0]
-        may_renew = self.unsure == "" and self._in_flight.floor(DIGEST) < 0
-        if may_renew and self._renewal.is_due(self._digests_info, leadership.token, newest):
+        may_renew = self.unsure == "" and self._in_flight.under_way == 0
+        if may_renew and self._renewal.ask_whether_due(
+            self._digests_info, leadership.token, newest
+        ):
             self._renews = True
             return "the leader message is renewed before the stream's limits remove it"
         return self.unsure
 
-    def note_full(self, *, full: bool) -> None:
-        """Whether a digest was refused that another leader could not have stored either."""
-        self._exchange.full = full
+    def note_room(self, *, room: bool) -> None:
+        """Whether the digest stream has room, as far as its last answer tells."""
+        self._no_room = not room
 
     @property
     def needs_more(self) -> bool:
@@ -223,7 +219,9 @@ class GroupLookup(StreamLookup):
         leadership, exchange = self.leadership, self._exchange
         asked = exchange.stand_asked
         # In doubt, who leads must not be one of those that disagree.
-        stands = asked != self._stand_asked and not (exchange.in_doubt or exchange.diverged)
+        in_time = time.monotonic() < exchange.stand_until
+        may = in_time and not (exchange.in_doubt or exchange.diverged)
+        stands = asked != self._stand_asked and may
         self._stand_asked = asked
         if leadership.token and self._renews:
             asking = leadership.renew()
@@ -245,7 +243,8 @@ class GroupLookup(StreamLookup):
     def _elect(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool:
         failpoints.reach("election.before")
         led = self.leadership.leads
-        elected = self._ask(asking, window, go_on)
+        meant = self.streams[DIGEST], self._answers.domain(DIGEST)
+        elected = self._candidacy.ask(asking, meant, partial(self._take_found, window), go_on)
         if elected is None:
             return False
         self._line_up_again()
@@ -265,7 +264,7 @@ class GroupLookup(StreamLookup):
         else:
             self._close_replay()
             self._exchange.lost_elections += 1
-            log.info("another replica leads%s", Fields(was_leader=led))
+            log.info("not elected%s", Fields(was_leader=led))
         failpoints.reach("election.after")
         return True
 
@@ -275,94 +274,10 @@ class GroupLookup(StreamLookup):
             self._in_flight.unsend(kind)
         self._on_found()
 
-    def _ask(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool | None:
-        """Put the questions of an election; its outcome, None if we shall not go on."""
-        answered_at = time.monotonic()
-        question = next(asking)
-        while True:
-            answer = self._answer(question, window, go_on)
-            if not go_on():
-                return None
-            if not isinstance(answer, Unknown):
-                answered_at = time.monotonic()
-            elif time.monotonic() - answered_at > STAND_FOR_S:
-                self.leadership.step_down()
-                return False
-            else:
-                time.sleep(ASK_AGAIN_S)
-            try:
-                question = asking.send(answer)
-            except StopIteration as end:
-                return bool(end.value)
-
-    def _answer(self, question: Question, window: Window, go_on: Callable[[], bool]) -> Answer:
-        try:
-            if isinstance(question, ReadOutput):
-                return self._read_output(question, window, go_on)
-            connection = self._reconnector.connect_with_backoff(go_on)
-            if connection is None:
-                return Unknown()
-            try:
-                js = JetStream(connection, domain=self._domain, timeout_s=1.0)
-                identity = self._identity_in_group
-                if isinstance(question, PublishElection):
-                    meant = self.streams[DIGEST], self._answers.domain(DIGEST)
-                    return publish_election(js, question, identity, self._told, meant)
-                last = find_last_election(js, self.streams[DIGEST], identity.group)
-                return LastElection(last.sequence, last.nonce)
-            except NoAnswer:
-                self._reconnector.avoid(connection)
-                raise
-            finally:
-                connection.close()
-        except JetStreamError as error:
-            self._trouble("an election waits", reason=error)
-        except NatsError as error:
-            log.debug("an election goes on:%s", Fields(reason=error))
-        return Unknown()
-
-    def _read_output(
-        self, question: ReadOutput, window: Window, go_on: Callable[[], bool]
-    ) -> Answer:
-        """What stands in the digest stream behind the word: what is in flight is confirmed by it,
-        and what has not been made yet is kept until it is."""
-        failpoints.reach("election.before_reading")
-        self._exchange.token = question.token  # elected, and heard as the leader from now on
-        after = question.after if question.after < question.token else 0
-        reader = StoredIdsReader(
-            self._reconnector,
-            self.streams[DIGEST],
-            domain=self._domain,
-            after=after,
-            end=question.token,
-            # The word tells as much; and a leader that the majority disagrees with has left marks.
-            believes_marks=False,
-        )
-        read, moved_at = reader.ids.sequence, time.monotonic()
-        try:
-            while not reader.done:
-                if reader.ids.sequence != read:
-                    read, moved_at = reader.ids.sequence, time.monotonic()
-                self._exchange.progress = read
-                self._exchange.stuck = time.monotonic() - moved_at > STUCK_AFTER_S
-                try:
-                    reader.read(go_on)
-                except NatsError:
-                    if not reader.was_silent:
-                        raise
-                if not go_on():
-                    return Unknown()
-        finally:
-            self._exchange.stuck = False
-            reader.close()
-        if reader.ids.sequence < question.token:
-            return Unknown()  # told by a server that does not know yet that another one leads
-        failpoints.reach("election.read")
-        self._take_found(reader, window.batches, question.token)
-        return Done()
-
-    def _take_found(self, reader: StoredIdsReader, batches: Sequence[Any], token: int) -> None:
-        for batch in batches:
+    def _take_found(self, window: Window, reader: StoredIdsReader, token: int) -> None:
+        """What is in flight is confirmed by what was read, and what has not been made yet is kept
+        until it is."""
+        for batch in window.batches:
             for number, sequence in reader.ids.take_made(batch.records, DIGEST)[0]:
                 if self._in_flight.kind_of(batch.first + number) == DIGEST:
                     self._in_flight.confirm(batch.first + number, sequence)
@@ -372,7 +287,7 @@ class GroupLookup(StreamLookup):
         reader.ids.drop_passed(self._made_sequence)
         self._close_replay()
         self._in_flight.set_position(DIGEST, token)
-        self.already_stored = AlreadyStored([reader])
+        self.already_stored = AlreadyStored([reader] if len(reader.ids) else ())
         self._on_found()
 
     def _close_replay(self) -> None:
@@ -385,5 +300,7 @@ class GroupLookup(StreamLookup):
             position.sequence,
             position.timestamp_ns,
         )
-        if self.already_stored is not None:
-            self.already_stored.note_stored_through(position.sequence)
+        if (stored := self.comparing_stored) is not None:
+            stored.note_stored_through(position.sequence)
+            if not any(len(reader.ids) for reader in stored.readers):
+                self._close_replay()  # from here on everything is new

@@ -71,7 +71,7 @@ class PubAckReader:
             reason = f"no stream captures what should go into {self._streams[kind]}"
             # Whoever sends rubbish must not be able to hold up digests with it.
             return self._wait_for_retry(number, _blocked(kind, reason, passing=True))
-        answer = _read_answer(text)
+        answer = read_answer(text)
         if answer is None:
             return None
         error, seq = answer.get("error"), answer.get("seq")
@@ -149,7 +149,8 @@ def _text(value: object) -> str:
     return ascii(value[:80]) if isinstance(value, str) else "none"
 
 
-def _read_answer(text: bytes) -> dict[str, Any] | None:
+def read_answer(text: bytes) -> dict[str, Any] | None:
+    """None for what is no JSON object."""
     try:
         answer = orjson.loads(text)
     except orjson.JSONDecodeError:

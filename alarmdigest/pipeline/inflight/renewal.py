@@ -23,9 +23,10 @@ class Renewal:
     def note_elected(self) -> None:
         self._elected_at = time.monotonic()
 
-    def is_due(self, info: StreamInfo | None, token: int, newest: int) -> bool:
-        """Whether our leader message lies in the older half of what the stream keeps; at most one
-        question in a second is answered with yes. ``token`` and ``newest``, the last message that
+    def ask_whether_due(self, info: StreamInfo | None, token: int, newest: int) -> bool:
+        """Whether a quarter of what the stream keeps has come after our leader message, or a
+        quarter of its age (six hours at most) has passed. Only one question in a second is looked
+        into. ``token`` and ``newest``, the last message that
         we know of, are sequences; ``info`` is of the last look-up."""
         now = time.monotonic()
         if now < self._check_at or info is None:

@@ -1,7 +1,7 @@
-"""A file beside a replica's store which says that most others have made other digests.
+"""Files beside a replica's store which say that its state is not what the others have.
 
-A restart would forget that, and a replica that most others disagree with could be elected. With its
-folder emptied a replica starts from a snapshot, or reads the input anew.
+A restart would forget that, and such a replica could be elected, or make snapshots. With its folder
+emptied it starts from a snapshot, or reads the input anew.
 """
 
 from __future__ import annotations
@@ -13,25 +13,27 @@ from alarmdigest.settings import Settings
 
 log = logging.getLogger(__name__)
 
-NAME = "diverged"
+DIVERGED = "diverged"
+MISSED = "missed-input"
 LONGEST = 1000
 
 
-class DivergenceNote:
+class FolderNote:
     """There is none where the store is in memory: it is gone with the process."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str) -> None:
         in_memory = settings.store == "memory"
-        self._path = None if in_memory else Path(settings.data_dir) / NAME
+        self._path = None if in_memory else Path(settings.data_dir) / name
 
     def read(self) -> str:
-        """Why this replica must not lead; empty if nothing says so."""
+        """What is wrong with the state, which is logged; empty if nothing says so."""
         if self._path is None or not self._path.is_file():
             return ""
         why = self._path.read_text(encoding="utf-8", errors="replace")[:LONGEST].strip()
         log.critical(
-            "diverged before: %s; this replica does not lead until it is stopped, the folder %s is "
+            "%s before: %s; do not rely on this replica until it is stopped, the folder %s is "
             "emptied, and it is started again",
+            self._path.name,
             why,
             self._path.parent,
         )
@@ -43,4 +45,4 @@ class DivergenceNote:
         try:
             self._path.write_text(why + "\n", encoding="utf-8")
         except OSError as error:
-            log.error("cannot note that this replica has diverged: %s", error)
+            log.error("cannot note in the folder that this replica has %s: %s", why, error)
