@@ -146,6 +146,18 @@ def test_an_answer_to_nothing_of_ours_confirms_nothing(wire: bytes) -> None:
     assert messages.base == 1
 
 
+def test_while_a_batch_is_under_way_no_plain_answer_confirms_a_digest() -> None:
+    """Only the commit of the batch does: Python reads it."""
+    messages = sent(DIGEST, REJECTION)
+    messages.batch_under_way = True
+    [(_kind, number, _headers, text)] = scan(messages, ack(1, 17) + ack(2, 9, REJECTION))
+    assert (number, text) == (1, b'{"stream":"%b", "seq":17}' % STREAMS[DIGEST])
+    assert (messages.digests, messages.rejections) == (0, 1)
+    messages.batch_under_way = False
+    assert scan(messages, ack(1, 17)) == []
+    assert messages.digests == 1
+
+
 def test_what_was_not_sent_is_not_confirmed_by_a_plain_answer() -> None:
     messages = holding(record(number=1))
     assert len(scan(messages, ack(1, 5))) == 1

@@ -176,6 +176,21 @@ def test_one_that_diverged_once_does_not_lead_after_a_restart_and_stops_in_time(
         assert other.http("/readyz")[0] == 200
 
 
+def test_one_that_has_missed_input_remembers_it() -> None:
+    with NatsServer() as server, GroupService([server.url], replicas=2) as group:
+        leader = group.leader()
+        [other] = (one for one in group.replicas if one is not leader)
+        other.stop()
+        (other.data_dir / "missed-input").write_text("7 input messages were deleted\n")
+        other.start()
+        code, told = other.http("/readyz")
+        assert code == 503
+        assert "7 input messages were deleted: stop this replica, empty its data directory" in told
+        # It is better than nobody.
+        leader.kill()
+        assert group.leader() is other
+
+
 def assert_kept_from_leading(replica: StreamService) -> None:
     code, told = replica.http("/readyz")
     assert code == 503

@@ -63,6 +63,11 @@ def test_one_that_computes_something_else_than_most_gives_way_to_them(tmp_path: 
         for right in group.replicas[1:]:
             assert right.http("/readyz")[0] == 200, right.http("/readyz")[1]
             assert right.metric("alarmdigest_group_diverged") == 0
+        # What it has made since is nobody's business any more: it need not wait for anybody.
+        assert wrong.stop() == 0
+        wrong.start()
+        wrong.wait_for_log("diverged before: ")
+        assert wrong.http("/readyz")[0] == 503
         wrong.kill()
         feeder.wait_for(300)
         feeder.finish()

@@ -17,6 +17,7 @@ from typing import Any
 from alarmdigest._ext.digest_sums import DigestSums
 from alarmdigest._ext.inflight import DIGEST
 from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.errors import StreamConflict
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.inflight.already_stored import AlreadyStored
 from alarmdigest.pipeline.inflight.candidacy import Candidacy
@@ -206,9 +207,14 @@ class GroupLookup(StreamLookup):
     # -- looking up: becoming, or staying, the leader ----------------------------------------------
 
     def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
-        infos = self._ensure_with_leaders(KINDS, go_on)
+        try:
+            infos = self._ensure_with_leaders(KINDS, go_on)
+        except StreamConflict:
+            self.note_room(room=False)  # nor could another leader use it
+            raise
         if infos is None:
             return False
+        self.note_room(room=True)
         self._digests_info = infos[DIGEST]
         for kind, info in infos.items():
             self._leaders[kind] = info.leader
