@@ -51,7 +51,9 @@ class Replica:
         self._divergence = FolderNote(settings, DIVERGED)
         self._missing = FolderNote(settings, MISSED)
         self.missed = self._missing.read()
-        self.exchange = Exchange(diverged=self._divergence.read())
+        self.exchange = Exchange(
+            diverged=self._divergence.read(), keeps_snapshots=settings.keeps_snapshots
+        )
         self.group: Group | None = None
         self._settings = settings
         self._last = last
@@ -104,7 +106,7 @@ class Replica:
             self.exchange,
             digests_stream=settings.digests_stream,
             domain=settings.js_domain,
-            replicas=settings.stream_replicas,
+            stream_replicas=settings.stream_replicas,
             position=position,
             ready=ready,
             missed=missed,

@@ -75,6 +75,7 @@ class SnapshotMaker(threading.Thread):
         self._interval_s = settings.snapshot_interval.seconds
         self._retry_s = 0.0
         self._not_before = 0.0
+        self._made_at = 0.0
         self._trouble = LimitedLog(log, logging.WARNING, interval_s=SAY_AGAIN_S)
 
     def stop(self) -> None:
@@ -142,7 +143,11 @@ class SnapshotMaker(threading.Thread):
                 if stream is not None and (why := self._due(position, stream)):
                     self._make(snapshots, objects, why, self._go_on)
             waits = self.newest is None and (position is None or not turn)
-            self._stopping.wait(FIRST_LOOKS_EVERY_S if waits else self._look_every_s)
+            pause_s = FIRST_LOOKS_EVERY_S if waits else self._look_every_s
+            until = time.monotonic() + pause_s
+            while time.monotonic() < until and not self._is_asked_for:
+                if self._stopping.wait(FIRST_LOOKS_EVERY_S):
+                    break
 
     @property
     def _is_our_turn(self) -> bool:
@@ -157,6 +162,12 @@ class SnapshotMaker(threading.Thread):
         last = self._store.last
         return None if last is None else last.position
 
+    @property
+    def _is_asked_for(self) -> bool:
+        return self._replica is not None and (
+            self._replica.exchange.snapshot_asked_at > self._made_at
+        )
+
     def _look_for_newest(self, snapshots: Snapshots) -> None:
         try:
             self.newest = newest(snapshots, self._terms)
@@ -168,6 +179,8 @@ class SnapshotMaker(threading.Thread):
     def _due(self, position: StreamPosition, stream: StreamInfo) -> str:
         """Why one is to be made now; empty if none is."""
         found, now_ns = self.newest, stream.server_ns or time.time_ns()
+        if self._is_asked_for and (found is None or position.sequence > found.sequence):
+            return "a replica has asked for one"
         if found is None:
             return "there is none"
         if now_ns - found.stored_at_ns >= self._settings.snapshot_interval:
@@ -196,7 +209,7 @@ class SnapshotMaker(threading.Thread):
             self._not_before = time.monotonic() + LONGEST_RETRY_S
             self._trouble("no snapshot is made: nobody could start from it", reason=useless)
             return
-        started = time.monotonic()
+        started = self._made_at = time.monotonic()
         objects.ensure(create=not self._settings.no_create_streams)
         info = snapshots.write(self._settings.data_dir, about=self._about, sign_of_life=alive)
         if info is None:

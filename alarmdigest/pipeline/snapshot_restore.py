@@ -11,6 +11,7 @@ from alarmdigest.nats.object_bucket import BucketMissing
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.snapshot_terms import SnapshotTerms, open_bucket
 from alarmdigest.replication.snapshot_info import SnapshotInfo
+from alarmdigest.replication.snapshot_request import ask_for_snapshot
 from alarmdigest.replication.snapshots import Snapshots
 from alarmdigest.runtime import log_writer
 from alarmdigest.runtime.logs import Fields
@@ -21,6 +22,10 @@ log = logging.getLogger(__name__)
 # How often it is said how much is there: to a person who waits, and to a log.
 TELL_EVERY_S = 1.0
 TELL_LOG_EVERY_S = 30.0
+# For one that another replica has promised: it looks every ten seconds at most, and needs a few for
+# a million alarms.
+MADE_WITHIN_S = 60.0
+LOOK_EVERY_S = 0.5
 
 
 class NotToGoOn(Exception):
@@ -45,16 +50,28 @@ def restore_snapshot(
     if connection is None:
         raise NotToGoOn
     try:
-        snapshots = Snapshots(open_bucket(connection, settings), terms.group)
-        info = snapshots.restore(
-            settings.data_dir,
-            stream=terms.stream,
-            settings=content_settings,
-            fits=progress.misfit,
-            progress=progress,
-        )
-    except BucketMissing:
-        info = None
+        objects = open_bucket(connection, settings)
+        snapshots = Snapshots(objects, terms.group)
+
+        def restore() -> SnapshotInfo | None:
+            try:
+                return snapshots.restore(
+                    settings.data_dir,
+                    stream=terms.stream,
+                    settings=content_settings,
+                    fits=progress.misfit,
+                    progress=progress,
+                )
+            except BucketMissing:
+                return None
+
+        info = restore()
+        # Where the input still holds everything it can be read instead.
+        stream = None if info is not None else objects.stream_info(terms.stream)
+        needs_one = settings.group and stream is not None and stream.first_seq > 1
+        if needs_one and _is_promised(reconnector, settings.group, go_on):
+            log.info("no snapshot suits; another replica makes one for us")
+            info = _wait_for_one(restore, snapshots, go_on)
     finally:
         connection.close()
     if info is None:
@@ -65,6 +82,41 @@ def restore_snapshot(
         Fields(**_told(info), seconds=time.monotonic() - started),
     )
     return info
+
+
+def _is_promised(reconnector: Reconnector, group: str, go_on: Callable[[], bool]) -> bool:
+    """Whether another replica says that it makes one for us."""
+    connection = reconnector.connect_with_backoff(go_on)
+    if connection is None:
+        raise NotToGoOn
+    try:
+        return ask_for_snapshot(connection, group)
+    finally:
+        connection.close()
+
+
+def _wait_for_one(
+    restore: Callable[[], SnapshotInfo | None], snapshots: Snapshots, go_on: Callable[[], bool]
+) -> SnapshotInfo | None:
+    """None if none has come in time that suits. Raises as ``restore_snapshot`` does."""
+    give_up_at = time.monotonic() + MADE_WITHIN_S
+    names = _names(snapshots)
+    while time.monotonic() < give_up_at:
+        if not go_on():
+            raise NotToGoOn
+        time.sleep(LOOK_EVERY_S)
+        if (now := _names(snapshots)) != names:
+            names = now
+            if (info := restore()) is not None:
+                return info
+    return None
+
+
+def _names(snapshots: Snapshots) -> list[str]:
+    try:
+        return [one.nuid for one in snapshots.newest_first()]
+    except BucketMissing:
+        return []
 
 
 def _told(info: SnapshotInfo) -> dict[str, str | int | float]:

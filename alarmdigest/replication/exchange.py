@@ -28,9 +28,12 @@ class Exchange:
 
     Written by the group's thread: ``heard``, the newest word of another replica; ``stand_asked``
     counts the requests to stand, the last of which holds until ``stand_until``; ``last_of_others``,
-    the sequence of the last leader message, where the stream says that it is not ours; ``others``,
+    the sequence of the last leader message, where the stream says that it is not ours;
+    ``snapshot_asked_at``, when a replica asked us for one (``time.monotonic()``); ``others``,
     what the living ones beside us and the leader have told; ``outvoted``, whether we lead and the
     majority has made other digests.
+
+    ``keeps_snapshots`` says whether this replica makes any.
 
     ``stands`` is set by the group's thread with each request to stand, and cleared by the publisher
     when that election is over.
@@ -52,9 +55,12 @@ class Exchange:
     elections: int = 0
     lost_elections: int = 0
 
+    keeps_snapshots: bool = False
+
     heard: Word = NOTHING_SAID
     stand_asked: int = 0
     stand_until: float = 0.0
+    snapshot_asked_at: float = 0.0
     last_of_others: int = 0
     others: tuple[Beat, ...] = ()
     outvoted: bool = False

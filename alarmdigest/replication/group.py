@@ -26,6 +26,7 @@ from alarmdigest.replication.election import NO_ELECTION, read_election
 from alarmdigest.replication.exchange import Exchange, Identity
 from alarmdigest.replication.heard_words import HeardWords
 from alarmdigest.replication.membership import Beat, Membership, NameTaken
+from alarmdigest.replication.snapshot_request import asks_for_snapshot
 from alarmdigest.replication.step_down import StepDown
 from alarmdigest.replication.subjects import (
     BEATS,
@@ -76,7 +77,7 @@ class Group(ServiceThread):
         *,
         digests_stream: str,
         domain: str,
-        replicas: int,
+        stream_replicas: int,
         position: Callable[[], int],
         ready: Callable[[], bool],
         missed: Callable[[], bool],
@@ -92,7 +93,7 @@ class Group(ServiceThread):
         self.exchange = exchange
         self._digests_stream = digests_stream
         self._domain = domain
-        self._replicas = replicas
+        self._stream_replicas = stream_replicas
         self._position = position
         self._ready = ready
         self._missed = missed
@@ -196,7 +197,7 @@ class Group(ServiceThread):
         )
         js = JetStream(connection, domain=self._domain, timeout_s=ANSWER_TIMEOUT_S, received=b"")
         if js.stream_info(GROUP_STREAM) is None:
-            js.create_stream(group_stream_config(self._replicas))
+            js.create_stream(group_stream_config(self._stream_replicas))
         name = f"{self.identity.name}-{secrets.token_hex(6)}"
         config = {
             "name": name,
@@ -229,8 +230,16 @@ class Group(ServiceThread):
                 self._hear(payload)
             elif sid == ANSWERS_SID:
                 self._on_last_election(payload)
-            elif sid == CONTROL_SID and reply and self.exchange.token:  # only the leader answers
-                self._step_down.on_request(payload, reply, time.monotonic())
+            elif sid == CONTROL_SID and reply:
+                self._on_request(connection, payload, reply)
+
+    def _on_request(self, connection: Connection, payload: bytes, reply: bytes) -> None:
+        if asks_for_snapshot(payload):
+            if self.exchange.keeps_snapshots and self.makes_snapshots():
+                self.exchange.snapshot_asked_at = time.monotonic()
+                connection.send(b"PUB %b 2\r\n{}\r\n" % reply)
+        elif self.exchange.token:  # only the leader answers
+            self._step_down.on_request(payload, reply, time.monotonic())
 
     def _hear(self, payload: bytes) -> None:
         try:
@@ -331,9 +340,8 @@ class Group(ServiceThread):
             membership.stood(now, elected=exchange.token > 0)
         if exchange.stands and now > exchange.stand_until + STAND_WITHIN_S and not exchange.token:
             exchange.stands = False  # the publisher has not come to it
-        stands = exchange.stands or self._was_standing
-        may = not (stands or self._resigning or exchange.diverged)
-        wants = may and membership.should_stand(self._our_beat(0), now)
+        held = exchange.stands or self._was_standing or self._resigning or exchange.diverged
+        wants = not held and membership.should_stand(self._our_beat(0), now)
         if wants and not self._asks_to_stand:
             self._asks_to_stand = True
             self._asked_at = 0.0

@@ -302,6 +302,33 @@ def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> No
 
 
 @pytest.mark.group
+def test_a_newcomer_that_no_snapshot_suits_has_one_made() -> None:
+    """The input has lost what comes behind the newest one, which is made seldom."""
+    with (
+        NatsServer() as server,
+        GroupService([server.url], "--snapshot-interval", "1h", replicas=2) as group,
+        Feeder(server.url, seed=25, rate=300) as feeder,
+    ):
+        leader = group.leader()
+        [follower] = [one for one in group.replicas if one is not leader]
+        eventually(lambda: snapshots_of(server.url, "mail"), timeout=30.0, what="the first one")
+        feeder.wait_for(800)
+        follower.kill()
+        wipe(follower)
+        known = max(one.sequence for one in snapshots_of(server.url, "mail"))
+        removed = remove_input(server.url, known + 20)
+        follower.start()
+        follower.wait_for_log("no snapshot suits; another replica makes one for us")
+        assert restored_from(follower) > known + 20
+        leader.wait_for_log("because=a replica has asked for one")
+        feeder.wait_for(300)
+        leader.kill()
+        assert group.leader() is follower
+        feeder.wait_for(300)
+        assert_worth_judging(group.settle(feeder, removed=removed))
+
+
+@pytest.mark.group
 def test_a_snapshot_of_before_the_first_message_is_one_to_start_from() -> None:
     """A group's first one is made at once, when there is nothing to be known yet."""
     with (
