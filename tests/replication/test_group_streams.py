@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
+from histories import event_body, request_body
+from model import Event, Request, Status
+from support.bus import Bus
 from support.feeder import Feeder
 from support.group_service import GroupService, digests_of, elections_of
 from support.jetstream import asking, info_of
-from support.judge import DIGESTS, read_stream
+from support.judge import ALARMS, DIGESTS, read_stream
 from support.nats_server import NatsServer
 from support.stream_service import StreamService
 from support.wait import eventually
@@ -81,3 +84,53 @@ def test_two_groups_on_split_subjects_know_nothing_of_each_other(server: NatsSer
             wanted = {f"{side}-{user}" for user in range(20)}
             eventually(lambda side=side: len(users(side)) >= 20, what=f"the digests of {side}")  # type: ignore[misc]
             assert users(side) == wanted
+
+
+@pytest.mark.parametrize("by_whom", ["by its operator", "by the service"])
+@pytest.mark.parametrize("name", [ALARMS, DIGESTS])
+def test_a_stream_that_is_made_anew_while_the_group_runs(name: str, by_whom: str) -> None:
+    """All replicas have read as much: they go on alike, and nobody takes anybody for diverged."""
+    with (
+        NatsServer() as server,
+        GroupService([server.url], replicas=3) as group,
+        Bus(server.url) as bus,
+    ):
+
+        def ask(number: int) -> None:
+            """One new alarm, and a request that is answered with it."""
+            before = len(digests_of(server.url))
+            event = Event(f"u{number % 3}", f"a{number}", Status.CRITICAL, number)
+            bus.publish("AlarmStatusChanged", event_body(event))
+            bus.publish("SendAlarmDigest", request_body(Request(f"u{number % 3}")))
+            eventually(
+                lambda: len(digests_of(server.url)) > before, timeout=30.0, what=f"digest {number}"
+            )
+
+        for number in range(20):
+            ask(number)
+        followers = [one for one in group.replicas if one is not group.leader()]
+        # Else one has missed what is about to be deleted, and is not as the others any more.
+        eventually(lambda: all(read(one) == 40 for one in followers), what="all to have read it")
+        with asking(server.url) as js:
+            config = info_of(js, name).config
+            js.request(f"STREAM.DELETE.{name}", {})
+            if by_whom == "by its operator":
+                js.create_stream(dict(config))
+            if name == ALARMS:  # else what is published now is lost; that of digests can wait
+                eventually(lambda: js.stream_info(name) is not None, timeout=30.0, what="it")
+        if name == ALARMS:
+            eventually(lambda: all_ready(group), timeout=30.0, what="all to be ready")
+        for number in range(20, 30):
+            ask(number)
+        assert len(digests_of(server.url)) == (30 if name == ALARMS else 10)
+        eventually(lambda: all_ready(group), timeout=30.0, what="all to be ready")
+        assert not any(one.metric("alarmdigest_group_diverged") for one in group.replicas)
+
+
+def all_ready(group: GroupService) -> bool:
+    return all(one.http("/readyz")[0] == 200 for one in group.replicas)
+
+
+def read(replica: StreamService) -> float:
+    """The last message of the input."""
+    return replica.metric("alarmdigest_stream_position")
