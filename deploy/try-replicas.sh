@@ -55,11 +55,12 @@ end() {  # signal, name
         echo "$2 does not run" >&2
         return
     fi
-    local pid
-    pid=$(cat "$place/$2.pid")
-    kill "-$1" "$pid"
-    while kill -0 "$pid" 2>/dev/null; do sleep 0.1; done
-    rm "$place/$2.pid"
+    kill "-$1" "$(cat "$place/$2.pid")"
+}
+
+gone() {  # name
+    while is_running "$1"; do sleep 0.1; done
+    rm -f "$place/$1.pid"
 }
 
 known() {  # name
@@ -71,13 +72,11 @@ known() {  # name
 
 wait_for_leader() {
     for _ in $(seq 100); do
-        if "$bin/alarmdigest" members --json "${servers[@]}" 2>/dev/null |
-            grep -q '"leader": *"[abc]"'; then
-            return
-        fi
+        found=$("$bin/alarmdigest" members --group mail --json "${servers[@]}" 2>&1) || true
+        if grep -q '"leader": *"[abc]"' <<<"$found"; then return; fi
         sleep 0.2
     done
-    echo "nobody leads yet: see $place/a.log" >&2
+    echo "nobody leads yet: see $place/a.log; the last answer: $found" >&2
     exit 1
 }
 
@@ -99,9 +98,11 @@ case $action in
         echo "who leads: .venv/bin/alarmdigest members ${servers[*]}"
         for name in a b c; do echo "the page of $name: http://127.0.0.1:$(http_port "$name")/"; done ;;
     start | wipe) for name; do "$action" "$name"; done ;;
-    kill) for name; do end KILL "$name"; done ;;
-    stop) for name; do end TERM "$name"; done ;;
-    down) for name in a b c n1 n2 n3; do is_running "$name" && end KILL "$name"; done
+    kill) for name; do end KILL "$name"; done; for name; do gone "$name"; done ;;
+    stop) for name; do end TERM "$name"; done; for name; do gone "$name"; done ;;
+    down) all=(a b c n1 n2 n3)
+        for name in "${all[@]}"; do is_running "$name" && end KILL "$name"; done
+        for name in "${all[@]}"; do gone "$name"; done
         rm -rf "$place" ;;
     *) sed -n '2,/^set/p' "${BASH_SOURCE[0]}" | grep '^#' >&2; exit 2 ;;
 esac

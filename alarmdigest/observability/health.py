@@ -34,7 +34,8 @@ def _reads_up_to_the_end(service: Service) -> list[str]:
         return []
     if listener.near_end or publisher.window.full or not listener.consuming.is_set():
         return []
-    return [f"reads what {listener.at_least_behind or 'the'} input messages before it tell"]
+    behind = listener.at_least_behind
+    return [f"catching up: {behind} input messages behind" if behind else "catching up"]
 
 
 def degradations(service: Service) -> list[str]:

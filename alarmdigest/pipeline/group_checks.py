@@ -48,8 +48,7 @@ def check_group(
     Raises SettingsError for what keeps us from being a replica.
     """
     group = settings.group
-    election = find_last_election(js, settings.digests_stream, group)
-    _compare(settings, content, election)
+    election = check_settings_of_group(js, settings, content)
     if last is not None:
         _check_folder(js, settings, last, events)
         return last.replica.start if last.replica is not None else 0
@@ -95,6 +94,15 @@ def _check_folder(js: JetStream, settings: Settings, last: Checkpoint, events: S
     found = where_to_start(js, events, last.position, newest_ns=last.arrival_ns)
     if found.kind != "continues":
         raise SettingsError(f"{what} holds another stream's state ({found.sentence}): {remedy}")
+
+
+def check_settings_of_group(
+    js: JetStream, settings: Settings, content: Mapping[str, Any]
+) -> Election:
+    """The group's last election. Raises SettingsError where it goes by other settings."""
+    election = find_last_election(js, settings.digests_stream, settings.group)
+    _compare(settings, content, election)
+    return election
 
 
 def _compare(settings: Settings, content: Mapping[str, Any], election: Election) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import secrets
@@ -24,6 +25,8 @@ from alarmdigest.replication.word import Word
 from alarmdigest.runtime.service_thread import TICK_S
 from alarmdigest.settings import Settings
 from alarmdigest.store.base import Checkpoint
+
+log = logging.getLogger(__name__)
 
 #: How long a leader that stops waits for another one to be elected.
 RESIGN_FOR_S = 1.0
@@ -56,6 +59,7 @@ class Replica:
         )
         self.group: Group | None = None
         self._settings = settings
+        self._was_ready = False
         self._last = last
         self._content = content_of(settings, plan.content_settings)
         self._start = plan.group_start
@@ -100,6 +104,14 @@ class Replica:
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> Group:
         settings = self._settings
+
+        def tell_ready() -> bool:
+            now = ready()
+            if now != self._was_ready:
+                self._was_ready = now
+                log.info("caught up: could lead at once" if now else "far behind the input again")
+            return now
+
         self.group = Group(
             reconnector,
             self.identity,
@@ -108,7 +120,7 @@ class Replica:
             domain=settings.js_domain,
             stream_replicas=settings.stream_replicas,
             position=position,
-            ready=ready,
+            ready=tell_ready,
             missed=missed,
             on_failure=on_failure,
         )

@@ -202,6 +202,16 @@ def _unheeded(plan: StreamConfig, usual: StreamConfig, info: StreamInfo) -> Iter
 # -- how much goes into one message ----------------------------------------------------------------
 
 
+def content_settings(settings: Settings, split_bytes: int) -> dict[str, int]:
+    """The settings that decide what digests hold, as a checkpoint keeps them."""
+    return {
+        "clock_skew": settings.clock_skew,
+        "retention": settings.retention,
+        "split_bytes": split_bytes,
+        "publish_empty": int(settings.publish_empty),
+    }
+
+
 def split_bytes(settings: Settings, connection: Connection, digests: StreamInfo | None) -> int:
     """How large one part of a digest may be, without its headers. ``digests`` in stream mode.
 

@@ -182,7 +182,7 @@ class SnapshotMaker(threading.Thread):
         if self._is_asked_for and (found is None or position.sequence > found.sequence):
             return "a replica has asked for one"
         if found is None:
-            return "there is none"
+            return "there is none to start from"
         if now_ns - found.stored_at_ns >= self._settings.snapshot_interval:
             return f"the newest is {(now_ns - found.stored_at_ns) / 1e9:.0f} s old"
         if position.sequence > found.sequence and in_older_half(found, stream, now_ns):

@@ -21,7 +21,12 @@ from alarmdigest.pipeline.group_checks import (
     check_other_groups,
     content_of,
 )
-from alarmdigest.pipeline.server_checks import ready_streams, split_bytes, version_problem
+from alarmdigest.pipeline.server_checks import (
+    content_settings,
+    ready_streams,
+    split_bytes,
+    version_problem,
+)
 from alarmdigest.pipeline.snapshot_restore import NotToGoOn
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.state.position import StreamPosition
@@ -127,12 +132,7 @@ def _prepare(
             )
     if mode == "core":
         _check_clock(settings, last)
-    content = {
-        "clock_skew": settings.clock_skew,
-        "retention": settings.retention,
-        "split_bytes": split_bytes(settings, connection, digests),
-        "publish_empty": int(settings.publish_empty),
-    }
+    content = content_settings(settings, split_bytes(settings, connection, digests))
     if last is None and fill_store is not None and events is not None:
         last = fill_store(content)
     group_start = 0

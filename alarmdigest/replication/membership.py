@@ -342,7 +342,7 @@ class Membership:
         elif self._is_stuck(2 * STUCK_AFTER_PACES):
             self.why_to_stand = "the leader gets nothing done"
         elif self.leader_is_suspected:
-            self.why_to_stand = "the leader is not heard" if self.token else "nobody has led yet"
+            self.why_to_stand = "the leader is not heard" if self.token else "there is no leader"
         else:
             return False
         if self._suspected_since is None:

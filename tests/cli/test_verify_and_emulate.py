@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
@@ -12,7 +14,7 @@ from nats.aio.msg import Msg
 from nats.js.api import DiscardPolicy
 from support.bus import Bus
 from support.command import run_command
-from support.jetstream import connected
+from support.jetstream import asking, connected
 from support.nats_server import HOST, NatsServer, free_port
 from support.raw import frames_of, publish_raw
 from support.service import ServiceProcess
@@ -205,6 +207,25 @@ def test_emulate_accounts_for_every_digest_of_a_running_service(server: NatsServ
         assert service.metric("alarmdigest_book_requests_total") == 2 * 1200
         users = [one.json["UserID"] for one in bus.wait_for_digests(1200)]
         assert len(set(users)) == len(users) == 1200
+
+
+def test_emulate_publishes_once_more_what_the_stream_did_not_store(server: NatsServer) -> None:
+    """As agents do that wait for an answer: it is no fault of the service."""
+    quick = ("--shots", "150", "--bursts", "20")
+    with ServiceProcess(server.url, mode="stream") as service:
+        tool = subprocess.Popen(
+            [sys.executable, "-m", "alarmdigest", "emulate", "--server", server.url, *quick],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        read = "alarmdigest_stream_position"
+        eventually(lambda: service.metric(read) > 500, what="some traffic")
+        with asking(server.url) as js:
+            js.request("STREAM.DELETE.ALARMS", {})
+        told, _ = tool.communicate(timeout=60)
+    assert tool.returncode == 0, told
+    assert "3000 digests expected, 3000 received, 0 missing, 0 doubled, 0 wrong" in told
+    assert "was published once more: a stream that has no leader" in told
 
 
 @pytest.mark.parametrize(("tool", "alarms"), [(("verify",), 1), (("emulate", *QUICK), 2)])

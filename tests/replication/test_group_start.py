@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from histories import event_body, request_body
-from model import Event, Request, Status
-from support.bus import Bus
+from support.command import run_command
 from support.group_service import GroupService, elections_of
 from support.jetstream import asking
-from support.judge import ALARMS, DIGESTS
+from support.judge import DIGESTS
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 
@@ -57,6 +55,20 @@ def test_other_settings_than_the_leaders(
     same = ("--retention", "300ms", "--clock-skew", "50ms")
     log = refused(group.url, *IN_GROUP, *same, *options)
     assert re.search(rf"goes by other settings, told by its leader a: .*{told}", log)
+    assert "nats stream purge ALARM_DIGESTS --subject AlarmDigestLeader.mail" in log
+    checked = run_command("check-config", "--server", group.url, *IN_GROUP, *same, *options)
+    assert checked.returncode == 2
+    assert re.search(told, checked.stderr)
+
+
+def test_check_config_finds_nothing_wrong_with_what_a_start_takes(group: GroupService) -> None:
+    same = ("--retention", "300ms", "--clock-skew", "50ms")
+    checked = run_command("check-config", "--server", group.url, *IN_GROUP, *same)
+    assert checked.returncode == 0
+    assert "all is well" in checked.stderr
+    alone = run_command("check-config", "--server", group.url)
+    assert alone.returncode == 2
+    assert "a group publishes to the stream ALARM_DIGESTS" in alone.stderr
 
 
 def test_another_group_on_the_digest_stream_of_a_group(group: GroupService) -> None:
@@ -75,22 +87,6 @@ def test_no_group_on_the_streams_of_a_group(group: GroupService) -> None:
         js.request(f"STREAM.PURGE.{command[1]}", {"filter": command[2]})
     with ServiceProcess(group.url, mode="stream") as service:
         assert service.stop() == 0
-
-
-def test_an_empty_replica_where_the_stream_has_lost_what_the_group_has_read(
-    group: GroupService,
-) -> None:
-    with Bus(group.url) as bus:
-        for number in range(3):
-            event = Event("u", f"a{number}", Status.CRITICAL, number)
-            bus.publish("AlarmStatusChanged", event_body(event))
-        bus.publish("SendAlarmDigest", request_body(Request("u")))
-        bus.wait_for_digests(1)
-    with asking(group.url) as js:
-        js.request(f"STREAM.PURGE.{ALARMS}", {"seq": 3})
-    log = refused(group.url, *IN_GROUP, "--retention", "300ms", "--clock-skew", "50ms")
-    assert "does not hold everything that the group mail has read" in log
-    assert "alarmdigest backup" in log
 
 
 def test_a_digest_stream_without_atomic_batches() -> None:

@@ -397,7 +397,9 @@ def test_an_empty_replica_without_a_snapshot_does_not_begin_where_input_is_gone(
         removed = remove_input(server.url, 10)
         follower.start(ready=False)
         assert follower.wait() == exit_codes.USAGE
+        assert "does not hold everything that the group mail has read" in follower.log
         assert "and there is no snapshot to start from" in follower.log
+        assert "alarmdigest backup" in follower.log
         assert snapshots_of(server.url, "mail") == []
         group.settle(feeder, removed=removed)
 

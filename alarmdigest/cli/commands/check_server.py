@@ -15,8 +15,15 @@ from alarmdigest.nats.errors import (
 )
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.permanent_errors import is_permanent
+from alarmdigest.pipeline.group_checks import (
+    check_no_group,
+    check_other_groups,
+    check_settings_of_group,
+    content_of,
+)
 from alarmdigest.pipeline.server_checks import (
     cannot_be_made,
+    content_settings,
     look_at_streams,
     split_bytes,
     version_problem,
@@ -102,4 +109,12 @@ def _look(connection: Connection, settings: Settings, report: ServerReport) -> N
             report.problems += cannot_be_made(jetstream, connection, found.missing)
             report.warnings += found.warnings
             digests = found.infos.get("digests")
-    split_bytes(settings, connection, digests)
+    split = split_bytes(settings, connection, digests)
+    if digests is None:
+        return
+    if not settings.group:
+        check_no_group(jetstream, settings)
+        return
+    check_other_groups(jetstream, settings)
+    content = content_of(settings, content_settings(settings, split))
+    check_settings_of_group(jetstream, settings, content)

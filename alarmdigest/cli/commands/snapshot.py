@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any
 
 from alarmdigest.cli.client import connect
@@ -12,7 +13,7 @@ from alarmdigest.cli.terminal import duration_text, size_text, table, write_json
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.object_bucket import BucketFull, BucketMissing
 from alarmdigest.pipeline.replica import default_name
-from alarmdigest.pipeline.snapshot_terms import SnapshotTerms, open_bucket
+from alarmdigest.pipeline.snapshot_terms import SINGLE, SnapshotTerms, open_bucket
 from alarmdigest.replication.snapshot_info import SnapshotInfo
 from alarmdigest.replication.snapshots import WORKPLACE, Snapshots
 from alarmdigest.runtime import exit_codes
@@ -30,7 +31,11 @@ def snapshot(settings: Settings, *, only_list: bool, as_json: bool) -> int:
     try:
         if only_list:
             group = SnapshotTerms.of(settings, {}).group
-            return _show(snapshots_of(connection, settings, group), as_json=as_json)
+            found = snapshots_of(connection, settings, group)
+            if not found and not as_json:
+                write_line(printable(f"no snapshots{_whose_there_are(connection, settings)}"))
+                return exit_codes.CLEAN
+            return _show(found, as_json=as_json)
         return _make(connection, settings, as_json=as_json)
     finally:
         connection.close()
@@ -104,6 +109,20 @@ def snapshots_of(connection: Connection, settings: Settings, group: str) -> list
     return found
 
 
+def _whose_there_are(connection: Connection, settings: Settings) -> str:
+    """Somebody may have forgotten to say which."""
+    groups = set()
+    try:
+        for one in open_bucket(connection, settings).objects(""):
+            with suppress(ValueError):
+                groups.add(SnapshotInfo.from_object(one).group)
+    except BucketMissing:
+        return ""
+    named = sorted(group for group in groups if not group.startswith(SINGLE))
+    alone = " of this one" if groups else ""
+    return f"{alone}; there are some of --group {', '.join(named)}" if named else alone
+
+
 def _show(found: list[SnapshotInfo], *, as_json: bool) -> int:
     if as_json:
         write_json({"snapshots": [snapshot_json(one) for one in found]})
@@ -120,9 +139,6 @@ def _show(found: list[SnapshotInfo], *, as_json: bool) -> int:
         )
         for one in found
     ]
-    if not rows:
-        write_line("no snapshots")
-        return exit_codes.CLEAN
     for line in table(HEADS, rows):
         write_line(printable(line))
     return exit_codes.CLEAN
