@@ -13,16 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from dataclasses import dataclass
-from enum import Enum
 from typing import TypeAlias
 
 from alarmdigest.replication.word import NOTHING_SAID, Word
-
-
-class Role(Enum):
-    FOLLOWER = "follower"
-    LEADER = "leader"
-
 
 # -- questions, and their answers ------------------------------------------------------------------
 
@@ -86,21 +79,18 @@ Asking: TypeAlias = Generator[Question, Answer, bool]
 class Leadership:
     """One replica's part. Belongs to the publisher's thread.
 
-    ``token`` is the sequence of our leader message while we lead, else 0. ``word`` is the newest
-    that is known: the leader's, or our own.
+    ``leads`` once we were elected and have read what is stored, until we step down. ``token`` is
+    the sequence of our leader message from the election on, else 0. ``word`` is the newest that is
+    known: the leader's, or our own.
     """
 
     def __init__(self, incarnation: str, word: Word = NOTHING_SAID) -> None:
         """``incarnation`` is unique to this process: its nonces begin with it."""
-        self.role = Role.FOLLOWER
+        self.leads = False
         self.token = 0
         self.word = word
         self._incarnation = incarnation
         self._nonces = 0
-
-    @property
-    def leads(self) -> bool:
-        return self.role is Role.LEADER
 
     def is_mine(self, nonce: str) -> bool:
         """Whether this very process has published the leader message, whenever it was stored."""
@@ -165,7 +155,7 @@ class Leadership:
         while True:
             answer = yield ReadOutput(self.word.after, self.token)
             if isinstance(answer, Done):
-                self.role = Role.LEADER
+                self.leads = True
                 return True
             # Perhaps our message is not there any more, or another one came after it.
             last = yield ReadLastElection()
@@ -183,7 +173,7 @@ class Leadership:
 
     def step_down(self) -> None:
         """Another leads. What is in flight stays: the new leader's word will confirm it."""
-        self.role = Role.FOLLOWER
+        self.leads = False
         self.token = 0
 
     # -- the word ----------------------------------------------------------------------------------
