@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,9 @@ from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.pipeline.sources.start_position import where_to_start
 from alarmdigest.replication.content import content_text
 from alarmdigest.replication.election import Election, find_last_election, read_election
-from alarmdigest.replication.subjects import LEADERS, leader_subject
+from alarmdigest.replication.group_start import GroupStart
+from alarmdigest.replication.kept_beats import KeptBeat, groups_with_names, kept_beats
+from alarmdigest.replication.subjects import LEADERS
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import Checkpoint
 
@@ -20,6 +23,8 @@ log = logging.getLogger(__name__)
 #: Which reading of input messages the replicas have in common. Count it up when a message is read
 #: as another one than before.
 READING_RULES = 1
+
+REQUEST = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) ")
 
 
 def content_of(settings: Settings, content_settings: Mapping[str, int]) -> dict[str, Any]:
@@ -42,16 +47,23 @@ def check_group(
     last: Checkpoint | None,
     events: StreamInfo,
     digests: StreamInfo,
-) -> int:
-    """The sequence of the first input message that the group's state has known, 0 if nobody knows.
-
-    Raises SettingsError for what keeps us from being a replica.
-    """
-    group = settings.group
-    election = check_settings_of_group(js, settings, content)
+) -> GroupStart:
+    """Raises SettingsError for what keeps us from being a replica."""
+    election, differing = check_settings_of_group(js, settings, content)
     if last is not None:
         _check_folder(js, settings, last, events)
-        return last.replica.start if last.replica is not None else 0
+    since_ns = _settings_since_ns(js, settings, election, differing, last)
+    if last is not None:
+        return GroupStart(last.replica.start if last.replica is not None else 0, since_ns)
+    return GroupStart(_first_of_empty(settings, election, events, digests))
+
+
+def _first_of_empty(
+    settings: Settings, election: Election, events: StreamInfo, digests: StreamInfo
+) -> int:
+    """The sequence of the message that a replica without a state begins with. Raises SettingsError
+    where it would not come to the state that the group has."""
+    group = settings.group
     if settings.start != "first":
         raise SettingsError(
             f"--start {settings.start} with --group: all replicas must begin at the same message; "
@@ -88,7 +100,13 @@ def _check_folder(js: JetStream, settings: Settings, last: Checkpoint, events: S
     remedy = "choose another --data-dir: an empty one is filled from the group's newest snapshot"
     if replica is not None and replica.group not in ("", group):
         raise SettingsError(f"{what} holds the state of the group {replica.group}: {remedy}")
-    if replica is not None or last.position is None:
+    if replica is not None:
+        return
+    if last.position is None:
+        if last.blocks:
+            raise SettingsError(
+                f"{what} holds a state of core mode, which no other replica can come to: {remedy}"
+            )
         return
     # Of a service that was alone. Its state is the group's only if it has read the same messages.
     found = where_to_start(js, events, last.position, newest_ns=last.arrival_ns)
@@ -98,30 +116,87 @@ def _check_folder(js: JetStream, settings: Settings, last: Checkpoint, events: S
 
 def check_settings_of_group(
     js: JetStream, settings: Settings, content: Mapping[str, Any]
-) -> Election:
-    """The group's last election. Raises SettingsError where it goes by other settings."""
+) -> tuple[Election, str]:
+    """The group's last election, and in which settings it differs from ours; empty if in none.
+
+    Raises SettingsError where it goes by other settings, and some replica runs with them.
+    """
     election = find_last_election(js, settings.digests_stream, settings.group)
-    _compare(settings, content, election)
-    return election
+    differing = _differing(content, election)
+    running = [one.beat.name for one in _beats(js, settings.group) if one.runs] if differing else []
+    if running:
+        raise SettingsError(
+            f"the group {settings.group} goes by other settings, told by its leader "
+            f"{election.name}: {differing}; all replicas need the same, and {', '.join(running)} "
+            "ran with them a moment ago. To change one, stop all replicas and start them with it"
+        )
+    return election, differing
 
 
-def _compare(settings: Settings, content: Mapping[str, Any], election: Election) -> None:
+def _settings_since_ns(
+    js: JetStream, settings: Settings, election: Election, differing: str, last: Checkpoint | None
+) -> int:
+    """As ``GroupStart`` has it. Where the group has stopped, the first replica that starts may
+    bring other settings, from its checkpoint on, if that is behind all that was published."""
+    since_ns = election.fields.get("settings_since_ns")
+    since_ns = since_ns if isinstance(since_ns, int) else 0
+    empty_it = f"empty the folder {settings.data_dir}, to start from a snapshot of another replica"
+    if not differing:
+        if last is not None and last.arrival_ns < since_ns:
+            raise SettingsError(
+                f"the group {settings.group} has changed its settings since this replica has "
+                f"stopped: {empty_it}"
+            )
+        if last is None and since_ns:
+            raise SettingsError(
+                f"the group {settings.group} has changed its settings, and there is no snapshot of "
+                "it yet that was made with them: start again in a minute"
+            )
+        return since_ns
+    beats = _beats(js, settings.group)
+    ahead = max(beats, key=lambda one: one.beat.word.through, default=None)
+    spoken_ns = ahead.beat.word.through if ahead is not None else 0
+    published = _last_published(js, settings)
+    position = last.position if last is not None else None
+    is_replica = last is not None and last.replica is not None
+    reached = last.arrival_ns if last is not None and is_replica else 0
+    if position is None or reached < spoken_ns or position.sequence < published:
+        first = f"{ahead.beat.name}, say" if ahead is not None else "the one that stopped last"
+        raise SettingsError(
+            f"the group {settings.group} goes by other settings, told by its leader "
+            f"{election.name}: {differing}. They can be changed by a replica that has read all "
+            f"that was published and was stopped in order ({first}), and this one has not: start "
+            f"that one first, and {empty_it}"
+        )
+    log.warning(
+        "the group goes by other settings from now on, behind input message %d: %s",
+        position.sequence,
+        differing,
+    )
+    return reached
+
+
+def _beats(js: JetStream, group: str) -> list[KeptBeat]:
+    return kept_beats(js, group, groups_with_names(js, group).get(group, []))
+
+
+def _last_published(js: JetStream, settings: Settings) -> int:
+    """The sequence of the request that the last digest answers; 0 if there is none."""
+    last = js.find_message(settings.digests_stream, {"last_by_subj": settings.digest_subject})
+    found = REQUEST.search(last.headers) if last is not None else None
+    return int(found[1]) if found is not None else 0
+
+
+def _differing(content: Mapping[str, Any], election: Election) -> str:
     theirs = election.fields.get("content")
     if not isinstance(theirs, dict):
-        return
-    others = [
+        return ""
+    return ", ".join(
         f"{name} ({content_text(name, theirs.get(name))} there, "
         f"{content_text(name, content[name])} here)"
         for name in sorted(content)
         if theirs.get(name) != content[name]
-    ]
-    if others:
-        raise SettingsError(
-            f"the group {settings.group} goes by other settings, told by its leader "
-            f"{election.name}: {', '.join(others)}; all replicas need the same. To change "
-            f"one: stop all replicas, `nats stream purge {settings.digests_stream} --subject "
-            f"{leader_subject(settings.group)}`, and start them with the new value"
-        )
+    )
 
 
 def check_other_groups(js: JetStream, settings: Settings) -> None:

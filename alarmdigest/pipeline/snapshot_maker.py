@@ -159,8 +159,12 @@ class SnapshotMaker(threading.Thread):
 
     @property
     def _position(self) -> StreamPosition | None:
+        """Of the last checkpoint; None while that is one of before a change of settings, from which
+        nobody could start."""
         last = self._store.last
-        return None if last is None else last.position
+        if last is None or last.settings != self._terms.content_settings:
+            return None
+        return last.position
 
     @property
     def _is_asked_for(self) -> bool:

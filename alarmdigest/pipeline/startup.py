@@ -28,6 +28,7 @@ from alarmdigest.pipeline.server_checks import (
     version_problem,
 )
 from alarmdigest.pipeline.snapshot_restore import NotToGoOn
+from alarmdigest.replication.group_start import GroupStart
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.state.position import StreamPosition
 from alarmdigest.store.base import Checkpoint
@@ -59,14 +60,14 @@ class StartPlan:
     ``replay_end`` is the last message of the input stream: an earlier run has read none after it.
     None in core mode.
     ``content_settings`` are those that decide what digests hold.
-    ``group_start`` is the first input message that the state of a group has known, 0 if unknown.
+    ``group_start`` says how the state of a group came about.
     """
 
     mode: str
     split_bytes: int
     replay_end: StreamPosition | None
     content_settings: dict[str, int]
-    group_start: int = 0
+    group_start: GroupStart = GroupStart()
 
 
 def prepare_server(
@@ -135,7 +136,7 @@ def _prepare(
     content = content_settings(settings, split_bytes(settings, connection, digests))
     if last is None and fill_store is not None and events is not None:
         last = fill_store(content)
-    group_start = 0
+    group_start = GroupStart()
     if settings.group and events is not None and digests is not None:
         in_common = content_of(settings, content)
         group_start = check_group(jetstream, settings, in_common, last, events, digests)

@@ -39,10 +39,13 @@ def group() -> Iterator[GroupService]:
         yield running
 
 
-@pytest.fixture(params=["single", "other"])
+GROUP_OTHER = ("--group", "other", "--replica-name", "x")
+
+
+@pytest.fixture(params=["single", "other", "core"])
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, Path]:
-    """What a service on another server has left, and whether it was in the group ``other``."""
-    options = () if request.param == "single" else ("--group", "other", "--replica-name", "x")
+    """What a service on another server has left, and which it was."""
+    options = {"single": (), "other": GROUP_OTHER, "core": ("--mode", "core")}[request.param]
     with NatsServer() as server, StreamService(server.url, *options) as service:
         publish(server.url, "there")
         assert service.stop() == 0
@@ -65,8 +68,12 @@ def refused(url: str, folder: Path, *options: str) -> str:
 def test_a_replica_does_not_go_on_from_it(group: GroupService, folder: tuple[str, Path]) -> None:
     whose, data = folder
     log = refused(group.url, data, "--group", "mail", "--replica-name", "new")
-    what = "holds another stream's state" if whose == "single" else "the state of the group other"
-    assert what in log
+    what = {
+        "single": "holds another stream's state",
+        "other": "holds the state of the group other",
+        "core": "holds a state of core mode",
+    }
+    assert what[whose] in log
     assert "choose another --data-dir" in log
 
 
@@ -76,7 +83,7 @@ def test_no_snapshot_is_made_of_it(group: GroupService, folder: tuple[str, Path]
         where = ("--server", group.url, "--data-dir", str(data))
         made = run_command("snapshot", *where, *options)
         assert made.returncode == 2, made.stdout
-        right = options == () if whose == "single" else options[1:] == ("other",)
+        right = options == () and whose == "single"
         told = "nobody could start from it" if right else "the store in"
         assert told in made.stderr
     for options in (("--group", "mail"), ("--group", "other"), ()):

@@ -11,17 +11,20 @@ import orjson
 from alarmdigest.cli.client import connect
 from alarmdigest.cli.commands.snapshot import snapshot_json, snapshots_of
 from alarmdigest.cli.terminal import duration_text, table, write_json, write_line
-from alarmdigest.nats.errors import JetStreamError, NatsError, NoAnswer
-from alarmdigest.nats.jetstream import NO_STREAM, JetStream
+from alarmdigest.nats.errors import NatsError, NoAnswer
+from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.requests import Requests
-from alarmdigest.replication.membership import Beat
-from alarmdigest.replication.subjects import BEATS, GROUP_STREAM, control_subject, leader_subject
+from alarmdigest.replication.kept_beats import (
+    SILENT_AFTER_S,
+    KeptBeat,
+    groups_with_names,
+    kept_beats,
+)
+from alarmdigest.replication.subjects import control_subject, leader_subject
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings, SettingsError
 
-#: A replica tells of itself twice a second; one that was not heard for so long is gone, or hangs.
-SILENT_AFTER_S = 5.0
 HEADS = ("REPLICA", "ROLE", "INPUT", "BEHIND", "STATE", "HEARD", "VERSION", "HOST")
 
 
@@ -80,28 +83,21 @@ def look_at_group(js: JetStream, settings: Settings) -> dict[str, Any]:
     events = js.stream_info(settings.events_stream)
     shown: list[dict[str, Any]] = []
     leader = ""
-    for name in names:
-        stored = js.find_message(GROUP_STREAM, {"last_by_subj": f"{BEATS}.{group}.{name}"})
-        if stored is None:
-            continue
-        try:
-            beat = Beat.from_json(orjson.loads(stored.payload))
-        except ValueError:
-            continue
-        age_s = max(0.0, time.time() - stored.timestamp_ns / 1e9)
+    for kept in kept_beats(js, group, names):
+        beat = kept.beat
         # Who still claims to lead with an older token has not been heard since.
-        gone = age_s >= SILENT_AFTER_S or 0 < beat.token < token
+        gone = kept.age_s >= SILENT_AFTER_S or 0 < beat.token < token
         leads = beat.leads and not gone
         leader = beat.name if leads else leader
-        gone = gone or beat.about.get("stopped") is True
+        gone = gone or kept.stopped
         shown.append(
             {
                 "name": beat.name,
                 "role": "" if gone else "leader" if leads else "follower",
                 "input": beat.position,
                 "behind": None if events is None else max(0, events.last_seq - beat.position),
-                "state": _state(beat, gone=gone),
-                "heard_seconds_ago": round(age_s, 1),
+                "state": _state(kept, gone=gone),
+                "heard_seconds_ago": round(kept.age_s, 1),
                 "priority": beat.priority,
                 "version": _text(beat.about.get("version")),
                 "host": _text(beat.about.get("host")),
@@ -117,27 +113,19 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _state(beat: Beat, *, gone: bool) -> str:
-    if beat.about.get("stopped") is True:
+def _state(kept: KeptBeat, *, gone: bool) -> str:
+    if kept.stopped:
         return "stopped"
     if gone:
         return "silent"
-    if beat.about.get("diverged"):
+    if kept.beat.about.get("diverged"):
         return "diverged"
-    return "ready" if beat.ready else "catching up"
+    return "ready" if kept.beat.ready else "catching up"
 
 
 def _names(js: JetStream, wanted: str) -> tuple[str, list[str]]:
     """The group and its replicas. Raises SettingsError."""
-    pattern = f"{BEATS}.{wanted or '*'}.*"
-    try:
-        info = js.request(f"STREAM.INFO.{GROUP_STREAM}", {"subjects_filter": pattern})
-    except JetStreamError as error:
-        if error.err_code != NO_STREAM:
-            raise
-        info = {}
-    subjects = sorted((info.get("state") or {}).get("subjects") or ())
-    groups = sorted({subject.split(".")[1] for subject in subjects})
+    groups = groups_with_names(js, wanted)
     if len(groups) > 1:
         raise SettingsError(f"there are several groups: say --group, one of {', '.join(groups)}")
     if not groups:
@@ -145,7 +133,8 @@ def _names(js: JetStream, wanted: str) -> tuple[str, list[str]]:
         raise SettingsError(
             f"{named} on this server: no replica has been heard of, at least not for a day"
         )
-    return groups[0], [subject.split(".")[2] for subject in subjects]
+    [(group, names)] = groups.items()
+    return group, names
 
 
 def step_down(settings: Settings, *, to: str, timeout_s: float) -> int:

@@ -31,6 +31,7 @@ from alarmdigest.pipeline.inflight.puback_reader import (
 from alarmdigest.pipeline.inflight.window import MAX_UNCONFIRMED_BYTES, InFlightBatch
 from alarmdigest.replication.election import WRONG_LAST_SEQUENCE
 from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.group_start import GroupStart
 from alarmdigest.replication.leadership import Leadership
 from alarmdigest.replication.subjects import leader_subject
 from alarmdigest.replication.word import Word
@@ -66,7 +67,7 @@ class FencedConfirmer(PubAckConfirmer):
         exchange: Exchange,
         identity: Identity,
         content: dict[str, Any],
-        start: int,
+        start: GroupStart,
         on_diverged: Callable[[str], None],
     ) -> None:
         """``word`` and ``sums`` are those of the checkpoint; the rest is as for

@@ -27,6 +27,7 @@ from alarmdigest.pipeline.inflight.stored_ids import StoredIdsReader
 from alarmdigest.pipeline.inflight.stream_lookup import KINDS, StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.replication.exchange import Exchange, Identity
+from alarmdigest.replication.group_start import GroupStart
 from alarmdigest.replication.leadership import Asking, Leadership
 from alarmdigest.replication.word import Word
 from alarmdigest.runtime import failpoints
@@ -47,11 +48,11 @@ class GroupLookup(StreamLookup):
         exchange: Exchange,
         identity: Identity,
         content: dict[str, Any],
-        start: int,
+        start: GroupStart,
         on_diverged: Callable[[str], None],
     ) -> None:
-        """Call it once, first. ``content`` is what all replicas must have in common, ``start`` the
-        first input message that their state has known. ``on_diverged`` is told why this replica
+        """Call it once, first. ``content`` is what all replicas must have in common, ``start`` says
+        how their state came about. ``on_diverged`` is told why this replica
         is not to lead any more."""
         self.leadership = leadership
         self.heed = exchange.heed
@@ -61,8 +62,12 @@ class GroupLookup(StreamLookup):
         self._no_room = False
         self._exchange = exchange
         self._identity_in_group = identity
-        self._start = start
-        told = {"content": content, "start": start}
+        self._start = start.first
+        told = {
+            "content": content,
+            "start": start.first,
+            "settings_since_ns": start.settings_since_ns,
+        }
         self._candidacy = Candidacy(
             leadership,
             exchange,
