@@ -287,6 +287,9 @@ def test_a_wiped_follower_goes_on_from_a_snapshot_and_leads_when_it_must() -> No
         [follower] = [one for one in group.replicas if one is not leader]
         position = wait_for_snapshot(server.url, last_sequence(server.url), "mail")
         assert "newest snapshot: mail." in run_command("members", "--server", server.url).stdout
+        # Who forgets to say whose is told.
+        listed = run_command("snapshot", "--list", "--server", server.url)
+        assert listed.stdout == "no snapshots of this one; there are some of --group mail\n"
         follower.kill()
         wipe(follower)
         feeder.wait_for(300)

@@ -14,6 +14,7 @@ from alarmdigest.cli.terminal import duration_text, table, write_json, write_lin
 from alarmdigest.nats.errors import NatsError, NoAnswer
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.requests import Requests
+from alarmdigest.pipeline.snapshot_terms import open_bucket
 from alarmdigest.replication.kept_beats import (
     SILENT_AFTER_S,
     KeptBeat,
@@ -67,7 +68,7 @@ def _newest_snapshot(settings: Settings, group: str) -> dict[str, Any] | None:
     """None also where we may not look."""
     connection = connect(settings, "alarmdigest-members")
     try:
-        found = snapshots_of(connection, settings, group)
+        found = snapshots_of(open_bucket(connection, settings), group)
     except NatsError:
         return None
     finally:

@@ -12,6 +12,7 @@ from alarmdigest.cli.client import connect
 from alarmdigest.cli.terminal import duration_text, size_text, table, write_json, write_line
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.object_bucket import BucketFull, BucketMissing
+from alarmdigest.nats.object_store import ObjectStore
 from alarmdigest.pipeline.replica import default_name
 from alarmdigest.pipeline.snapshot_terms import SINGLE, SnapshotTerms, open_bucket
 from alarmdigest.replication.snapshot_info import SnapshotInfo
@@ -31,9 +32,10 @@ def snapshot(settings: Settings, *, only_list: bool, as_json: bool) -> int:
     try:
         if only_list:
             group = SnapshotTerms.of(settings, {}).group
-            found = snapshots_of(connection, settings, group)
+            objects = open_bucket(connection, settings)
+            found = snapshots_of(objects, group)
             if not found and not as_json:
-                write_line(printable(f"no snapshots{_whose_there_are(connection, settings)}"))
+                write_line(printable(f"no snapshots{_whose_there_are(objects)}"))
                 return exit_codes.CLEAN
             return _show(found, as_json=as_json)
         return _make(connection, settings, as_json=as_json)
@@ -95,11 +97,11 @@ def _check_group(settings: Settings, last: Checkpoint) -> None:
     raise SettingsError(f"the store in {settings.data_dir} is that {whose}: {say}")
 
 
-def snapshots_of(connection: Connection, settings: Settings, group: str) -> list[SnapshotInfo]:
+def snapshots_of(objects: ObjectStore, group: str) -> list[SnapshotInfo]:
     """The newest first. Raises NatsError."""
     found = []
     try:
-        for one in Snapshots(open_bucket(connection, settings), group).newest_first():
+        for one in Snapshots(objects, group).newest_first():
             try:
                 found.append(SnapshotInfo.from_object(one))
             except ValueError:
@@ -109,11 +111,11 @@ def snapshots_of(connection: Connection, settings: Settings, group: str) -> list
     return found
 
 
-def _whose_there_are(connection: Connection, settings: Settings) -> str:
+def _whose_there_are(objects: ObjectStore) -> str:
     """Somebody may have forgotten to say which."""
     groups = set()
     try:
-        for one in open_bucket(connection, settings).objects(""):
+        for one in objects.objects(""):
             with suppress(ValueError):
                 groups.add(SnapshotInfo.from_object(one).group)
     except BucketMissing:
