@@ -210,7 +210,7 @@ class SnapshotMaker(threading.Thread):
         info_now = SnapshotInfo.of(self._terms.group, last, self._about)
         if useless := snapshots.misfit(info_now, stream=self._terms.stream):
             # It would take the place of one that is of use.
-            self._not_before = time.monotonic() + LONGEST_RETRY_S
+            self._not_before = time.monotonic() + FIRST_RETRY_S
             self._trouble("no snapshot is made: nobody could start from it", reason=useless)
             return
         started = self._made_at = time.monotonic()

@@ -35,8 +35,8 @@ class Exchange:
 
     ``keeps_snapshots`` says whether this replica makes any.
 
-    ``stands`` is set by the group's thread with each request to stand, and cleared by the publisher
-    when that election is over.
+    ``stands`` is set by the group's thread with each request to stand, and cleared when that
+    election is over, or the wish has lapsed; ``stood`` is set by the publisher in the former case.
     """
 
     word: Word = NOTHING_SAID
@@ -52,6 +52,7 @@ class Exchange:
     full: bool = False
     stuck: bool = False
     stands: bool = False
+    stood: bool = False
     elections: int = 0
     lost_elections: int = 0
 

@@ -337,7 +337,8 @@ class Group(ServiceThread):
         membership.watch_leader(waits=waits and answers and not doubtful)
         if self._was_standing and not exchange.stands:
             self._was_standing = False
-            membership.stood(now, elected=exchange.token > 0)
+            if exchange.stood:  # else the wish has lapsed, and may be had again
+                membership.stood(now, elected=exchange.token > 0)
         if exchange.stands and now > exchange.stand_until + STAND_WITHIN_S and not exchange.token:
             exchange.stands = False  # the publisher has not come to it
         held = exchange.stands or self._was_standing or self._resigning or exchange.diverged
@@ -380,7 +381,7 @@ class Group(ServiceThread):
         self._words.on_last_election()
         if last.incarnation != self.identity.incarnation:
             if last.sequence > known:
-                told = Fields(name=Untrusted(last.name), token=last.sequence, before=known)
+                told = Fields(name=Untrusted(last.name), token=last.sequence)
                 log.info("another replica was elected%s", told)
             exchange.last_of_others = last.sequence
             exchange.heed.wake()
@@ -389,12 +390,10 @@ class Group(ServiceThread):
         self._asks_to_stand = False
         if last.sequence > known:
             return  # another was elected meanwhile, and is given time to be heard of
-        log.info(
-            "standing for leader%s",
-            Fields(group=self.identity.group, because=membership.why_to_stand),
-        )
+        told = Fields(group=self.identity.group, because=membership.why_to_stand)
+        log.info("standing for leader%s", told)
         self._was_standing = True
-        exchange.stands = True
+        exchange.stands, exchange.stood = True, False
         exchange.stand_until = time.monotonic() + STAND_WITHIN_S
         exchange.stand_asked += 1
         exchange.heed.wake()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -14,15 +15,17 @@ from support.nats_server import NatsServer
 from support.streams import update
 from support.wait import eventually
 
+from alarmdigest.pipeline.inflight.fenced import BATCH_FROM
+
 pytestmark = pytest.mark.group
 
 USERS = 60
 LARGE = [f"large-{number}" for number in range(2)]
 
 
-def messages() -> Iterator[tuple[str, bytes]]:
+def messages(name: str = "small") -> Iterator[tuple[str, bytes]]:
     """All at once, so that the digests go together; some of them are too large."""
-    small = [f"small-{number}" for number in range(USERS)]
+    small = [f"{name}-{number}" for number in range(USERS)]
     for user in (*small, *LARGE):
         for index in range(300 if user in LARGE else 1):
             event = Event(user, f"{index}-{'x' * 100}", Status.CRITICAL, index)
@@ -45,11 +48,21 @@ def test_one_that_is_too_large_for_its_stream_holds_up_nobody_else() -> None:
         eventually(
             lambda: len(digests_of(server.url)) == USERS, timeout=30.0, what="the small ones"
         )
+        # What is left goes together again.
+        bus.publish_all(one for one in messages("later") if b"later" in one[1])
+        eventually(
+            lambda: len(digests_of(server.url)) == 2 * USERS, timeout=30.0, what="later ones"
+        )
+        together = Counter(
+            one.headers.get("Nats-Batch-Id", "") for one in digests_of(server.url)[USERS:]
+        )
+        del together[""]
+        assert max(together.values()) >= BATCH_FROM
         # Each halving of a batch is an election; what waits makes no more of them.
         assert len(elections_of(server.url)) - before <= 20
         update(bus, DIGESTS, max_msg_size=-1)
         eventually(
-            lambda: len(digests_of(server.url)) == USERS + len(LARGE),
+            lambda: len(digests_of(server.url)) == 2 * USERS + len(LARGE),
             timeout=60.0,
             what="the large ones",
         )

@@ -124,9 +124,9 @@ class FencedConfirmer(PubAckConfirmer):
     @property
     def stored_arrival_ns(self) -> int:
         """A follower lets go nothing before it has compared itself with the leader's word, unless
-        its list is too long. Who
-        leads goes by the word that it was elected with, however far behind that it is: all up to
-        there is stored, and perhaps before the place from which it has read."""
+        its list is too long. Who leads goes by the word that it was elected with, however far
+        behind that it is: all up to there is stored, and perhaps before the place from which it has
+        read."""
         if self.leadership.leads:
             return self.leadership.word.through
         return self.lookup.comparison.stored_through
@@ -178,7 +178,7 @@ class FencedConfirmer(PubAckConfirmer):
         stored = self._in_flight.digests
         answers = Answers(self._in_flight.scan(buffer, 0, end))
         if self._in_flight.digests > stored:  # by PubAcks that nobody here sees
-            self.lookup.note_room(room=True)
+            self._on_stored()
         for kind, number, headers, text in self._in_flight.take_other():
             if number < 0:
                 if kind not in (frames.MSG, frames.HMSG):
@@ -211,12 +211,15 @@ class FencedConfirmer(PubAckConfirmer):
                 and sequence > 0
             ):
                 self._in_flight.confirm_batch(number, sequence)
-                self.lookup.note_room(room=True)
-                self._most_together = min(2 * self._most_together, self._server_takes)
+                self._on_stored()
                 self._end_batch()
             return True
         # While a batch is under way nothing else is an answer to it.
         return bool(self._batch)
+
+    def _on_stored(self) -> None:
+        self.lookup.note_room(room=True)
+        self._most_together = min(2 * self._most_together, self._server_takes)
 
     def _end_batch(self) -> None:
         self._last, self._batch = 0, b""

@@ -248,6 +248,7 @@ class GroupLookup(StreamLookup):
             return self._elect(asking, window, go_on)
         finally:
             exchange.token = leadership.token if leadership.leads else 0
+            exchange.stood = True
             exchange.stands = self._renews = False
             exchange.news.wake()
 
