@@ -159,14 +159,12 @@ class Comparison:
             # Another one leads, and is asked instead.
             self._distrust(word)
             return
-        # Not the votes of its leader, known as such or not.
-        others = [beat for beat in exchange.others if beat.token < word.token]
-        verdict = judge(
-            word.through,
-            others,
-            self._agrees,
-            patience=time.monotonic() - self._differs_since < VOTES_WITHIN_S,
-        )
+        waits = time.monotonic() - self._differs_since < VOTES_WITHIN_S
+        if waits and any(beat.token > word.token for beat in exchange.others):
+            return  # perhaps another one leads already: the stream is about to tell
+        # Who leads, or says so, is no judge of it.
+        others = [beat for beat in exchange.others if not beat.leads]
+        verdict = judge(word.through, others, self._agrees, patience=waits)
         if verdict is Verdict.LEADER_IS_RIGHT:
             self._differs, exchange.in_doubt = None, False
             self.diverge(
@@ -184,7 +182,6 @@ class Comparison:
     def _distrust(self, word: Word) -> None:
         """What was agreed on last counts: after it stand digests that the others have not made."""
         self._differs, self._exchange.in_doubt = None, False
-        self._exchange.differs_at, self._exchange.own = 0, ""
         self._leadership.word = self._next = self._exchange.word = self.agreed
         self._excused_through = 0
         self._exchange.distrusts = word.token
