@@ -101,8 +101,9 @@ class Schedule:
                 for one in self.machines
                 if one.process is not None and one.process.hangs_until > clock.now - LATER_S
             ]
-            if any(one.leadership.token for one in hanging):
-                return  # another may have reason to lead
+            calm_until = clock.now + QUIET_FOR_S
+            if any(one.leadership.token or one.hangs_until < calm_until for one in hanging):
+                return  # another may have reason to lead, or this one goes on with its election
             elections = self.judge.elections
             clock.run(clock.now + QUIET_FOR_S, _never)
             if self.judge.elections > elections:
@@ -279,7 +280,7 @@ class Schedule:
             return False
         hanging = [one for one in running if self.clock.now < one.hangs_until]
         others = [one for one in running if one not in hanging]
-        if any(one.leadership.leads and last in (one.leadership.token, 0) for one in hanging):
+        if any(one.leadership.token and last in (one.leadership.token, 0) for one in hanging):
             # Nobody need take over from it who waits for nothing.
             return not any(one.inflight for one in others)
         if any(one.leadership.word.through < end and not one.empty for one in others):
