@@ -59,7 +59,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
     """A connected, authenticated NATS connection.
 
     ``info`` is the server's latest INFO; ``pings`` and ``pongs`` count what went out and came
-    back, so that "the server has taken everything before PING n" is ``pongs >= n``.
+    back, so that "the server has taken everything before PING n" is ``pongs >= n``. ``asked`` is
+    set while a ``Requests`` reads it.
     """
 
     def __init__(
@@ -114,9 +115,8 @@ class Connection(NATSNoSubscribeClient):  # type: ignore[misc]  # pynats2 has no
         self.info: dict[str, Any] = {}
         self._socket: socket.socket
         self.pings = self.pongs = 0
-        self.patience, self.hung = patience, False
-        # Between CONNECT and its PONG, in seconds.
-        self.round_trip_s = 0.0
+        self.patience, self.hung, self.asked = patience, False, False
+        self.round_trip_s = 0.0  # between CONNECT and its PONG
         self._last_heard = self._last_ping = time.monotonic()
 
     # -- opening and closing ---------------------------------------------------------------------

@@ -37,6 +37,10 @@ class Requests:
     def __init__(
         self, connection: Connection, *, timeout_s: float, received: bytes | None = None
     ) -> None:
+        if connection.asked:
+            # The server would keep the first subscription of this number, and we hear nothing.
+            raise RuntimeError("another Requests still reads this connection: close it first")
+        connection.asked = True
         self._connection = connection
         self._timeout_s = timeout_s
         self._ask_again_s = max(ASK_AGAIN_S, 2 * connection.round_trip_s)
@@ -66,6 +70,7 @@ class Requests:
 
     def _end(self, *, whole_frames: bool) -> None:
         connection = self._connection
+        connection.asked = False
         connection.send(b"UNSUB %d\r\n" % REQUESTS_SID)
         ping = connection.send_ping()
         # INFO may come at any time.

@@ -114,7 +114,6 @@ class Listener(ServiceThread):
     def near_end(self) -> bool:
         """Whether the stream has been read so far that passing traffic explains the rest. False
         until it is known for the first time where it ends."""
-        self._end_was_known = self._end_was_known or self.behind is not None
         return self._end_was_known and not self.catching_up
 
     @property
@@ -178,6 +177,7 @@ class Listener(ServiceThread):
                     # server's.
                     pause = self.backlog_bytes > PAUSE_AT_BYTES
                     self.source.request_more(connection, self.router, pause=pause)
+                    self._end_was_known |= self.behind is not None
                     self._send_barrier_when_due()
             except ConsumerGone as gone:
                 self.consuming.clear()

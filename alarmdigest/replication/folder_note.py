@@ -45,4 +45,4 @@ class FolderNote:
         try:
             self._path.write_text(why + "\n", encoding="utf-8")
         except OSError as error:
-            log.error("cannot note in the folder that this replica has %s: %s", why, error)
+            log.error("cannot write %s, so that a restart would forget it: %s", self._path, error)

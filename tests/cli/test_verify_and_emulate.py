@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import orjson
 import pytest
@@ -20,6 +21,7 @@ from support.raw import frames_of, publish_raw
 from support.service import ServiceProcess
 from support.streams import DIGESTS, delete, js, update
 from support.wait import eventually
+from support.wrong_program import forgets_batches_once_there_is
 
 from alarmdigest.cli.subscription import Subscription
 
@@ -226,6 +228,19 @@ def test_emulate_publishes_once_more_what_the_stream_did_not_store(server: NatsS
     assert tool.returncode == 0, told
     assert "3000 digests expected, 3000 received, 0 missing, 0 doubled, 0 wrong" in told
     assert "was published once more: a stream that has no leader" in told
+
+
+@pytest.mark.slow
+def test_emulate_does_not_make_up_for_what_a_service_loses(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    """The stream has stored all of it: nothing is published once more."""
+    program = forgets_batches_once_there_is(tmp_path)
+    with ServiceProcess(server.url, mode="stream", program=program):
+        result = run_command("emulate", "--server", server.url, "--shots", "20", "--bursts", "20")
+    assert result.returncode == 1
+    assert ", 0 missing" not in result.stdout
+    assert "once more" not in result.stdout
 
 
 @pytest.mark.parametrize(("tool", "alarms"), [(("verify",), 1), (("emulate", *QUICK), 2)])

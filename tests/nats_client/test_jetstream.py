@@ -12,7 +12,7 @@ import pytest
 from nats.aio.msg import Msg
 from support.bus import Bus
 from support.faults import users
-from support.jetstream import asking, info_of, store
+from support.jetstream import asking, connected, info_of, store
 from support.nats_server import HOST, NatsServer
 from support.proxy import Proxy
 from support.wait import eventually
@@ -663,3 +663,14 @@ def read_until_pong(connection: Connection, received: bytearray) -> list[frames.
                 connection.handle(frame[0], frame[-1])
     assert all(frame[1] != REQUESTS_SID for frame in messages)
     return messages
+
+
+def test_two_may_not_ask_on_one_connection_at_once(server: NatsServer) -> None:
+    """The server keeps the first subscription of a number: the second would hear nothing."""
+    with connected(server.url) as connection:
+        first = JetStream(connection)
+        assert first.available()
+        with pytest.raises(RuntimeError, match="another Requests still reads this connection"):
+            JetStream(connection)
+        first.close()
+        assert JetStream(connection).available()

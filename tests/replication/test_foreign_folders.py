@@ -102,7 +102,8 @@ def test_a_single_service_becomes_a_group_with_its_folder() -> None:
         service.start()
         service.wait_for_log("leading the group")
         assert "holds another" not in service.log
-        eventually(lambda: service.metric(OWN_WRITES) > 0, what="a checkpoint")
+        # At rest there is one every ten seconds.
+        eventually(lambda: service.metric(OWN_WRITES) > 0, timeout=30.0, what="a checkpoint")
         assert service.stop() == 0
         # And from then on it is the group's.
         shown = run_command("snapshot", "--server", server.url, "--data-dir", str(service.data_dir))

@@ -78,18 +78,6 @@ class Candidacy:
         ``meant`` are the stream and the domain that must answer. ``take_found`` takes in the ids
         that were read up to the leader message with the given sequence.
         """
-        try:
-            return self._ask(asking, meant, take_found, go_on)
-        finally:
-            self._exchange.stuck = False
-
-    def _ask(
-        self,
-        asking: Asking,
-        meant: Meant,
-        take_found: TakeFound,
-        go_on: Callable[[], bool],
-    ) -> bool | None:
         answered_at = time.monotonic()
         question = next(asking)
         while True:
@@ -158,21 +146,9 @@ class Candidacy:
             # The word tells as much; and a leader that the majority disagrees with has left marks.
             believes_marks=False,
         )
-        try:
-            while not reader.done:
-                self._note_progress(reader.ids.sequence)
-                try:
-                    reader.read(go_on)
-                except NatsError:
-                    if not reader.was_silent:
-                        raise
-                if not go_on():
-                    return Unknown()
-        finally:
-            self._note_progress(reader.ids.sequence)
-            reader.close()
-        if reader.ids.sequence < question.token:
-            return Unknown()  # told by a server that does not know yet that another one leads
+        whole = reader.read_to_end(go_on, self._note_progress)
+        if not whole or reader.ids.sequence < question.token:
+            return Unknown()  # the latter: by a server that does not know yet that another leads
         failpoints.reach("election.read")
         take_found(reader, question.token)
         return Done()

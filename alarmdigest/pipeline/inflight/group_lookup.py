@@ -52,8 +52,8 @@ class GroupLookup(StreamLookup):
         on_diverged: Callable[[str], None],
     ) -> None:
         """Call it once, first. ``content`` is what all replicas must have in common, ``start`` says
-        how their state came about. ``on_diverged`` is told why this replica
-        is not to lead any more."""
+        how their state came about. ``on_diverged`` is told why this replica is not to lead any
+        more."""
         self.leadership = leadership
         self.heed = exchange.heed
         self.sums = sums
@@ -195,8 +195,8 @@ class GroupLookup(StreamLookup):
             if kind == DIGEST and not self.leadership.leads:
                 agreed = self.comparison.agreed
                 sequence, message_id = agreed.after, agreed.after_id.encode()
-            elif kind == DIGEST and self.already_stored is not None and self.already_stored.readers:
-                sequence, message_id = self.already_stored.position(kind, (sequence, message_id))
+            elif kind == DIGEST and (stored := self.comparing_stored) is not None:
+                sequence, message_id = stored.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()
             )
@@ -248,8 +248,8 @@ class GroupLookup(StreamLookup):
             return self._elect(asking, window, go_on)
         finally:
             exchange.token = leadership.token if leadership.leads else 0
+            exchange.stuck = exchange.stands = self._renews = False
             exchange.stood = True
-            exchange.stands = self._renews = False
             exchange.news.wake()
 
     def _elect(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool:

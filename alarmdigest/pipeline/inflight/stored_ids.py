@@ -113,6 +113,25 @@ class StoredIdsReader:
             self._delete_consumer()
             self.close()
 
+    def read_to_end(self, go_on: Callable[[], bool], on_read: Callable[[int], None]) -> bool:
+        """Read all that is left, and be closed; false if ``go_on()`` was false before. Raises
+        NatsError. ``on_read`` is told the sequence up to which was read, again and again. Where a
+        consumer gives nothing the stream's leader is asked instead."""
+        try:
+            while not self.done:
+                on_read(self.ids.sequence)
+                try:
+                    self.read(go_on)
+                except ConnectionLost:
+                    if not self.was_silent:
+                        raise
+                if not go_on():
+                    return False
+            return True
+        finally:
+            on_read(self.ids.sequence)
+            self.close()
+
     def _delete_consumer(self) -> None:
         """The server need not keep it until it is seen to be inactive; an account may have few."""
         connection = self._connection

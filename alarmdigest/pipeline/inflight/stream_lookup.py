@@ -245,17 +245,8 @@ class StreamLookup:
         reader = StoredIdsReader(
             self._reconnector, info.name, domain=self._domain, after=floor, end=info.last_seq
         )
-        try:
-            while not reader.done:
-                try:
-                    reader.read(go_on)
-                except ConnectionLost:
-                    if not reader.was_silent:
-                        raise
-                if not go_on():
-                    return False
-        finally:
-            reader.close()
+        if not reader.read_to_end(go_on, on_read=lambda _sequence: None):
+            return False
         for batch in window.batches:
             for number, sequence in reader.ids.take_made(batch.records, kind)[0]:
                 self._in_flight.confirm(batch.first + number, sequence)
