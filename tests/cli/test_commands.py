@@ -40,6 +40,12 @@ def run(
     )
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default data directory is one below: somebody may run a service in the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
 def nobody() -> str:
     """The URL of a server that does not run."""
     return f"nats://{HOST}:{free_port()}"
