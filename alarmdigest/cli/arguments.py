@@ -32,7 +32,7 @@ configuration, 3 NATS not reachable in time, 4 store unusable, 5 drain timed out
 
 COMMANDS = (
     *("run", "verify", "emulate", "status", "members", "step-down", "snapshot"),
-    *("show", "rejected", "backup", "check-config"),
+    *("show", "rejected", "backup", "copy-store", "schema", "check-config"),
 )
 
 # Every setting in the order of the help, and the two that say where else settings are.
@@ -53,6 +53,11 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "replicas": (
         *("group", "replica_name", "leader_priority"),
         *("snapshots", "snapshot_interval", "snapshots_max_bytes"),
+    ),
+    "Cassandra": (
+        *("cassandra", "cassandra_keyspace", "cassandra_datacenter", "cassandra_consistency"),
+        *("cassandra_timeout", "cassandra_user", "cassandra_password_file", "cassandra_tls"),
+        *("cassandra_tls_ca", "cassandra_tls_cert", "cassandra_tls_key"),
     ),
     "digests": ("retention", "clock_skew", "accept_clock_step", "publish_empty", "split_size"),
     "times and limits": (
@@ -80,6 +85,7 @@ OF_SNAPSHOTS = (
     *("events_stream", "digests_stream", "rejected_stream", "js_domain"),
     *("no_create_streams", "stream_replicas", "snapshots_max_bytes"),
 )
+OF_THE_STORE = ("store", "data_dir", *GROUPS["Cassandra"], *EVERYWHERE)
 EVERYTHING = tuple(name for names in GROUPS.values() for name in names)
 TO_TRY = (*TO_CONNECT, "event_subject", "request_subject", "digest_subject")
 ITS_SERVER = (
@@ -188,16 +194,16 @@ def parser() -> argparse.ArgumentParser:
     show = _command(
         commands,
         "show",
-        "one user's alarms, from the store on disk",
+        "one user's alarms, from the store",
         takes="USER",
-        description="Reads the last checkpoint in --data-dir, also while the service runs. A user\n"
-        "whose id begins with - is named behind --.",
+        description="Reads the last checkpoint in --data-dir, or in Cassandra, also while the\n"
+        "service runs. A user whose id begins with - is named behind --.",
     )
     # Not "user": that is the setting of the login.
     show.add_argument("whose", metavar="USER", help="the UserID")
     show.add_argument("--due", action="store_true", help="only what the next digest would hold")
     _add_json(show)
-    _add_settings(show, ("data_dir", *EVERYWHERE), {"data_dir": ITS_DATA_DIR})
+    _add_settings(show, OF_THE_STORE, {"data_dir": ITS_DATA_DIR})
 
     rejected = _command(
         commands,
@@ -238,14 +244,38 @@ def parser() -> argparse.ArgumentParser:
         "backup",
         "a checked copy of the store, also while the service runs",
         takes="TARGET",
-        description="Copies the last checkpoint in --data-dir to TARGET/state, reads every row of\n"
-        "the copy once, and holds up nobody.",
+        description="Copies the last checkpoint in --data-dir, or in Cassandra, to TARGET/state,\n"
+        "reads every row of the copy once, and holds up nobody.",
     )
     backup.add_argument(
         "target", metavar="TARGET", help="a directory without a backup in it; made if need be"
     )
     _add_json(backup)
-    _add_settings(backup, ("data_dir", *EVERYWHERE), {"data_dir": ITS_DATA_DIR})
+    _add_settings(backup, OF_THE_STORE, {"data_dir": ITS_DATA_DIR})
+
+    copy = _command(
+        commands,
+        "copy-store",
+        "the state of one store written to another one that is empty",
+        description="Copies the last checkpoint between the data directory and Cassandra, and\n"
+        "reads it back. Stop the service before, and start it with the other store.",
+    )
+    for name, text in (("from", "the store to read"), ("to", "the store to write, empty")):
+        copy.add_argument(
+            f"--{name}", dest=f"{name}_kind", choices=("lmdb", "cassandra"), required=True, help=text
+        )
+    _add_json(copy)
+    _add_settings(copy, OF_THE_STORE, {"data_dir": ITS_DATA_DIR})
+
+    schema = _command(
+        commands,
+        "schema",
+        "what Cassandra needs to keep the state, as CQL",
+        description="Prints the keyspace and the table. The service makes the table itself where\n"
+        "it may, the keyspace never: how often it is replicated is yours to say.",
+    )
+    _add(schema, "replication-factor", positive, "3", "N", "on how many nodes each row is kept")
+    _add_settings(schema, ("cassandra_keyspace", "cassandra_datacenter", *EVERYWHERE))
 
     check = _command(
         commands,
@@ -317,14 +347,17 @@ def _add_settings(
                 option["metavar"] = metas[name]
             if name == "server":
                 option |= {"action": "append", "type": _without_login}
+            elif name == "cassandra":
+                option["action"] = "append"
             group.add_argument(flag_of(name), **option)
 
 
 def settings_in(parsed: argparse.Namespace) -> dict[str, str]:
     """The texts of the settings that the command line has, by name."""
     found = {name: getattr(parsed, name, None) for name in EVERYTHING}
-    if found["server"] is not None:  # repeated; with commas, as the variable has it
-        found["server"] = ",".join(found["server"])
+    for name in ("server", "cassandra"):
+        if (several := found[name]) is not None:  # repeated; with commas, as the variable has it
+            found[name] = ",".join(several)
     return {name: text for name, text in found.items() if text is not None}
 
 

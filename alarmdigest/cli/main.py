@@ -24,7 +24,7 @@ from alarmdigest.store import StoreError
 
 log = logging.getLogger(__name__)
 
-WITH_DATA = ("run", "show", "backup", "snapshot")
+WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
 CONNECTING = ("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot")
 
 
@@ -182,6 +182,18 @@ def _backup(settings: Settings, parsed: argparse.Namespace) -> int:
     return backup(settings, Path(parsed.target), as_json=parsed.json)
 
 
+def _copy_store(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.copy_store import copy_store
+
+    return copy_store(settings, parsed.from_kind, parsed.to_kind, as_json=parsed.json)
+
+
+def _schema(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.schema import schema
+
+    return schema(settings, replication_factor=parsed.replication_factor)
+
+
 def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.rejected import refeed, rejected
 
@@ -206,6 +218,8 @@ _TOOLS = {
     "show": _show,
     "rejected": _rejected,
     "backup": _backup,
+    "copy-store": _copy_store,
+    "schema": _schema,
 }
 
 

@@ -33,6 +33,8 @@ class Barrier:
     #: Whether a checkpoint is written for it. One without, in a group, only tells how far
     #: everything is made, and confirmed.
     of_checkpoint: bool = True
+    #: Whether its checkpoint is of all rows, not only of those that changed since the last one.
+    of_all_rows: bool = False
     age_from: float = field(default_factory=time.monotonic, compare=False)
     done: threading.Event = field(default_factory=threading.Event, compare=False)
     """Set once its checkpoint is in the store (or nothing had changed); without a checkpoint, once

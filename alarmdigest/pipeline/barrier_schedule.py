@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from alarmdigest.pipeline.barrier import Barrier
@@ -24,11 +25,18 @@ class BarrierSchedule:
     ``newest`` is the newest barrier of a checkpoint.
     """
 
-    def __init__(self, checkpoint_interval_s: float, progress_interval_s: float | None) -> None:
-        """``progress_interval_s`` is None outside a group."""
+    def __init__(
+        self,
+        checkpoint_interval_s: float,
+        progress_interval_s: float | None,
+        wants_all_rows: Callable[[], bool],
+    ) -> None:
+        """``progress_interval_s`` is None outside a group. ``wants_all_rows``: whether the next
+        checkpoint is to be of all rows."""
         self.newest: Barrier | None = None
         self._checkpoint_interval_s = checkpoint_interval_s
         self._progress_interval_s = progress_interval_s
+        self._wants_all_rows = wants_all_rows
         self._of_progress: deque[Barrier] = deque()
         self._number = 0
         self._checkpoint_at = self._any_at = time.monotonic()
@@ -57,7 +65,14 @@ class BarrierSchedule:
         self, kind: Kind, position: StreamPosition | None, arrival_ns: int, inputs_read: int
     ) -> Barrier:
         self._number += 1
-        barrier = Barrier(self._number, position, arrival_ns, of_checkpoint=kind == "checkpoint")
+        of_checkpoint = kind == "checkpoint"
+        barrier = Barrier(
+            self._number,
+            position,
+            arrival_ns,
+            of_checkpoint=of_checkpoint,
+            of_all_rows=of_checkpoint and self._wants_all_rows(),
+        )
         self._any_at = time.monotonic()
         self._read_at_any = inputs_read
         if kind == "checkpoint":

@@ -22,11 +22,12 @@ from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.state.position import Outputs, ReplicaPosition
-from alarmdigest.store.base import Checkpoint, Store, StoreError
+from alarmdigest.store.base import AllRowsNeeded, Checkpoint, Store, StoreError, StoreInUse
 
 log = logging.getLogger(__name__)
 
 RETRY_PAUSE_S = 1.0
+TIDY_EVERY_S = 1.0
 # What a checkpoint of this size needs is worth returning afterwards.
 LARGE_BYTES = 16 * 1024 * 1024
 
@@ -84,6 +85,7 @@ class Checkpointer(ServiceThread):
         self.rows_bytes = 0
         self.write_seconds = 0.0
         self._memory_kept = False
+        self._untidy, self._tidy_at = True, 0.0
         # How long barriers took to come through, with everything before them confirmed; and writes.
         self.gathering = Histogram()
         self.writing = Histogram()
@@ -122,8 +124,9 @@ class Checkpointer(ServiceThread):
         while True:
             self.sign_of_life()
             try:
-                item = self._queue.get(timeout=TICK_S * 5)
+                item = self._queue.get(timeout=0 if self._untidy else TICK_S * 5)
             except queue.Empty:
+                self._tidy_up()
                 continue
             if item is None:
                 return
@@ -154,19 +157,24 @@ class Checkpointer(ServiceThread):
         )
         touched_bytes = 0
         if pending.rows or not unchanged:
-            self._write(
-                pending.rows,
-                Checkpoint(
-                    number=last.number + 1 if last is not None else 1,
-                    written_at_ns=time.time_ns(),
-                    position=barrier.position,
-                    arrival_ns=barrier.arrival_ns,
-                    outputs=outputs,
-                    settings=self._settings,
-                    blocks=pending.blocks,
-                    replica=pending.replica,
-                ),
+            checkpoint = Checkpoint(
+                number=last.number + 1 if last is not None else 1,
+                written_at_ns=time.time_ns(),
+                position=barrier.position,
+                arrival_ns=barrier.arrival_ns,
+                outputs=outputs,
+                settings=self._settings,
+                blocks=pending.blocks,
+                replica=pending.replica,
             )
+            try:
+                self._write(pending.rows, checkpoint, of_all_rows=barrier.of_all_rows)
+            except AllRowsNeeded as error:
+                # The next barrier brings them, and with them those that are dropped here.
+                self.failures += 1
+                log.error("%s", error)
+                barrier.done.set()
+                return
             touched_bytes = self.store.touched_bytes
         failpoints.reach("checkpointer.done")
         if touched_bytes >= LARGE_BYTES:
@@ -176,14 +184,20 @@ class Checkpointer(ServiceThread):
         self.completed_at = time.monotonic()
         barrier.done.set()
 
-    def _write(self, rows: list[bytes], checkpoint: Checkpoint) -> None:
-        """Until it succeeds: nothing is skipped, and meanwhile no other checkpoint is begun."""
+    def _write(self, rows: list[bytes], checkpoint: Checkpoint, *, of_all_rows: bool) -> None:
+        """Until it succeeds: nothing is skipped, and meanwhile no other checkpoint is begun.
+
+        Raises AllRowsNeeded, and StoreInUse where the store is another's by now: that ends us.
+        """
+        commit = self.store.commit_all if of_all_rows else self.store.commit
         failpoints.reach("checkpointer.before_write")
         while True:
             started = time.monotonic()
             try:
                 with self.busy("writing a checkpoint"):
-                    self.store.commit(rows, checkpoint)
+                    commit(rows, checkpoint)
+            except (AllRowsNeeded, StoreInUse):
+                raise
             except StoreError as error:
                 self.failures += 1
                 self.failing_because = str(error)
@@ -201,6 +215,19 @@ class Checkpointer(ServiceThread):
         self.writing.observe(self.write_seconds)
         self.rows_bytes = sum(map(len, rows))
         self.written += 1
+        self._untidy = True
+
+    def _tidy_up(self) -> None:
+        """What the store has put off, a slice between two checkpoints."""
+        if not self._untidy and time.monotonic() < self._tidy_at:
+            return
+        self._tidy_at = time.monotonic() + TIDY_EVERY_S
+        try:
+            with self.busy("tidying up the store"):
+                self._untidy = self.store.tidy_up()
+        except StoreError as error:
+            self._untidy = False  # a pause, and then again
+            self._trouble("the store cannot be tidied up; trying again", reason=error)
 
     def _release_memory(self) -> None:
         """After large checkpoints, once there is a small one: until then it is used again."""

@@ -62,14 +62,11 @@ class Listener(ServiceThread):
         rejections: Rejections,
         workers: Sequence[Worker],
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
+        schedule: BarrierSchedule,
         *,
         backlog_limit: int,
-        checkpoint_interval_s: float,
-        progress_interval_s: float | None = None,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``progress_interval_s``: how often, in a group, barriers of no checkpoint tell how far
-        everything is made and confirmed."""
         super().__init__("listener", on_failure)
         self.router = router
         self.source = source
@@ -86,7 +83,7 @@ class Listener(ServiceThread):
         self.reconnector = reconnector
         self._workers = workers
         self._publisher_queue = publisher_queue
-        self._schedule = BarrierSchedule(checkpoint_interval_s, progress_interval_s)
+        self._schedule = schedule
         # What goes to the publisher next. It has at most a barrier in it, what was rejected before
         # that, and one batch that had no room.
         self._next_out: deque[Outgoing | Barrier] = deque()

@@ -83,6 +83,7 @@ from collections.abc import Callable
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.pipeline.barrier_schedule import BarrierSchedule
 from alarmdigest.pipeline.checkpointer import Checkpointer
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
@@ -209,7 +210,7 @@ class Service:
             try:
                 restore_snapshot(self.reconnectors.snapshots, self.settings, content, self._go_on)
             finally:
-                self.store = open_store(self.settings.store, self.settings.data_dir)
+                self.store = open_store(self.settings)
                 self._start_until = self._deadline()  # it took as long as it took
                 self.restoring_snapshot = False
         return self.store.last
@@ -287,7 +288,7 @@ class Service:
 
     def _make_listener(self, start_plan: StartPlan) -> Listener:
         assert self.publisher is not None
-        settings, last = self.settings, self.store.last
+        settings, store, last = self.settings, self.store, self.store.last
         router = make_router(settings, self.rejections, last)
         source: Source
         if start_plan.mode == "stream":
@@ -312,9 +313,12 @@ class Service:
             self.rejections,
             self.workers,
             self.publisher.queue,
+            BarrierSchedule(
+                settings.checkpoint_interval.seconds,
+                WORD_PAUSE_S if settings.group else None,
+                wants_all_rows=lambda: store.wants_all_rows,
+            ),
             backlog_limit=settings.backlog_limit,
-            checkpoint_interval_s=settings.checkpoint_interval.seconds,
-            progress_interval_s=WORD_PAUSE_S if settings.group else None,
             on_failure=self._thread_died,
         )
 

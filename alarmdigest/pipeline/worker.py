@@ -104,6 +104,8 @@ class Worker(ServiceThread):
         self._sweep_steps += steps_of_a_barrier(self.book)
         self._sweep_steps = min(self._sweep_steps, self.book.steps_around)
         self._sweep()
+        if barrier.of_all_rows:
+            self.book.mark_all_changed()
         rows = []
         while chunk := self.book.take_rows():
             rows.append(chunk)

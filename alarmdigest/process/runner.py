@@ -88,7 +88,7 @@ class Runner:
 
     def _run(self) -> int:
         # Before anything is started: it tells whether another service is here already.
-        store = open_store(self._settings.store, self._settings.data_dir)
+        store = open_store(self._settings)
         service: Service | None = None
         try:
             service = self._service = Service(
@@ -198,6 +198,9 @@ class Runner:
         if isinstance(cause, SettingsError):
             log.error("%s", cause)
             return exit_codes.USAGE
+        if isinstance(cause, StoreError):
+            log.critical("%s", cause)
+            return exit_codes.STORE_UNUSABLE
         if (why := exhausted_resource(cause)) is not None:
             log.critical("thread %s died, the service cannot go on: %s", thread, why)
         else:

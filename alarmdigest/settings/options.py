@@ -19,9 +19,11 @@ from alarmdigest.settings.readers import (
     age_limit,
     boolean,
     duration,
+    hosts,
     http_address,
     interval_or_never,
     js_domain,
+    keyspace,
     one_of,
     path,
     positive,
@@ -117,11 +119,11 @@ class Settings:
         "subscriptions; auto = stream where the server has JetStream, else core",
     )
     store: str = option(
-        one_of("lmdb", "memory"),
+        one_of("lmdb", "memory", "cassandra"),
         "lmdb",
         "STORE",
-        "where the state is kept: lmdb = on disk in the data directory; memory = nowhere, "
-        "everything is forgotten at the end",
+        "where the state is kept: lmdb = on disk in the data directory; cassandra = in a keyspace "
+        "of that cluster; memory = nowhere, everything is forgotten at the end",
     )
     checkpoint_interval: Duration = option(
         duration, "1s", "TIME", "how often what has changed is written to the store"
@@ -292,6 +294,44 @@ class Settings:
     )
     nats_server: str = option(
         str, "", "PATH", "the nats-server to embed, instead of the one in our wheel or on the PATH"
+    )
+
+    cassandra: tuple[tuple[str, int], ...] = option(
+        hosts,
+        "127.0.0.1:9042",
+        "HOST[:PORT]",
+        "a node of the cluster that keeps the state; repeat it for more, the others are found by it",
+    )
+    cassandra_keyspace: str = option(
+        keyspace, "alarmdigest", "NAME", "the keyspace that holds the state of this service alone"
+    )
+    cassandra_datacenter: str = option(
+        str, "", "NAME", "the data centre to use (default: that of the first node that answers)"
+    )
+    cassandra_consistency: str = option(
+        one_of("LOCAL_QUORUM", "QUORUM"),
+        "LOCAL_QUORUM",
+        "LEVEL",
+        "LOCAL_QUORUM, with LOCAL_SERIAL for conditional writes; or QUORUM, with SERIAL, where "
+        "instances in several data centres use one keyspace",
+    )
+    cassandra_timeout: Duration = option(
+        duration, "5s", "TIME", "how long to wait for an answer before a request is asked again"
+    )
+    cassandra_user: str = option(str, "", "NAME", "the user to log in to Cassandra as")
+    cassandra_password: str = secret("the password of the user in Cassandra")
+    cassandra_password_file: Path | None = option(
+        path, "", "FILE", "a file that holds the password of that user and nothing else"
+    )
+    cassandra_tls: bool = flag("talk to Cassandra in TLS, and verify its certificates and names")
+    cassandra_tls_ca: Path | None = option(
+        path, "", "FILE", "authorities that may vouch for Cassandra; implies --cassandra-tls"
+    )
+    cassandra_tls_cert: Path | None = option(
+        path, "", "FILE", "our certificate, where Cassandra asks for one"
+    )
+    cassandra_tls_key: Path | None = option(
+        path, "", "FILE", "the key of that certificate, not encrypted"
     )
 
     user: str = option(str, "", "NAME", "the user to log in as, with a password")

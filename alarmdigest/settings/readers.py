@@ -14,6 +14,7 @@ SPLIT_AUTO = 0
 # What JetStream calls no limit: of a size, and of an age.
 NO_SIZE_LIMIT = -1
 NO_LIMIT = "unlimited"
+CASSANDRA_PORT = 9042
 
 _DURATION_UNITS = {"ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "d": 86400 * 10**9}
 _SIZE_UNITS = {"": 1, "k": 1000, "kb": 1000, "m": 10**6, "mb": 10**6, "g": 10**9, "gb": 10**9}
@@ -193,6 +194,26 @@ def boolean(text: str) -> bool:
     if text.lower() not in ("1", "true", "yes", "0", "false", "no"):
         raise ValueError(f"{text!r} is neither true nor false")
     return text.lower() in ("1", "true", "yes")
+
+
+def hosts(text: str) -> tuple[tuple[str, int], ...]:
+    """``HOST[:PORT]`` separated by commas, ``[::1]:9042`` for IPv6."""
+    found = []
+    for part in filter(None, map(str.strip, text.split(","))):
+        match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", part)
+        if match is None or not 0 < int(match[2] or CASSANDRA_PORT) <= 65535:
+            raise ValueError(f"{part!r} is no HOST[:PORT]")
+        found.append((match[1].strip("[]"), int(match[2] or CASSANDRA_PORT)))
+    if not found:
+        raise ValueError("must name a host")
+    return tuple(found)
+
+
+def keyspace(text: str) -> str:
+    """A name as CQL takes it, between quotes."""
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,47}", text):
+        raise ValueError("must be a letter and up to 47 letters, digits and _")
+    return text
 
 
 def servers(text: str) -> tuple[str, ...]:

@@ -141,8 +141,8 @@ def _as_option(value: object, name: str) -> str | None:
         return str(value)
     if isinstance(value, datetime):
         return value.isoformat()
-    if isinstance(value, list) and name == "server" and all(isinstance(one, str) for one in value):
-        return ",".join(value)
+    if isinstance(value, list) and name in ("server", "cassandra"):
+        return ",".join(value) if all(isinstance(one, str) for one in value) else None
     return None
 
 

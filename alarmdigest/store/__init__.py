@@ -1,10 +1,11 @@
-"""Where the state survives a restart. ``base.py`` defines a store; ``lmdb/`` and ``memory.py``
-implement it, and ``backup.py`` copies one."""
+"""Where the state survives a restart. ``base.py`` defines a store; ``lmdb/``, ``cassandra/`` and
+``memory.py`` implement it, and ``backup.py`` copies one."""
 
-from pathlib import Path
-
+from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import (
+    AllRowsNeeded,
     Checkpoint,
+    Reader,
     Store,
     StoreDamaged,
     StoreError,
@@ -13,31 +14,45 @@ from alarmdigest.store.base import (
 )
 
 __all__ = [
-    "KINDS",
+    "AllRowsNeeded",
     "Checkpoint",
+    "Reader",
     "Store",
     "StoreDamaged",
     "StoreError",
     "StoreInUse",
     "StoreTooNew",
+    "open_reader",
     "open_store",
 ]
 
-KINDS = ("lmdb", "memory")
-
-
-def open_store(kind: str, data_dir: Path) -> Store:
-    """Open the store of this kind (one of KINDS), and make it if there is none.
-
-    Raises StoreError, and ValueError for another kind.
-    """
+def open_store(settings: Settings) -> Store:
+    """Open the store of these settings, and make it if there is none. Raises StoreError."""
     # Imported here: a run in memory shall not need LMDB, nor any other store's library.
-    if kind == "lmdb":
+    if settings.store == "lmdb":
         from alarmdigest.store.lmdb.store import LmdbStore
 
-        return LmdbStore(data_dir)
-    if kind == "memory":
-        from alarmdigest.store.memory import MemoryStore
+        return LmdbStore(settings.data_dir)
+    if settings.store == "cassandra":
+        from alarmdigest.store.cassandra.store import CassandraStore
+        from alarmdigest.store.cassandra.target import Target
 
-        return MemoryStore()
-    raise ValueError(f"no such store: {kind!r}; there are {', '.join(KINDS)}")
+        return CassandraStore(Target.of(settings))
+    from alarmdigest.store.memory import MemoryStore
+
+    return MemoryStore()
+
+
+def open_reader(settings: Settings) -> Reader:
+    """The store of these settings, which may be in use. Raises StoreError, and SettingsError for
+    one that nobody else can read."""
+    if settings.store == "lmdb":
+        from alarmdigest.store.lmdb.store import open_for_reading
+
+        return open_for_reading(settings.data_dir)
+    if settings.store == "cassandra":
+        from alarmdigest.store.cassandra.reader import CassandraReader
+        from alarmdigest.store.cassandra.target import Target
+
+        return CassandraReader(Target.of(settings))
+    raise SettingsError("--store memory: nobody but the service itself can read that")

@@ -37,6 +37,10 @@ class StoreInUse(StoreError):
     """Another process has it."""
 
 
+class AllRowsNeeded(StoreError):
+    """Nothing was written: the next commit must be of all rows (``Store.commit_all``)."""
+
+
 class StoreDamaged(StoreError):
     """What is there is not what was written, or not all of it."""
 
@@ -132,6 +136,20 @@ class Store(ABC):
         chunks do not consist of whole rows.
         """
 
+    wants_all_rows = False
+    """Whether the next commit had better be of all rows that there are. Only a store that others
+    may change or lose something of ever asks for that."""
+
+    def commit_all(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
+        """As ``commit``, of all rows that there are: whatever else the store holds is gone then.
+        Only for a store that wants it."""
+        raise NotImplementedError
+
+    def tidy_up(self) -> bool:
+        """A slice, of some ten milliseconds, of what may be done between two commits; whether there
+        is more. Raises StoreError, and may be called again."""
+        return False
+
     def release_memory(self) -> None:  # noqa: B027 - not every store keeps something
         """Return memory that only large commits need; called when there is none for a while."""
 
@@ -147,6 +165,32 @@ class Store(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+
+class Reader(ABC):
+    """A store of another process, or of none, to be read: as of the last checkpoint. Every method
+    raises StoreError."""
+
+    last: Checkpoint | None
+    """As in a Store; the rows belong to it, whatever is written meanwhile."""
+
+    @abstractmethod
+    def rows(self) -> Iterator[bytes]:
+        """As a Store's; may be called again."""
+
+    @abstractmethod
+    def rows_below(self, prefix: bytes) -> bytes:
+        """The packed rows whose keys begin so, checked."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Nothing else may be called after it."""
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

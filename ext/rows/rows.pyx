@@ -140,24 +140,37 @@ cdef class CommitBatch:
     def puts(self) -> RowsToWrite:
         """``(key, sealed value)`` of every row that is not a deletion; made one by one, so that
         nobody waits for the GIL while all of them are."""
-        return RowsToWrite(self)
+        return RowsToWrite(self, deletions=False)
+
+    def changes(self) -> RowsToWrite:
+        """As ``puts``, and ``(key, None)`` for every row that is to go."""
+        return RowsToWrite(self, deletions=True)
+
+    def put_keys(self) -> list:
+        """The keys of the rows that are not deletions."""
+        return self.keys_of(False)
 
     def deletions(self) -> list:
         """The keys of the rows that are to go."""
+        return self.keys_of(True)
+
+    cdef list keys_of(self, bint deleted):
         cdef list keys = []
         cdef Py_ssize_t i
         for i in range(self.count):
-            if self.entries[i].length == 0:
+            if (self.entries[i].length == 0) == deleted:
                 keys.append(PyBytes_FromStringAndSize(<const char*> self.entries[i].row + 4, KEY))
         return keys
 
 
 cdef class RowsToWrite:
     cdef CommitBatch batch
+    cdef bint deletions
     cdef Py_ssize_t next
 
-    def __cinit__(self, CommitBatch batch not None):
+    def __cinit__(self, CommitBatch batch not None, *, bint deletions):
         self.batch = batch
+        self.deletions = deletions
 
     def __iter__(self):
         return self
@@ -169,9 +182,11 @@ cdef class RowsToWrite:
         while self.next < self.batch.count:
             entry = &self.batch.entries[self.next]
             self.next += 1
-            if entry.length == 0:
+            if entry.length == 0 and not self.deletions:
                 continue
             key = PyBytes_FromStringAndSize(<const char*> entry.row + 4, KEY)
+            if entry.length == 0:
+                return key, None
             value = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> entry.length + SEAL)
             to = PyBytes_AS_STRING(value)
             memcpy(to, entry.row + HEAD, entry.length)

@@ -203,6 +203,18 @@ cdef class AlarmBook:
             &self.rows, KEEP_BYTES * 2 if self.state.first_dirty != 0 else KEEP_ROWS_BYTES)
         return taken
 
+    def mark_all_changed(self) -> None:
+        """Have take_rows() return all blocks that there are, for a store that needs them anew.
+        Runs without the GIL."""
+        cdef uint32_t i
+        enter(&self.busy)
+        with nogil:
+            for i in range(self.state.alarms.mask + 1):
+                if self.state.alarms.slots[i].handle != 0:
+                    mark_dirty(
+                        &self.state, alarm_at(&self.state, self.state.alarms.slots[i].handle).block)
+        self.busy = False
+
     def load_rows(self, bytes packed not None) -> None:
         """Take in rows that another book has given; their order does not matter.
 

@@ -37,6 +37,7 @@ from support.stream_service import OPTIONS, RETENTION_NS, SKEW_NS, settle
 from support.wait import eventually
 
 from alarmdigest._ext.router import EVENT_SIDS
+from alarmdigest.settings import Settings
 from alarmdigest.store import Checkpoint, open_store
 
 pytestmark = pytest.mark.slow
@@ -77,7 +78,7 @@ def write_store(data_dir: Path, users: int, alarms: int) -> None:
             end = core.router.scan(frames, end, len(frames), BEGINNING + 3600 * 10**9)
         core.merge()
     rows = [row for book in core.books for row in iter(book.take_rows, b"")]
-    with open_store("lmdb", data_dir) as store:
+    with open_store(Settings(data_dir=data_dir)) as store:
         store.commit(
             rows,
             Checkpoint(

@@ -12,6 +12,7 @@ from support.paths import TESTS
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.pipeline.loading import load_books
+from alarmdigest.settings import Settings
 from alarmdigest.store import open_store
 from alarmdigest.store.base import Checkpoint
 
@@ -45,7 +46,7 @@ def test_its_alarms_are_shown(data_dir: Path) -> None:
 
 
 def test_it_is_loaded_written_to_and_loaded_again(data_dir: Path) -> None:
-    with open_store("lmdb", data_dir) as store:
+    with open_store(Settings(data_dir=data_dir)) as store:
         last = store.last
         assert last is not None
         assert last.position is not None
@@ -59,7 +60,7 @@ def test_it_is_loaded_written_to_and_loaded_again(data_dir: Path) -> None:
         assert sum(book.block_count for book in loaded) == last.blocks
         changed = {name: getattr(last, name) for name in Checkpoint.__slots__} | {"number": 6}
         store.commit([], Checkpoint(**changed))
-    with open_store("lmdb", data_dir) as store:
+    with open_store(Settings(data_dir=data_dir)) as store:
         assert store.last is not None
         assert store.last.number == 6
         again = books(12)

@@ -5,10 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from alarmdigest._ext import timestamps
+from alarmdigest.cli.commands.copy_store import copy_with_progress
 from alarmdigest.cli.terminal import write_json, write_line
 from alarmdigest.runtime import exit_codes
-from alarmdigest.settings import Settings, SettingsError
+from alarmdigest.settings import Settings
+from alarmdigest.store import open_reader
 from alarmdigest.store.backup import back_up
+from alarmdigest.store.copying import new_folder
 
 
 def backup(settings: Settings, target: Path, *, as_json: bool) -> int:
@@ -16,9 +19,11 @@ def backup(settings: Settings, target: Path, *, as_json: bool) -> int:
 
     Without a checkpoint yet, the copy is one of an empty store.
     """
-    if settings.store != "lmdb":
-        raise SettingsError(f"--store {settings.store}: backup copies the store on disk, lmdb")
-    last = back_up(settings.data_dir, target)
+    if settings.store == "lmdb":
+        last = back_up(settings.data_dir, target)
+    else:
+        with open_reader(settings) as reader, new_folder(target) as copy:
+            last = copy_with_progress(reader, copy)
     position = last.position.sequence if last is not None and last.position is not None else None
     if as_json:
         write_json(

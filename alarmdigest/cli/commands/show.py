@@ -1,4 +1,4 @@
-"""The command ``show``: one user's alarms as of the last checkpoint, from the store on disk."""
+"""The command ``show``: one user's alarms as of the last checkpoint, from the store."""
 
 from __future__ import annotations
 
@@ -10,26 +10,21 @@ from alarmdigest._ext import timestamps
 from alarmdigest.cli.terminal import duration_text, table, write_json, write_line
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
-from alarmdigest.settings import Settings, SettingsError
-from alarmdigest.store import Checkpoint, StoreDamaged
-from alarmdigest.store.lmdb.one_user import StoredAlarm, alarms_of
-from alarmdigest.store.lmdb.store import open_for_reading
+from alarmdigest.settings import Settings
+from alarmdigest.store import Checkpoint, StoreDamaged, open_reader
+from alarmdigest.store.one_user import StoredAlarm, alarms_of
 
 
 def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:
     """Report on stdout; the exit code. Raises StoreError, SettingsError."""
-    if settings.store != "lmdb":
-        raise SettingsError(f"--store {settings.store}: show reads the store on disk, lmdb")
-    with open_for_reading(settings.data_dir) as reader:
+    with open_reader(settings) as reader:
         last = reader.last
         try:
             alarms = alarms_of(reader, user_id)
         except UnicodeEncodeError:  # no message has such an id
             alarms = []
         except ValueError as error:
-            raise StoreDamaged(
-                f"the store in {settings.data_dir} cannot be read: {error}"
-            ) from error
+            raise StoreDamaged(f"the store cannot be read: {error}") from error
     if not alarms or last is None:
         _say_unknown(user_id, last)
         return exit_codes.INTERNAL_ERROR

@@ -23,7 +23,7 @@ from alarmdigest._ext.rows import CommitBatch, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.folder_lock import FolderLocked, acquire_folder_lock
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.store.base import Checkpoint, Store, StoreError, StoreInUse, wrong_count
+from alarmdigest.store.base import Checkpoint, Reader, Store, StoreError, StoreInUse, wrong_count
 from alarmdigest.store.lmdb import folder as folders
 from alarmdigest.store.lmdb.file import (
     CHECKPOINT_KEY,
@@ -201,7 +201,7 @@ class LmdbStore(Store):
         return env
 
 
-class LmdbReader:
+class LmdbReader(Reader):
     """The last checkpoint as of now, read while a service goes on writing.
 
     Close it soon: the store cannot use again what it frees meanwhile, and grows.
@@ -224,13 +224,11 @@ class LmdbReader:
                         break
                     self._txn.abort()  # the writer was faster
                 self.last = last_checkpoint(self._txn, self._folder)
-                """As in a Store; it and the rows belong together, whatever is written meanwhile."""
             except BaseException:
                 self._env.close()
                 raise
 
     def rows(self) -> Iterator[bytes]:
-        """As a Store's; may be called again."""
         return scan(self._txn, self.last, self._folder)
 
     def copy_to(self, folder: Path) -> None:
@@ -241,7 +239,6 @@ class LmdbReader:
         self._env.copy(str(folder))
 
     def rows_below(self, prefix: bytes) -> bytes:
-        """The packed rows whose keys begin so, checked; without looking at any other."""
         with translating_lmdb_errors(self._folder, "read"), self._txn.cursor() as cursor:
             items = iter(cursor.iternext() if cursor.set_range(prefix) else ())
             return pack(
@@ -253,9 +250,6 @@ class LmdbReader:
 
     def __enter__(self) -> "LmdbReader":
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_for_reading(data_dir: Path) -> LmdbReader:

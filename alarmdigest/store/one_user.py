@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from alarmdigest._ext.rows import KEY_BYTES
-from alarmdigest.store.lmdb.store import LmdbReader
+from alarmdigest.store.base import Reader
 from alarmdigest.wire.buckets import bucket_of
 from alarmdigest.wire.messages import STATUSES
 
@@ -46,7 +46,7 @@ class StoredAlarm:
     due: bool
 
 
-def alarms_of(reader: LmdbReader, user_id: str) -> list[StoredAlarm]:
+def alarms_of(reader: Reader, user_id: str) -> list[StoredAlarm]:
     """The alarms of a user, the oldest ``changed_at_ns`` first; none for a user who is not there.
 
     Raises StoreError, and ValueError when a row is none of this version.

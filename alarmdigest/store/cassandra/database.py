@@ -1,0 +1,266 @@
+"""Requests to the cluster: with the consistency that the store stands on, and errors in words.
+
+Of the driver's own ways those are off that may do a write twice or with less than was asked for:
+it neither retries nor speculates, since only the store knows what may be done again. Nagle's
+algorithm, which it leaves on, made 65 ms of a batch of 20.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from alarmdigest.store.base import StoreError
+from alarmdigest.store.cassandra.target import Target
+
+try:
+    from cassandra import (
+        AuthenticationFailed,
+        ConsistencyLevel,
+        DriverException,
+        InvalidRequest,
+        OperationTimedOut,
+        Unauthorized,
+        UnresolvableContactPoints,
+    )
+    from cassandra.auth import PlainTextAuthProvider
+    from cassandra.cluster import (
+        EXEC_PROFILE_DEFAULT,
+        Cluster,
+        ExecutionProfile,
+        NoHostAvailable,
+        Session,
+    )
+    from cassandra.concurrent import execute_concurrent
+    from cassandra.connection import ConnectionException
+    from cassandra.policies import (
+        DCAwareRoundRobinPolicy,
+        FallthroughRetryPolicy,
+        TokenAwarePolicy,
+    )
+    from cassandra.query import SimpleStatement
+except ImportError as error:  # an extra
+    raise StoreError(
+        f"--store cassandra needs the package cassandra-driver ({error}): "
+        "pip install 'alarmdigest[cassandra]'"
+    ) from error
+
+# It has a word for each node that comes and goes, and tracebacks for what we report ourselves.
+logging.getLogger("cassandra").setLevel(logging.CRITICAL)
+
+PAGE_ROWS = 500
+AT_ONCE = 32
+"""Writes under way at a time."""
+ATTEMPTS = 4
+PAUSE_S = 0.2
+
+Statement = Any  # of the driver, which has no types
+Errors = (DriverException, NoHostAvailable, ConnectionException)
+
+
+class Database:
+    """A connection to one keyspace. Raises StoreError from its constructor and everywhere."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        serial = target.consistency.startswith("LOCAL_")
+        self._consistency = ConsistencyLevel.name_to_value[target.consistency]
+        self._serial = ConsistencyLevel.LOCAL_SERIAL if serial else ConsistencyLevel.SERIAL
+        self._cluster, self._session = self._connect()
+        self._prepared: dict[str, Statement] = {}
+
+    @property
+    def where(self) -> str:
+        return str(self.target)
+
+    @property
+    def hosts_text(self) -> str:
+        return self.target.hosts_text
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+    def execute(self, cql: str, *values: object) -> list[Any]:
+        """The rows of the answer, all of them."""
+        with self.errors_in_words():
+            return list(self._session.execute(self._bound(cql, values)))
+
+    def execute_once(self, cql: str, *values: object) -> list[Any]:
+        """For a conditional write: what the driver raises comes out as it is, since nothing is
+        known then."""
+        return list(self._session.execute(self._bound(cql, values)))
+
+    def read_serially(self, cql: str, *values: object) -> list[Any]:
+        """What every conditional write that was answered has left."""
+        statement = self._bound(cql, values)
+        statement.consistency_level = self._serial
+        with self.errors_in_words():
+            return list(self._session.execute(statement))
+
+    def execute_schema(self, cql: str) -> None:
+        with self.errors_in_words():
+            self._session.execute(SimpleStatement(cql), timeout=60.0)
+
+    def execute_all(
+        self, requests: Iterable[tuple[Statement, Sequence[object]]], *, at_once: int = AT_ONCE
+    ) -> list[list[Any]]:
+        """Many requests that may be done twice: the rows of each. What fails is tried again a few
+        times, slower; a node that is busy says so and means it."""
+        asked = list(requests)
+        answers: list[list[Any]] = [[] for _ in asked]
+        left = list(range(len(asked)))
+        for attempt in range(1, ATTEMPTS + 1):
+            with self.errors_in_words():
+                found = execute_concurrent(
+                    self._session,
+                    [asked[number] for number in left],
+                    concurrency=max(1, at_once >> (attempt - 1)),
+                    raise_on_first_error=False,
+                )
+                failed = []
+                for number, (done, answer) in zip(left, found, strict=True):
+                    if done:
+                        answers[number] = list(answer)
+                    else:
+                        failed.append(number)
+                        error = answer
+                if not failed:
+                    return answers
+                if attempt == ATTEMPTS or isinstance(error, (InvalidRequest, Unauthorized)):
+                    raise error
+            left = failed
+            time.sleep(PAUSE_S * attempt)
+        raise AssertionError
+
+    def prepared(self, cql: str) -> Statement:
+        """With ``{table}`` for the table; the same object every time."""
+        if (statement := self._prepared.get(cql)) is None:
+            with self.errors_in_words():
+                statement = self._session.prepare(cql)
+            statement.consistency_level = self._consistency
+            statement.serial_consistency_level = self._serial
+            self._prepared[cql] = statement
+        return statement
+
+    def _bound(self, cql: str, values: Sequence[object]) -> Statement:
+        return self.prepared(cql).bind(values)
+
+    def columns_of(self, table: str) -> set[str] | None:
+        """The columns of a table of the keyspace, none where there is no such table; None where
+        there is no keyspace."""
+        found = self._cluster.metadata.keyspaces.get(self.target.keyspace)
+        if found is None:
+            return None
+        return set(found.tables[table].columns) if table in found.tables else set()
+
+    def setting_of_a_node(self, name: str) -> str:
+        """From the cassandra.yaml of the node that we happen to ask; empty if it does not say."""
+        cql = SimpleStatement("SELECT value FROM system_views.settings WHERE name = %s")
+        try:
+            rows = list(self._session.execute(cql, (name,)))
+        except Errors:  # a permission is missing, say
+            return ""
+        return str(rows[0].value) if rows else ""
+
+    @property
+    def datacenter(self) -> str:
+        """The local one."""
+        with self.errors_in_words():
+            [row] = self._session.execute("SELECT data_center FROM system.local")
+        return str(row.data_center)
+
+    # -- connecting
+
+    def _connect(self) -> tuple[Cluster, Session]:
+        target = self.target
+        try:
+            tls = target.tls_context()
+            password = target.read_password()
+        except (OSError, ssl.SSLError) as error:
+            raise StoreError(f"cannot connect to {self.where}: {error}") from error
+        policy = TokenAwarePolicy(DCAwareRoundRobinPolicy(target.datacenter))
+        profile = ExecutionProfile(
+            load_balancing_policy=policy,
+            retry_policy=FallthroughRetryPolicy(),
+            consistency_level=ConsistencyLevel.name_to_value[target.consistency],
+            request_timeout=target.timeout_s,
+        )
+        try:
+            cluster = Cluster(
+                contact_points=list(target.hosts),
+                auth_provider=PlainTextAuthProvider(target.user, password) if target.user else None,
+                ssl_context=tls,
+                protocol_version=5,
+                connect_timeout=target.connect_timeout_s,
+                control_connection_timeout=target.timeout_s,
+                sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+                execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            )
+        except UnresolvableContactPoints as error:
+            raise StoreError(
+                f"cannot connect to {self.where}: none of the names is known ({error})"
+            ) from error
+        try:
+            with self.errors_in_words("connect to"):
+                session = cluster.connect()
+            session.default_fetch_size = PAGE_ROWS
+            self._check_datacenter(cluster)
+        except BaseException:
+            cluster.shutdown()
+            raise
+        return cluster, session
+
+    def _check_datacenter(self, cluster: Cluster) -> None:
+        there = sorted({str(host.datacenter) for host in cluster.metadata.all_hosts()})
+        if self.target.datacenter and self.target.datacenter not in there:
+            raise StoreError(
+                f"cannot use {self.where}: there is no data centre {self.target.datacenter}, only "
+                f"{', '.join(there)}: see --cassandra-datacenter"
+            )
+
+    @contextmanager
+    def errors_in_words(self, doing: str = "use") -> Iterator[None]:
+        """Have every error of the driver come out as a StoreError."""
+        try:
+            yield
+        except Errors as error:
+            raise StoreError(f"cannot {doing} {self.where}: {in_words(error)}") from error
+
+
+def in_words(error: Exception) -> str:
+    """What went wrong, and what to do where something can be done."""
+    causes = [error]
+    if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
+        causes = list(error.errors.values()) or causes
+    for cause in causes:
+        text = str(cause)
+        if isinstance(cause, AuthenticationFailed) or "Bad credentials" in text:
+            return (
+                "the login was refused: see --cassandra-user and --cassandra-password-file "
+                f"({_short(text)})"
+            )
+        if isinstance(cause, Unauthorized):
+            return f"a permission is missing: {_short(text)}; docs/cassandra.md has the grants"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS failed: {_short(text)}; see --cassandra-tls-ca"
+        if isinstance(cause, InvalidRequest) and "too large" in text.lower():
+            return (
+                f"the node refuses writes as large as ours: {_short(text)}; raise the limit in its "
+                "cassandra.yaml (docs/cassandra.md)"
+            )
+        if isinstance(cause, OperationTimedOut):
+            return "no answer in time (--cassandra-timeout)"
+    return "; ".join(dict.fromkeys(f"{_short(str(one)) or type(one).__name__}" for one in causes))
+
+
+def _short(text: str) -> str:
+    """One line, without the driver's way of quoting the server."""
+    line = " ".join(text.split())
+    if 'message="' in line:
+        line = line.partition('message="')[2].rpartition('"')[0] or line
+    return line[:300]

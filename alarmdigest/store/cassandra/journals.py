@@ -1,0 +1,94 @@
+"""Journals: the rows of a commit, written before the record says that they count."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from uuid import UUID
+
+from alarmdigest.runtime import failpoints
+from alarmdigest.store.cassandra.database import Database
+from alarmdigest.store.cassandra.record import Journal, damaged
+from alarmdigest.store.cassandra.schema import LANES, TABLE, part_key
+from alarmdigest.store.cassandra.schema import journal as partition_of
+
+PART_BYTES = 100_000
+"""Larger ones met nodes that called themselves overloaded."""
+
+# A journal's parts are written with 1 and deleted with 2: whatever was delayed on its way, and
+# arrives after they were deleted, changes nothing.
+WRITTEN, DELETED = 1, 2
+
+
+class Journals:
+    def __init__(self, database: Database) -> None:
+        table = f'"{database.target.keyspace}".{TABLE}'
+        self._database = database
+        self._put = (
+            f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP {WRITTEN}"
+        )
+        self._get = f"SELECT k, v FROM {table} WHERE p = ?"
+        self._drop = f"DELETE FROM {table} USING TIMESTAMP {DELETED} WHERE p = ?"
+
+    def write(self, owner: UUID, number: int, rows: Sequence[bytes], timestamp: int) -> Journal:
+        """All of it is answered when this returns; nothing of it counts yet. May be called again
+        with the same rows after it has failed. Raises StoreError."""
+        data = b"".join(rows)
+        parts = -(-len(data) // PART_BYTES)
+        lanes = min(LANES, parts)
+        put = self._database.prepared(self._put)
+
+        def requests() -> Iterator[tuple[object, tuple[bytes, bytes, bytes]]]:
+            for part in range(parts):
+                if part == parts // 2:
+                    failpoints.reach("cassandra.in_journal")
+                piece = data[part * PART_BYTES : (part + 1) * PART_BYTES]
+                yield put, (partition_of(owner, number, part % lanes), part_key(part), piece)
+
+        self._database.execute_all(requests())
+        return Journal(
+            str(owner), number, lanes, parts, len(data), checksum_of(data), timestamp
+        )
+
+    def read(self, journal: Journal) -> bytes:
+        """The packed rows. Raises StoreError, StoreDamaged where they are not as written."""
+        get = self._database.prepared(self._get)
+        lanes = [
+            (get, (partition_of(journal.owner_id, journal.number, lane),))
+            for lane in range(journal.lanes)
+        ]
+        found = sorted(
+            (row.k, row.v)
+            for rows in self._database.execute_all(lanes, at_once=4)
+            for row in rows
+        )
+        data = b"".join(part for _, part in found)
+        if len(found) != journal.parts or checksum_of(data) != journal.checksum:
+            raise damaged(
+                self._database.where,
+                f"of journal {journal.number} it holds {len(found)} parts of {journal.parts} and "
+                f"{len(data)} bytes of {journal.size}",
+            )
+        return data
+
+    def delete(self, journals: Iterable[Journal]) -> None:
+        """For good. Raises StoreError; may be called again."""
+        self._delete(
+            partition_of(one.owner_id, one.number, lane)
+            for one in journals
+            for lane in range(one.lanes)
+        )
+
+    def delete_begun(self, begun: Iterable[tuple[UUID, int]]) -> None:
+        """Of journals that no record lists, only owner and number are known."""
+        self._delete(
+            partition_of(owner, number, lane) for owner, number in begun for lane in range(LANES)
+        )
+
+    def _delete(self, partitions: Iterable[bytes]) -> None:
+        drop = self._database.prepared(self._drop)
+        self._database.execute_all([(drop, (partition,)) for partition in partitions])
+
+
+def checksum_of(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

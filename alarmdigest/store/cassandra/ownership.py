@@ -1,0 +1,183 @@
+"""Whose store it is: the record, read and written, and claimed from whoever had it before.
+
+Every claim is made under a fresh id, and every commit names the one before it, so a write that was
+delayed on its way, of an earlier owner or of our own, is refused whenever it arrives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from alarmdigest.runtime import failpoints
+from alarmdigest.store.base import AllRowsNeeded, StoreError, StoreInUse
+from alarmdigest.store.cassandra.database import Database, Errors, in_words
+from alarmdigest.store.cassandra.record import Head, Record
+from alarmdigest.store.cassandra.schema import RECORD, RECORD_KEY, TABLE
+
+NOBODY = UUID(int=0)
+# Of one conditional write whose answer did not come: the same again tells what became of it.
+ATTEMPTS = 3
+
+
+class StoreTaken(StoreInUse):
+    """Somebody else has claimed it since."""
+
+
+class TailLost(AllRowsNeeded):
+    """The cluster has lost commits that it had confirmed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A commit that was sent, and whose answer may be outstanding."""
+
+    commit: UUID
+    head: Head
+
+
+class Ownership:
+    """``record`` is the newest that is known to be valid; it is ours once ``claim`` has returned.
+
+    ``claimed_from`` are all who had it before: it is theirs again only where a claim was lost.
+    """
+
+    def __init__(self, database: Database) -> None:
+        table = f'"{database.target.keyspace}".{TABLE}'
+        self._database = database
+        self._read = (
+            f"SELECT owner, term, commit_id, prior, head FROM {table} WHERE p = ? AND k = ?"
+        )
+        self._create = (
+            f"INSERT INTO {table} (p, k, owner, term, commit_id, prior, head) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
+        )
+        self._claim = (
+            f"UPDATE {table} SET owner = ?, term = ?, prior = ? WHERE p = ? AND k = ? "
+            "IF owner = ? AND term <= ?"
+        )
+        self._commit = (
+            f"UPDATE {table} SET commit_id = ?, prior = ?, head = ? WHERE p = ? AND k = ? "
+            "IF owner = ? AND commit_id = ?"
+        )
+        self._term = 0
+        self._trouble = ""
+        self._taken_text = (
+            f"{database.where} was claimed by another alarmdigest: two may not use one keyspace at "
+            "a time"
+        )
+        self.owner = NOBODY
+        self.claimed_from: set[UUID] = set()
+        self.record: Record | None = None
+
+    def read(self) -> Record | None:
+        """The record as it is now; None where there is none. Raises StoreError."""
+        rows = self._database.read_serially(self._read, RECORD, RECORD_KEY)
+        if not rows or rows[0].head is None:
+            return None
+        [row] = rows
+        head = Head.from_bytes(row.head, self._database.where)
+        return Record(row.owner, row.commit_id, row.term or 0, row.prior or b"", head)
+
+    def claim(self, term: int = 0) -> Record:
+        """Make it ours, whoever has it; in a group only from who had a term up to this one.
+
+        Raises StoreError, and StoreTaken where the term is too small.
+        """
+        self._term = term
+        return self._claim_from(None)
+
+    def renew(self) -> Record:
+        """A new id for who has it already. Raises StoreError, and StoreTaken."""
+        return self._claim_from({self.owner})
+
+    def claim_lost(self) -> Record:
+        """Once the cluster has lost our commits, and our claim perhaps. Raises as ``renew``."""
+        return self._claim_from({self.owner, *self.claimed_from})
+
+    def _claim_from(self, whom: set[UUID] | None) -> Record:
+        mine = uuid4()
+        failpoints.reach("cassandra.before_claim")
+        while (seen := self.read()) is None or seen.owner != mine:
+            if seen is None:
+                first = (mine, self._term, uuid4(), b"", Head().to_bytes())
+                self._try(self._create, (RECORD, RECORD_KEY, *first))
+                continue
+            owner = seen.owner or NOBODY
+            if seen.term > self._term or (whom is not None and owner not in whom):
+                raise StoreTaken(self._taken_text)
+            self.claimed_from.add(owner)
+            values = (mine, self._term, seen.prior + owner.bytes, RECORD, RECORD_KEY)
+            self._try(self._claim, (*values, seen.owner, self._term))
+        failpoints.reach("cassandra.claimed")
+        self.owner, self.record = mine, seen
+        return seen
+
+    def commit(self, attempt: Attempt) -> Record:
+        """Make this the valid record; may be called again with the same one.
+
+        Raises StoreError while nobody knows, StoreTaken, and TailLost.
+        """
+        before = self.record
+        assert before is not None
+        values = (
+            # The journals of earlier owners are deleted before the first commit.
+            *(attempt.commit, b"", attempt.head.to_bytes(), RECORD, RECORD_KEY),
+            *(self.owner, before.commit),
+        )
+        for _ in range(ATTEMPTS):
+            failpoints.reach("cassandra.before_record")
+            applied, now = self._try(self._commit, values)
+            failpoints.reach("cassandra.after_record")
+            if applied is None:
+                continue
+            if applied or (now.owner, now.commit_id) == (self.owner, attempt.commit):
+                self.record = Record(self.owner, attempt.commit, self._term, b"", attempt.head)
+                return self.record
+            if now.owner == self.owner or now.owner is None or now.owner in self.claimed_from:
+                raise TailLost(
+                    f"{self._database.where} has lost what it had confirmed, as a node does that "
+                    "crashes with commitlog_sync: periodic; everything is written anew"
+                )
+            raise StoreTaken(self._taken_text)
+        raise StoreError(
+            f"cannot write to {self._database.where}: nobody knows whether the checkpoint was "
+            f"written ({self._trouble})"
+        )
+
+    def _try(self, cql: str, values: tuple[object, ...]) -> tuple[bool | None, Any]:
+        """Whether a conditional write was applied, None where there was no answer; and what stands
+        there instead. Raises StoreError for what no second attempt would change."""
+        try:
+            rows = self._database.execute_once(cql, *values)
+        except Errors as error:
+            self._trouble = in_words(error)
+            if not _may_have_happened(error):
+                raise StoreError(
+                    f"cannot write to {self._database.where}: {self._trouble}"
+                ) from error
+            return None, None
+        [row] = rows
+        if row.applied:
+            return True, None
+        return False, _Standing.of(row)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What a refused conditional write tells of the row; nothing where there is no row."""
+
+    owner: UUID | None
+    commit_id: UUID | None
+
+    @classmethod
+    def of(cls, row: Any) -> _Standing:
+        return cls(getattr(row, "owner", None), getattr(row, "commit_id", None))
+
+
+def _may_have_happened(error: Exception) -> bool:
+    """Whether the cluster has taken in the request, perhaps."""
+    from cassandra import InvalidRequest, Unauthorized
+
+    return not isinstance(error, (InvalidRequest, Unauthorized))

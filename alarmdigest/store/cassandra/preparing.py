@@ -1,0 +1,54 @@
+"""Whether a keyspace will do: it is there, it has our table, and its nodes take writes like ours."""
+
+from __future__ import annotations
+
+import logging
+from uuid import uuid4
+
+from alarmdigest.store.base import StoreError
+from alarmdigest.store.cassandra.database import Database
+from alarmdigest.store.cassandra.journals import PART_BYTES, Journals
+from alarmdigest.store.cassandra.schema import TABLE, table_cql
+
+log = logging.getLogger(__name__)
+
+COLUMNS = {"p", "k", "v", "owner", "term", "commit_id", "prior", "head"}
+
+
+def require_table(database: Database, *, make: bool) -> None:
+    """Make the table if there is none and we are to. Raises StoreError."""
+    keyspace = database.target.keyspace
+    columns = database.columns_of(TABLE)
+    if columns is None:
+        raise StoreError(
+            f"there is no keyspace {keyspace} on {database.hosts_text}: how often it is replicated "
+            "is yours to say; `alarmdigest schema` prints the CQL that makes it"
+        )
+    if not columns and not make:
+        raise StoreError(f"there is no state in {database.where}: is the keyspace right?")
+    if not columns:
+        database.execute_schema(table_cql(keyspace))
+    elif not columns >= COLUMNS:
+        raise StoreError(
+            f"the table {TABLE} in {database.where} is not one of alarmdigest's: it lacks "
+            f"{', '.join(sorted(COLUMNS - columns))}; choose another keyspace"
+        )
+
+
+def try_large_write(database: Database, journals: Journals) -> None:
+    """Write a part of a journal as large as they get, which nobody reads, and delete it. Raises
+    StoreError where a node refuses it."""
+    owner = uuid4()
+    journals.write(owner, 0, [bytes(PART_BYTES)], 0)
+    journals.delete_begun([(owner, 0)])
+
+
+def warn_of_periodic_commit_log(database: Database) -> None:
+    """A node that syncs only now and then loses the last seconds in a crash."""
+    if database.setting_of_a_node("commitlog_sync") == "periodic":
+        log.warning(
+            "a node of %s has commitlog_sync: periodic, so a crash of several nodes at once, or of "
+            "the only one, loses what it confirmed in the last ten seconds: set it to group or "
+            "batch",
+            database.where,
+        )

@@ -1,0 +1,304 @@
+"""A store in Cassandra: one conditional write a checkpoint.
+
+Cassandra has no transaction over several partitions. So the rows of a commit are written into a
+journal first, which nobody reads; one conditional write of the record makes them valid, all at
+once; and afterwards, at leisure, they are *folded* into the partitions where they belong. A start
+reads those, and the journals that the record still lists over them.
+
+What was delayed on its way may arrive at any time. Rows carry the timestamp of their commit, so an
+old one never wins; a journal's parts carry a smaller one than their deletion; and the record
+changes only for its owner, from the commit that it had before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from alarmdigest._ext.rows import CommitBatch, RowDamaged, pack
+from alarmdigest.runtime import failpoints
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.store.base import CHUNK, Checkpoint, Store, StoreError, wrong_count
+from alarmdigest.store.cassandra.database import Database
+from alarmdigest.store.cassandra.home import Home, overlaid
+from alarmdigest.store.cassandra.journals import Journals
+from alarmdigest.store.cassandra.ownership import Attempt, Ownership, TailLost
+from alarmdigest.store.cassandra.preparing import (
+    require_table,
+    try_large_write,
+    warn_of_periodic_commit_log,
+)
+from alarmdigest.store.cassandra.record import KEEP_FOLDED_NS, Folded, Head, Journal, damaged
+from alarmdigest.store.cassandra.schema import shard_of
+from alarmdigest.store.cassandra.target import Target
+
+log = logging.getLogger(__name__)
+
+UNFOLDED_BYTES = 256 * 1024 * 1024
+"""A commit waits until there is less than that to fold: it is kept in memory until then."""
+DELETED_ROWS = 20_000
+"""After so many deletions in one shard everything is written anew elsewhere: each leaves a
+tombstone, and Cassandra refuses to read over 100,000."""
+
+
+@dataclass(slots=True)
+class _Unfolded:
+    """A journal whose rows are not all where they belong; ``folding`` is how far that is."""
+
+    journal: Journal
+    batch: CommitBatch
+    folding: Iterator[int] | None = None
+    done: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A commit that was sent, and may have happened. ``what`` is a hash of what it holds."""
+
+    what: bytes
+    attempt: Attempt
+    checkpoint: Checkpoint
+    batch: CommitBatch
+    anew: bool
+
+
+class CassandraStore(Store):
+    """Raises StoreError from its constructor, and is closed then."""
+
+    def __init__(self, target: Target) -> None:
+        self._database = Database(target)
+        try:
+            require_table(self._database, make=True)
+            self._journals = Journals(self._database)
+            try_large_write(self._database, self._journals)
+            warn_of_periodic_commit_log(self._database)
+            self._home = Home(self._database)
+            self._ownership = Ownership(self._database)
+            self._readings = 0  # a reading from before a commit ends
+            self._unfolded: list[_Unfolded] = []
+            self._keys: set[bytes] | None = None
+            self._pending: _Pending | None = None
+            self._begun = b""  # what the journal holds that was begun, and is in no record
+            self._tail_lost = False
+            self._newest = Head()  # of all that were ever valid
+            self._deleted: set[Folded] = set()
+            self._dropped_epochs: set[int] = set()
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        self._database.close()
+
+    @property
+    def where(self) -> str:
+        return self._database.where
+
+    # -- opening
+
+    def _open(self) -> None:
+        record = self._ownership.claim()
+        self.last = record.head.last(self.where)
+        self._newest = record.head
+        self._unfolded = [
+            _Unfolded(journal, self._batch([self._journals.read(journal)]))
+            for journal in record.head.journals
+        ]
+        # What earlier owners have begun is not listed, and never will be.
+        self._journals.delete_begun(record.begun)
+        if self.last is not None:
+            log.info(
+                "claimed the store in %s:%s",
+                self.where,
+                Fields(checkpoint=self.last.number, journals=len(self._unfolded)),
+            )
+
+    @property
+    def _head(self) -> Head:
+        assert self._ownership.record is not None
+        return self._ownership.record.head
+
+    def _batch(self, chunks: Sequence[bytes]) -> CommitBatch:
+        try:
+            return CommitBatch(chunks)
+        except ValueError as error:
+            raise damaged(self.where, str(error)) from error
+
+    # -- reading
+
+    def rows(self) -> Iterator[bytes]:
+        self._readings += 1
+        return self._rows(self._readings)
+
+    def _rows(self, reading: int) -> Iterator[bytes]:
+        overlay = overlaid(one.batch for one in self._unfolded)
+        keys: set[bytes] = set()
+
+        def noted() -> Iterator[tuple[bytes, bytes]]:
+            for item in self._home.rows(self._head.epoch, overlay, self._head.timestamp):
+                keys.add(item[0])
+                yield item
+
+        items, previous = noted(), b""
+        while True:
+            if reading != self._readings:
+                raise StoreError(f"the rows of {self.where} were read on after a commit")
+            try:
+                chunk, count, previous = pack(items, CHUNK, previous)
+            except RowDamaged as error:
+                raise damaged(self.where, str(error)) from error
+            if not count:
+                break
+            yield chunk
+        expected = self.last.blocks if self.last is not None else 0
+        if len(keys) != expected:
+            raise damaged(self.where, f"it holds {len(keys)} rows and should hold {expected}")
+        self._keys = keys
+
+    # -- writing
+
+    def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
+        self._commit(rows, checkpoint, anew=False)
+
+    def commit_all(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
+        self._commit(rows, checkpoint, anew=True)
+
+    def _commit(self, rows: Sequence[bytes], checkpoint: Checkpoint, *, anew: bool) -> None:
+        batch = CommitBatch(rows)
+        what = _hash_of(rows, checkpoint)
+        self._readings += 1
+        if (pending := self._pending) is not None:
+            self._settle(pending)
+            if pending.what == what:
+                return
+        if self._tail_lost and not anew:
+            raise TailLost(f"{self.where} needs all rows now, not only those that changed")
+        self._check_count(batch, checkpoint, anew=anew)
+        if self._begun not in (b"", what):
+            # Its parts may be on their way still, and those of another one must not meet them.
+            self._journals.delete_begun(self._ownership.renew().begun)
+        self._begun = what
+        if not anew:
+            self._fold_down_to(UNFOLDED_BYTES)
+        head = self._next_head(checkpoint, batch, anew=anew)
+        if len(batch):
+            number = head.number + 1
+            journal = self._journals.write(self._ownership.owner, number, rows, head.timestamp)
+            head = replace(head, number=number, journals=[*head.journals, journal])
+            failpoints.reach("cassandra.journal_written")
+        self._pending = _Pending(what, Attempt(uuid4(), head), checkpoint, batch, anew)
+        self._settle(self._pending)
+
+    def _settle(self, pending: _Pending) -> None:
+        """Until it is known that it is valid. Raises StoreError, and TailLost."""
+        try:
+            self._ownership.commit(pending.attempt)
+        except TailLost:
+            self._pending, self._begun = None, b""
+            self._tail_lost = self.wants_all_rows = True
+            self._unfolded.clear()
+            self._ownership.claim_lost()
+            raise
+        self._pending, self._begun = None, b""
+        self.last, self._newest = pending.checkpoint, pending.attempt.head
+        self._deleted &= set(self._newest.folded)
+        self._dropped_epochs &= set(self._newest.dead_epochs)
+        batch = pending.batch
+        self.touched_bytes = batch.size
+        if pending.anew:
+            self._unfolded.clear()
+            self._keys = set()
+            self._tail_lost = self.wants_all_rows = False
+        if self._keys is not None:
+            self._keys.update(batch.put_keys())
+            self._keys.difference_update(batch.deletions())
+        self._unfolded = [one for one in self._unfolded if not one.done]
+        if len(batch):
+            self._unfolded.append(_Unfolded(self._newest.journals[-1], batch))
+        if max(self._newest.deleted.values(), default=0) >= DELETED_ROWS:
+            self.wants_all_rows = True
+
+    def _check_count(self, batch: CommitBatch, checkpoint: Checkpoint, *, anew: bool) -> None:
+        if self._keys is None and not anew:
+            for _ in self.rows():
+                pass
+        keys = set() if anew or self._keys is None else self._keys
+        added = sum(key not in keys for key in batch.put_keys())
+        removed = sum(key in keys for key in batch.deletions())
+        if (blocks := len(keys) + added - removed) != checkpoint.blocks:
+            raise wrong_count(self.where, blocks, checkpoint.blocks)
+
+    def _next_head(self, checkpoint: Checkpoint, batch: CommitBatch, *, anew: bool) -> Head:
+        """The present one with this checkpoint, and without what is folded and deleted."""
+        now_ns = time.time_ns()
+        head, newest = self._head, self._newest
+        over = list(head.journals) if anew else [one.journal for one in self._unfolded if one.done]
+        folded = [one for one in head.folded if one not in self._deleted]
+        folded += [Folded(one, now_ns) for one in over]
+        dead = {one for one in head.dead_epochs if one not in self._dropped_epochs}
+        epoch, deleted = head.epoch, dict(head.deleted)
+        if anew:
+            dead |= {head.epoch, newest.epoch}
+            epoch, deleted = max(head.epoch, newest.epoch) + 1, {}
+        for key in batch.deletions():
+            shard = shard_of(key)
+            deleted[shard] = deleted.get(shard, 0) + 1
+        return Head(
+            checkpoint=checkpoint.to_record().decode(),
+            number=head.number,
+            timestamp=max(head.timestamp + 1, newest.timestamp + 1, now_ns // 1000),
+            epoch=epoch,
+            journals=[one for one in head.journals if one not in over],
+            folded=folded,
+            deleted=deleted,
+            dead_epochs=sorted(dead),
+        )
+
+    # -- at leisure
+
+    def tidy_up(self) -> bool:
+        for one in self._unfolded:
+            if not one.done:
+                self._fold_on(one)
+                return True
+        head = self._head
+        for epoch in head.dead_epochs:
+            if epoch not in self._dropped_epochs:
+                self._home.drop_epoch(epoch, head.timestamp)
+                self._dropped_epochs.add(epoch)
+                return True
+        until = time.time_ns() - KEEP_FOLDED_NS
+        old = [one for one in head.folded if one.since_ns <= until and one not in self._deleted]
+        if old:
+            self._journals.delete(one.journal for one in old)
+            self._deleted.update(old)
+        return False
+
+    def _fold_on(self, one: _Unfolded) -> None:
+        """A slice of it. Raises StoreError; it begins again then."""
+        if one.folding is None:
+            one.folding = self._home.fold(self._head.epoch, one.batch, one.journal.timestamp)
+        try:
+            next(one.folding)
+        except StopIteration:
+            one.done = True
+            failpoints.reach("cassandra.folded")
+        except StoreError:
+            one.folding = None
+            raise
+
+    def _fold_down_to(self, size: int) -> None:
+        while sum(one.batch.size for one in self._unfolded if not one.done) > size:
+            self.tidy_up()
+
+
+def _hash_of(rows: Sequence[bytes], checkpoint: Checkpoint) -> bytes:
+    hashed = hashlib.blake2b(checkpoint.to_record(), digest_size=16)
+    for chunk in rows:
+        hashed.update(chunk)
+    return hashed.digest()
