@@ -262,7 +262,11 @@ def parser() -> argparse.ArgumentParser:
     )
     for name, text in (("from", "the store to read"), ("to", "the store to write, empty")):
         copy.add_argument(
-            f"--{name}", dest=f"{name}_kind", choices=("lmdb", "cassandra"), required=True, help=text
+            f"--{name}",
+            dest=f"{name}_kind",
+            choices=("lmdb", "cassandra"),
+            required=True,
+            help=text,
         )
     _add_json(copy)
     _add_settings(copy, OF_THE_STORE, {"data_dir": ITS_DATA_DIR})

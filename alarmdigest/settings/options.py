@@ -300,7 +300,7 @@ class Settings:
         hosts,
         "127.0.0.1:9042",
         "HOST[:PORT]",
-        "a node of the cluster that keeps the state; repeat it for more, the others are found by it",
+        "a node of the cluster that keeps the state; repeat it for more",
     )
     cassandra_keyspace: str = option(
         keyspace, "alarmdigest", "NAME", "the keyspace that holds the state of this service alone"

@@ -26,6 +26,7 @@ __all__ = [
     "open_store",
 ]
 
+
 def open_store(settings: Settings) -> Store:
     """Open the store of these settings, and make it if there is none. Raises StoreError."""
     # Imported here: a run in memory shall not need LMDB, nor any other store's library.

@@ -12,7 +12,7 @@ from alarmdigest.store.base import Checkpoint, Reader, Store, StoreError
 from alarmdigest.store.lmdb.store import LmdbStore
 
 
-def copy_state(reader: Reader, store: Store, tell: Callable[[int], None]) -> Checkpoint | None:
+def copy_state(reader: Reader, store: Store, tell: Callable[[int], object]) -> Checkpoint | None:
     """Write the last checkpoint with all its rows, and read it back once; None if there is none.
 
     ``tell`` is called with the number of rows whenever some were read, each row twice. Raises

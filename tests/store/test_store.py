@@ -12,11 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.rows import Rows, checkpoint, key_of, packed, some_rows, unpacked
 
-from alarmdigest.state.position import OutputPosition
 from alarmdigest.settings import Settings
+from alarmdigest.state.position import OutputPosition
 from alarmdigest.store import Checkpoint, Store, StoreError, open_store
 from alarmdigest.store.cassandra.store import CassandraStore
-
 
 KINDS = ("lmdb", "memory", pytest.param("cassandra", marks=pytest.mark.cassandra))
 

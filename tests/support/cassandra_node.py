@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from support.nats_server import free_port
 from support.wait import eventually
 
@@ -96,8 +97,8 @@ class CassandraNode:
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.host = host
-        self.port = seed.port if seed else free_port()
-        self.storage_port = seed.storage_port if seed else free_port()
+        self.port: int = seed.port if seed else free_port()
+        self.storage_port: int = seed.storage_port if seed else free_port()
         self._seed = seed or self
         self._heap = heap
         self._settings = settings or {}
@@ -215,4 +216,3 @@ class CassandraNode:
             "memtable_allocation_type": "heap_buffers",
             **self._settings,
         }
-

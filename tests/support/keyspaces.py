@@ -6,10 +6,9 @@ import itertools
 from dataclasses import dataclass
 from typing import Any
 
-from support.cassandra_node import CassandraNode
-
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.target import Target
+from support.cassandra_node import CassandraNode
 
 _numbers = itertools.count(1)
 
@@ -65,6 +64,8 @@ def put_record_back(keyspace: Keyspace, row: Any) -> None:
 def run_cql(keyspace: Keyspace, cql: str, *values: object) -> list[Any]:
     database = Database(keyspace.target)
     try:
-        return database.execute(cql.replace("{table}", f"{keyspace.target.keyspace}.state"), *values)
+        return database.execute(
+            cql.replace("{table}", f"{keyspace.target.keyspace}.state"), *values
+        )
     finally:
         database.close()

@@ -41,4 +41,4 @@ def copy_with_progress(reader: Reader, store: Store) -> Checkpoint | None:
     """As ``copy_state``, with a bar where a terminal watches."""
     total = 2 * reader.last.blocks if reader.last is not None else 0
     with tqdm(total=total, unit=" rows", disable=not sys.stderr.isatty()) as bar:
-        return copy_state(reader, store, lambda rows: bar.update(rows) and None)
+        return copy_state(reader, store, bar.update)

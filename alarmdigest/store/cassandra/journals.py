@@ -24,9 +24,7 @@ class Journals:
     def __init__(self, database: Database) -> None:
         table = f'"{database.target.keyspace}".{TABLE}'
         self._database = database
-        self._put = (
-            f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP {WRITTEN}"
-        )
+        self._put = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP {WRITTEN}"
         self._get = f"SELECT k, v FROM {table} WHERE p = ?"
         self._drop = f"DELETE FROM {table} USING TIMESTAMP {DELETED} WHERE p = ?"
 
@@ -46,9 +44,7 @@ class Journals:
                 yield put, (partition_of(owner, number, part % lanes), part_key(part), piece)
 
         self._database.execute_all(requests())
-        return Journal(
-            str(owner), number, lanes, parts, len(data), checksum_of(data), timestamp
-        )
+        return Journal(str(owner), number, lanes, parts, len(data), checksum_of(data), timestamp)
 
     def read(self, journal: Journal) -> bytes:
         """The packed rows. Raises StoreError, StoreDamaged where they are not as written."""
@@ -58,9 +54,7 @@ class Journals:
             for lane in range(journal.lanes)
         ]
         found = sorted(
-            (row.k, row.v)
-            for rows in self._database.execute_all(lanes, at_once=4)
-            for row in rows
+            (row.k, row.v) for rows in self._database.execute_all(lanes, at_once=4) for row in rows
         )
         data = b"".join(part for _, part in found)
         if len(found) != journal.parts or checksum_of(data) != journal.checksum:

@@ -1,4 +1,4 @@
-"""Whether a keyspace will do: it is there, it has our table, and its nodes take writes like ours."""
+"""Whether a keyspace will do: it has our table, and its nodes take writes as large as ours."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def require_table(database: Database, *, make: bool) -> None:
         )
 
 
-def try_large_write(database: Database, journals: Journals) -> None:
+def try_large_write(journals: Journals) -> None:
     """Write a part of a journal as large as they get, which nobody reads, and delete it. Raises
     StoreError where a node refuses it."""
     owner = uuid4()

@@ -74,7 +74,7 @@ class CassandraStore(Store):
         try:
             require_table(self._database, make=True)
             self._journals = Journals(self._database)
-            try_large_write(self._database, self._journals)
+            try_large_write(self._journals)
             warn_of_periodic_commit_log(self._database)
             self._home = Home(self._database)
             self._ownership = Ownership(self._database)
