@@ -8,7 +8,10 @@ from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 from alarmdigest.pipeline.barrier import Barrier
+from alarmdigest.replication.membership import WORD_PAUSE_S
+from alarmdigest.settings import Settings
 from alarmdigest.state.position import StreamPosition
+from alarmdigest.store.base import Store
 
 Kind: TypeAlias = Literal["checkpoint", "progress"]
 
@@ -41,6 +44,14 @@ class BarrierSchedule:
         self._number = 0
         self._checkpoint_at = self._any_at = time.monotonic()
         self._read_at_checkpoint = self._read_at_any = 0
+
+    @classmethod
+    def of(cls, settings: Settings, store: Store) -> BarrierSchedule:
+        return cls(
+            settings.checkpoint_interval.seconds,
+            WORD_PAUSE_S if settings.group else None,
+            wants_all_rows=lambda: store.wants_all_rows,
+        )
 
     @property
     def may_checkpoint(self) -> bool:

@@ -138,6 +138,10 @@ class Replica:
     def leads(self) -> bool:
         return self.exchange.token > 0 and not self.exchange.diverged
 
+    def term(self) -> int | None:
+        """See ``Store.share``."""
+        return self.exchange.term
+
     def makes_snapshots(self) -> bool:
         return self.group is not None and self.group.makes_snapshots()
 

@@ -104,7 +104,6 @@ from alarmdigest.pipeline.startup import StartPlan, not_reachable, prepare_serve
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.replication.group import Group
-from alarmdigest.replication.membership import WORD_PAUSE_S
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.settings import Settings
@@ -171,6 +170,7 @@ class Service:
         self.mode = start_plan.mode
         if self.settings.group:
             self.replica = Replica(self.settings, self.store.last, start_plan)
+            self.store.share(self.replica.term)
         checkpointer = self.checkpointer = self._make_checkpointer(start_plan)
         self.publisher = self._make_publisher(start_plan, checkpointer)
         self.publisher.start()
@@ -288,7 +288,7 @@ class Service:
 
     def _make_listener(self, start_plan: StartPlan) -> Listener:
         assert self.publisher is not None
-        settings, store, last = self.settings, self.store, self.store.last
+        settings, last = self.settings, self.store.last
         router = make_router(settings, self.rejections, last)
         source: Source
         if start_plan.mode == "stream":
@@ -313,11 +313,7 @@ class Service:
             self.rejections,
             self.workers,
             self.publisher.queue,
-            BarrierSchedule(
-                settings.checkpoint_interval.seconds,
-                WORD_PAUSE_S if settings.group else None,
-                wants_all_rows=lambda: store.wants_all_rows,
-            ),
+            BarrierSchedule.of(settings, self.store),
             backlog_limit=settings.backlog_limit,
             on_failure=self._thread_died,
         )

@@ -15,7 +15,8 @@ from alarmdigest.runtime.service_thread import Waker
 class Exchange:
     """Each attribute is replaced as a whole.
 
-    Written by the publisher: ``token`` while we lead, else 0; ``word``, the newest that we know;
+    Written by the publisher: ``token`` while we lead, else 0; ``stream_made_ns``, when the digest
+    stream was made, 0 while that is not known; ``word``, the newest that we know;
     ``agreed``, up to where we have made the same digests as the leader (an arrival in ns);
     ``differs_at`` and ``own``, where we have come to something else, and to what; ``distrusts``,
     the token of a leader whose word we do not go by: the majority disagrees with it, or another was
@@ -41,6 +42,7 @@ class Exchange:
 
     word: Word = NOTHING_SAID
     token: int = 0
+    stream_made_ns: int = 0
     agreed: int = 0
     differs_at: int = 0
     own: str = ""
@@ -65,6 +67,14 @@ class Exchange:
     last_of_others: int = 0
     others: tuple[Beat, ...] = ()
     outvoted: bool = False
+
+    @property
+    def term(self) -> int | None:
+        """While we lead: greater than that of every leader before, also where the digest stream
+        was made anew since, and its sequences begin again."""
+        if not self.token or not self.stream_made_ns or self.diverged:
+            return None
+        return (self.stream_made_ns << 64) + self.token
 
     #: Ends the waiting of the group's thread when there is something new to say, and that of the
     #: publisher when there is something to heed.

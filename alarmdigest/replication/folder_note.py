@@ -19,11 +19,12 @@ LONGEST = 1000
 
 
 class FolderNote:
-    """There is none where the store is in memory: it is gone with the process."""
+    """There is none where the state is not in the folder: it is gone with the process, or another
+    one is loaded at the next start."""
 
     def __init__(self, settings: Settings, name: str) -> None:
-        in_memory = settings.store == "memory"
-        self._path = None if in_memory else Path(settings.data_dir) / name
+        in_folder = settings.store == "lmdb"
+        self._path = Path(settings.data_dir) / name if in_folder else None
 
     def read(self) -> str:
         """What is wrong with the state, which is logged; empty if nothing says so."""

@@ -63,8 +63,6 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             ("cassandra_tls_cert", "cassandra_tls_key"),
             "--cassandra-tls-cert and --cassandra-tls-key belong together",
         )
-    if settings.group and settings.store == "cassandra":
-        yield ("group", "store"), "--group keeps its state with --store lmdb, not in Cassandra yet"
     if settings.workers > 1024:
         yield ("workers",), "--workers must be at most 1024"
     for item in fields(Settings):

@@ -35,10 +35,12 @@ def open_store(settings: Settings) -> Store:
 
         return LmdbStore(settings.data_dir)
     if settings.store == "cassandra":
+        from alarmdigest.store.cassandra.group_store import CassandraGroupStore
         from alarmdigest.store.cassandra.store import CassandraStore
         from alarmdigest.store.cassandra.target import Target
 
-        return CassandraStore(Target.of(settings))
+        kind = CassandraGroupStore if settings.group else CassandraStore
+        return kind(Target.of(settings))
     from alarmdigest.store.memory import MemoryStore
 
     return MemoryStore()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, astuple, dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -136,9 +136,15 @@ class Store(ABC):
         chunks do not consist of whole rows.
         """
 
-    wants_all_rows = False
-    """Whether the next commit had better be of all rows that there are. Only a store that others
-    may change or lose something of ever asks for that."""
+    @property
+    def wants_all_rows(self) -> bool:
+        """Whether the next commit had better be of all rows that there are. Only a store that
+        others may change, or lose something of, ever asks for that."""
+        return False
+
+    def share(self, term: Callable[[], int | None]) -> None:  # noqa: B027 - most are not shared
+        """For a store that all replicas of a group use: ``term()`` is None while this one does not
+        lead, and else greater than that of every leader before."""
 
     def commit_all(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
         """As ``commit``, of all rows that there are: whatever else the store holds is gone then.

@@ -137,7 +137,9 @@ class CassandraNode:
         command = ["java", f"-javaagent:{agent}", f"-Xms{self._heap}", f"-Xmx{self._heap}"]
         command += ["-XX:+UseG1GC", "-Djdk.attach.allowAttachSelf=true"]
         command += ["-Dio.netty.tryReflectionSetAccessible=true", "-Djava.net.preferIPv4Stack=true"]
-        command += ["-Dcassandra.ring_delay_ms=0", "-Dcassandra-foreground=yes"]
+        # So long who joins waits for what the others tell, where there are others.
+        delay = 0 if self._seed is self else 3000
+        command += [f"-Dcassandra.ring_delay_ms={delay}", "-Dcassandra-foreground=yes"]
         # Else a node waits for half a minute for others that it may not know.
         command += ["-Dcassandra.skip_wait_for_gossip_to_settle=0"]
         command += [f"-Dcassandra.config=file://{self.folder}/cassandra.yaml"]

@@ -16,6 +16,7 @@ from typing import Any
 
 from alarmdigest._ext.digest_sums import DigestSums
 from alarmdigest._ext.inflight import DIGEST
+from alarmdigest._ext.timestamps import to_ns
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import StreamConflict
 from alarmdigest.pipeline.barrier import Barrier
@@ -248,6 +249,8 @@ class GroupLookup(StreamLookup):
             return self._elect(asking, window, go_on)
         finally:
             exchange.token = leadership.token if leadership.leads else 0
+            if made := self._identity.created[DIGEST]:
+                exchange.stream_made_ns = to_ns(made)
             exchange.stuck = exchange.stands = self._renews = False
             exchange.stood = True
             exchange.news.wake()

@@ -105,7 +105,12 @@ class Ownership:
                 self._try(self._create, (RECORD, RECORD_KEY, *first))
                 continue
             owner = seen.owner or NOBODY
-            if seen.term > self._term or (whom is not None and owner not in whom):
+            if seen.term > self._term:
+                raise StoreTaken(
+                    f"{self._database.where} belongs to a leader that was elected later, or to a "
+                    "group, and we say no --group"
+                )
+            if whom is not None and owner not in whom:
                 raise StoreTaken(self._taken_text)
             self.claimed_from.add(owner)
             values = (mine, self._term, seen.prior + owner.bytes, RECORD, RECORD_KEY)

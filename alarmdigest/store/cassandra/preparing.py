@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from uuid import uuid4
 
 from alarmdigest.store.base import StoreError
@@ -12,6 +13,7 @@ from alarmdigest.store.cassandra.schema import TABLE, table_cql
 
 log = logging.getLogger(__name__)
 
+MADE_WITHIN_S = 10.0
 COLUMNS = {"p", "k", "v", "owner", "term", "commit_id", "prior", "head"}
 
 
@@ -26,13 +28,27 @@ def require_table(database: Database, *, make: bool) -> None:
         )
     if not columns and not make:
         raise StoreError(f"there is no state in {database.where}: is the keyspace right?")
-    if not columns:
-        database.execute_schema(table_cql(keyspace))
-    elif not columns >= COLUMNS:
+    if columns and not columns >= COLUMNS:
         raise StoreError(
             f"the table {TABLE} in {database.where} is not one of alarmdigest's: it lacks "
             f"{', '.join(sorted(COLUMNS - columns))}; choose another keyspace"
         )
+    _wait_for_table(database, make=not columns)
+
+
+def _wait_for_table(database: Database, *, make: bool) -> None:
+    """Until it can be used: another replica may be making it just now. Raises StoreError."""
+    keyspace, deadline = database.target.keyspace, time.monotonic() + MADE_WITHIN_S
+    while True:
+        try:
+            if make:
+                database.execute_schema(table_cql(keyspace))
+            database.execute_schema(f'SELECT p FROM "{keyspace}".{TABLE} LIMIT 1')
+            return
+        except StoreError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)
 
 
 def try_large_write(journals: Journals) -> None:

@@ -16,11 +16,12 @@ after shard are in the order of their keys.
 from __future__ import annotations
 
 import struct
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from alarmdigest.wire.buckets import BUCKETS
 
 TABLE = "state"
+NAMESPACE = UUID("5d0b1a5c-0f0e-4d0e-9a54-0d6b8a2f7c11")
 SHARDS = 256
 LANES = 16
 """The partitions of a large journal."""
@@ -38,13 +39,15 @@ def keyspace_cql(keyspace: str, datacenter: str, replication_factor: int) -> str
 
 def table_cql(keyspace: str) -> str:
     """``gc_grace_seconds`` must not be less than it is by default, ten days: after that a write
-    that was delayed may bring back what was deleted."""
+    that was delayed may bring back what was deleted. The id is the same whoever makes the table:
+    replicas that start at once would make two of one name, and lose what is in one of them."""
+    table_id = uuid5(NAMESPACE, keyspace)
     return (
         f'CREATE TABLE IF NOT EXISTS "{keyspace}".{TABLE} (\n'
         "  p blob, k blob, v blob,\n"
-        "  owner uuid, term bigint, commit_id uuid, prior blob, head blob,\n"
+        "  owner uuid, term varint, commit_id uuid, prior blob, head blob,\n"
         "  PRIMARY KEY ((p), k)\n"
-        ") WITH comment = 'alarmdigest: the state of all alarms'"
+        f") WITH ID = {table_id} AND comment = 'alarmdigest: the state of all alarms'"
     )
 
 

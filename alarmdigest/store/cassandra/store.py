@@ -22,7 +22,7 @@ from uuid import uuid4
 from alarmdigest._ext.rows import CommitBatch, RowDamaged, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.store.base import CHUNK, Checkpoint, Store, StoreError, wrong_count
+from alarmdigest.store.base import CHUNK, AllRowsNeeded, Checkpoint, Store, StoreError, wrong_count
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.home import Home, overlaid
 from alarmdigest.store.cassandra.journals import Journals
@@ -69,7 +69,9 @@ class _Pending:
 class CassandraStore(Store):
     """Raises StoreError from its constructor, and is closed then."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, term: int | None = None) -> None:
+        """With a ``term``, that of a group's leader, only from who had a smaller one; its first
+        commit must be of all rows, and nothing is read."""
         self._database = Database(target)
         try:
             require_table(self._database, make=True)
@@ -83,11 +85,12 @@ class CassandraStore(Store):
             self._keys: set[bytes] | None = None
             self._pending: _Pending | None = None
             self._begun = b""  # what the journal holds that was begun, and is in no record
-            self._tail_lost = False
+            self._needs_all_rows = term is not None
+            self._wants_all_rows = self._needs_all_rows
             self._newest = Head()  # of all that were ever valid
             self._deleted: set[Folded] = set()
             self._dropped_epochs: set[int] = set()
-            self._open()
+            self._open(term)
         except BaseException:
             self.close()
             raise
@@ -101,13 +104,18 @@ class CassandraStore(Store):
 
     # -- opening
 
-    def _open(self) -> None:
-        record = self._ownership.claim()
+    @property
+    def wants_all_rows(self) -> bool:
+        return self._wants_all_rows
+
+    def _open(self, term: int | None) -> None:
+        record = self._ownership.claim(term or 0)
         self.last = record.head.last(self.where)
         self._newest = record.head
         self._unfolded = [
             _Unfolded(journal, self._batch([self._journals.read(journal)]))
             for journal in record.head.journals
+            if term is None
         ]
         # What earlier owners have begun is not listed, and never will be.
         self._journals.delete_begun(record.begun)
@@ -176,8 +184,8 @@ class CassandraStore(Store):
             self._settle(pending)
             if pending.what == what:
                 return
-        if self._tail_lost and not anew:
-            raise TailLost(f"{self.where} needs all rows now, not only those that changed")
+        if self._needs_all_rows and not anew:
+            raise AllRowsNeeded(f"{self.where} needs all rows now, not only those that changed")
         self._check_count(batch, checkpoint, anew=anew)
         if self._begun not in (b"", what):
             # Its parts may be on their way still, and those of another one must not meet them.
@@ -200,7 +208,7 @@ class CassandraStore(Store):
             self._ownership.commit(pending.attempt)
         except TailLost:
             self._pending, self._begun = None, b""
-            self._tail_lost = self.wants_all_rows = True
+            self._needs_all_rows = self._wants_all_rows = True
             self._unfolded.clear()
             self._ownership.claim_lost()
             raise
@@ -213,7 +221,7 @@ class CassandraStore(Store):
         if pending.anew:
             self._unfolded.clear()
             self._keys = set()
-            self._tail_lost = self.wants_all_rows = False
+            self._needs_all_rows = self._wants_all_rows = False
         if self._keys is not None:
             self._keys.update(batch.put_keys())
             self._keys.difference_update(batch.deletions())
@@ -221,7 +229,7 @@ class CassandraStore(Store):
         if len(batch):
             self._unfolded.append(_Unfolded(self._newest.journals[-1], batch))
         if max(self._newest.deleted.values(), default=0) >= DELETED_ROWS:
-            self.wants_all_rows = True
+            self._wants_all_rows = True
 
     def _check_count(self, batch: CommitBatch, checkpoint: Checkpoint, *, anew: bool) -> None:
         if self._keys is None and not anew:

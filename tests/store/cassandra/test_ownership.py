@@ -3,69 +3,32 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+from store.cassandra import wrong_stores
+from store.cassandra.scenarios import (
+    OTHERS,
+    ROWS,
+    STEPS,
+    THEIRS,
+    applied,
+    at,
+    begins_another_journal,
+    dies,
+    fold_all,
+    rows_of,
+    stands_still,
+)
 from support.cassandra_node import CassandraNode
 from support.keyspaces import Keyspace, partitions_of, put_record_back, record_of
-from support.rows import Rows, checkpoint, key_of, packed, some_rows, unpacked
+from support.rows import checkpoint, key_of, packed
 
-from alarmdigest.runtime import failpoints
 from alarmdigest.store import AllRowsNeeded, StoreError, StoreInUse
 from alarmdigest.store.cassandra.store import CassandraStore
 
 pytestmark = pytest.mark.cassandra
-
-STEPS = (
-    "cassandra.in_journal",
-    "cassandra.journal_written",
-    "cassandra.before_record",
-    "cassandra.after_record",
-    "cassandra.in_fold",
-    "cassandra.folded",
-)
-ROWS = some_rows(600)
-OTHERS = dict.fromkeys(list(ROWS)[:300], b"of the first one")
-THEIRS = dict.fromkeys(list(ROWS)[150:450], b"of the second one")
-THEIRS |= dict.fromkeys(list(ROWS)[:50], b"")
-
-
-class Step(Exception):
-    """The owner ends here, as a killed one would."""
-
-
-@pytest.fixture
-def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], None]], None]:
-    """Have something done once, when a step is reached."""
-
-    def arm(step: str, action: Callable[[], None]) -> None:
-        def reach(name: str) -> None:
-            if name == step:
-                monkeypatch.setattr(failpoints, "reach", lambda _name: None)
-                action()
-
-        monkeypatch.setattr(failpoints, "reach", reach)
-
-    return arm
-
-
-def rows_of(store: CassandraStore) -> Rows:
-    return dict(unpacked(store.rows()))
-
-
-def fold_all(store: CassandraStore) -> None:
-    while store.tidy_up():
-        pass
-
-
-def commit_and_fold(store: CassandraStore, changes: Rows, number: int) -> None:
-    store.commit([packed(changes)], checkpoint(len(ROWS), number))
-    fold_all(store)
-
-
-def applied(rows: Rows, changes: Rows) -> Rows:
-    return {key: value for key, value in (rows | changes).items() if value}
 
 
 @pytest.fixture
@@ -76,61 +39,61 @@ def store(keyspace: Keyspace) -> Iterator[CassandraStore]:
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_an_owner_that_dies_at_any_step_leaves_all_of_a_commit_or_nothing(
-    keyspace: Keyspace,
-    store: CassandraStore,
-    at: Callable[[str, Callable[[], None]], None],
-    step: str,
+def test_an_owner_that_dies_at_any_step(
+    keyspace: Keyspace, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def die() -> None:
-        raise Step
-
-    at(step, die)
-    with pytest.raises(Step):
-        commit_and_fold(store, OTHERS, 2)
-    with CassandraStore(keyspace.target) as other:
-        assert other.last is not None
-        expected = ROWS if other.last.number == 1 else applied(ROWS, OTHERS)
-        assert rows_of(other) == expected
-        assert other.last.number == (1 if step in STEPS[:3] else 2)
-        # What was begun and is not listed is gone.
-        fold_all(other)
-        other.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 3))
-        fold_all(other)
-        assert rows_of(other) == applied(expected, THEIRS)
-        assert len(partitions_of(keyspace, b"J")) <= 16 * 3
+    dies(CassandraStore, keyspace, step, monkeypatch)
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_an_owner_that_stands_still_changes_nothing_after_another_one_went_on(
-    keyspace: Keyspace,
-    store: CassandraStore,
-    at: Callable[[str, Callable[[], None]], None],
-    step: str,
+def test_an_owner_that_stands_still_at_any_step(
+    keyspace: Keyspace, step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after: list[Rows] = []
+    stands_still(CassandraStore, keyspace, step, monkeypatch)
 
-    def take_over() -> None:
-        with CassandraStore(keyspace.target) as other:
-            before = rows_of(other)
-            expected = applied(before, THEIRS)
-            other.commit([packed(THEIRS)], checkpoint(len(expected), 10))
-            fold_all(other)
-            assert rows_of(other) == expected
-            after.append(expected)
 
-    at(step, take_over)
-    if step in STEPS[:3]:
-        with pytest.raises(StoreInUse, match="claimed by another"):
-            commit_and_fold(store, OTHERS, 2)
-    else:
-        commit_and_fold(store, OTHERS, 2)
-    with pytest.raises(StoreInUse):
-        store.commit([packed(OTHERS)], checkpoint(len(ROWS), 3))
-    with CassandraStore(keyspace.target) as third:
-        assert third.last is not None
-        assert third.last.number == 10
-        assert rows_of(third) == after[0]
+def test_other_rows_after_a_journal_that_failed(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begins_another_journal(CassandraStore, keyspace, monkeypatch)
+
+
+def test_without_the_fence(keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        stands_still(wrong_stores.NoFence, keyspace, "cassandra.before_record", monkeypatch)
+
+
+def test_without_the_timestamps_of_commits(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises((AssertionError, StoreError)):
+        stands_still(wrong_stores.NoTimestamps, keyspace, "cassandra.after_record", monkeypatch)
+
+
+def test_folding_before_the_record(keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((AssertionError, StoreError)):
+        dies(wrong_stores.FoldedBeforeTheRecord, keyspace, "cassandra.before_record", monkeypatch)
+
+
+def test_deleting_journals_at_once(keyspace: Keyspace) -> None:
+    with pytest.raises(StoreError, match="of journal 2 it holds 0 parts"):
+        folds_and_dies(wrong_stores.JournalsDeletedAtOnce, keyspace)
+
+
+def test_using_journal_numbers_twice(keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(StoreError, match="of journal 2"):
+        begins_another_journal(wrong_stores.JournalNumbersUsedTwice, keyspace, monkeypatch)
+
+
+def folds_and_dies(kind: type[CassandraStore], keyspace: Keyspace) -> None:
+    """With everything folded, before a record says so."""
+    with kind(keyspace.target) as store:
+        store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
+        fold_all(store)
+        store.commit([packed(OTHERS)], checkpoint(len(ROWS), 2))
+        fold_all(store)
+    with CassandraStore(keyspace.target) as other:
+        assert rows_of(other) == applied(ROWS, OTHERS)
 
 
 def test_the_later_of_two_claimants_has_it(keyspace: Keyspace, store: CassandraStore) -> None:
@@ -140,27 +103,8 @@ def test_the_later_of_two_claimants_has_it(keyspace: Keyspace, store: CassandraS
         other.commit([], checkpoint(len(ROWS), 2))
 
 
-def test_other_rows_after_a_journal_that_failed(
-    keyspace: Keyspace, store: CassandraStore, at: Callable[[str, Callable[[], None]], None]
-) -> None:
-    """Its parts may be on their way still: another journal must not be mixed with them."""
-
-    def fail() -> None:
-        raise StoreError("the node is busy")
-
-    at("cassandra.journal_written", fail)
-    with pytest.raises(StoreError, match="busy"):
-        store.commit([packed(OTHERS)], checkpoint(len(ROWS), 2))
-    changes = dict.fromkeys(list(ROWS)[:10], b"later")
-    store.commit([packed(changes)], checkpoint(len(ROWS), 2))
-    with CassandraStore(keyspace.target) as other:
-        assert rows_of(other) == applied(ROWS, changes)
-
-
 def test_an_answer_that_does_not_come(
-    cassandra_node: CassandraNode,
-    keyspace: Keyspace,
-    at: Callable[[str, Callable[[], None]], None],
+    cassandra_node: CassandraNode, keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The node stands still with the commit in its socket, and works it off later."""
     target = replace(keyspace.target, timeout_s=0.5)
@@ -171,7 +115,7 @@ def test_an_answer_that_does_not_come(
             cassandra_node.stop_for_a_while()
             threading.Timer(1.2, cassandra_node.go_on).start()
 
-        at("cassandra.before_record", pause)
+        at("cassandra.before_record", pause, monkeypatch)
         failures = 0
         while True:
             try:

@@ -1,0 +1,144 @@
+"""A group whose store is Cassandra: the leader writes it, and everybody goes on from it."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+from support.cassandra_node import CassandraNode
+from support.feeder import Feeder
+from support.group_service import GroupService, longest_wait_s, pause
+from support.keyspaces import Keyspace
+from support.nats_server import NatsServer
+from support.stream_service import StreamService
+from support.wait import eventually
+
+from alarmdigest.runtime import exit_codes
+from alarmdigest.store import StoreError
+from alarmdigest.store.cassandra.reader import CassandraReader
+
+pytestmark = pytest.mark.cassandra
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+def move(replica: StreamService) -> None:
+    shutil.rmtree(replica.data_dir, ignore_errors=True)
+
+
+def stored_position(keyspace: Keyspace) -> int:
+    """The last input message that the stored state knows, -1 where there is none."""
+    try:
+        with CassandraReader(keyspace.target) as reader:
+            last = reader.last
+    except StoreError:  # not yet
+        return -1
+    return last.position.sequence if last is not None and last.position is not None else -1
+
+
+def written_beyond(keyspace: Keyspace, before: int) -> None:
+    eventually(
+        lambda: stored_position(keyspace) > before, timeout=60, interval=0.2, what="a checkpoint"
+    )
+
+
+def test_whoever_leads_writes_and_everybody_goes_on_from_it(
+    server: NatsServer, keyspace: Keyspace, tell: Callable[[str], None]
+) -> None:
+    dice = random.Random(31)
+    with (
+        GroupService([server.url], *keyspace.options, replicas=3) as group,
+        Feeder(server.url, seed=81, rate=200) as feeder,
+    ):
+        written_beyond(keyspace, 0)
+        for number in range(8):
+            before = stored_position(keyspace)
+            leader = group.leader()
+            other = dice.choice([one for one in group.running if one is not leader])
+            for victim in {0: [leader], 1: [other], 2: group.running, 3: [leader]}[number % 4]:
+                victim.kill()
+                move(victim)
+            group.start()
+            feeder.wait_for(50)
+            written_beyond(keyspace, before)
+        longest_wait_s(server.url, "leaders killed, state in Cassandra", tell)
+        group.settle(feeder)
+
+
+def test_a_leader_that_stood_still_writes_nothing_after_the_next_one(
+    server: NatsServer, keyspace: Keyspace
+) -> None:
+    with (
+        GroupService([server.url], *keyspace.options, replicas=2) as group,
+        Feeder(server.url, seed=82, rate=200) as feeder,
+    ):
+        written_beyond(keyspace, 0)
+        for _ in range(3):
+            before = stored_position(keyspace)
+            pause(group.leader(), 5)
+            written_beyond(keyspace, before)
+        # All go on from what is there now.
+        for one in group.running:
+            one.kill()
+        group.start()
+        assert all("went on from" in one.log for one in group.replicas)
+        group.settle(feeder)
+
+
+def test_a_group_while_cassandra_stands_still(
+    server: NatsServer, cassandra_node: CassandraNode, keyspace: Keyspace
+) -> None:
+    """Digests go on, under one leader after the other."""
+    options = [*keyspace.options, "--cassandra-timeout", "500ms"]
+    with (
+        GroupService([server.url], *options, replicas=2) as group,
+        Feeder(server.url, seed=83, rate=200) as feeder,
+    ):
+        written_beyond(keyspace, 0)
+        before = stored_position(keyspace)
+        cassandra_node.stop_for_a_while()
+        try:
+            feeder.wait_for(100)
+            first = group.leader()
+            first.process.send_signal(signal.SIGKILL)
+            first.wait()
+            eventually(lambda: group.leader() is not first, timeout=20, what="another leader")
+            digests = group.leader().metric('alarmdigest_published_total{kind="digest"}')
+            eventually(
+                lambda: (
+                    group.leader().metric('alarmdigest_published_total{kind="digest"}')
+                    > digests + 20
+                ),
+                timeout=30,
+                what="digests meanwhile",
+            )
+        finally:
+            cassandra_node.go_on()
+        written_beyond(keyspace, before)
+        group.start()
+        group.settle(feeder)
+
+
+def test_a_single_instance_does_not_take_the_store_of_a_group(
+    server: NatsServer, keyspace: Keyspace
+) -> None:
+    with (
+        GroupService([server.url], *keyspace.options, replicas=2) as group,
+        Feeder(server.url, seed=84, rate=100) as feeder,
+    ):
+        written_beyond(keyspace, 0)
+        single = StreamService(server.url, *keyspace.options)
+        single.start(ready=False)
+        assert single.wait(30) == exit_codes.STORE_UNUSABLE
+        assert "belongs to a leader" in single.log
+        before = stored_position(keyspace)
+        feeder.wait_for(50)
+        written_beyond(keyspace, before)
+        group.settle(feeder)
