@@ -58,6 +58,13 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
             ("snapshots", "snapshot_interval"),
             "--snapshots and --snapshot-interval 0 exclude each other",
         )
+    has_password = bool(settings.cassandra_password) or settings.cassandra_password_file is not None
+    if has_password != bool(settings.cassandra_user):
+        yield (
+            ("cassandra_user", "cassandra_password", "cassandra_password_file"),
+            "--cassandra-user and --cassandra-password-file (or ALARMDIGEST_CASSANDRA_PASSWORD) "
+            "belong together",
+        )
     if (settings.cassandra_tls_cert is None) != (settings.cassandra_tls_key is None):
         yield (
             ("cassandra_tls_cert", "cassandra_tls_key"),

@@ -38,7 +38,11 @@ from alarmdigest.settings.sources import (
 
 READERS = {item.name: item.metadata["read"] for item in fields(Settings)}
 # A password or a token may be given, or the file that holds it.
-SECRET_OR_FILE = (("password", "password_file"), ("token", "token_file"))
+SECRET_OR_FILE = (
+    ("password", "password_file"),
+    ("token", "token_file"),
+    ("cassandra_password", "cassandra_password_file"),
+)
 
 
 @dataclass(frozen=True, slots=True)

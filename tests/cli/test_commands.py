@@ -17,7 +17,8 @@ from support.nats_server import HOST, NatsServer, free_port
 from support.service import CLEAN_ENVIRONMENT, ServiceProcess
 
 from alarmdigest import __version__
-from alarmdigest.cli.arguments import COMMANDS, EVERYTHING, GROUPS
+from alarmdigest.cli.arguments import COMMANDS
+from alarmdigest.cli.option_groups import EVERYTHING, GROUPS
 from alarmdigest.settings import SECRETS, Settings
 
 
@@ -84,12 +85,14 @@ USED = {
         LOGIN | {"--group", "--list", "--json", "--data-dir", "--events-stream"},
         {"--store", "--http", "--mode", "--workers"},
     ),
-    "show": ({"--json", "--due", "--data-dir"}, LOGIN | {"--http", "--mode", "--store"}),
+    "show": ({"--json", "--due", "--store", "--cassandra"}, LOGIN | {"--http", "--mode"}),
     "rejected": (
         LOGIN | {"--last", "--follow", "--body", "--json", "--refeed", "--rejected-stream"},
         {"--data-dir", "--store", "--http", "--digest-subject"},
     ),
-    "backup": ({"--json", "--data-dir"}, LOGIN | {"--http", "--mode", "--store"}),
+    "backup": ({"--json", "--store", "--cassandra"}, LOGIN | {"--http", "--mode"}),
+    "copy-store": ({"--json", "--from", "--to", "--cassandra"}, LOGIN | {"--http", "--mode"}),
+    "schema": ({"--replication-factor", "--cassandra-keyspace"}, LOGIN | {"--http", "--mode"}),
     "check-config": (LOGIN | {"--json", "--retention"}, set[str]()),
 }
 

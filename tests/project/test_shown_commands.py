@@ -38,12 +38,16 @@ SERVICES = (
     "rejected --follow --body",
     "--group mail",
 )
+# These need Cassandra: tests/store/cassandra/test_service.py runs them.
+OF_CASSANDRA = ("--store cassandra", "copy-store")
 # These need a group: tests/replication/test_group_operation.py and test_try_replicas.py run them.
 OF_A_GROUP = ("members ", "step-down ", "emulate --server nats://127.0.0.1:4231")
 
 
 RUN_HERE = [
-    one for one in OURS if not any(f"alarmdigest {words}" in one for words in SERVICES + OF_A_GROUP)
+    one
+    for one in OURS
+    if not any(f"alarmdigest {words}" in one for words in SERVICES + OF_A_GROUP + OF_CASSANDRA)
 ]
 
 

@@ -256,6 +256,10 @@ OTHER_VALUES = {
         "rejected_subject": "j",
     },
     **{"clock_skew": "2h", "retention": "1d", "split_size": "32KiB", "backlog_limit": "1GiB"},
+    **{"cassandra": "a:1,b", "cassandra_keyspace": "k", "cassandra_datacenter": "dc"},
+    **{"cassandra_consistency": "QUORUM", "cassandra_timeout": "9s", "cassandra_user": "u"},
+    **{"cassandra_password": "p", "cassandra_password_file": "x", "cassandra_tls": "true"},
+    **{"cassandra_tls_ca": "x", "cassandra_tls_cert": "x", "cassandra_tls_key": "x"},
     **{"checkpoint_interval": "5s", "start": "new", "no_create_streams": "true"},
     **{"no_service_api": "true", "accept_clock_step": "true"},
     **{"events_stream": "E", "digests_stream": "D", "rejected_stream": "R"},
@@ -279,6 +283,11 @@ COMPANIONS = {
     "tls_cert": {"server": "a", "tls_key": "x"},
     "tls_key": {"server": "a", "tls_cert": "x"},
     "tls_first": {"server": "a"},
+    "cassandra_user": {"cassandra_password": "p"},
+    "cassandra_password": {"cassandra_user": "u"},
+    "cassandra_password_file": {"cassandra_user": "u"},
+    "cassandra_tls_cert": {"cassandra_tls_key": "x"},
+    "cassandra_tls_key": {"cassandra_tls_cert": "x"},
     "replica_name": {"group": "mail"},
 }
 

@@ -124,7 +124,7 @@ def test_a_backup_tells_programs_what_it_holds(tmp_path: Path) -> None:
 def test_there_is_nothing_to_back_up_of_a_store_in_memory(tmp_path: Path) -> None:
     done = run_backup(tmp_path, tmp_path / "target", "--store", "memory")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "--store memory: backup copies the store on disk" in done.stderr
+    assert "--store memory: nobody but the service itself can read that" in done.stderr
     assert not (tmp_path / "target").exists()
 
 

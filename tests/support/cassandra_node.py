@@ -85,7 +85,7 @@ class CassandraNode:
     """One node; with ``host`` and ``seed`` one of several. Its data stays over ``kill`` and
     ``start``; the end of the ``with`` block removes it.
 
-    ``settings`` go into its cassandra.yaml.
+    ``settings`` go into its cassandra.yaml; those that are None are left out there.
     """
 
     def __init__(
@@ -192,7 +192,7 @@ class CassandraNode:
 
     def _config(self) -> dict[str, Any]:
         data = self.folder / "data"
-        return {
+        config = {
             "cluster_name": "alarmdigest tests",
             "num_tokens": 1,
             "partitioner": "org.apache.cassandra.dht.Murmur3Partitioner",
@@ -218,3 +218,4 @@ class CassandraNode:
             "memtable_allocation_type": "heap_buffers",
             **self._settings,
         }
+        return {name: value for name, value in config.items() if value is not None}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from alarmdigest.store import StoreError
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.target import Target
 from support.cassandra_node import CassandraNode
+from support.wait import eventually
 
 _numbers = itertools.count(1)
 
@@ -24,11 +26,15 @@ class Keyspace:
         return ["--store=cassandra", *hosts, f"--cassandra-keyspace={self.target.keyspace}"]
 
 
-def new_keyspace(*nodes: CassandraNode, timeout_s: float = 5.0) -> Keyspace:
+def new_keyspace(
+    *nodes: CassandraNode, timeout_s: float = 5.0, base: Target | None = None
+) -> Keyspace:
+    """``base`` says how to get in, where that takes more than an address."""
     hosts = tuple((node.host, node.port) for node in nodes)
     name = f"test_{next(_numbers)}"
-    with_system = Target(hosts, "system", timeout_s=timeout_s)
-    database = Database(with_system)
+    base = base or Target(hosts, "system", timeout_s=timeout_s)
+    database = eventually(lambda: _let_in(base), timeout=60, interval=0.5, what="to be let in")
+    assert database is not None
     try:
         database.execute_schema(
             f"CREATE KEYSPACE {name} WITH replication = "
@@ -36,7 +42,15 @@ def new_keyspace(*nodes: CassandraNode, timeout_s: float = 5.0) -> Keyspace:
         )
     finally:
         database.close()
-    return Keyspace(Target(hosts, name, timeout_s=timeout_s))
+    return Keyspace(replace(base, keyspace=name))
+
+
+def _let_in(target: Target) -> Database | None:
+    """A node makes its first user only some seconds after its start."""
+    try:
+        return Database(target)
+    except StoreError:
+        return None
 
 
 def partitions_of(keyspace: Keyspace, begin: bytes) -> set[bytes]:

@@ -13,6 +13,7 @@ import ssl
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from alarmdigest.store.base import StoreError
@@ -209,15 +210,22 @@ class Database:
             with self.errors_in_words("connect to"):
                 session = cluster.connect()
             session.default_fetch_size = PAGE_ROWS
-            self._check_datacenter(cluster)
         except BaseException:
             cluster.shutdown()
+            if target.datacenter:
+                self._check_datacenter()
             raise
         return cluster, session
 
-    def _check_datacenter(self, cluster: Cluster) -> None:
-        there = sorted({str(host.datacenter) for host in cluster.metadata.all_hosts()})
-        if self.target.datacenter and self.target.datacenter not in there:
+    def _check_datacenter(self) -> None:
+        """Whether that is the reason. Raises StoreError."""
+        database = Database(replace(self.target, datacenter=""))
+        try:
+            hosts = database._cluster.metadata.all_hosts()
+            there = sorted({str(host.datacenter) for host in hosts})
+        finally:
+            database.close()
+        if self.target.datacenter not in there:
             raise StoreError(
                 f"cannot use {self.where}: there is no data centre {self.target.datacenter}, only "
                 f"{', '.join(there)}: see --cassandra-datacenter"
@@ -248,7 +256,7 @@ def in_words(error: Exception) -> str:
             return f"a permission is missing: {_short(text)}; docs/cassandra.md has the grants"
         if isinstance(cause, ssl.SSLError):
             return f"TLS failed: {_short(text)}; see --cassandra-tls-ca"
-        if isinstance(cause, InvalidRequest) and "too large" in text.lower():
+        if "oversized" in text or "too large" in text:
             return (
                 f"the node refuses writes as large as ours: {_short(text)}; raise the limit in its "
                 "cassandra.yaml (docs/cassandra.md)"

@@ -97,9 +97,11 @@ class Ownership:
         return self._claim_from({self.owner, *self.claimed_from})
 
     def _claim_from(self, whom: set[UUID] | None) -> Record:
-        mine = uuid4()
+        mine = NOBODY
         failpoints.reach("cassandra.before_claim")
         while (seen := self.read()) is None or seen.owner != mine:
+            # A fresh one each time: whoever had it before never has it again under the same id.
+            mine = uuid4()
             if seen is None:
                 first = (mine, self._term, uuid4(), b"", Head().to_bytes())
                 self._try(self._create, (RECORD, RECORD_KEY, *first))

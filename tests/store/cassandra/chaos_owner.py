@@ -95,9 +95,11 @@ class Owner:
 
 
 def main() -> None:
-    hosts, keyspace, seed = sys.argv[1:4]
+    hosts, keyspace, seed, timeout_s = sys.argv[1:5]
     pairs = [one.rsplit(":", 1) for one in hosts.split(",")]
-    target = Target(tuple((host, int(port)) for host, port in pairs), keyspace, timeout_s=0.7)
+    target = Target(
+        tuple((host, int(port)) for host, port in pairs), keyspace, timeout_s=float(timeout_s)
+    )
     while True:
         try:
             owner = Owner(target, seed)

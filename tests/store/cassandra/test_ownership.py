@@ -5,8 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from cassandra import OperationTimedOut
 from store.cassandra import wrong_stores
 from store.cassandra.scenarios import (
     OTHERS,
@@ -26,6 +28,7 @@ from support.keyspaces import Keyspace, partitions_of, put_record_back, record_o
 from support.rows import checkpoint, key_of, packed
 
 from alarmdigest.store import AllRowsNeeded, StoreError, StoreInUse
+from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.store import CassandraStore
 
 pytestmark = pytest.mark.cassandra
@@ -175,3 +178,25 @@ def test_commits_that_the_cluster_has_lost(
     store.commit([packed(changes)], checkpoint(len(everything), 5))
     with CassandraStore(keyspace.target) as other:
         assert rows_of(other) == applied(everything, changes)
+
+
+@pytest.mark.usefixtures("store")
+def test_a_claim_without_an_answer_is_made_again_under_another_id(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who had claimed in between would take it for a claim that the cluster has lost."""
+    execute_once = Database.execute_once
+    between: list[CassandraStore] = []
+
+    def lose_answer(database: Database, cql: str, *values: object) -> list[Any]:
+        monkeypatch.setattr(Database, "execute_once", execute_once)
+        execute_once(database, cql, *values)
+        between.append(CassandraStore(keyspace.target))
+        raise OperationTimedOut
+
+    monkeypatch.setattr(Database, "execute_once", lose_answer)
+    with CassandraStore(keyspace.target) as last, between[0] as other:
+        with pytest.raises(StoreInUse, match="claimed by another"):
+            other.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 2))
+        last.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 2))
+        assert rows_of(last) == applied(ROWS, THEIRS)
