@@ -21,7 +21,7 @@ test-slow: build  ## kill the service at many points, cut networks, fill disks, 
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile $(ARGS)
 
 test-cassandra: build  ## keep the state in a real Cassandra, and kill both of them: needs Java 17 and mvn
-	$(BIN)/python -m pytest -m cassandra -q -s $(ARGS)
+	$(BIN)/python -m pytest -m cassandra -q --numprocesses 2 --dist loadfile $(ARGS)
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)

@@ -306,6 +306,16 @@ class ServiceCollector:
             "How long the last one took to write.",
             value=checkpointer.write_seconds,
         )
+        yield GaugeMetricFamily(
+            "alarmdigest_store_unfolded_bytes",
+            "Rows in Cassandra's journals that are still to be written to where they belong.",
+            value=checkpointer.store.unfolded_bytes,
+        )
+        yield CounterMetricFamily(
+            "alarmdigest_store_rewritten",
+            "Times that all rows were written to Cassandra anew.",
+            value=checkpointer.store.rewritten,
+        )
 
 
 def _of(counters: Iterable[Counter]) -> Iterator[Metric]:

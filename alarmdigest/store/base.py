@@ -114,6 +114,12 @@ class Store(ABC):
     last: Checkpoint | None = None
     """The newest checkpoint; known from the opening on, None in a store that has none yet."""
 
+    unfolded_bytes = 0
+    """Rows that were committed and are still to be written to where they belong."""
+
+    rewritten = 0
+    """How often all rows were written anew, because the store had lost some or asked for it."""
+
     touched_bytes = 0
     """About how much memory the last commit needed, and ``release_memory`` returns."""
 

@@ -28,6 +28,7 @@ from alarmdigest import __version__
 from alarmdigest.cli.main import main
 from alarmdigest.nats.embedded.discovery import choose_server
 from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
+from alarmdigest.store.cassandra.schema import keyspace_cql
 
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "alarmdigest"
@@ -142,7 +143,11 @@ def test_compose_runs_a_server_with_jetstream_and_one_service_on_volumes() -> No
     assert ours["image"] == f"alarmdigest:{__version__}"
     assert f"alarmdigest:{DATA}" in ours["volumes"]
     assert "nats:/data" in nats["volumes"]
-    assert set(document["volumes"]) == {"nats", "alarmdigest"}
+    assert set(document["volumes"]) == {"nats", "alarmdigest", "cassandra"}
+    only_asked_for = {name for name, one in document["services"].items() if "profiles" in one}
+    assert only_asked_for == {"cassandra", "cassandra-keyspace"}
+    cql = document["services"]["cassandra-keyspace"]["command"][-1]
+    assert cql == keyspace_cql("alarmdigest", "datacenter1", 1)
     assert ours["environment"]["NATS_URL"] == "nats://nats:4222"
     assert ours["depends_on"]["nats"]["condition"] == "service_healthy"
     assert duration(ours["stop_grace_period"]) > DRAIN_S * 10**9
@@ -174,7 +179,8 @@ def test_compose_with_replicas_runs_three_on_three_servers() -> None:
 
 @pytest.mark.parametrize("name", ["compose.yaml", "compose.replicas.yaml"])
 def test_compose_publishes_on_the_loopback_only(name: str) -> None:
-    ports = [port for service in compose(name)["services"].values() for port in service["ports"]]
+    services = compose(name)["services"].values()
+    ports = [port for service in services for port in service.get("ports", ())]
     assert all(port.startswith(f"{HOST}:") for port in ports)
     assert len({port.rpartition(":")[0] for port in ports}) == len(ports)
 
@@ -401,6 +407,12 @@ def test_helm_takes_the_chart(tmp_path: Path) -> None:
     [stateless] = [one for one in yaml.safe_load_all(without) if one["kind"] == "StatefulSet"]
     assert "volumeClaimTemplates" not in stateless["spec"]
     assert stateless["spec"]["template"]["spec"]["volumes"][0]["emptyDir"] == {"sizeLimit": "8Gi"}
+    elsewhere = run(*render, "--set", "cassandra.hosts={c1,c2:9043},cassandra.user=me")
+    [moved] = [one for one in yaml.safe_load_all(elsewhere) if one["kind"] == "StatefulSet"]
+    [container] = moved["spec"]["template"]["spec"]["containers"]
+    variables = {one["name"]: one.get("value") for one in container["env"]}
+    assert variables["ALARMDIGEST_STORE"] == "cassandra"
+    assert variables["ALARMDIGEST_CASSANDRA"] == "c1,c2:9043"
     pod = full["StatefulSet"]["spec"]["template"]["spec"]
     [container] = pod["containers"]
     settings = {one["name"]: one for one in container["env"]}

@@ -89,6 +89,7 @@ class CassandraGroupStore(Store):
             return
         self._skipped = False
         self.last = checkpoint
+        self.rewritten += commit == self._claimed.commit_all
         self.touched_bytes = self._claimed.touched_bytes
 
     def _skip(self, checkpoint: Checkpoint) -> None:
@@ -100,6 +101,10 @@ class CassandraGroupStore(Store):
         if self._claimed is not None:
             self._claimed.close()
             self._claimed = None
+
+    @property
+    def unfolded_bytes(self) -> int:  # type: ignore[override]
+        return self._claimed.unfolded_bytes if self._claimed is not None else 0
 
     def tidy_up(self) -> bool:
         if self._claimed is None or self._term() is None:

@@ -170,6 +170,10 @@ class CassandraStore(Store):
 
     # -- writing
 
+    @property
+    def unfolded_bytes(self) -> int:  # type: ignore[override]
+        return sum(one.batch.size for one in self._unfolded if not one.done)
+
     def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
         self._commit(rows, checkpoint, anew=False)
 
@@ -221,6 +225,7 @@ class CassandraStore(Store):
         if pending.anew:
             self._unfolded.clear()
             self._keys = set()
+            self.rewritten += 1
             self._needs_all_rows = self._wants_all_rows = False
         if self._keys is not None:
             self._keys.update(batch.put_keys())
@@ -301,7 +306,7 @@ class CassandraStore(Store):
             raise
 
     def _fold_down_to(self, size: int) -> None:
-        while sum(one.batch.size for one in self._unfolded if not one.done) > size:
+        while self.unfolded_bytes > size:
             self.tidy_up()
 
 

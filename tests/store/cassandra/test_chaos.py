@@ -25,7 +25,7 @@ from support.paths import ROOT
 from support.scale import cases
 from support.service import CLEAN_ENVIRONMENT
 
-SECONDS = cases(40, 1200)
+SECONDS = cases(25, 1200)
 OWNERS_AT_ONCE = 4
 
 
