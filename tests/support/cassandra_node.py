@@ -142,6 +142,8 @@ class CassandraNode:
         command += [f"-Dcassandra.ring_delay_ms={delay}", "-Dcassandra-foreground=yes"]
         # Else a node waits for half a minute for others that it may not know.
         command += ["-Dcassandra.skip_wait_for_gossip_to_settle=0"]
+        # Several may join soon after each other.
+        command += ["-Dcassandra.consistent.rangemovement=false"]
         command += [f"-Dcassandra.config=file://{self.folder}/cassandra.yaml"]
         command += [f"-Dcassandra.storagedir={self.folder}/data"]
         for one in EXPORTS:
@@ -163,7 +165,8 @@ class CassandraNode:
     def _is_up(self, told: int) -> bool:
         assert self._process is not None
         if (code := self._process.poll()) is not None:
-            raise AssertionError(f"Cassandra ended with {code}: {self.log[-3000:]}")
+            lines = [line for line in self.log[told:].splitlines() if "xception" in line]
+            raise AssertionError(f"Cassandra ended with {code}: {lines[-10:]}")
         return re.search("Starting listening for CQL clients", self.log[told:]) is not None
 
     def kill(self) -> None:

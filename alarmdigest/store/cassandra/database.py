@@ -243,8 +243,10 @@ class Database:
 def in_words(error: Exception) -> str:
     """What went wrong, and what to do where something can be done."""
     causes = [error]
-    if isinstance(error, NoHostAvailable) and isinstance(error.errors, dict):
-        causes = list(error.errors.values()) or causes
+    if isinstance(error, NoHostAvailable):
+        causes = list(error.errors.values()) if isinstance(error.errors, dict) else []
+        if not causes:
+            return "no node can be reached"
     for cause in causes:
         text = str(cause)
         if isinstance(cause, AuthenticationFailed) or "Bad credentials" in text:

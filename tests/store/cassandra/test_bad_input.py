@@ -114,7 +114,7 @@ def test_a_node_that_loses_what_it_confirmed(server: NatsServer) -> None:
                 eventually(lambda: checkpoints() > before + 5, timeout=60, what="checkpoints")  # noqa: B023
                 node.kill()
                 node.start()
-            assert "has lost what it had confirmed" in service.log
+            service.wait_for_log("has lost what it had confirmed", timeout=60)
             before = checkpoints()
             eventually(lambda: checkpoints() > before + 2, timeout=60, what="checkpoints")
             service.kill()
