@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -123,6 +124,9 @@ class Runner:
                     service.whereabouts,
                 )
                 self._supervisor.ready()
+                # What is there now stays. Else each full collection looks at all of it, which holds
+                # up every thread for a tenth of a second; Cassandra's driver causes some.
+                gc.freeze()
                 if not self._settings.no_service_api:
                     api = ServiceApi(service, service.reconnectors.service_api, others)
                     api.start()

@@ -31,20 +31,23 @@ class Journals:
     def write(self, owner: UUID, number: int, rows: Sequence[bytes], timestamp: int) -> Journal:
         """All of it is answered when this returns; nothing of it counts yet. May be called again
         with the same rows after it has failed. Raises StoreError."""
-        data = b"".join(rows)
-        parts = -(-len(data) // PART_BYTES)
-        lanes = min(LANES, parts)
+        # Never all in one piece: copying that would hold up every other thread for long.
+        parts = [
+            chunk[at : at + PART_BYTES] for chunk in rows for at in range(0, len(chunk), PART_BYTES)
+        ]
+        lanes = min(LANES, len(parts))
         put = self._database.prepared(self._put)
 
         def requests() -> Iterator[tuple[object, tuple[bytes, bytes, bytes]]]:
-            for part in range(parts):
-                if part == parts // 2:
+            for number_of_part, part in enumerate(parts):
+                if number_of_part == len(parts) // 2:
                     failpoints.reach("cassandra.in_journal")
-                piece = data[part * PART_BYTES : (part + 1) * PART_BYTES]
-                yield put, (partition_of(owner, number, part % lanes), part_key(part), piece)
+                lane = partition_of(owner, number, number_of_part % lanes)
+                yield put, (lane, part_key(number_of_part), part)
 
         self._database.execute_all(requests())
-        return Journal(str(owner), number, lanes, parts, len(data), checksum_of(data), timestamp)
+        size = sum(map(len, parts))
+        return Journal(str(owner), number, lanes, len(parts), size, checksum_of(parts), timestamp)
 
     def read(self, journal: Journal) -> bytes:
         """The packed rows. Raises StoreError, StoreDamaged where they are not as written."""
@@ -56,14 +59,14 @@ class Journals:
         found = sorted(
             (row.k, row.v) for rows in self._database.execute_all(lanes, at_once=4) for row in rows
         )
-        data = b"".join(part for _, part in found)
-        if len(found) != journal.parts or checksum_of(data) != journal.checksum:
+        parts = [part for _, part in found]
+        if len(parts) != journal.parts or checksum_of(parts) != journal.checksum:
             raise damaged(
                 self._database.where,
-                f"of journal {journal.number} it holds {len(found)} parts of {journal.parts} and "
-                f"{len(data)} bytes of {journal.size}",
+                f"of journal {journal.number} it holds {len(parts)} parts of {journal.parts} and "
+                f"{sum(map(len, parts))} bytes of {journal.size}",
             )
-        return data
+        return b"".join(parts)
 
     def delete(self, journals: Iterable[Journal]) -> None:
         """For good. Raises StoreError; may be called again."""
@@ -84,5 +87,8 @@ class Journals:
         self._database.execute_all([(drop, (partition,)) for partition in partitions])
 
 
-def checksum_of(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def checksum_of(parts: Iterable[bytes]) -> str:
+    hashed = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        hashed.update(part)
+    return hashed.hexdigest()
