@@ -2,8 +2,8 @@
 
 On reaching a barrier (``barrier.py``), a worker hands over the rows changed since the one before;
 the publisher reports when everything before it is confirmed. Then the rows, the position and the
-output positions are written in one transaction. One checkpoint is on its way at a time. The workers
-do not wait for it.
+output positions are written to the store, all of it or nothing. One checkpoint is on its way at a
+time. The workers do not wait for it.
 """
 
 from __future__ import annotations

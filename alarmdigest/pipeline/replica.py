@@ -139,8 +139,8 @@ class Replica:
         return self.exchange.token > 0 and not self.exchange.diverged
 
     def term(self) -> int | None:
-        """See ``Store.share``."""
-        return self.exchange.term
+        """See ``Store.share``. A state that lacks input is not written over one that may not."""
+        return None if self.missed else self.exchange.term
 
     def makes_snapshots(self) -> bool:
         return self.group is not None and self.group.makes_snapshots()

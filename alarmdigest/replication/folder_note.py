@@ -19,8 +19,8 @@ LONGEST = 1000
 
 
 class FolderNote:
-    """There is none where the state is not in the folder: it is gone with the process, or another
-    one is loaded at the next start."""
+    """There is none where the state is not in the folder: such a one is never stored, and the next
+    start loads what is."""
 
     def __init__(self, settings: Settings, name: str) -> None:
         in_folder = settings.store == "lmdb"

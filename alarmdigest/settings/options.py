@@ -303,7 +303,10 @@ class Settings:
         "a node of the cluster that keeps the state; repeat it for more",
     )
     cassandra_keyspace: str = option(
-        keyspace, "alarmdigest", "NAME", "the keyspace that holds the state of this service alone"
+        keyspace,
+        "alarmdigest",
+        "NAME",
+        "the keyspace that holds the state of this service, or of this group, alone",
     )
     cassandra_datacenter: str = option(
         str, "", "NAME", "the data centre to use (default: that of the first node that answers)"

@@ -32,8 +32,13 @@ def copy_state(reader: Reader, store: Store, tell: Callable[[int], object]) -> C
     del chunks
     while store.tidy_up():
         pass
+    found = 0
     for chunk in store.rows():
-        tell(len(CommitBatch([chunk])))
+        rows = len(CommitBatch([chunk]))
+        found += rows
+        tell(rows)
+    if found != reader.last.blocks:
+        raise StoreError(f"the copy holds {found} rows of {reader.last.blocks}: do not use it")
     return reader.last
 
 

@@ -18,13 +18,13 @@ from alarmdigest.store.one_user import StoredAlarm, alarms_of
 def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:
     """Report on stdout; the exit code. Raises StoreError, SettingsError."""
     with open_reader(settings) as reader:
-        last = reader.last
         try:
             alarms = alarms_of(reader, user_id)
         except UnicodeEncodeError:  # no message has such an id
             alarms = []
         except ValueError as error:
             raise StoreDamaged(f"the store cannot be read: {error}") from error
+        last = reader.last  # that of these rows: a service may write meanwhile
     if not alarms or last is None:
         _say_unknown(user_id, last)
         return exit_codes.INTERNAL_ERROR

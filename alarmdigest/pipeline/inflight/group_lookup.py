@@ -248,9 +248,9 @@ class GroupLookup(StreamLookup):
         try:
             return self._elect(asking, window, go_on)
         finally:
-            exchange.token = leadership.token if leadership.leads else 0
             if made := self._identity.created[DIGEST]:
                 exchange.stream_made_ns = to_ns(made)
+            exchange.token = leadership.token if leadership.leads else 0
             exchange.stuck = exchange.stands = self._renews = False
             exchange.stood = True
             exchange.news.wake()

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from alarmdigest.store.base import StoreError
@@ -50,6 +51,8 @@ except ImportError as error:  # an extra
         f"--store cassandra needs the package cassandra-driver ({error}): "
         "pip install 'alarmdigest[cassandra]'"
     ) from error
+
+log = logging.getLogger(__name__)
 
 # It has a word for each node that comes and goes, and tracebacks for what we report ourselves.
 logging.getLogger("cassandra").setLevel(logging.CRITICAL)
@@ -125,11 +128,13 @@ class Database:
                 )
                 failed = []
                 for number, (done, answer) in zip(left, found, strict=True):
-                    if done:
-                        answers[number] = list(answer)
-                    else:
+                    try:
+                        if not done:
+                            raise answer
+                        answers[number] = list(answer)  # further pages, too
+                    except Errors as failure:
                         failed.append(number)
-                        error = answer
+                        error = failure
                 if not failed:
                     return answers
                 if attempt == ATTEMPTS or isinstance(error, (InvalidRequest, Unauthorized)):
@@ -137,6 +142,21 @@ class Database:
             left = failed
             time.sleep(PAUSE_S * attempt)
         raise AssertionError
+
+    def execute_in_windows(
+        self, requests: Iterable[tuple[Statement, Sequence[object]]], size: int
+    ) -> Iterator[None]:
+        """As ``execute_all``, so many at a time, with a step between: in the middle of the last
+        window, too."""
+        left = iter(requests)
+        window = list(islice(left, size))
+        while window:
+            following = list(islice(left, size))
+            before = len(window) if following else len(window) // 2
+            self.execute_all(window[:before])
+            yield
+            self.execute_all(window[before:])
+            window = following
 
     def prepared(self, cql: str) -> Statement:
         """With ``{table}`` for the table; the same object every time."""
@@ -178,11 +198,36 @@ class Database:
     # -- connecting
 
     def _connect(self) -> tuple[Cluster, Session]:
+        """Raises StoreError, at once where waiting would not help."""
+        until = time.monotonic() + self.target.wait_s
+        waits = False
+        while True:
+            cluster = self._new_cluster()
+            try:
+                session = cluster.connect()
+                session.default_fetch_size = PAGE_ROWS
+                return cluster, session
+            except Errors as error:
+                cluster.shutdown()
+                if self.target.datacenter:
+                    self._check_datacenter()
+                words = f"cannot connect to {self.where}: {in_words(error)}"
+                if not _may_pass(error) or time.monotonic() > until:
+                    raise StoreError(words) from error
+                if not waits:
+                    log.warning("%s; trying again", words)
+                    waits = True
+            except BaseException:
+                cluster.shutdown()
+                raise
+            time.sleep(PAUSE_S)
+
+    def _new_cluster(self) -> Cluster:
         target = self.target
         try:
             tls = target.tls_context()
             password = target.read_password()
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ssl.SSLError, UnicodeDecodeError) as error:
             raise StoreError(f"cannot connect to {self.where}: {error}") from error
         policy = TokenAwarePolicy(DCAwareRoundRobinPolicy(target.datacenter))
         profile = ExecutionProfile(
@@ -192,7 +237,7 @@ class Database:
             request_timeout=target.timeout_s,
         )
         try:
-            cluster = Cluster(
+            return Cluster(
                 contact_points=list(target.hosts),
                 auth_provider=PlainTextAuthProvider(target.user, password) if target.user else None,
                 ssl_context=tls,
@@ -206,20 +251,10 @@ class Database:
             raise StoreError(
                 f"cannot connect to {self.where}: none of the names is known ({error})"
             ) from error
-        try:
-            with self.errors_in_words("connect to"):
-                session = cluster.connect()
-            session.default_fetch_size = PAGE_ROWS
-        except BaseException:
-            cluster.shutdown()
-            if target.datacenter:
-                self._check_datacenter()
-            raise
-        return cluster, session
 
     def _check_datacenter(self) -> None:
         """Whether that is the reason. Raises StoreError."""
-        database = Database(replace(self.target, datacenter=""))
+        database = Database(replace(self.target, datacenter="", wait_s=0.0))
         try:
             hosts = database._cluster.metadata.all_hosts()
             there = sorted({str(host.datacenter) for host in hosts})
@@ -232,12 +267,20 @@ class Database:
             )
 
     @contextmanager
-    def errors_in_words(self, doing: str = "use") -> Iterator[None]:
+    def errors_in_words(self) -> Iterator[None]:
         """Have every error of the driver come out as a StoreError."""
         try:
             yield
         except Errors as error:
-            raise StoreError(f"cannot {doing} {self.where}: {in_words(error)}") from error
+            raise StoreError(f"cannot use {self.where}: {in_words(error)}") from error
+
+
+def _may_pass(error: Exception) -> bool:
+    """Whether a cluster that is not there now may be the reason."""
+    if not isinstance(error, NoHostAvailable) or not isinstance(error.errors, dict):
+        return False
+    others = (AuthenticationFailed, ssl.SSLError)
+    return not any(isinstance(cause, others) for cause in error.errors.values())
 
 
 def in_words(error: Exception) -> str:

@@ -1,15 +1,17 @@
 """The store of a group: every replica loads from it, and the leader writes it.
 
 A follower keeps nothing: its checkpoints only move on what it would go on from. Who is elected
-claims the store with its *term*, which is greater than that of every leader before, and writes all
-rows anew once, since its own state, and not what the store holds, is what it has published from.
-From then on it writes what has changed.
+claims the store with its *term*, which is greater than that of every leader before. It writes
+nothing before it has come as far as what is stored, and then all rows anew once, since its own
+state, and not what the store holds, is what it publishes from. From then on it writes what has
+changed.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from alarmdigest.store.base import Checkpoint, Store
 from alarmdigest.store.cassandra.database import Database
@@ -30,6 +32,7 @@ class CassandraGroupStore(Store):
         self._target = target
         self._term: Callable[[], int | None] = lambda: None
         self._claimed: CassandraStore | None = None
+        self._claimed_term = 0
         # Something was not written that nobody will bring again, unless all rows are.
         self._skipped = True
         self._loaded: list[bytes] = []
@@ -43,9 +46,10 @@ class CassandraGroupStore(Store):
 
     @property
     def wants_all_rows(self) -> bool:
+        claimed = self._claimed
         if self._term() is None:
             return False
-        return self._skipped or self._claimed is None or self._claimed.wants_all_rows
+        return self._skipped or claimed is None or claimed.wants_all_rows
 
     def rows(self) -> Iterator[bytes]:
         """Once: they are not kept."""
@@ -53,34 +57,25 @@ class CassandraGroupStore(Store):
         return iter(loaded)
 
     def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
-        if self._term() is None or self._claimed is None or self._skipped:
-            self._skip(checkpoint)
-            return
-        self._write(self._claimed.commit, rows, checkpoint)
+        self._commit(rows, checkpoint, anew=False)
 
     def commit_all(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
-        term = self._term()
-        if term is None:
-            self._skip(checkpoint)
-            return
-        try:
-            if self._claimed is None:
-                self._claimed = CassandraStore(self._target, term=term)
-        except StoreTaken as error:
-            log.warning("%s", error)
-            self._skip(checkpoint)
-            return
-        self._write(self._claimed.commit_all, rows, checkpoint)
+        self._commit(rows, checkpoint, anew=True)
 
-    def _write(
-        self,
-        commit: Callable[[Sequence[bytes], Checkpoint], None],
-        rows: Sequence[bytes],
-        checkpoint: Checkpoint,
-    ) -> None:
-        assert self._claimed is not None
+    def _commit(self, rows: Sequence[bytes], checkpoint: Checkpoint, *, anew: bool) -> None:
+        term = self._term()
+        if term is None or (self._skipped and not anew):
+            self._skip(checkpoint)
+            return
         try:
-            commit(rows, checkpoint)
+            store = self._claim(term)
+            stored = store.last
+            if self._skipped and stored is not None and stored.arrival_ns > checkpoint.arrival_ns:
+                self._skip(checkpoint)  # another one had come further
+                return
+            if stored is not None:
+                checkpoint = replace(checkpoint, number=max(checkpoint.number, stored.number + 1))
+            (store.commit_all if anew else store.commit)(rows, checkpoint)
         except StoreTaken:
             # Another one was elected, and we have not heard of it yet.
             log.info("the store was claimed by another replica of the group")
@@ -88,9 +83,20 @@ class CassandraGroupStore(Store):
             self._skip(checkpoint)
             return
         self._skipped = False
+        self.rewritten += anew
         self.last = checkpoint
-        self.rewritten += commit == self._claimed.commit_all
-        self.touched_bytes = self._claimed.touched_bytes
+        self.touched_bytes = store.touched_bytes
+
+    def _claim(self, term: int) -> CassandraStore:
+        """Raises StoreError, StoreTaken, and TermTooSmall: then we do not lead any more, as we are
+        about to hear; or the stream that terms come from was put back."""
+        if self._claimed is None:
+            self._claimed = CassandraStore(self._target, term=term)
+            self._skipped = True
+        elif term != self._claimed_term:
+            self._claimed.raise_term(term)
+        self._claimed_term = term
+        return self._claimed
 
     def _skip(self, checkpoint: Checkpoint) -> None:
         self._skipped = True
@@ -98,13 +104,14 @@ class CassandraGroupStore(Store):
         self.touched_bytes = 0
 
     def _give_up_claim(self) -> None:
-        if self._claimed is not None:
-            self._claimed.close()
+        if (claimed := self._claimed) is not None:
             self._claimed = None
+            claimed.close()
 
     @property
     def unfolded_bytes(self) -> int:  # type: ignore[override]
-        return self._claimed.unfolded_bytes if self._claimed is not None else 0
+        claimed = self._claimed
+        return claimed.unfolded_bytes if claimed is not None else 0
 
     def tidy_up(self) -> bool:
         if self._claimed is None or self._term() is None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from alarmdigest._ext.rows import CommitBatch
 from alarmdigest.runtime import failpoints
+from alarmdigest.store.base import StoreDamaged
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.record import damaged
 from alarmdigest.store.cassandra.schema import SHARDS, TABLE, home, shard_of
@@ -26,6 +27,8 @@ class Home:
     def __init__(self, database: Database) -> None:
         table = f'"{database.target.keyspace}".{TABLE}'
         self._database = database
+        self.newest_read = 0
+        """The greatest timestamp of any row that was read so far."""
         self._put = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP ?"
         self._delete = f"DELETE FROM {table} USING TIMESTAMP ? WHERE p = ? AND k = ?"
         self._drop = f"DELETE FROM {table} USING TIMESTAMP ? WHERE p = ?"
@@ -116,18 +119,22 @@ class Home:
     ) -> Iterator[tuple[bytes, bytes]]:
         merged: dict[bytes, bytes | None] = {}
         for row in rows:
-            if row.t is not None and row.t > newest:
-                raise damaged(
-                    self._database.where,
-                    "a row was written by a commit that its record does not know: the end of what "
-                    "it had confirmed is lost",
-                )
+            self.newest_read = max(self.newest_read, row.t or 0)
+            if self.newest_read > newest:
+                raise self.tail_lost()
             merged[row.k] = row.v
         merged.update(overlay)
         for key in sorted(merged):
             value = merged[key]
             if value is not None:
                 yield key, value
+
+    def tail_lost(self) -> StoreDamaged:
+        return damaged(
+            self._database.where,
+            "a row was written by a commit that its record does not know: the end of what it had "
+            "confirmed is lost",
+        )
 
 
 def overlaid(journals: Iterable[CommitBatch]) -> dict[bytes, bytes | None]:

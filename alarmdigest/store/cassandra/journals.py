@@ -15,6 +15,9 @@ from alarmdigest.store.cassandra.schema import journal as partition_of
 PART_BYTES = 100_000
 """Larger ones met nodes that called themselves overloaded."""
 
+WINDOW = 64
+"""Parts that are handed to the driver at a time."""
+
 # A journal's parts are written with 1 and deleted with 2: whatever was delayed on its way, and
 # arrives after they were deleted, changes nothing.
 WRITTEN, DELETED = 1, 2
@@ -31,23 +34,22 @@ class Journals:
     def write(self, owner: UUID, number: int, rows: Sequence[bytes], timestamp: int) -> Journal:
         """All of it is answered when this returns; nothing of it counts yet. May be called again
         with the same rows after it has failed. Raises StoreError."""
-        # Never all in one piece: copying that would hold up every other thread for long.
-        parts = [
-            chunk[at : at + PART_BYTES] for chunk in rows for at in range(0, len(chunk), PART_BYTES)
-        ]
-        lanes = min(LANES, len(parts))
+        # Cut while they are sent: in one piece, or all of them at once, they would take their size
+        # once more, and copying them would hold up other threads.
+        count = sum(-(-len(chunk) // PART_BYTES) for chunk in rows)
+        lanes = min(LANES, count)
         put = self._database.prepared(self._put)
+        hashed = hashlib.blake2b(digest_size=16)
 
         def requests() -> Iterator[tuple[object, tuple[bytes, bytes, bytes]]]:
-            for number_of_part, part in enumerate(parts):
-                if number_of_part == len(parts) // 2:
-                    failpoints.reach("cassandra.in_journal")
-                lane = partition_of(owner, number, number_of_part % lanes)
-                yield put, (lane, part_key(number_of_part), part)
+            for part, data in enumerate(_parts(rows)):
+                hashed.update(data)
+                yield put, (partition_of(owner, number, part % lanes), part_key(part), data)
 
-        self._database.execute_all(requests())
-        size = sum(map(len, parts))
-        return Journal(str(owner), number, lanes, len(parts), size, checksum_of(parts), timestamp)
+        for _ in self._database.execute_in_windows(requests(), WINDOW):
+            failpoints.reach("cassandra.in_journal")
+        size = sum(map(len, rows))
+        return Journal(str(owner), number, lanes, count, size, hashed.hexdigest(), timestamp)
 
     def read(self, journal: Journal) -> bytes:
         """The packed rows. Raises StoreError, StoreDamaged where they are not as written."""
@@ -92,3 +94,9 @@ def checksum_of(parts: Iterable[bytes]) -> str:
     for part in parts:
         hashed.update(part)
     return hashed.hexdigest()
+
+
+def _parts(rows: Sequence[bytes]) -> Iterator[bytes]:
+    for chunk in rows:
+        for at in range(0, len(chunk), PART_BYTES):
+            yield chunk[at : at + PART_BYTES]

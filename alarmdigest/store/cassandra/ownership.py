@@ -6,6 +6,7 @@ delayed on its way, of an earlier owner or of our own, is refused whenever it ar
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
@@ -13,16 +14,22 @@ from uuid import UUID, uuid4
 from alarmdigest.runtime import failpoints
 from alarmdigest.store.base import AllRowsNeeded, StoreError, StoreInUse
 from alarmdigest.store.cassandra.database import Database, Errors, in_words
-from alarmdigest.store.cassandra.record import Head, Record
+from alarmdigest.store.cassandra.record import Head, Record, damaged
 from alarmdigest.store.cassandra.schema import RECORD, RECORD_KEY, TABLE
 
 NOBODY = UUID(int=0)
 # Of one conditional write whose answer did not come: the same again tells what became of it.
 ATTEMPTS = 3
+CLAIM_ATTEMPTS = 10
+CLAIM_PAUSE_S = 0.3
 
 
 class StoreTaken(StoreInUse):
     """Somebody else has claimed it since."""
+
+
+class TermTooSmall(StoreError):
+    """The store was claimed with a greater term than ours."""
 
 
 class TailLost(AllRowsNeeded):
@@ -40,7 +47,8 @@ class Attempt:
 class Ownership:
     """``record`` is the newest that is known to be valid; it is ours once ``claim`` has returned.
 
-    ``claimed_from`` are all who had it before: it is theirs again only where a claim was lost.
+    ``claimed_from`` are all who had it before, and all ids that we ever claimed it under: it is one
+    of theirs again only where a claim was lost, or is ours without our knowing.
     """
 
     def __init__(self, database: Database) -> None:
@@ -57,6 +65,9 @@ class Ownership:
             f"UPDATE {table} SET owner = ?, term = ?, prior = ? WHERE p = ? AND k = ? "
             "IF owner = ? AND term <= ?"
         )
+        self._forget_prior = (
+            f"UPDATE {table} SET prior = ? WHERE p = ? AND k = ? IF owner = ? AND commit_id = ?"
+        )
         self._commit = (
             f"UPDATE {table} SET commit_id = ?, prior = ?, head = ? WHERE p = ? AND k = ? "
             "IF owner = ? AND commit_id = ?"
@@ -69,48 +80,69 @@ class Ownership:
         )
         self.owner = NOBODY
         self.claimed_from: set[UUID] = set()
+        self._tried: set[UUID] = set()  # since the last claim that is known to have come about
         self.record: Record | None = None
 
     def read(self) -> Record | None:
         """The record as it is now; None where there is none. Raises StoreError."""
         rows = self._database.read_serially(self._read, RECORD, RECORD_KEY)
-        if not rows or rows[0].head is None:
+        if not rows:
             return None
         [row] = rows
+        if None in (row.owner, row.term, row.commit_id, row.head):
+            raise damaged(self._database.where, "its record lacks a part")
         head = Head.from_bytes(row.head, self._database.where)
-        return Record(row.owner, row.commit_id, row.term or 0, row.prior or b"", head)
+        return Record(row.owner, row.commit_id, row.term, row.prior or b"", head)
 
     def claim(self, term: int = 0) -> Record:
         """Make it ours, whoever has it; in a group only from who had a term up to this one.
 
-        Raises StoreError, and StoreTaken where the term is too small.
+        Raises StoreError, and TermTooSmall.
         """
         self._term = term
         return self._claim_from(None)
 
-    def renew(self) -> Record:
-        """A new id for who has it already. Raises StoreError, and StoreTaken."""
-        return self._claim_from({self.owner})
+    def renew(self, term: int | None = None) -> Record:
+        """A new id for who has it already, and another term perhaps. Raises StoreError, StoreTaken,
+        and TermTooSmall."""
+        self._term = self._term if term is None else term
+        return self._claim_from({self.owner, *self._tried})
 
     def claim_lost(self) -> Record:
         """Once the cluster has lost our commits, and our claim perhaps. Raises as ``renew``."""
         return self._claim_from({self.owner, *self.claimed_from})
 
+    def forget_prior(self) -> None:
+        """Once what earlier owners had begun is deleted. Where it does not come about, the next
+        commit does the same. Raises StoreError."""
+        record = self.record
+        if record is not None and record.prior:
+            self._try(self._forget_prior, (b"", RECORD, RECORD_KEY, self.owner, record.commit))
+
     def _claim_from(self, whom: set[UUID] | None) -> Record:
         mine = NOBODY
         failpoints.reach("cassandra.before_claim")
+        attempts = 0
         while (seen := self.read()) is None or seen.owner != mine:
+            attempts += 1
+            if attempts > CLAIM_ATTEMPTS:
+                raise StoreError(f"cannot claim {self._database.where}: {self._trouble}")
+            if attempts > 1:
+                time.sleep(CLAIM_PAUSE_S)
             # A fresh one each time: whoever had it before never has it again under the same id.
             mine = uuid4()
+            self._tried.add(mine)
+            self.claimed_from.add(mine)
             if seen is None:
                 first = (mine, self._term, uuid4(), b"", Head().to_bytes())
                 self._try(self._create, (RECORD, RECORD_KEY, *first))
                 continue
-            owner = seen.owner or NOBODY
+            owner = seen.owner
             if seen.term > self._term:
-                raise StoreTaken(
+                raise TermTooSmall(
                     f"{self._database.where} belongs to a leader that was elected later, or to a "
-                    "group, and we say no --group"
+                    "group, and we say no --group; docs/cassandra.md says what to do if its digest "
+                    "stream was put back from a copy"
                 )
             if whom is not None and owner not in whom:
                 raise StoreTaken(self._taken_text)
@@ -118,6 +150,7 @@ class Ownership:
             values = (mine, self._term, seen.prior + owner.bytes, RECORD, RECORD_KEY)
             self._try(self._claim, (*values, seen.owner, self._term))
         failpoints.reach("cassandra.claimed")
+        self._tried.clear()
         self.owner, self.record = mine, seen
         return seen
 
@@ -129,7 +162,7 @@ class Ownership:
         before = self.record
         assert before is not None
         values = (
-            # The journals of earlier owners are deleted before the first commit.
+            # The journals that earlier owners had begun are deleted before the first commit.
             *(attempt.commit, b"", attempt.head.to_bytes(), RECORD, RECORD_KEY),
             *(self.owner, before.commit),
         )

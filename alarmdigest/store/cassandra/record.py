@@ -10,14 +10,12 @@ from uuid import UUID
 from alarmdigest.store.base import Checkpoint, StoreDamaged, StoreTooNew
 
 FORMAT = 1
-KEEP_FOLDED_NS = 60 * 10**9
-"""How long a folded journal is kept for who is reading the store meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Rows of one commit: ``size`` bytes in ``parts`` parts of ``part_bytes``, spread over
-    ``lanes`` partitions; ``checksum`` is that of all of them."""
+    """Rows of one commit: ``size`` bytes in ``parts`` parts, spread over ``lanes`` partitions;
+    ``checksum`` is that of all of them."""
 
     owner: str
     number: int
@@ -34,20 +32,13 @@ class Journal:
 
 
 @dataclass(frozen=True, slots=True)
-class Folded:
-    """A journal whose rows are all where they belong. It is kept for a while, for who is reading
-    the store, and then deleted."""
-
-    journal: Journal
-    since_ns: int
-
-
-@dataclass(frozen=True, slots=True)
 class Head:
     """What the record says beside its owner. Everything that is valid follows from it.
 
-    ``timestamp`` is the greatest that was ever used. ``deleted`` tells how many rows of a shard
-    were deleted in this epoch, for the shards that had any. ``dead_epochs`` may be deleted whole.
+    ``timestamp`` is the greatest that was ever used. ``folded`` are journals whose rows are all
+    where they belong; they are kept for a while, for who is reading the store. ``deleted`` tells
+    how many rows of a shard were deleted in this epoch, for the shards that had any.
+    ``dead_epochs`` may be deleted whole.
     """
 
     checkpoint: str = ""
@@ -55,7 +46,7 @@ class Head:
     timestamp: int = 0
     epoch: int = 0
     journals: Sequence[Journal] = ()
-    folded: Sequence[Folded] = ()
+    folded: Sequence[Journal] = ()
     deleted: dict[int, int] = field(default_factory=dict)
     dead_epochs: Sequence[int] = ()
 
@@ -74,9 +65,7 @@ class Head:
                     f"knows up to {FORMAT}): start that version, or choose another keyspace"
                 )
             fields["journals"] = tuple(Journal(**one) for one in fields["journals"])
-            fields["folded"] = tuple(
-                Folded(Journal(**one["journal"]), one["since_ns"]) for one in fields["folded"]
-            )
+            fields["folded"] = tuple(Journal(**one) for one in fields["folded"])
             fields["deleted"] = {int(shard): n for shard, n in fields["deleted"].items()}
             fields["dead_epochs"] = tuple(fields["dead_epochs"])
             return cls(**fields)
@@ -98,8 +87,8 @@ class Record:
     """The row as it was read. ``prior`` are earlier owners; each may have begun a journal, the one
     after ``head.number``, that no record lists."""
 
-    owner: UUID | None
-    commit: UUID | None
+    owner: UUID
+    commit: UUID
     term: int
     prior: bytes
     head: Head

@@ -6,7 +6,7 @@ of the commit log, several would be of different times.
     p                            k              v
     R                            empty          the record, in its columns owner, term, commit_id,
                                                 prior and head: what is valid
-    H | epoch u32 | shard u8     a row's key    the row's value with its seal
+    H | epoch u64 | shard u8     a row's key    the row's value with its seal
     J | owner 16 | n u64 | lane  part u32       a part of a journal: packed rows
 
 Numbers in keys are big-endian. A shard is a row's bucket divided by 16, so that the rows of shard
@@ -57,7 +57,7 @@ def shard_of(key: bytes) -> int:
 
 
 def home(epoch: int, shard: int) -> bytes:
-    return b"H" + struct.pack(">IB", epoch, shard)
+    return b"H" + struct.pack(">QB", epoch, shard)
 
 
 def journal(owner: UUID, number: int, lane: int) -> bytes:

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from alarmdigest._ext.rows import CommitBatch, RowDamaged, pack
+from alarmdigest._ext.rows import KEY_BYTES, CommitBatch, RowDamaged, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.store.base import CHUNK, AllRowsNeeded, Checkpoint, Store, StoreError, wrong_count
@@ -32,14 +32,18 @@ from alarmdigest.store.cassandra.preparing import (
     try_large_write,
     warn_of_periodic_commit_log,
 )
-from alarmdigest.store.cassandra.record import KEEP_FOLDED_NS, Folded, Head, Journal, damaged
+from alarmdigest.store.cassandra.record import Head, Journal, damaged
 from alarmdigest.store.cassandra.schema import shard_of
 from alarmdigest.store.cassandra.target import Target
 
 log = logging.getLogger(__name__)
 
 UNFOLDED_BYTES = 256 * 1024 * 1024
+UNFOLDED_JOURNALS = 100
 """A commit waits until there is less than that to fold: it is kept in memory until then."""
+KEEP_FOLDED_S = 60.0
+KEEP_FOLDED_JOURNALS = 300
+"""How long, and how many, folded journals are kept for who is reading the store meanwhile."""
 DELETED_ROWS = 20_000
 """After so many deletions in one shard everything is written anew elsewhere: each leaves a
 tombstone, and Cassandra refuses to read over 100,000."""
@@ -88,7 +92,10 @@ class CassandraStore(Store):
             self._needs_all_rows = term is not None
             self._wants_all_rows = self._needs_all_rows
             self._newest = Head()  # of all that were ever valid
-            self._deleted: set[Folded] = set()
+            # When a record first said so (time.monotonic()), of those that are still there.
+            self._folded_at: dict[Journal, float] = {}
+            self._deleted: set[Journal] = set()
+            self._claim_is_lost = False
             self._dropped_epochs: set[int] = set()
             self._open(term)
         except BaseException:
@@ -110,6 +117,7 @@ class CassandraStore(Store):
 
     def _open(self, term: int | None) -> None:
         record = self._ownership.claim(term or 0)
+        self._folded_at = dict.fromkeys(record.head.folded, time.monotonic())
         self.last = record.head.last(self.where)
         self._newest = record.head
         self._unfolded = [
@@ -118,13 +126,27 @@ class CassandraStore(Store):
             if term is None
         ]
         # What earlier owners have begun is not listed, and never will be.
-        self._journals.delete_begun(record.begun)
+        self._delete_begun()
         if self.last is not None:
             log.info(
                 "claimed the store in %s:%s",
                 self.where,
                 Fields(checkpoint=self.last.number, journals=len(self._unfolded)),
             )
+
+    def raise_term(self, term: int) -> None:
+        """Of the same leader, who was elected again. Raises StoreError and StoreTaken."""
+        if self._pending is not None:
+            self._settle(self._pending)
+        self._ownership.renew(term)
+        self._delete_begun()
+
+    def _delete_begun(self) -> None:
+        record = self._ownership.record
+        assert record is not None
+        self._journals.delete_begun(record.begun)
+        self._ownership.forget_prior()
+        self._begun = b""
 
     @property
     def _head(self) -> Head:
@@ -172,7 +194,8 @@ class CassandraStore(Store):
 
     @property
     def unfolded_bytes(self) -> int:  # type: ignore[override]
-        return sum(one.batch.size for one in self._unfolded if not one.done)
+        keys = sum(len(one.batch) for one in self._unfolded if not one.done) * KEY_BYTES
+        return keys + sum(one.batch.size for one in self._unfolded if not one.done)
 
     def commit(self, rows: Sequence[bytes], checkpoint: Checkpoint) -> None:
         self._commit(rows, checkpoint, anew=False)
@@ -184,6 +207,8 @@ class CassandraStore(Store):
         batch = CommitBatch(rows)
         what = _hash_of(rows, checkpoint)
         self._readings += 1
+        if self._claim_is_lost:
+            self._claim_lost()
         if (pending := self._pending) is not None:
             self._settle(pending)
             if pending.what == what:
@@ -193,10 +218,11 @@ class CassandraStore(Store):
         self._check_count(batch, checkpoint, anew=anew)
         if self._begun not in (b"", what):
             # Its parts may be on their way still, and those of another one must not meet them.
-            self._journals.delete_begun(self._ownership.renew().begun)
+            self._ownership.renew()
+            self._delete_begun()
         self._begun = what
         if not anew:
-            self._fold_down_to(UNFOLDED_BYTES)
+            self._fold_down()
         head = self._next_head(checkpoint, batch, anew=anew)
         if len(batch):
             number = head.number + 1
@@ -214,11 +240,14 @@ class CassandraStore(Store):
             self._pending, self._begun = None, b""
             self._needs_all_rows = self._wants_all_rows = True
             self._unfolded.clear()
-            self._ownership.claim_lost()
+            self._claim_is_lost = True
+            self._claim_lost()
             raise
         self._pending, self._begun = None, b""
         self.last, self._newest = pending.checkpoint, pending.attempt.head
-        self._deleted &= set(self._newest.folded)
+        now = time.monotonic()
+        self._folded_at = {one: self._folded_at.get(one, now) for one in self._newest.folded}
+        self._deleted &= self._folded_at.keys()
         self._dropped_epochs &= set(self._newest.dead_epochs)
         batch = pending.batch
         self.touched_bytes = batch.size
@@ -230,11 +259,17 @@ class CassandraStore(Store):
         if self._keys is not None:
             self._keys.update(batch.put_keys())
             self._keys.difference_update(batch.deletions())
-        self._unfolded = [one for one in self._unfolded if not one.done]
+        listed = set(self._newest.journals)
+        self._unfolded = [one for one in self._unfolded if one.journal in listed]
         if len(batch):
             self._unfolded.append(_Unfolded(self._newest.journals[-1], batch))
         if max(self._newest.deleted.values(), default=0) >= DELETED_ROWS:
             self._wants_all_rows = True
+
+    def _claim_lost(self) -> None:
+        self._ownership.claim_lost()
+        self._claim_is_lost = False
+        self._delete_begun()
 
     def _check_count(self, batch: CommitBatch, checkpoint: Checkpoint, *, anew: bool) -> None:
         if self._keys is None and not anew:
@@ -248,23 +283,25 @@ class CassandraStore(Store):
 
     def _next_head(self, checkpoint: Checkpoint, batch: CommitBatch, *, anew: bool) -> Head:
         """The present one with this checkpoint, and without what is folded and deleted."""
-        now_ns = time.time_ns()
+        now_us = time.time_ns() // 1000
         head, newest = self._head, self._newest
         over = list(head.journals) if anew else [one.journal for one in self._unfolded if one.done]
         folded = [one for one in head.folded if one not in self._deleted]
-        folded += [Folded(one, now_ns) for one in over]
+        folded += over
+        timestamp = max(head.timestamp + 1, newest.timestamp + 1, now_us)
         dead = {one for one in head.dead_epochs if one not in self._dropped_epochs}
         epoch, deleted = head.epoch, dict(head.deleted)
         if anew:
             dead |= {head.epoch, newest.epoch}
-            epoch, deleted = max(head.epoch, newest.epoch) + 1, {}
+            # Nobody else ever takes the same, also if this one is lost.
+            epoch, deleted = timestamp, {}
         for key in batch.deletions():
             shard = shard_of(key)
             deleted[shard] = deleted.get(shard, 0) + 1
         return Head(
             checkpoint=checkpoint.to_record().decode(),
             number=head.number,
-            timestamp=max(head.timestamp + 1, newest.timestamp + 1, now_ns // 1000),
+            timestamp=timestamp,
             epoch=epoch,
             journals=[one for one in head.journals if one not in over],
             folded=folded,
@@ -285,10 +322,16 @@ class CassandraStore(Store):
                 self._home.drop_epoch(epoch, head.timestamp)
                 self._dropped_epochs.add(epoch)
                 return True
-        until = time.time_ns() - KEEP_FOLDED_NS
-        old = [one for one in head.folded if one.since_ns <= until and one not in self._deleted]
+        until = time.monotonic() - KEEP_FOLDED_S
+        kept = [one for one in head.folded if one not in self._deleted]
+        too_many = len(kept) - KEEP_FOLDED_JOURNALS
+        old = [
+            one
+            for place, one in enumerate(kept)
+            if place < too_many or self._folded_at.get(one, until) <= until
+        ]
         if old:
-            self._journals.delete(one.journal for one in old)
+            self._journals.delete(old)
             self._deleted.update(old)
         return False
 
@@ -305,8 +348,11 @@ class CassandraStore(Store):
             one.folding = None
             raise
 
-    def _fold_down_to(self, size: int) -> None:
-        while self.unfolded_bytes > size:
+    def _fold_down(self) -> None:
+        while (
+            self.unfolded_bytes > UNFOLDED_BYTES
+            or sum(not one.done for one in self._unfolded) > UNFOLDED_JOURNALS
+        ):
             self.tidy_up()
 
 

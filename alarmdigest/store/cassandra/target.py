@@ -26,6 +26,8 @@ class Target:
     consistency: str = "LOCAL_QUORUM"
     timeout_s: float = 5.0
     connect_timeout_s: float = 5.0
+    wait_s: float = 0.0
+    """How long a start waits for a cluster that is not there."""
 
     @classmethod
     def of(cls, settings: Settings) -> Target:
@@ -43,6 +45,7 @@ class Target:
             consistency=settings.cassandra_consistency,
             timeout_s=settings.cassandra_timeout.seconds,
             connect_timeout_s=settings.connect_attempt_timeout.seconds,
+            wait_s=settings.connect_timeout.seconds,
         )
 
     def __str__(self) -> str:

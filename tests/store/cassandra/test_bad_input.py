@@ -49,8 +49,21 @@ def said(server: NatsServer, *options: str) -> str:
 
 def test_nobody_there(server: NatsServer) -> None:
     address = f"127.0.0.1:{free_port()}"
-    line = said(server, "--store", "cassandra", "--cassandra", address)
+    options = ["--store", "cassandra", "--cassandra", address, "--connect-timeout", "1s"]
+    line = said(server, *options)
     assert f"cannot connect to the keyspace alarmdigest on {address}" in line
+
+
+def test_a_start_waits_for_a_cluster_that_is_about_to_come(server: NatsServer) -> None:
+    with CassandraNode() as node:
+        mine = new_keyspace(node)
+        node.kill()
+        service = StreamService(server.url, *mine.options)
+        service.start(ready=False)
+        service.wait_for_log("cannot connect to .* trying again")
+        node.start()
+        service.wait_for_log(r"\bready\b", timeout=60)
+        service.stop()
 
 
 def test_an_unknown_name(server: NatsServer) -> None:

@@ -9,6 +9,7 @@ from support.keyspaces import Keyspace, record_of, run_cql
 from support.rows import checkpoint, packed, some_rows
 
 from alarmdigest.store import StoreDamaged, StoreError, StoreTooNew
+from alarmdigest.store.cassandra.reader import CassandraReader
 from alarmdigest.store.cassandra.store import CassandraStore
 
 pytestmark = pytest.mark.cassandra
@@ -31,6 +32,23 @@ def read(keyspace: Keyspace) -> None:
     with CassandraStore(keyspace.target) as store:
         for _ in store.rows():
             pass
+
+
+def test_a_row_of_a_later_commit_where_nobody_claims(keyspace: Keyspace) -> None:
+    """A reader, and so a replica of a group, notices it as well."""
+    with CassandraStore(keyspace.target) as store:
+        store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
+        while store.tidy_up():
+            pass
+        p, k, v = some_row(keyspace)
+        with CassandraReader(keyspace.target) as reader:
+            assert sum(map(len, reader.rows())) > 0
+        run_cql(keyspace, "INSERT INTO {table} (p, k, v) VALUES (?, ?, ?)", p, k, v)
+        with (
+            CassandraReader(keyspace.target) as reader,
+            pytest.raises(StoreDamaged, match="does not know"),
+        ):
+            list(reader.rows())
 
 
 def some_row(keyspace: Keyspace) -> tuple[bytes, bytes, bytes]:

@@ -13,14 +13,19 @@ from support.feeder import Feeder
 from support.group_service import GroupService, longest_wait_s, pause
 from support.keyspaces import Keyspace
 from support.nats_server import NatsServer
+from support.rows import checkpoint, packed, some_rows, unpacked
 from support.stream_service import StreamService
 from support.wait import eventually
 
 from alarmdigest.runtime import exit_codes
 from alarmdigest.store import StoreError
+from alarmdigest.store.cassandra.group_store import CassandraGroupStore
 from alarmdigest.store.cassandra.reader import CassandraReader
 
 pytestmark = pytest.mark.cassandra
+
+
+ROWS = some_rows(50)
 
 
 @pytest.fixture
@@ -90,6 +95,49 @@ def test_a_leader_that_stood_still_writes_nothing_after_the_next_one(
         group.start()
         assert all("went on from" in one.log for one in group.replicas)
         group.settle(feeder)
+
+
+def test_a_leader_that_had_claimed_before_goes_by_its_new_term(keyspace: Keyspace) -> None:
+    """Else one that was elected in between, and had not claimed yet, could claim after it."""
+    terms: dict[str, int | None] = {"a": 5, "b": None}
+    a, b = CassandraGroupStore(keyspace.target), CassandraGroupStore(keyspace.target)
+    a.share(lambda: terms["a"])
+    b.share(lambda: terms["b"])
+    with a, b:
+        a.commit_all([packed(ROWS)], checkpoint(len(ROWS), 1))
+        terms.update(a=None, b=7)
+        a.commit([packed({})], checkpoint(len(ROWS), 2))  # as a follower
+        terms.update(a=9)
+        assert a.wants_all_rows
+        a.commit_all([packed(ROWS)], checkpoint(len(ROWS), 3))
+        with pytest.raises(StoreError, match="elected later"):
+            b.commit_all([packed({})], checkpoint(0, 3))
+        changes = dict.fromkeys(list(ROWS)[:3], b"x")
+        a.commit([packed(changes)], checkpoint(len(ROWS), 4))
+        terms.update(a=10)  # elected again, by itself: it need not write everything
+        assert not a.wants_all_rows
+        a.commit([packed(changes)], checkpoint(len(ROWS), 5))
+    with CassandraGroupStore(keyspace.target) as third:
+        assert dict(unpacked(third.rows())) == ROWS | changes
+        assert third.last == checkpoint(len(ROWS), 5)
+
+
+def test_a_leader_that_is_behind_what_is_stored_does_not_write_over_it(keyspace: Keyspace) -> None:
+    a, b = CassandraGroupStore(keyspace.target), CassandraGroupStore(keyspace.target)
+    a.share(lambda: 5)
+    b.share(lambda: 6)
+    with a, b:
+        a.commit_all([packed(ROWS)], checkpoint(len(ROWS), 7, arrival_ns=1000))
+        b.commit_all([packed({})], checkpoint(0, 1, arrival_ns=999))
+        assert b.wants_all_rows
+        with CassandraGroupStore(keyspace.target) as third:
+            assert dict(unpacked(third.rows())) == ROWS
+        b.commit_all([packed({})], checkpoint(0, 2, arrival_ns=1000))
+        assert not b.wants_all_rows
+    with CassandraGroupStore(keyspace.target) as third:
+        assert dict(unpacked(third.rows())) == {}
+        assert third.last is not None
+        assert third.last.number == 8
 
 
 def test_a_group_while_cassandra_stands_still(
