@@ -792,3 +792,21 @@ def test_rows_of_one_user_in_two_buckets_are_refused() -> None:
 def test_a_sweep_of_no_possible_size_is_refused(most: int) -> None:
     with pytest.raises(OverflowError):
         Books().sweep(START, most)
+
+
+@given(histories(), st.integers(1, 3))
+def test_all_rows_are_handed_over_again_for_a_store_that_needs_them(
+    history: History, workers: int
+) -> None:
+    """Those that were taken and those that were not, each once; and nothing else is changed."""
+    books = Books(workers)
+    for number, message in enumerate(history):
+        books.apply(message)
+        if number == len(history) // 2:
+            books.take()
+    for book in books.books:
+        book.mark_all_changed()
+        book.mark_all_changed()
+    last = {key: value for key, value in books.take().items() if value}
+    assert last == books.rows
+    assert books.take() == {}

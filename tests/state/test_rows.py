@@ -24,6 +24,11 @@ def test_a_batch_holds_the_last_row_of_every_key_in_the_order_of_keys(
     assert count == len(kept)
     assert last == (kept[-1][0] if kept else b"")
     assert batch.deletions() == sorted(key for key, value in expected.items() if not value)
+    assert batch.put_keys() == [key for key, _ in kept]
+    changes = list(batch.changes())
+    assert [(key, value) for key, value in changes if value is not None] == list(batch.puts())
+    assert [key for key, value in changes if value is None] == batch.deletions()
+    assert [key for key, _ in changes] == sorted(expected)
     assert len(batch) == len(expected)
 
 
