@@ -60,10 +60,13 @@ def degradations(service: Service) -> list[str]:
         found.append(f"diverged: {service.replica.exchange.diverged}")
     found += _reads_up_to_the_end(service)
     if service.replica is not None and service.replica.missed:
-        found.append(
-            f"{service.replica.missed}: stop this replica, empty its data directory and start it, "
-            "to go on from a snapshot of another one"
+        remedy = (
+            "stop this replica, empty its data directory and start it, to go on from a snapshot of "
+            "another one"
         )
+        if service.settings.store == "cassandra":
+            remedy = "start this replica again, to go on from what the leader has stored"
+        found.append(f"{service.replica.missed}: {remedy}")
     if service.stream_watcher is not None:
         found += service.stream_watcher.degradations
     if service.checkpointer is not None and service.checkpointer.failing_because is not None:

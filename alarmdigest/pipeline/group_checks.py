@@ -73,7 +73,7 @@ def _first_of_empty(
     if not election.sequence:
         if digests.messages and first > int(events.config.get("first_seq") or 1):
             raise SettingsError(
-                f"the folder {settings.data_dir} is empty, {digests.name} holds digests, and the "
+                f"{settings.place_of_state} is empty, {digests.name} holds digests, and the "
                 f"oldest messages of {events.name} are deleted, from which some of them may have "
                 "been made: start with the state of the instance that made them (its folder, "
                 "alarmdigest backup of it, or --snapshots), or, for a group that is to know "
@@ -84,7 +84,7 @@ def _first_of_empty(
     if start != first:
         held = f"from message {first} on" if events.messages else "nothing"
         raise SettingsError(
-            f"the folder {settings.data_dir} is empty, and the stream {events.name} does not hold "
+            f"{settings.place_of_state} is empty, and the stream {events.name} does not hold "
             f"everything that the group {group} has read (it began with message {in_short(start)}, "
             f"the stream holds {held}), and there is no snapshot to start from: copy another "
             "replica's state (alarmdigest backup there), or choose another --group for one that "
@@ -96,8 +96,10 @@ def _first_of_empty(
 def _check_folder(js: JetStream, settings: Settings, last: Checkpoint, events: StreamInfo) -> None:
     """Raises SettingsError for a state that is not this group's."""
     replica, group = last.replica, settings.group
-    what = f"the folder {settings.data_dir}"
+    what = settings.place_of_state
     remedy = "choose another --data-dir: an empty one is filled from the group's newest snapshot"
+    if settings.store == "cassandra":
+        remedy = "choose the --cassandra-keyspace of this group, or an empty one for a new group"
     if replica is not None and replica.group not in ("", group):
         raise SettingsError(f"{what} holds the state of the group {replica.group}: {remedy}")
     if replica is not None:

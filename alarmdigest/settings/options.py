@@ -367,6 +367,13 @@ class Settings:
         return Login(**{item.name: getattr(self, item.name) for item in fields(Login)})
 
     @property
+    def place_of_state(self) -> str:
+        """Where the state is kept, for a person."""
+        if self.store == "cassandra":
+            return f"the keyspace {self.cassandra_keyspace}"
+        return f"the folder {self.data_dir}"
+
+    @property
     def keeps_snapshots(self) -> bool:
         """Whether they are made, and started from, where the service reads a stream."""
         wanted = self.snapshots or bool(self.group)

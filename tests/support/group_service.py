@@ -110,10 +110,14 @@ class GroupService:
             )
 
     def __enter__(self) -> GroupService:
-        self.start(ready=self._wait_until_ready)
-        if self._wait_until_ready:
-            # Two that start at once may both be elected, one after the other.
-            eventually(self._is_settled, timeout=30.0, interval=0.05, what="one leader")
+        try:
+            self.start(ready=self._wait_until_ready)
+            if self._wait_until_ready:
+                # Two that start at once may both be elected, one after the other.
+                eventually(self._is_settled, timeout=30.0, interval=0.05, what="one leader")
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
         return self
 
     def _is_settled(self) -> bool:
@@ -131,8 +135,9 @@ class GroupService:
         for number, replica in enumerate(self.replicas):
             if error is not None:
                 sys.stderr.write(f"---- replica {'abcdefg'[number]}\n")
-            with suppress(ProcessLookupError):
-                replica.process.send_signal(signal.SIGCONT)
+            if replica.is_running:
+                with suppress(ProcessLookupError):
+                    replica.process.send_signal(signal.SIGCONT)
             replica.__exit__(kind, error, trace)
 
     def start(self, *, ready: bool = True) -> None:
