@@ -68,7 +68,14 @@ def delete_streams(server: NatsServer, js: JetStream) -> None:
     # Not those of a subject: a mirror has none.
     for name in js.request("STREAM.NAMES").get("streams") or ():
         js.request(f"STREAM.DELETE.{name}")
-    eventually(lambda: not list(server.store.glob("*/streams/*")), what="the end of all streams")
+
+    def none_is_left() -> bool:
+        try:
+            return not list(server.store.glob("*/streams/*"))
+        except FileNotFoundError:  # a folder went while we looked
+            return False
+
+    eventually(none_is_left, what="the end of all streams")
 
 
 def forget(server: NatsServer, publish: Callable[[], None]) -> None:
