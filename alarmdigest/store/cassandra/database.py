@@ -41,6 +41,7 @@ try:
     from cassandra.concurrent import execute_concurrent
     from cassandra.connection import ConnectionException
     from cassandra.policies import (
+        ConstantReconnectionPolicy,
         DCAwareRoundRobinPolicy,
         FallthroughRetryPolicy,
         TokenAwarePolicy,
@@ -62,6 +63,7 @@ AT_ONCE = 32
 """Writes under way at a time."""
 ATTEMPTS = 4
 PAUSE_S = 0.2
+RECONNECT_S = 1.0
 
 Statement = Any  # of the driver, which has no types
 Errors = (DriverException, NoHostAvailable, ConnectionException)
@@ -246,6 +248,8 @@ class Database:
                 control_connection_timeout=target.timeout_s,
                 sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
                 execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+                # Its own waits ever longer, for ten minutes in the end.
+                reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
             )
         except UnresolvableContactPoints as error:
             raise StoreError(

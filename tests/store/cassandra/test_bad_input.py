@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -103,8 +103,12 @@ def test_nodes_that_take_small_writes_only(server: NatsServer) -> None:
         assert "the node refuses writes as large as ours" in line
 
 
-def test_a_node_that_loses_what_it_confirmed(server: NatsServer) -> None:
-    """It is warned of; and when it happens, everything is written anew, and nothing is lost."""
+@pytest.mark.timeout(300)
+def test_a_node_that_may_lose_what_it_confirmed(
+    server: NatsServer, tell: Callable[[str], None]
+) -> None:
+    """It is warned of; and when it happens, everything is written anew, and nothing is lost. A node
+    that is killed does not always lose something; test_ownership.py takes it away for certain."""
     periodic = {
         "commitlog_sync": "periodic",
         "commitlog_sync_period": "1000s",
@@ -127,9 +131,10 @@ def test_a_node_that_loses_what_it_confirmed(server: NatsServer) -> None:
                 eventually(lambda: checkpoints() > before + 5, timeout=60, what="checkpoints")  # noqa: B023
                 node.kill()
                 node.start()
-            service.wait_for_log("has lost what it had confirmed", timeout=60)
             before = checkpoints()
             eventually(lambda: checkpoints() > before + 2, timeout=60, what="checkpoints")
+            lost = service.log.count("has lost what it had confirmed")
+            tell(f"Cassandra, commit log periodic, killed twice: lost something {lost} times")
             service.kill()
             service.start()
             settle(server.url, service, feeder)
