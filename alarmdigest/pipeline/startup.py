@@ -157,15 +157,16 @@ def _check_store(settings: Settings, last: Checkpoint | None) -> None:
     position = last.position if last is not None else None
     if position is None:
         return
+    option = "--cassandra-keyspace" if settings.store == "cassandra" else "--data-dir"
     if position.stream != settings.events_stream:
         raise SettingsError(
-            f"the store in {settings.data_dir} was fed by the stream {position.stream}, not by "
-            f"{settings.events_stream}: choose another --data-dir, or that stream"
+            f"the store in {settings.place_of_state} was fed by the stream {position.stream}, not "
+            f"by {settings.events_stream}: choose another {option}, or that stream"
         )
     if settings.mode == "core":
         raise SettingsError(
-            f"--mode core: the store in {settings.data_dir} goes on at a place in the stream "
-            f"{position.stream}; use --mode stream, or another --data-dir"
+            f"--mode core: the store in {settings.place_of_state} goes on at a place in the stream "
+            f"{position.stream}; use --mode stream, or another {option}"
         )
 
 
@@ -176,9 +177,9 @@ def _check_clock(settings: Settings, last: Checkpoint | None) -> None:
     if last is None or settings.accept_clock_step or last.arrival_ns <= now_ns + DAY_NS:
         return
     raise SettingsError(
-        f"our clock says {timestamps.to_text(now_ns)}, and the store in {settings.data_dir} has "
-        f"seen {timestamps.to_text(last.arrival_ns)}: one of both is wrong. Set our clock right; "
-        "if it is right, start once with --accept-clock-step"
+        f"our clock says {timestamps.to_text(now_ns)}, and the store in {settings.place_of_state} "
+        f"has seen {timestamps.to_text(last.arrival_ns)}: one of both is wrong. Set our clock "
+        "right; if it is right, start once with --accept-clock-step"
     )
 
 
@@ -195,7 +196,7 @@ def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url
     if settings.group or settings.mode == "stream" or position is not None:
         wanted = "--group" if settings.group else "--mode stream"
         if position is not None:
-            wanted = f"the store in {settings.data_dir}"
+            wanted = f"the store in {settings.place_of_state}"
         raise NotReachable(
             f"{url} (or our account there) has no JetStream, which {wanted} needs: turn it on "
             "there (jetstream {} in the server's configuration), or say --mode core"

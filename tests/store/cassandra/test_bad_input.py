@@ -92,8 +92,10 @@ def test_the_state_of_a_service_on_other_streams(server: NatsServer, keyspace: K
         service.stop()
         service.change(*keyspace.options, "--events-stream", "OTHERS", "--mode", "stream")
         service.start(ready=False)
-        assert service.wait(60) != 0
-        assert "ALARMS" in service.log
+        assert service.wait(60) == exit_codes.USAGE
+        name = keyspace.target.keyspace
+        assert f"the store in the keyspace {name} was fed by the stream ALARMS" in service.log
+        assert "choose another --cassandra-keyspace" in service.log
 
 
 def test_nodes_that_take_small_writes_only(server: NatsServer) -> None:
