@@ -16,13 +16,12 @@ from load import events, publisher
 from report import Report
 from rig import WORKERS, Service, nats_server, the_end
 from support.cassandra_node import CassandraNode
-from support.keyspaces import new_keyspace
+from support.keyspaces import claimed, new_keyspace
 from support.rows import checkpoint, key_of, packed
 from support.service import ServiceProcess
 
 from alarmdigest.process.runner import SWITCH_INTERVAL_S
 from alarmdigest.store import Store
-from alarmdigest.store.cassandra.store import CassandraStore
 from alarmdigest.store.lmdb.store import LmdbStore
 
 ROWS = 28_160  # of a million alarms, 40,000 users with 25 each
@@ -68,7 +67,7 @@ def test_a_commit(benchmark: Any, report: Report, node: CassandraNode, tmp_path:
     gc.freeze()
     try:
         with (
-            CassandraStore(new_keyspace(node).target) as cassandra,
+            claimed(new_keyspace(node).target) as cassandra,
             LmdbStore(tmp_path) as lmdb,
         ):
             stores: dict[str, Store] = {"cassandra": cassandra, "lmdb": lmdb}

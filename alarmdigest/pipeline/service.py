@@ -159,7 +159,7 @@ class Service:
         start_plan = prepare_server(
             self.reconnectors.startup,
             self.settings,
-            self.store.last,
+            self.store,
             fill_store=self._fill_store if self.settings.keeps_snapshots else None,
             go_on=lambda: self._go_on() and time.monotonic() < self._start_until,
         )
@@ -211,6 +211,7 @@ class Service:
                 restore_snapshot(self.reconnectors.snapshots, self.settings, content, self._go_on)
             finally:
                 self.store = open_store(self.settings)
+                self.store.claim()
                 self._start_until = self._deadline()  # it took as long as it took
                 self.restoring_snapshot = False
         return self.store.last

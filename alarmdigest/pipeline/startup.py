@@ -31,7 +31,7 @@ from alarmdigest.pipeline.snapshot_restore import NotToGoOn
 from alarmdigest.replication.group_start import GroupStart
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.state.position import StreamPosition
-from alarmdigest.store.base import Checkpoint
+from alarmdigest.store.base import Checkpoint, Store
 
 log = logging.getLogger(__name__)
 
@@ -73,23 +73,23 @@ class StartPlan:
 def prepare_server(
     reconnector: Reconnector,
     settings: Settings,
-    last: Checkpoint | None,
+    store: Store,
     *,
     fill_store: FillStore | None = None,
     go_on: Callable[[], bool],
 ) -> StartPlan | None:
     """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
 
-    ``last`` is the checkpoint that the service will go on from; where it is None, ``fill_store`` is
-    asked for one, with the settings that decide what digests hold. Raises SettingsError and
-    NotReachable for what will not mend itself.
+    The store is claimed once the settings are known to fit it. Where it is empty, ``fill_store`` is
+    asked for a checkpoint, with the settings that decide what digests hold. Raises SettingsError
+    and NotReachable for what will not mend itself, and StoreError.
     """
     while True:
         connection = reconnector.connect_with_backoff(go_on)
         if connection is None:
             return None
         try:
-            return _prepare(connection, settings, last, fill_store)
+            return _prepare(connection, settings, store, fill_store)
         except NotToGoOn:
             return None
         except JetStreamError as error:
@@ -110,10 +110,11 @@ def _try_again(reconnector: Reconnector, error: NatsError) -> None:
 def _prepare(
     connection: Connection,
     settings: Settings,
-    last: Checkpoint | None,
+    store: Store,
     fill_store: FillStore | None,
 ) -> StartPlan:
-    _check_store(settings, last)
+    last = store.last
+    check_stored(settings, last)
     _check_version(connection, "core", asked_for=settings.mode)
     mode = "core"
     events = digests = replay_end = None
@@ -128,20 +129,26 @@ def _prepare(
                 check_other_groups(jetstream, settings)
             streams = ready_streams(jetstream, settings)
             events, digests = streams["alarms"], streams["digests"]
-            replay_end = StreamPosition(
-                events.name, events.created, events.last_seq, events.last_ts or 0
-            )
+            if not settings.group:
+                check_no_group(jetstream, settings)
     if mode == "core":
         _check_clock(settings, last)
     content = content_settings(settings, split_bytes(settings, connection, digests))
+    store.claim()
+    last = store.last
+    check_stored(settings, last)
+    if events is not None:
+        # Only now: whoever had the store may have read on until it was ours.
+        events = jetstream.stream_info(events.name) or events
+        replay_end = StreamPosition(
+            events.name, events.created, events.last_seq, events.last_ts or 0
+        )
     if last is None and fill_store is not None and events is not None:
         last = fill_store(content)
     group_start = GroupStart()
     if settings.group and events is not None and digests is not None:
         in_common = content_of(settings, content)
         group_start = check_group(jetstream, settings, in_common, last, events, digests)
-    elif events is not None:
-        check_no_group(jetstream, settings)
     if last is not None and last.position is not None:
         _compare(last, content, replay_end.sequence if replay_end is not None else 0)
     return StartPlan(mode, content["split_bytes"], replay_end, content, group_start)
@@ -152,7 +159,7 @@ def _check_version(connection: Connection, mode: str, *, asked_for: str) -> None
         raise SettingsError(problem)
 
 
-def _check_store(settings: Settings, last: Checkpoint | None) -> None:
+def check_stored(settings: Settings, last: Checkpoint | None) -> None:
     """Raises SettingsError for a store that goes on somewhere else."""
     position = last.position if last is not None else None
     if position is None:

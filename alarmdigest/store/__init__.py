@@ -5,8 +5,10 @@ from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import (
     AllRowsNeeded,
     Checkpoint,
+    NoState,
     Reader,
     Store,
+    StoreAway,
     StoreDamaged,
     StoreError,
     StoreInUse,
@@ -16,8 +18,10 @@ from alarmdigest.store.base import (
 __all__ = [
     "AllRowsNeeded",
     "Checkpoint",
+    "NoState",
     "Reader",
     "Store",
+    "StoreAway",
     "StoreDamaged",
     "StoreError",
     "StoreInUse",

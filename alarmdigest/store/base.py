@@ -37,6 +37,14 @@ class StoreInUse(StoreError):
     """Another process has it."""
 
 
+class NoState(StoreError):
+    """Nothing was ever kept there."""
+
+
+class StoreAway(StoreError):
+    """It cannot be reached just now."""
+
+
 class AllRowsNeeded(StoreError):
     """Nothing was written: the next commit must be of all rows (``Store.commit_all``)."""
 
@@ -141,6 +149,11 @@ class Store(ABC):
         nothing, and it may be called again, with more rows or the same. Raises ValueError when the
         chunks do not consist of whole rows.
         """
+
+    def claim(self) -> None:  # noqa: B027 - most are ours once they are open
+        """Take it from whoever has it, where opening it was only a look: from then on ``last`` and
+        the rows stay as they are. Before it nothing but ``last`` may be used. Raises StoreError,
+        and may be called again."""
 
     @property
     def wants_all_rows(self) -> bool:

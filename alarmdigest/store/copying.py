@@ -18,10 +18,9 @@ def copy_state(reader: Reader, store: Store, tell: Callable[[int], object]) -> C
     ``tell`` is called with the number of rows whenever some were read, each row twice. Raises
     StoreError, also where the store holds a checkpoint already.
     """
-    if store.last is not None:
-        raise StoreError(
-            f"there is a state already (checkpoint {store.last.number}): copy into an empty store"
-        )
+    _require_empty(store)  # before it is taken from a service that uses it
+    store.claim()
+    _require_empty(store)
     chunks = []
     for chunk in reader.rows():
         tell(len(CommitBatch([chunk])))
@@ -40,6 +39,13 @@ def copy_state(reader: Reader, store: Store, tell: Callable[[int], object]) -> C
     if found != reader.last.blocks:
         raise StoreError(f"the copy holds {found} rows of {reader.last.blocks}: do not use it")
     return reader.last
+
+
+def _require_empty(store: Store) -> None:
+    if store.last is not None:
+        raise StoreError(
+            f"there is a state already (checkpoint {store.last.number}): copy into an empty store"
+        )
 
 
 @contextmanager

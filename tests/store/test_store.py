@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.keyspaces import claimed
 from support.rows import Rows, checkpoint, key_of, packed, some_rows, unpacked
 
 from alarmdigest.settings import Settings
 from alarmdigest.state.position import OutputPosition
 from alarmdigest.store import Checkpoint, Store, StoreError, open_store
-from alarmdigest.store.cassandra.store import CassandraStore
 
 KINDS = ("lmdb", "memory", pytest.param("cassandra", marks=pytest.mark.cassandra))
 
@@ -24,7 +24,7 @@ KINDS = ("lmdb", "memory", pytest.param("cassandra", marks=pytest.mark.cassandra
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     opened: Store
     if request.param == "cassandra":
-        opened = CassandraStore(request.getfixturevalue("keyspace").target)
+        opened = claimed(request.getfixturevalue("keyspace").target)
     else:
         opened = open_store(Settings(store=request.param, data_dir=tmp_path / "data"))
     with opened:

@@ -8,6 +8,7 @@ from typing import Any
 
 from alarmdigest.store import StoreError
 from alarmdigest.store.cassandra.database import Database
+from alarmdigest.store.cassandra.store import CassandraStore
 from alarmdigest.store.cassandra.target import Target
 from support.cassandra_node import CassandraNode
 from support.wait import eventually
@@ -51,6 +52,16 @@ def _let_in(target: Target) -> Database | None:
         return Database(target)
     except StoreError:
         return None
+
+
+def claimed(target: Target, kind: type[CassandraStore] = CassandraStore) -> CassandraStore:
+    store = kind(target)
+    try:
+        store.claim()
+    except BaseException:
+        store.close()
+        raise
+    return store
 
 
 def partitions_of(keyspace: Keyspace, begin: bytes) -> set[bytes]:

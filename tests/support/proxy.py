@@ -27,6 +27,14 @@ class _Link:
         self.cut_after = cut_after
         """How many more bytes the client gets before it is cut; None for no limit."""
         self.dead = False
+        self.stranded = False
+        self.released = asyncio.Event()
+        self.released.set()
+
+    def strand(self) -> None:
+        self.stranded = True
+        self.released.clear()
+        self.writers[0].transport.abort()
 
     def cut(self) -> None:
         """Reset both sides: with a linger time of 0, closing sends RST and not FIN."""
@@ -77,6 +85,15 @@ class Proxy:
     def cut(self) -> None:
         """Reset all connections now, on both sides; what the proxy still holds is lost."""
         self._do(self._cut_all())
+
+    def strand(self) -> None:
+        """Cut off the clients of all connections; what those have sent and the server has not yet
+        had is on its way until ``release``."""
+        self._do(self._strand_all())
+
+    def release(self) -> None:
+        """Let the server have it; returns once it has read all of it."""
+        self._do(self._release_all())
 
     def cut_after(self, n_bytes: int) -> None:
         """Let each connection, present or new, have ``n_bytes`` more towards the client; reset the
@@ -156,6 +173,17 @@ class Proxy:
             self._links.pop().cut()
         await asyncio.sleep(0)  # an aborted transport closes its socket in the next round
 
+    async def _strand_all(self) -> None:
+        for link in self._links:
+            link.strand()
+
+    async def _release_all(self) -> None:
+        stranded = [link for link in self._links if link.stranded]
+        for link in stranded:
+            link.released.set()
+        while not self._links.isdisjoint(stranded):  # the server closes them once it has read all
+            await asyncio.sleep(0.01)
+
     async def _set_cut_after(self, n_bytes: int | None) -> None:
         self._cut_after = n_bytes
         for link in self._links:
@@ -185,7 +213,8 @@ class Proxy:
             link.writers.append(server[1])
             if not link.dead:
                 await asyncio.gather(
-                    self._forward(reader, server[1]), self._forward(server[0], writer, link)
+                    self._forward(reader, server[1], link, "to server"),
+                    self._forward(server[0], writer, link, "to client"),
                 )
                 for each in link.writers:
                     each.close()
@@ -200,31 +229,37 @@ class Proxy:
         self,
         source: asyncio.StreamReader,
         target: asyncio.StreamWriter,
-        link: _Link | None = None,
+        link: _Link,
+        way: str,
     ) -> None:
-        """Forward to EOF, and pass that on. ``link`` is given for the way to the client."""
+        """Forward to EOF, and pass that on."""
+        to_client = way == "to client"
         target.transport.set_write_buffer_limits(0)  # drain() waits until the kernel has it all
         while data := await source.read(CHUNK):
-            if link is not None and self.rewrite[0]:
+            if to_client and link.stranded:
+                continue  # nobody is there
+            if to_client and self.rewrite[0]:
                 data = data.replace(*self.rewrite)
             if self._delay:
                 await asyncio.sleep(self._delay)
             step = self._max_chunk or len(data)
             for at in range(0, len(data), step):
-                await self._flowing["to server" if link is None else "to client"].wait()
+                await self._flowing[way].wait()
+                if not to_client:
+                    await link.released.wait()
                 piece = data[at : at + step]
-                if link is not None and link.cut_after is not None:
+                if to_client and link.cut_after is not None:
                     piece = piece[: link.cut_after]
                     link.cut_after -= len(piece)
                 target.write(piece)
                 await target.drain()
-                if link is not None and link.cut_after == 0:
+                if to_client and link.cut_after == 0:
                     await _received(target)
                     await self._set_cut_after(None)
                     raise ConnectionResetError
                 if self._max_chunk:
                     await asyncio.sleep(self._pause)
-        if target.can_write_eof():
+        if target.can_write_eof() and not (to_client and link.stranded):
             target.write_eof()
 
 

@@ -10,15 +10,7 @@ from tqdm import tqdm
 from alarmdigest.cli.terminal import write_json, write_line
 from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import Settings, SettingsError
-from alarmdigest.store import (
-    Checkpoint,
-    Reader,
-    Store,
-    StoreDamaged,
-    StoreError,
-    open_reader,
-    open_store,
-)
+from alarmdigest.store import Checkpoint, Reader, Store, open_reader, open_store
 from alarmdigest.store.copying import copy_state
 
 
@@ -29,10 +21,8 @@ def copy_store(settings: Settings, from_kind: str, to_kind: str, *, as_json: boo
     # Whoever uses it afterwards: what is copied is the state of one service or group.
     source = replace(settings, store=from_kind, group="")
     target = replace(source, store=to_kind)
-    with open_reader(source) as reader:
-        require_empty(target)
-        with open_store(target) as store:
-            last = copy_with_progress(reader, store)
+    with open_reader(source) as reader, open_store(target) as store:
+        last = copy_with_progress(reader, store)
     if as_json:
         write_json(
             {
@@ -47,21 +37,6 @@ def copy_store(settings: Settings, from_kind: str, to_kind: str, *, as_json: boo
     else:
         write_line(f"copied and read: checkpoint={last.number} rows={last.blocks}")
     return exit_codes.CLEAN
-
-
-def require_empty(settings: Settings) -> None:
-    """Before it is opened: that takes it from a service that uses it. Raises StoreError."""
-    try:
-        with open_reader(settings) as there:
-            last = there.last
-    except StoreDamaged:
-        raise
-    except StoreError:  # there is none
-        return
-    if last is not None:
-        raise StoreError(
-            f"there is a state already (checkpoint {last.number}): copy into an empty store"
-        )
 
 
 def copy_with_progress(reader: Reader, store: Store) -> Checkpoint | None:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from alarmdigest.store.base import StoreError
+from alarmdigest.store.base import StoreAway, StoreError
 from alarmdigest.store.cassandra.target import Target
 
 try:
@@ -214,8 +214,10 @@ class Database:
                 if self.target.datacenter:
                     self._check_datacenter()
                 words = f"cannot connect to {self.where}: {in_words(error)}"
-                if not _may_pass(error) or time.monotonic() > until:
+                if not _may_pass(error):
                     raise StoreError(words) from error
+                if time.monotonic() > until:
+                    raise StoreAway(words) from error
                 if not waits:
                     log.warning("%s; trying again", words)
                     waits = True

@@ -91,8 +91,13 @@ class CassandraGroupStore(Store):
         """Raises StoreError, StoreTaken, and TermTooSmall: then we do not lead any more, as we are
         about to hear; or the stream that terms come from was put back."""
         if self._claimed is None:
-            self._claimed = CassandraStore(self._target, term=term)
-            self._skipped = True
+            store = CassandraStore(self._target, term=term)
+            try:
+                store.claim()
+            except BaseException:
+                store.close()
+                raise
+            self._claimed, self._skipped = store, True
         elif term != self._claimed_term:
             self._claimed.raise_term(term)
         self._claimed_term = term

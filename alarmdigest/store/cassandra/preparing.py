@@ -6,7 +6,7 @@ import logging
 import time
 from uuid import uuid4
 
-from alarmdigest.store.base import StoreError
+from alarmdigest.store.base import NoState, StoreError
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.journals import PART_BYTES, Journals
 from alarmdigest.store.cassandra.schema import TABLE, table_cql
@@ -27,7 +27,7 @@ def require_table(database: Database, *, make: bool) -> None:
             "is yours to say; `alarmdigest schema` prints the CQL that makes it"
         )
     if not columns and not make:
-        raise StoreError(f"there is no state in {database.where}: is the keyspace right?")
+        raise NoState(f"there is no state in {database.where}: is the keyspace right?")
     if columns and not columns >= COLUMNS:
         raise StoreError(
             f"the table {TABLE} in {database.where} is not one of alarmdigest's: it lacks "

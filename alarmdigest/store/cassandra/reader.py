@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from alarmdigest._ext.rows import CommitBatch, RowDamaged, pack
-from alarmdigest.store.base import CHUNK, Reader, StoreDamaged, StoreError
+from alarmdigest.store.base import CHUNK, NoState, Reader, StoreDamaged, StoreError
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.home import Home, overlaid
 from alarmdigest.store.cassandra.journals import Journals
@@ -67,7 +67,7 @@ class CassandraReader(Reader):
     def _head(self) -> Head:
         record = self._ownership.read()
         if record is None:
-            raise StoreError(f"there is no state in {self.where}: is the keyspace right?")
+            raise NoState(f"there is no state in {self.where}: is the keyspace right?")
         return record.head
 
     def _read(self, prefix: bytes) -> dict[bytes, bytes]:

@@ -71,11 +71,12 @@ class _Pending:
 
 
 class CassandraStore(Store):
-    """Raises StoreError from its constructor, and is closed then."""
+    """Raises StoreError from its constructor, and is closed then. It is ours with ``claim``."""
 
     def __init__(self, target: Target, *, term: int | None = None) -> None:
-        """With a ``term``, that of a group's leader, only from who had a smaller one; its first
-        commit must be of all rows, and nothing is read."""
+        """With a ``term``, that of a group's leader, it is claimed only from who had a smaller one;
+        the first commit must be of all rows then, and none are read."""
+        self._term = term
         self._database = Database(target)
         try:
             require_table(self._database, make=True)
@@ -97,7 +98,8 @@ class CassandraStore(Store):
             self._deleted: set[Journal] = set()
             self._claim_is_lost = False
             self._dropped_epochs: set[int] = set()
-            self._open(term)
+            seen = self._ownership.read()
+            self.last = seen.head.last(self.where) if seen is not None else None
         except BaseException:
             self.close()
             raise
@@ -109,21 +111,23 @@ class CassandraStore(Store):
     def where(self) -> str:
         return self._database.where
 
-    # -- opening
+    # -- claiming
 
     @property
     def wants_all_rows(self) -> bool:
         return self._wants_all_rows
 
-    def _open(self, term: int | None) -> None:
-        record = self._ownership.claim(term or 0)
+    def claim(self) -> None:
+        if self._ownership.record is not None:
+            return
+        record = self._ownership.claim(self._term or 0)
         self._folded_at = dict.fromkeys(record.head.folded, time.monotonic())
         self.last = record.head.last(self.where)
         self._newest = record.head
         self._unfolded = [
             _Unfolded(journal, self._batch([self._journals.read(journal)]))
             for journal in record.head.journals
-            if term is None
+            if self._term is None
         ]
         # What earlier owners have begun is not listed, and never will be.
         self._delete_begun()

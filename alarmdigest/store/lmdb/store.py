@@ -23,7 +23,15 @@ from alarmdigest._ext.rows import CommitBatch, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.folder_lock import FolderLocked, acquire_folder_lock
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.store.base import Checkpoint, Reader, Store, StoreError, StoreInUse, wrong_count
+from alarmdigest.store.base import (
+    Checkpoint,
+    NoState,
+    Reader,
+    Store,
+    StoreError,
+    StoreInUse,
+    wrong_count,
+)
 from alarmdigest.store.lmdb import folder as folders
 from alarmdigest.store.lmdb.file import (
     CHECKPOINT_KEY,
@@ -211,9 +219,7 @@ class LmdbReader(Reader):
         self._folder = data_dir.resolve() / "state"
         with translating_lmdb_errors(self._folder, "read"):
             if folders.read_marker(self._folder) is None:
-                raise StoreError(
-                    f"there is no store in {self._folder}: is the data directory right?"
-                )
+                raise NoState(f"there is no store in {self._folder}: is the data directory right?")
             refuse_root(self._folder)
             self._env = open_env(self._folder, readonly=True, map_size=MAP_SIZE)
             try:

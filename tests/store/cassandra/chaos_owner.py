@@ -13,11 +13,11 @@ import json
 import random
 import sys
 
+from support.keyspaces import claimed
 from support.rows import Rows, checkpoint, key_of, packed, unpacked
 
 from alarmdigest.state.position import OutputPosition
 from alarmdigest.store import AllRowsNeeded, StoreError, StoreInUse
-from alarmdigest.store.cassandra.store import CassandraStore
 from alarmdigest.store.cassandra.target import Target
 
 KEYS = [key_of(f"user-{number}", block) for number in range(30) for block in range(3)]
@@ -39,7 +39,7 @@ def hash_of(rows: Rows) -> str:
 class Owner:
     def __init__(self, target: Target, seed: str) -> None:
         self._dice = random.Random(seed)
-        self._store = CassandraStore(target)
+        self._store = claimed(target)
         self._rows = dict(unpacked(self._store.rows()))
         self._history: list[str] = []
         self._number = 0

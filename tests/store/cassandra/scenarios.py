@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from support.keyspaces import Keyspace, partitions_of
+from support.keyspaces import Keyspace, claimed, partitions_of
 from support.rows import Rows, checkpoint, packed, some_rows, unpacked
 
 from alarmdigest.runtime import failpoints
@@ -55,8 +55,9 @@ def applied(rows: Rows, changes: Rows) -> Rows:
     return {key: value for key, value in (rows | changes).items() if value}
 
 
-def commit_and_fold(store: CassandraStore, changes: Rows, number: int) -> None:
-    store.commit([packed(changes)], checkpoint(len(ROWS), number))
+def commit_and_fold(store: CassandraStore, changes: Rows, number: int, of: int = len(ROWS)) -> None:
+    """``of`` so many rows that there are afterwards."""
+    store.commit([packed(changes)], checkpoint(of, number))
     fold_all(store)
 
 
@@ -68,12 +69,12 @@ def dies(
     def die() -> None:
         raise Step
 
-    with kind(keyspace.target) as store:
+    with claimed(keyspace.target, kind) as store:
         commit_and_fold(store, ROWS, 1)
         at(step, die, monkeypatch)
         with pytest.raises(Step):
             commit_and_fold(store, OTHERS, 2)
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         assert other.last is not None
         assert other.last.number == (1 if step in BEFORE_THE_RECORD else 2)
         expected = ROWS if other.last.number == 1 else applied(ROWS, OTHERS)
@@ -93,14 +94,14 @@ def stands_still(
     after: list[Rows] = []
 
     def take_over() -> None:
-        with CassandraStore(keyspace.target) as other:
+        with claimed(keyspace.target) as other:
             expected = applied(rows_of(other), THEIRS)
             other.commit([packed(THEIRS)], checkpoint(len(expected), 10))
             fold_all(other)
             assert rows_of(other) == expected
             after.append(expected)
 
-    with kind(keyspace.target) as store:
+    with claimed(keyspace.target, kind) as store:
         commit_and_fold(store, ROWS, 1)
         at(step, take_over, monkeypatch)
         if step in BEFORE_THE_RECORD:
@@ -110,7 +111,7 @@ def stands_still(
             commit_and_fold(store, OTHERS, 2)
         with pytest.raises(StoreInUse):
             store.commit([packed(OTHERS)], checkpoint(len(ROWS), 3))
-    with CassandraStore(keyspace.target) as third:
+    with claimed(keyspace.target) as third:
         assert third.last is not None
         assert third.last.number == 10
         assert rows_of(third) == after[0]
@@ -124,12 +125,12 @@ def begins_another_journal(
     def fail() -> None:
         raise StoreError("the node is busy")
 
-    with kind(keyspace.target) as store:
+    with claimed(keyspace.target, kind) as store:
         commit_and_fold(store, ROWS, 1)
         at("cassandra.journal_written", fail, monkeypatch)
         with pytest.raises(StoreError, match="busy"):
             store.commit([packed(OTHERS)], checkpoint(len(ROWS), 2))
         changes = dict.fromkeys(list(ROWS)[:10], b"later")
         store.commit([packed(changes)], checkpoint(len(ROWS), 2))
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         assert rows_of(other) == applied(ROWS, changes)

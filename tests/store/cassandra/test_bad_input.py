@@ -16,8 +16,9 @@ from cryptography.x509 import load_pem_x509_certificate
 from support.cassandra_node import CassandraNode
 from support.command import run_command
 from support.feeder import Feeder
-from support.keyspaces import Keyspace, new_keyspace, run_cql
+from support.keyspaces import Keyspace, claimed, new_keyspace, record_of, run_cql
 from support.nats_server import NatsServer, free_port
+from support.rows import checkpoint
 from support.stream_service import StreamService, settle
 from support.wait import eventually
 from trustme import CA
@@ -26,6 +27,7 @@ from alarmdigest.runtime import exit_codes
 from alarmdigest.store import StoreError
 from alarmdigest.store.cassandra.store import CassandraStore
 from alarmdigest.store.cassandra.target import Target
+from alarmdigest.store.lmdb.store import LmdbStore
 
 pytestmark = pytest.mark.cassandra
 
@@ -45,6 +47,10 @@ def said(server: NatsServer, *options: str) -> str:
     assert service.wait(60) == exit_codes.STORE_UNUSABLE, service.log
     [line] = [line for line in service.log.splitlines() if " ERROR " in line]
     return line
+
+
+def checkpoints(service: StreamService) -> float:
+    return service.metric("alarmdigest_checkpoints_total")
 
 
 def test_nobody_there(server: NatsServer) -> None:
@@ -96,6 +102,65 @@ def test_the_state_of_a_service_on_other_streams(server: NatsServer, keyspace: K
         name = keyspace.target.keyspace
         assert f"the store in the keyspace {name} was fed by the stream ALARMS" in service.log
         assert "choose another --cassandra-keyspace" in service.log
+
+
+def test_a_keyspace_by_mistake_does_no_harm(
+    server: NatsServer, keyspace: Keyspace, tmp_path: Path
+) -> None:
+    """Whoever has no business with what is stored is refused before it takes the store."""
+    other_streams = ["--events-stream=OTHERS", "--digests-stream=OTHER_DIGESTS"]
+    other_streams += ["--rejected-stream=OTHER_REJECTED", "--event-subject=Other"]
+    other_streams += ["--request-subject=OtherSend", "--digest-subject=OtherDigest"]
+    other_streams += ["--rejected-subject=OtherRejected"]
+    with (
+        StreamService(server.url, *keyspace.options) as service,
+        Feeder(server.url, seed=75, rate=100),
+    ):
+        eventually(
+            lambda: service.metric("alarmdigest_checkpoints_total"), timeout=30, what="a checkpoint"
+        )
+        before = record_of(keyspace).owner
+        for mistake in (["--mode=core"], ["--mode=stream", *other_streams]):
+            other = StreamService(server.url, *keyspace.options, *mistake)
+            other.start(ready=False)
+            assert other.wait(60) == exit_codes.USAGE, other.log
+            assert "another --cassandra-keyspace" in other.log
+        options = [*keyspace.options[1:], f"--data-dir={tmp_path}"]
+        LmdbStore(tmp_path).close()
+        copied = run_command("copy-store", "--from=lmdb", "--to=cassandra", *options)
+        assert copied.returncode == exit_codes.STORE_UNUSABLE
+        assert "there is a state already" in copied.stderr
+        assert record_of(keyspace).owner == before
+        written = service.metric("alarmdigest_checkpoints_total")
+        eventually(
+            lambda: service.metric("alarmdigest_checkpoints_total") > written,
+            timeout=30,
+            what="another",
+        )
+
+
+def test_check_config_looks_at_the_keyspace(server: NatsServer, keyspace: Keyspace) -> None:
+    def check(*options: str) -> tuple[int, str]:
+        done = run_command("check-config", "--server", server.url, *keyspace.options, *options)
+        return done.returncode, done.stderr
+
+    name = keyspace.target.keyspace
+    assert check()[0] == 0  # nothing is there yet
+    assert check("--cassandra-keyspace=nowhere")[0] == exit_codes.USAGE
+    assert "there is no keyspace nowhere" in check("--cassandra-keyspace=nowhere")[1]
+    assert "there is no data centre mars" in check("--cassandra-datacenter=mars")[1]
+    away = ["--store=cassandra", f"--cassandra=127.0.0.1:{free_port()}"]
+    done = run_command("check-config", "--server", server.url, *away)
+    assert done.returncode == 0
+    assert "the store was not looked at: cannot connect to the keyspace alarmdigest" in done.stderr
+    with claimed(keyspace.target) as store:
+        store.commit([], checkpoint(0))
+        before = record_of(keyspace)
+        code, said = check("--events-stream=OTHERS")
+        assert code == exit_codes.USAGE
+        assert f"the store in the keyspace {name} was fed by the stream ALARMS" in said
+        assert check()[0] == 0
+        assert record_of(keyspace) == before
 
 
 def test_nodes_that_take_small_writes_only(server: NatsServer) -> None:

@@ -96,7 +96,16 @@ class OwnerProcess:
         self.reader.join(10)
 
 
-def run_chaos(keyspace: Keyspace, nodes: list[CassandraNode], seconds: float, seed: int) -> Judge:
+def run_chaos(
+    keyspace: Keyspace,
+    nodes: list[CassandraNode],
+    seconds: float,
+    seed: int,
+    *,
+    kills_nodes: bool = False,
+) -> Judge:
+    """A node rests for a moment now and then; with ``kills_nodes`` it is killed instead, the first
+    time and then half the times, and started again."""
     judge, dice = Judge(), random.Random(seed)
     owners: list[OwnerProcess] = []
     resting = threading.Lock()  # one node at a time
@@ -108,14 +117,24 @@ def run_chaos(keyspace: Keyspace, nodes: list[CassandraNode], seconds: float, se
         timer.start()
 
     def rest(node: CassandraNode) -> None:
-        if resting.acquire(blocking=False):
+        if not resting.acquire(blocking=False):
+            return
+        killed = kills_nodes and ("killed" not in judge.counts or dice.random() < 0.5)
+        if killed:
+            node.kill()
+        else:
             node.stop_for_a_while()
+        what = "killed" if killed else "stood still"
+        judge.counts[what] = judge.counts.get(what, 0) + 1
 
-            def go_on() -> None:
+        def go_on() -> None:
+            if killed:
+                node.start()
+            else:
                 node.go_on()
-                resting.release()
+            resting.release()
 
-            after(dice.uniform(0.1, 2.0), go_on)
+        after(dice.uniform(0.1, 2.0), go_on)
 
     deadline, number = time.monotonic() + seconds, 0
     try:
@@ -173,14 +192,16 @@ def test_owners_that_come_and_go(
 @pytest.mark.cassandra
 @pytest.mark.timeout(1800)
 def test_owners_that_come_and_go_on_three_nodes(tell: Callable[[str], None]) -> None:
-    """Each row on all three; one node after the other stands still."""
+    """Each row on all three; one node after the other stands still, or is killed."""
     with (
         CassandraNode(heap="512m") as first,
         CassandraNode(heap="512m", host="127.0.0.2", seed=first) as second,
         CassandraNode(heap="512m", host="127.0.0.3", seed=first) as third,
     ):
         nodes = [first, second, third]
-        judge = run_chaos(new_keyspace(*nodes, timeout_s=2.0), nodes, SECONDS, seed=22)
+        keyspace = new_keyspace(*nodes, timeout_s=2.0)
+        judge = run_chaos(keyspace, nodes, SECONDS, seed=22, kills_nodes=True)
         tell(f"Cassandra, chaos of {SECONDS} s on three nodes: {judge.counts}")
         assert judge.violations == []
         assert judge.counts["acked"] >= SECONDS // 4
+        assert judge.counts["killed"] >= 1

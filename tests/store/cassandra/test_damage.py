@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from support.keyspaces import Keyspace, record_of, run_cql
+from support.keyspaces import Keyspace, claimed, record_of, run_cql
 from support.rows import checkpoint, packed, some_rows
 
 from alarmdigest.store import StoreDamaged, StoreError, StoreTooNew
 from alarmdigest.store.cassandra.reader import CassandraReader
-from alarmdigest.store.cassandra.store import CassandraStore
 
 pytestmark = pytest.mark.cassandra
 
@@ -19,7 +18,7 @@ ROWS = some_rows(300)
 
 @pytest.fixture(params=["folded", "in a journal"])
 def written(request: pytest.FixtureRequest, keyspace: Keyspace) -> Keyspace:
-    with CassandraStore(keyspace.target) as store:
+    with claimed(keyspace.target) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
         while request.param == "folded" and store.tidy_up():
             pass
@@ -29,14 +28,14 @@ def written(request: pytest.FixtureRequest, keyspace: Keyspace) -> Keyspace:
 
 
 def read(keyspace: Keyspace) -> None:
-    with CassandraStore(keyspace.target) as store:
+    with claimed(keyspace.target) as store:
         for _ in store.rows():
             pass
 
 
 def test_a_row_of_a_later_commit_where_nobody_claims(keyspace: Keyspace) -> None:
     """A reader, and so a replica of a group, notices it as well."""
-    with CassandraStore(keyspace.target) as store:
+    with claimed(keyspace.target) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
         while store.tidy_up():
             pass
@@ -96,7 +95,7 @@ def test_a_row_of_a_commit_that_the_record_does_not_know(written: Keyspace) -> N
 def test_a_record_that_is_none(
     keyspace: Keyspace, head: bytes, error: type[StoreError], text: str
 ) -> None:
-    with CassandraStore(keyspace.target) as store:
+    with claimed(keyspace.target) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
     change_head(keyspace, head)
     with pytest.raises(error, match=text):
@@ -104,7 +103,7 @@ def test_a_record_that_is_none(
 
 
 def test_a_checkpoint_that_was_changed(keyspace: Keyspace) -> None:
-    with CassandraStore(keyspace.target) as store:
+    with claimed(keyspace.target) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
     head = json.loads(record_of(keyspace).head)
     head["checkpoint"] = head["checkpoint"].replace("ALARMS", "OTHERS")

@@ -24,7 +24,7 @@ from store.cassandra.scenarios import (
     stands_still,
 )
 from support.cassandra_node import CassandraNode
-from support.keyspaces import Keyspace, partitions_of, put_record_back, record_of
+from support.keyspaces import Keyspace, claimed, partitions_of, put_record_back, record_of
 from support.rows import checkpoint, key_of, packed
 
 from alarmdigest.store import AllRowsNeeded, StoreError, StoreInUse
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.cassandra
 
 @pytest.fixture
 def store(keyspace: Keyspace) -> Iterator[CassandraStore]:
-    with CassandraStore(keyspace.target) as store:
+    with claimed(keyspace.target) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
         yield store
 
@@ -90,17 +90,17 @@ def test_using_journal_numbers_twice(keyspace: Keyspace, monkeypatch: pytest.Mon
 
 def folds_and_dies(kind: type[CassandraStore], keyspace: Keyspace) -> None:
     """With everything folded, before a record says so."""
-    with kind(keyspace.target) as store:
+    with claimed(keyspace.target, kind) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
         fold_all(store)
         store.commit([packed(OTHERS)], checkpoint(len(ROWS), 2))
         fold_all(store)
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         assert rows_of(other) == applied(ROWS, OTHERS)
 
 
 def test_the_later_of_two_claimants_has_it(keyspace: Keyspace, store: CassandraStore) -> None:
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         with pytest.raises(StoreInUse, match="two may not use one keyspace"):
             store.commit([], checkpoint(len(ROWS), 2))
         other.commit([], checkpoint(len(ROWS), 2))
@@ -111,7 +111,7 @@ def test_an_answer_that_does_not_come(
 ) -> None:
     """The node stands still with the commit in its socket, and works it off later."""
     target = replace(keyspace.target, timeout_s=0.5)
-    with CassandraStore(target) as store:
+    with claimed(target) as store:
         store.commit([packed(ROWS)], checkpoint(len(ROWS), 1))
 
         def pause() -> None:
@@ -131,7 +131,7 @@ def test_an_answer_that_does_not_come(
         store.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 3))
         expected = applied(applied(ROWS, OTHERS), THEIRS)
         assert rows_of(store) == expected
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         assert rows_of(other) == expected
 
 
@@ -140,7 +140,7 @@ def test_one_user_with_a_million_alarms(keyspace: Keyspace, store: CassandraStor
     many = {key_of("one", block): b"x" * 3900 for block in range(28_000)}
     store.commit([packed(many)], checkpoint(len(ROWS) + len(many), 2))
     fold_all(store)
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         assert rows_of(other) == ROWS | many
         other.commit([packed(dict.fromkeys(many, b""))], checkpoint(len(ROWS), 3))
         assert other.wants_all_rows, "so many tombstones in one shard"
@@ -151,7 +151,7 @@ def test_one_user_with_a_million_alarms(keyspace: Keyspace, store: CassandraStor
         assert rows_of(other) == ROWS
         # The partitions of the epoch before are gone, with their tombstones.
         assert len({p[1:9] for p in partitions_of(keyspace, b"H")}) == 1
-    with CassandraStore(keyspace.target) as third:
+    with claimed(keyspace.target) as third:
         assert rows_of(third) == ROWS
 
 
@@ -177,7 +177,7 @@ def test_commits_that_the_cluster_has_lost(
     fold_all(store)
     changes = dict.fromkeys(list(everything)[:20], b"afterwards")
     store.commit([packed(changes)], checkpoint(len(everything), 5))
-    with CassandraStore(keyspace.target) as other:
+    with claimed(keyspace.target) as other:
         assert rows_of(other) == applied(everything, changes)
 
 
@@ -192,11 +192,11 @@ def test_a_claim_without_an_answer_is_made_again_under_another_id(
     def lose_answer(database: Database, cql: str, *values: object) -> list[Any]:
         monkeypatch.setattr(Database, "execute_once", execute_once)
         execute_once(database, cql, *values)
-        between.append(CassandraStore(keyspace.target))
+        between.append(claimed(keyspace.target))
         raise OperationTimedOut
 
     monkeypatch.setattr(Database, "execute_once", lose_answer)
-    with CassandraStore(keyspace.target) as last, between[0] as other:
+    with claimed(keyspace.target) as last, between[0] as other:
         with pytest.raises(StoreInUse, match="claimed by another"):
             other.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 2))
         last.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 2))

@@ -16,6 +16,16 @@ class NoFence(CassandraStore):
         super()._settle(pending)
 
 
+class AnyCommitOfTheOwner(CassandraStore):
+    """A commit does not name the one before it."""
+
+    def claim(self) -> None:
+        super().claim()
+        named = "owner = ? AND commit_id = ?"
+        assert named in self._ownership._commit
+        self._ownership._commit = self._ownership._commit.replace(named, "owner = ? AND owner != ?")
+
+
 class NoTimestamps(CassandraStore):
     """Rows where they belong are of who wrote them last, as with the server's own timestamps."""
 
