@@ -64,6 +64,7 @@ class Status:
             "mode": service.mode or None,
             **identity(settings),
             "store": settings.store,
+            "store_place": settings.place_of_state,
             "streams": [settings.events_stream, settings.digests_stream, settings.rejected_stream]
             if in_stream_mode
             else [],
@@ -196,6 +197,8 @@ class Status:
             "age_seconds": round(time.monotonic() - checkpointer.completed_at, 1),
             "seconds": round(checkpointer.write_seconds, 4),
             "bytes": checkpointer.rows_bytes,
+            "unfolded_bytes": checkpointer.store.unfolded_bytes,
+            "rewritten": checkpointer.store.rewritten,
         }
 
     def _minutes(self) -> dict[str, Any]:

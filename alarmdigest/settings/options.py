@@ -369,9 +369,8 @@ class Settings:
     @property
     def place_of_state(self) -> str:
         """Where the state is kept, for a person."""
-        if self.store == "cassandra":
-            return f"the keyspace {self.cassandra_keyspace}"
-        return f"the folder {self.data_dir}"
+        places = {"cassandra": f"the keyspace {self.cassandra_keyspace}", "memory": "memory"}
+        return places.get(self.store, f"the folder {self.data_dir}")
 
     @property
     def keeps_snapshots(self) -> bool:

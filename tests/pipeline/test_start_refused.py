@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from support.jetstream import asking, connected, delete_streams, info_of
 from support.nats_server import NatsServer
 from support.paths import ROOT
 from support.proxy import Proxy
+from support.rows import checkpoint
 from support.service import ServiceProcess
 from support.streams import ALARMS, DIGESTS, INPUTS, REJECTED
 
@@ -22,6 +24,7 @@ from alarmdigest.nats.errors import JetStreamError
 from alarmdigest.nats.permanent_errors import REMEDIES, cannot_make, is_permanent
 from alarmdigest.nats.server_versions import FEATURES, table, too_old
 from alarmdigest.nats.stream_configs import make_stream_configs
+from alarmdigest.store.lmdb.store import LmdbStore
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +328,28 @@ def test_check_config_says_that_all_is_well(server: NatsServer) -> None:
     assert unwise.returncode == 0
     assert "less than the events stream" in unwise.stderr
     assert "all is well" not in unwise.stderr
+
+
+def test_check_config_looks_at_the_store(server: NatsServer, tmp_path: Path) -> None:
+    options = ["--server", server.url, "--data-dir", str(tmp_path / "data")]
+    assert run_command("check-config", *options).returncode == 0
+    assert not (tmp_path / "data").exists()
+    with LmdbStore(tmp_path / "data") as store:
+        store.commit([], checkpoint(0))
+        # Also while a service uses it.
+        told = json.loads(run_command("check-config", "--json", *options).stdout)
+        assert told["store"] == {"place": f"the folder {tmp_path / 'data'}", "reason": None}
+    core = run_command("check-config", "--mode", "core", *options)
+    assert core.returncode == 2
+    assert "goes on at a place in the stream ALARMS; use --mode stream" in core.stderr
+    other = run_command("check-config", "--events-stream", "OTHERS", *options)
+    assert other.returncode == 2
+    assert "was fed by the stream ALARMS, not by OTHERS" in other.stderr
+    marker = tmp_path / "data" / "state" / "FORMAT"
+    marker.write_text(marker.read_text().replace("version 1", "version 2"))
+    newer = run_command("check-config", *options)
+    assert newer.returncode == 2
+    assert "was written by a newer alarmdigest" in newer.stderr
 
 
 def test_check_config_says_that_a_server_does_not_let_us_in() -> None:

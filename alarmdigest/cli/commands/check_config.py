@@ -9,6 +9,7 @@ from dataclasses import Field, fields
 from typing import Any
 
 from alarmdigest.cli.commands.check_server import check_server
+from alarmdigest.cli.commands.check_store import check_store
 from alarmdigest.cli.terminal import write_line
 from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.url import login_in, redacted
@@ -23,21 +24,26 @@ MASK = "********"
 def check_config(resolved: ResolvedSettings, *, as_json: bool) -> int:
     """Report on stdout, and what is wrong or unwise on stderr; the exit code.
 
-    Looks at the server, too, if it can be reached and nothing is wrong before that.
+    Looks at the server and the store, too, if they can be reached and nothing is wrong before that.
     """
     warnings, problems = list(resolved.warnings), list(resolved.problems)
     with collecting_problems(problems):
         warnings += resolved.settings.login.check()
     server = None if problems else check_server(resolved.settings)
+    store = None if problems else check_store(resolved.settings)
     if server is not None:
         warnings += server.warnings
         problems += server.problems
         if server.reason and resolved.settings.server and not as_json:
             print(f"alarmdigest: no server was looked at: {server.reason}", file=sys.stderr)
+    if store is not None:
+        problems += store.problems
+        if store.reason and not as_json:
+            print(f"alarmdigest: the store was not looked at: {store.reason}", file=sys.stderr)
     problems = list(dict.fromkeys(problems))  # one cause may concern several streams
     for line in (*(f"warning: {one}" for one in warnings), *problems):
         print(f"alarmdigest: {printable(line)}", file=sys.stderr)
-    if problems or server is None:
+    if problems or server is None or store is None:
         return exit_codes.USAGE
     if server.server and not warnings and not as_json:
         print(f"alarmdigest: all is well, also with {redacted(server.server)}", file=sys.stderr)
@@ -45,7 +51,12 @@ def check_config(resolved: ResolvedSettings, *, as_json: bool) -> int:
     if as_json:
         found = {name: {"value": value, "origin": origin} for name, value, origin in rows}
         looked_at = {"url": server.server or None, "reason": server.reason or None}
-        told = {"settings": found, "server": looked_at, "warnings": warnings}
+        told = {
+            "settings": found,
+            "server": looked_at,
+            "store": {"place": resolved.settings.place_of_state, "reason": store.reason or None},
+            "warnings": warnings,
+        }
         print(json.dumps(told, indent=2))
         return exit_codes.CLEAN
     rows = [(name, printable(value), printable(origin)) for name, value, origin in rows]

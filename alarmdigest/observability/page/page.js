@@ -148,7 +148,8 @@ function about(status) {
   const parts = [`${status.host}, process ${status.pid}`, `version ${status.version}`];
   if (status.mode) parts.push(`${status.mode} mode`);
   if (status.streams.length) parts.push(`streams ${status.streams.join(", ")}`);
-  parts.push(`store ${status.store}`, `up ${duration(status.uptime_seconds)}`);
+  parts.push(status.store === "memory" ? "store memory" : `store ${status.store} in ${status.store_place}`,
+    `up ${duration(status.uptime_seconds)}`);
   return parts.join(" · ");
 }
 
@@ -220,6 +221,13 @@ function show(status) {
   say("checkpoint-counts",
     never ? "–" : `${count(checkpoint.written)}, ${count(checkpoint.failures)}`);
 
+  for (const kind of ["lmdb", "cassandra"]) {
+    for (const row of document.querySelectorAll(`#checkpoint .${kind}`)) {
+      row.hidden = status.store !== kind;
+    }
+  }
+  say("checkpoint-unfolded", size(checkpoint?.unfolded_bytes ?? 0));
+  say("checkpoint-rewritten", count(checkpoint?.rewritten ?? 0));
   say("disk-store", size(disk.store_bytes));
   say("disk-free", disk.free_bytes === null ? "not known" : size(disk.free_bytes));
 
