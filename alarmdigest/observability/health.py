@@ -71,6 +71,8 @@ def degradations(service: Service) -> list[str]:
         found += service.stream_watcher.degradations
     if service.checkpointer is not None and service.checkpointer.failing_because is not None:
         found.append(f"no checkpoint can be written: {service.checkpointer.failing_because}")
+    elif service.checkpointer is not None and service.checkpointer.store.trouble:
+        found.append(f"checkpoints wait: {service.checkpointer.store.trouble}")
     listens = service.listener is not None and service.listener.consuming.is_set()
     if service.draining and listens and service.mode == "core":
         found.append("waiting for the server to say that nothing more is on its way to us")

@@ -45,6 +45,8 @@ def _shown(item: Field[Any], value: Any) -> str:
         return MASK
     if item.name == "server":
         return ",".join(map(redacted, value))
+    if item.name == "cassandra":
+        return ",".join(f"{host}:{port}" for host, port in value)
     if item.name == "http":
         return "off" if value is None else str(value.url.removeprefix("http://"))
     if item.metadata["read"] is duration:

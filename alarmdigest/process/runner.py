@@ -26,7 +26,8 @@ from alarmdigest.runtime import exit_codes, log_writer
 from alarmdigest.runtime.logs import Fields, LimitedLog
 from alarmdigest.runtime.resource_limits import exhausted_resource, too_few_files
 from alarmdigest.settings import Settings, SettingsError
-from alarmdigest.store import StoreError, open_store
+from alarmdigest.settings.contradictions import unheeded
+from alarmdigest.store import StoreAway, StoreError, open_store
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,15 @@ class Runner:
 
     def run(self) -> int:
         """The exit code."""
+        code = self._run_in_order()
+        if self._service is not None and self._service.uses_store:
+            # Cassandra's driver has threads that may wait for the store, and the interpreter waits
+            # for those.
+            log_writer.end(FINAL_LOG_FLUSH_S)
+            os._exit(code)
+        return code
+
+    def _run_in_order(self) -> int:
         os.umask(0o077)  # what we write are users' alarms
         self._signals.start()
         thread_dump.write_in_a_crash()
@@ -67,6 +77,8 @@ class Runner:
             __version__,
             Fields(pid=os.getpid(), workers=self._settings.workers),
         )
+        for warning in unheeded(self._settings):
+            log.warning("%s", warning)
         try:
             if problem := too_few_files():
                 log.critical("%s", problem)
@@ -76,6 +88,12 @@ class Runner:
             for problem in error.args:
                 log.error("%s", problem)
             return exit_codes.USAGE
+        except StoreAway as error:
+            if self._signals.stop_asked:
+                log.info("stopped before there was a store: %s", error)
+                return exit_codes.CLEAN
+            log.error("%s", error)
+            return exit_codes.STORE_UNUSABLE
         except StoreError as error:
             log.error("%s", error)
             return exit_codes.STORE_UNUSABLE
@@ -89,7 +107,7 @@ class Runner:
 
     def _run(self) -> int:
         # Before anything is started: it tells whether another service is here already.
-        store = open_store(self._settings)
+        store = open_store(self._settings, lambda: not self._signals.stop_asked)
         service: Service | None = None
         try:
             service = self._service = Service(

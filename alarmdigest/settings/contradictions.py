@@ -92,5 +92,22 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         )
 
 
+def unheeded(settings: Settings) -> list[str]:
+    """Warnings of what a service was told and takes no notice of."""
+    if settings.store == "cassandra":
+        return []
+    default = Settings()
+    said = [
+        item.name
+        for item in fields(Settings)
+        if item.name.startswith("cassandra")
+        and getattr(settings, item.name) != getattr(default, item.name)
+    ]
+    if not said:
+        return []
+    options = ", ".join(flag_of(name) for name in said)
+    return [f"{options}: of no effect, since the state is not in Cassandra (--store cassandra)"]
+
+
 def _inside(inner: str, base: str) -> bool:
     return inner == base or inner.startswith(base + ".")

@@ -1,6 +1,8 @@
 """Where the state survives a restart. ``base.py`` defines a store; ``lmdb/``, ``cassandra/`` and
 ``memory.py`` implement it, and ``backup.py`` copies one."""
 
+from collections.abc import Callable
+
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import (
     AllRowsNeeded,
@@ -31,8 +33,9 @@ __all__ = [
 ]
 
 
-def open_store(settings: Settings) -> Store:
-    """Open the store of these settings, and make it if there is none. Raises StoreError."""
+def open_store(settings: Settings, go_on: Callable[[], bool] = lambda: True) -> Store:
+    """Open the store of these settings, and make it if there is none. One that is away is waited
+    for while ``go_on()``. Raises StoreError."""
     # Imported here: a run in memory shall not need LMDB, nor any other store's library.
     if settings.store == "lmdb":
         from alarmdigest.store.lmdb.store import LmdbStore
@@ -43,8 +46,10 @@ def open_store(settings: Settings) -> Store:
         from alarmdigest.store.cassandra.store import CassandraStore
         from alarmdigest.store.cassandra.target import Target
 
-        kind = CassandraGroupStore if settings.group else CassandraStore
-        return kind(Target.of(settings))
+        target = Target.of(settings)
+        if settings.group:
+            return CassandraGroupStore(target, go_on=go_on)
+        return CassandraStore(target, go_on=go_on)
     from alarmdigest.store.memory import MemoryStore
 
     return MemoryStore()

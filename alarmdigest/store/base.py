@@ -128,6 +128,9 @@ class Store(ABC):
     rewritten = 0
     """How often all rows were written anew, because the store had lost some or asked for it."""
 
+    trouble = ""
+    """What it is waiting for in the middle of a commit; empty while all is well."""
+
     touched_bytes = 0
     """About how much memory the last commit needed, and ``release_memory`` returns."""
 

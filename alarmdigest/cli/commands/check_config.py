@@ -16,6 +16,7 @@ from alarmdigest.nats.url import login_in, redacted
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import SECRETS, ResolvedSettings, Settings
+from alarmdigest.settings.contradictions import unheeded
 from alarmdigest.settings.options import default_of
 
 MASK = "********"
@@ -27,6 +28,7 @@ def check_config(resolved: ResolvedSettings, *, as_json: bool) -> int:
     Looks at the server and the store, too, if they can be reached and nothing is wrong before that.
     """
     warnings, problems = list(resolved.warnings), list(resolved.problems)
+    warnings += unheeded(resolved.settings)
     with collecting_problems(problems):
         warnings += resolved.settings.login.check()
     server = None if problems else check_server(resolved.settings)

@@ -10,7 +10,13 @@ from alarmdigest.store.cassandra.schema import keyspace_cql, table_cql
 
 def schema(settings: Settings, *, replication_factor: int) -> int:
     """Print it; the exit code."""
-    datacenter = settings.cassandra_datacenter or "datacenter1"
+    datacenter = settings.cassandra_datacenter
+    if not datacenter:
+        datacenter = "datacenter1"
+        write_line(
+            f"-- {datacenter} is what a new cluster calls its data centre; nodetool status tells "
+            "yours, for --cassandra-datacenter"
+        )
     write_line(keyspace_cql(settings.cassandra_keyspace, datacenter, replication_factor) + ";")
     write_line(table_cql(settings.cassandra_keyspace) + ";")
     return exit_codes.CLEAN

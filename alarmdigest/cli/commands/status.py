@@ -134,6 +134,8 @@ def _group(group: dict[str, Any] | None) -> list[tuple[str, str]]:
 
 
 def _data(found: dict[str, Any]) -> str:
+    if found["store"] == "cassandra":
+        return f"in {found['store_place']}"
     free = found["disk"]["free_bytes"]
     return (
         f"{found['data_dir']} ({found['store']} {size_text(found['disk']['store_bytes'])}, "

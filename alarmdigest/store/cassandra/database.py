@@ -11,12 +11,13 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
+from alarmdigest.runtime.logs import Fields, LimitedLog
 from alarmdigest.store.base import StoreAway, StoreError
 from alarmdigest.store.cassandra.target import Target
 
@@ -46,6 +47,7 @@ try:
         FallthroughRetryPolicy,
         TokenAwarePolicy,
     )
+    from cassandra.protocol import ErrorMessage
     from cassandra.query import SimpleStatement
 except ImportError as error:  # an extra
     raise StoreError(
@@ -66,14 +68,21 @@ PAUSE_S = 0.2
 RECONNECT_S = 1.0
 
 Statement = Any  # of the driver, which has no types
-Errors = (DriverException, NoHostAvailable, ConnectionException)
+# Some answers of a server come out as the driver's messages (ErrorMessage): those to a table, say,
+# that one node knows and another one does not know yet.
+Errors = (DriverException, NoHostAvailable, ConnectionException, ErrorMessage)
 
 
 class Database:
     """A connection to one keyspace. Raises StoreError from its constructor and everywhere."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, go_on: Callable[[], bool] = lambda: True) -> None:
+        """A cluster that is away is waited for as the target says, while ``go_on()``."""
         self.target = target
+        self.trouble = ""
+        """Why the last request was not answered as it should; empty where it was."""
+        self._tell_trouble = LimitedLog(log, logging.WARNING, interval_s=60.0)
+        self._go_on = go_on
         serial = target.consistency.startswith("LOCAL_")
         self._consistency = ConsistencyLevel.name_to_value[target.consistency]
         self._serial = ConsistencyLevel.LOCAL_SERIAL if serial else ConsistencyLevel.SERIAL
@@ -99,7 +108,13 @@ class Database:
     def execute_once(self, cql: str, *values: object) -> list[Any]:
         """For a conditional write: what the driver raises comes out as it is, since nothing is
         known then."""
-        return list(self._session.execute(self._bound(cql, values)))
+        try:
+            rows = list(self._session.execute(self._bound(cql, values)))
+        except Errors as error:
+            self._note_trouble(error)
+            raise
+        self.trouble = ""
+        return rows
 
     def read_serially(self, cql: str, *values: object) -> list[Any]:
         """What every conditional write that was answered has left."""
@@ -138,12 +153,19 @@ class Database:
                         failed.append(number)
                         error = failure
                 if not failed:
+                    self.trouble = ""
                     return answers
+                self._note_trouble(error)
                 if attempt == ATTEMPTS or isinstance(error, (InvalidRequest, Unauthorized)):
                     raise error
             left = failed
             time.sleep(PAUSE_S * attempt)
         raise AssertionError
+
+    def _note_trouble(self, error: Exception) -> None:
+        if not self.trouble:
+            self._tell_trouble("no good answer of Cassandra, trying again", reason=in_words(error))
+        self.trouble = in_words(error)
 
     def execute_in_windows(
         self, requests: Iterable[tuple[Statement, Sequence[object]]], size: int
@@ -197,6 +219,21 @@ class Database:
             [row] = self._session.execute("SELECT data_center FROM system.local")
         return str(row.data_center)
 
+    def log_connected(self, checkpoint: int | None) -> None:
+        """Where the state is, and whether there is one: a keyspace that is mistyped shows here."""
+        metadata = self._cluster.metadata
+        versions = {str(host.release_version) for host in metadata.all_hosts()}
+        log.info(
+            "connected to Cassandra%s",
+            Fields(
+                cluster=repr(metadata.cluster_name),
+                datacenter=self.datacenter,
+                version=",".join(sorted(versions)),
+                keyspace=self.target.keyspace,
+                checkpoint="none" if checkpoint is None else checkpoint,
+            ),
+        )
+
     # -- connecting
 
     def _connect(self) -> tuple[Cluster, Session]:
@@ -204,27 +241,34 @@ class Database:
         until = time.monotonic() + self.target.wait_s
         waits = False
         while True:
-            cluster = self._new_cluster()
+            cause: Exception
             try:
-                session = cluster.connect()
-                session.default_fetch_size = PAGE_ROWS
-                return cluster, session
+                return self._connect_once()
+            except UnresolvableContactPoints as error:
+                cause, words, may_pass = error, "none of the names is known", True
             except Errors as error:
-                cluster.shutdown()
                 if self.target.datacenter:
                     self._check_datacenter()
-                words = f"cannot connect to {self.where}: {in_words(error)}"
-                if not _may_pass(error):
-                    raise StoreError(words) from error
-                if time.monotonic() > until:
-                    raise StoreAway(words) from error
-                if not waits:
-                    log.warning("%s; trying again", words)
-                    waits = True
-            except BaseException:
-                cluster.shutdown()
-                raise
+                cause, words, may_pass = error, in_words(error), _may_pass(error)
+            words = f"cannot connect to {self.where}: {words}"
+            if not may_pass:
+                raise StoreError(words) from cause
+            if time.monotonic() > until or not self._go_on():
+                raise StoreAway(words) from cause
+            if not waits:
+                log.warning("%s; trying again", words)
+                waits = True
             time.sleep(PAUSE_S)
+
+    def _connect_once(self) -> tuple[Cluster, Session]:
+        cluster = self._new_cluster()
+        try:
+            session = cluster.connect()
+        except BaseException:
+            cluster.shutdown()
+            raise
+        session.default_fetch_size = PAGE_ROWS
+        return cluster, session
 
     def _new_cluster(self) -> Cluster:
         target = self.target
@@ -240,23 +284,18 @@ class Database:
             consistency_level=ConsistencyLevel.name_to_value[target.consistency],
             request_timeout=target.timeout_s,
         )
-        try:
-            return Cluster(
-                contact_points=list(target.hosts),
-                auth_provider=PlainTextAuthProvider(target.user, password) if target.user else None,
-                ssl_context=tls,
-                protocol_version=5,
-                connect_timeout=target.connect_timeout_s,
-                control_connection_timeout=target.timeout_s,
-                sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
-                execution_profiles={EXEC_PROFILE_DEFAULT: profile},
-                # Its own waits ever longer, for ten minutes in the end.
-                reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
-            )
-        except UnresolvableContactPoints as error:
-            raise StoreError(
-                f"cannot connect to {self.where}: none of the names is known ({error})"
-            ) from error
+        return Cluster(
+            contact_points=list(target.hosts),
+            auth_provider=PlainTextAuthProvider(target.user, password) if target.user else None,
+            ssl_context=tls,
+            protocol_version=5,
+            connect_timeout=target.connect_timeout_s,
+            control_connection_timeout=target.timeout_s,
+            sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+            # Its own waits ever longer, for ten minutes in the end.
+            reconnection_policy=ConstantReconnectionPolicy(RECONNECT_S, max_attempts=None),
+        )
 
     def _check_datacenter(self) -> None:
         """Whether that is the reason. Raises StoreError."""
@@ -306,7 +345,11 @@ def in_words(error: Exception) -> str:
         if isinstance(cause, Unauthorized):
             return f"a permission is missing: {_short(text)}; docs/cassandra.md has the grants"
         if isinstance(cause, ssl.SSLError):
+            if "WRONG_VERSION_NUMBER" in text:
+                return f"TLS failed: that port does not speak TLS ({_short(text)})"
             return f"TLS failed: {_short(text)}; see --cassandra-tls-ca"
+        if "support protocol version" in text:
+            return f"what listens there is no Cassandra 4.0 or later ({_short(text)})"
         if "oversized" in text or "too large" in text:
             return (
                 f"the node refuses writes as large as ours: {_short(text)}; raise the limit in its "
@@ -320,6 +363,8 @@ def in_words(error: Exception) -> str:
 def _short(text: str) -> str:
     """One line, without the driver's way of quoting the server."""
     line = " ".join(text.split())
+    if "Last error: " in line:
+        line = line.partition("Last error: ")[2]
     if 'message="' in line:
         line = line.partition('message="')[2].rpartition('"')[0] or line
     return line[:300]

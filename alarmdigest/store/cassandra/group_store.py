@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 class CassandraGroupStore(Store):
     """``last`` is the newest checkpoint that is complete here, be it stored or not."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, *, go_on: Callable[[], bool] = lambda: True) -> None:
         """Loads all rows, without a claim. Raises StoreError."""
         self._target = target
         self._term: Callable[[], int | None] = lambda: None
@@ -36,7 +36,7 @@ class CassandraGroupStore(Store):
         # Something was not written that nobody will bring again, unless all rows are.
         self._skipped = True
         self._loaded: list[bytes] = []
-        if _holds_a_state(target):
+        if _holds_a_state(target, go_on):
             with CassandraReader(target) as reader:
                 self._loaded = list(reader.rows())
                 self.last = reader.last
@@ -118,6 +118,11 @@ class CassandraGroupStore(Store):
         claimed = self._claimed
         return claimed.unfolded_bytes if claimed is not None else 0
 
+    @property
+    def trouble(self) -> str:  # type: ignore[override]
+        claimed = self._claimed
+        return claimed.trouble if claimed is not None else ""
+
     def tidy_up(self) -> bool:
         if self._claimed is None or self._term() is None:
             return False
@@ -127,11 +132,14 @@ class CassandraGroupStore(Store):
         self._give_up_claim()
 
 
-def _holds_a_state(target: Target) -> bool:
+def _holds_a_state(target: Target, go_on: Callable[[], bool]) -> bool:
     """Whether there is a record; makes the table if there is none. Raises StoreError."""
-    database = Database(target)
+    database = Database(target, go_on=go_on)
     try:
         require_table(database, make=True)
-        return Ownership(database).read() is not None
+        record = Ownership(database).read()
+        last = record.head.last(database.where) if record is not None else None
+        database.log_connected(last.number if last is not None else None)
+        return record is not None
     finally:
         database.close()

@@ -75,8 +75,8 @@ class Ownership:
         self._term = 0
         self._trouble = ""
         self._taken_text = (
-            f"{database.where} was claimed by another alarmdigest: two may not use one keyspace at "
-            "a time"
+            f"{database.where} was claimed by another alarmdigest, which was started after us: two "
+            "may not use one keyspace at a time, so this one ends"
         )
         self.owner = NOBODY
         self.claimed_from: set[UUID] = set()
@@ -139,10 +139,15 @@ class Ownership:
                 continue
             owner = seen.owner
             if seen.term > self._term:
+                where = self._database.where
+                if not self._term:
+                    raise TermTooSmall(
+                        f"{where} belongs to a group: say --group, too, or copy the state "
+                        "elsewhere (alarmdigest copy-store)"
+                    )
                 raise TermTooSmall(
-                    f"{self._database.where} belongs to a leader that was elected later, or to a "
-                    "group, and we say no --group; docs/cassandra.md says what to do if its digest "
-                    "stream was put back from a copy"
+                    f"{where} belongs to a leader that was elected later; docs/cassandra.md says "
+                    "what to do if its digest stream was put back from a copy"
                 )
             if whom is not None and owner not in whom:
                 raise StoreTaken(self._taken_text)

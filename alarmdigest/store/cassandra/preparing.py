@@ -24,7 +24,8 @@ def require_table(database: Database, *, make: bool) -> None:
     if columns is None:
         raise StoreError(
             f"there is no keyspace {keyspace} on {database.hosts_text}: how often it is replicated "
-            "is yours to say; `alarmdigest schema` prints the CQL that makes it"
+            f"is yours to say; `alarmdigest schema --cassandra-keyspace {keyspace}` prints the CQL "
+            "that makes it"
         )
     if not columns and not make:
         raise NoState(f"there is no state in {database.where}: is the keyspace right?")

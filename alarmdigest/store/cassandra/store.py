@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -73,11 +73,17 @@ class _Pending:
 class CassandraStore(Store):
     """Raises StoreError from its constructor, and is closed then. It is ours with ``claim``."""
 
-    def __init__(self, target: Target, *, term: int | None = None) -> None:
+    def __init__(
+        self,
+        target: Target,
+        *,
+        term: int | None = None,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> None:
         """With a ``term``, that of a group's leader, it is claimed only from who had a smaller one;
         the first commit must be of all rows then, and none are read."""
         self._term = term
-        self._database = Database(target)
+        self._database = Database(target, go_on=go_on)
         try:
             require_table(self._database, make=True)
             self._journals = Journals(self._database)
@@ -100,6 +106,7 @@ class CassandraStore(Store):
             self._dropped_epochs: set[int] = set()
             seen = self._ownership.read()
             self.last = seen.head.last(self.where) if seen is not None else None
+            self._database.log_connected(self.last.number if self.last is not None else None)
         except BaseException:
             self.close()
             raise
@@ -110,6 +117,10 @@ class CassandraStore(Store):
     @property
     def where(self) -> str:
         return self._database.where
+
+    @property
+    def trouble(self) -> str:  # type: ignore[override]
+        return self._database.trouble
 
     # -- claiming
 

@@ -219,7 +219,10 @@ class LmdbReader(Reader):
         self._folder = data_dir.resolve() / "state"
         with translating_lmdb_errors(self._folder, "read"):
             if folders.read_marker(self._folder) is None:
-                raise NoState(f"there is no store in {self._folder}: is the data directory right?")
+                raise NoState(
+                    f"there is no store in {self._folder}: is the data directory right? (If the "
+                    "state is in Cassandra, say --store cassandra)"
+                )
             refuse_root(self._folder)
             self._env = open_env(self._folder, readonly=True, map_size=MAP_SIZE)
             try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -73,8 +75,37 @@ def test_a_start_waits_for_a_cluster_that_is_about_to_come(server: NatsServer) -
 
 
 def test_an_unknown_name(server: NatsServer) -> None:
-    line = said(server, "--store", "cassandra", "--cassandra", "no-such-host.invalid")
-    assert "none of the names is known" in line
+    options = ["--cassandra", "no-such-host.invalid", "--connect-timeout", "1s"]
+    line = said(server, "--store", "cassandra", *options)
+    assert "none of the names is known" in line  # and may be, in a moment
+
+
+def test_somebody_else_listens_there(server: NatsServer) -> None:
+    options = ["--cassandra", server.url.removeprefix("nats://"), "--connect-timeout", "1s"]
+    assert "there is no Cassandra" in said(server, "--store", "cassandra", *options)
+
+
+def test_a_start_that_waits_can_be_stopped(server: NatsServer) -> None:
+    service = StreamService(server.url, "--store=cassandra", f"--cassandra=127.0.0.1:{free_port()}")
+    service.start(ready=False)
+    service.wait_for_log("trying again")
+    service.process.send_signal(signal.SIGTERM)
+    assert service.wait(10) == exit_codes.CLEAN, service.log
+
+
+def test_the_log_says_where_the_state_is(server: NatsServer, keyspace: Keyspace) -> None:
+    with StreamService(server.url, *keyspace.options) as service:
+        assert re.search(
+            r"connected to Cassandra .*datacenter=datacenter1 version=5\.0\.6 "
+            rf"keyspace={keyspace.target.keyspace} checkpoint=none",
+            service.log,
+        )
+
+
+def test_options_that_nobody_heeds(server: NatsServer) -> None:
+    done = run_command("check-config", "--server", server.url, "--cassandra=x,y")
+    assert done.returncode == 0
+    assert "--cassandra: of no effect" in done.stderr
 
 
 def test_a_missing_keyspace(server: NatsServer, keyspace: Keyspace) -> None:

@@ -203,5 +203,5 @@ def test_owners_that_come_and_go_on_three_nodes(tell: Callable[[str], None]) -> 
         judge = run_chaos(keyspace, nodes, SECONDS, seed=22, kills_nodes=True)
         tell(f"Cassandra, chaos of {SECONDS} s on three nodes: {judge.counts}")
         assert judge.violations == []
-        assert judge.counts["acked"] >= SECONDS // 4
+        assert judge.counts["acked"] >= SECONDS // 10
         assert judge.counts["killed"] >= 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -156,6 +157,31 @@ def test_cassandra_stands_still_now_and_then(
                 service.start()
             going_on.join()
         settle(server.url, service, feeder, timeout=60)
+
+
+def test_a_stop_while_cassandra_stands_still(
+    server: NatsServer, cassandra_node: CassandraNode, keyspace: Keyspace
+) -> None:
+    """It takes as long as it may, and no longer, whatever threads still wait for an answer."""
+    options = [*keyspace.options, "--cassandra-timeout", "2s", "--drain-timeout", "3s"]
+    with (
+        StreamService(server.url, *options) as service,
+        Feeder(server.url, seed=77, rate=200) as feeder,
+    ):
+        eventually(lambda: checkpoints(service) >= 2, what="checkpoints", timeout=30)
+        cassandra_node.stop_for_a_while()
+        try:
+            eventually(
+                lambda: "checkpoints wait: no answer in time" in service.http("/readyz")[1],
+                what="it to say so",
+            )
+            service.process.send_signal(signal.SIGTERM)
+            assert service.wait(3 + 5) == exit_codes.DRAIN_TIMED_OUT
+        finally:
+            cassandra_node.go_on()
+        assert "Traceback" not in service.log
+        service.start()
+        settle(server.url, service, feeder)
 
 
 def test_show_backup_and_copy_between_stores(
