@@ -19,6 +19,7 @@ from model import (
     SECOND_NS,
     SKEW_NS,
     Event,
+    Forget,
     Message,
     Request,
     Status,
@@ -109,10 +110,14 @@ def messages(
     alarms: st.SearchStrategy[str] | None = None,
     times: st.SearchStrategy[int] | None = None,
 ) -> st.SearchStrategy[Message]:
-    """One message, three events to a request; by default of any id and any time."""
+    """One message, three events to a request, and seldom a user to forget; by default of any id and
+    any time."""
     event = events(users, alarms, times)
-    request: st.SearchStrategy[Message] = st.builds(Request, ids() if users is None else users)
-    return st.integers(0, 3).flatmap(lambda kind: request if kind == 3 else event)
+    whom = ids() if users is None else users
+    request: st.SearchStrategy[Message] = st.builds(Request, whom)
+    forget: st.SearchStrategy[Message] = st.builds(Forget, whom)
+    others = {15: forget, 14: request, 13: request, 12: request}
+    return st.integers(0, 15).flatmap(lambda kind: others.get(kind, event))
 
 
 def events(
@@ -203,8 +208,10 @@ def event_body(event: Event, *, user_name: str = "UserID", ascii_only: bool = Fa
     return _json(fields, ascii_only)
 
 
-def request_body(request: Request, *, user_name: str = "UserID", ascii_only: bool = False) -> bytes:
-    """The JSON a publisher writes to ask for a digest."""
+def request_body(
+    request: Request | Forget, *, user_name: str = "UserID", ascii_only: bool = False
+) -> bytes:
+    """The JSON a publisher writes to ask for a digest, or to have a user forgotten."""
     return _json({user_name: request.user}, ascii_only)
 
 

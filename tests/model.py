@@ -50,7 +50,14 @@ class Request:
     user: str
 
 
-Message = Event | Request
+@dataclass(frozen=True)
+class Forget:
+    """A user is to be forgotten: all memory of him ends here."""
+
+    user: str
+
+
+Message = Event | Request | Forget
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,9 @@ class Model:
         self._forget(arrival_ns)
         if isinstance(message, Event):
             self._record(message, arrival_ns)
+            return None
+        if isinstance(message, Forget):
+            self._users.pop(message.user, None)
             return None
         return self._digest(message.user)
 
@@ -256,6 +266,12 @@ def read_request(body: bytes) -> Request | str:
     if isinstance(fields, str):
         return fields
     return "too_long" if _too_long(fields[0]) else Request(fields[0])
+
+
+def read_forget(body: bytes) -> Forget | str:
+    """Read a `ForgetUser` body, or say in one word why it is refused."""
+    found = read_request(body)
+    return found if isinstance(found, str) else Forget(found.user)
 
 
 def _too_long(name: str) -> bool:

@@ -2,8 +2,10 @@ from collections.abc import Callable
 
 EVENT: int
 REQUEST: int
+FORGET: int
 EVENT_SIDS: tuple[int, int]
 REQUEST_SIDS: tuple[int, int]
+FORGET_SIDS: tuple[int, int]
 
 STREAM_SID: int
 LEADER_SID: int
@@ -25,6 +27,7 @@ class Router:
         read_or_reject: Callable[[int, bytes, bytes, tuple[int, int, int] | None], Accepted | None],
         event_subject: bytes = ...,
         request_subject: bytes = ...,
+        forget_subject: bytes = ...,
         only_count: Callable[[int, int], bool] | None = None,
     ) -> None: ...
     def scan(
@@ -54,6 +57,10 @@ class Router:
     def reread_ns(self) -> int: ...
     @property
     def reread_stepped_back_ns(self) -> int: ...
+    @property
+    def forgets(self) -> int: ...
+    @property
+    def dropped_forgets(self) -> int: ...
     @property
     def not_answered(self) -> int: ...
     @property

@@ -25,7 +25,10 @@ from alarmdigest.store import StoreError
 log = logging.getLogger(__name__)
 
 WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
-CONNECTING = ("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot")
+CONNECTING = (
+    *("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot"),
+    *("forget", "clear"),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -176,6 +179,18 @@ def _show(settings: Settings, parsed: argparse.Namespace) -> int:
     return show(settings, parsed.whose, only_due=parsed.due, as_json=parsed.json)
 
 
+def _forget(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.forget import forget
+
+    return forget(settings, parsed.whose, as_json=parsed.json)
+
+
+def _clear(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.clear import clear
+
+    return clear(settings, parsed.whose, parsed.alarm, as_json=parsed.json)
+
+
 def _backup(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.backup import backup
 
@@ -216,6 +231,8 @@ _TOOLS = {
     "step-down": _step_down,
     "snapshot": _snapshot,
     "show": _show,
+    "forget": _forget,
+    "clear": _clear,
     "rejected": _rejected,
     "backup": _backup,
     "copy-store": _copy_store,

@@ -12,7 +12,10 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     ),
     "logging in": ("user", "password_file", "token_file", "creds", "nkey", "inbox_prefix"),
     "TLS": ("tls_ca", "tls_cert", "tls_key", "tls_first"),
-    "subjects": ("event_subject", "request_subject", "digest_subject", "rejected_subject"),
+    "subjects": (
+        *("event_subject", "request_subject", "forget_subject"),
+        *("digest_subject", "rejected_subject"),
+    ),
     "streams": (
         *("events_stream", "digests_stream", "rejected_stream", "start"),
         *("no_create_streams", "stream_replicas", "js_domain"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from alarmdigest.nats.subjects import covers
@@ -22,7 +22,8 @@ ROLES: tuple[Role, ...] = ("alarms", "digests", "rejected")
 class StreamConfig:
     """A stream as we would create it. Times in ns, 0 for ever; sizes in bytes, -1 = no limit.
 
-    ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. ``domain`` is
+    ``inputs`` and ``outputs`` are the subjects that the service reads, and writes. A stream that is
+    there may lack its ``optional`` subjects, which earlier versions knew nothing of. ``domain`` is
     the JetStream domain, empty for the server's own.
     ``in_group``: replicas of a group use it.
     """
@@ -36,6 +37,7 @@ class StreamConfig:
     role: Role = "alarms"
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
+    optional: tuple[str, ...] = ()
     domain: str = ""
     in_group: bool = False
 
@@ -113,6 +115,7 @@ def make_stream_configs(
     *,
     event_subject: str = "AlarmStatusChanged",
     request_subject: str = "SendAlarmDigest",
+    forget_subject: str = "ForgetUser",
     digest_subject: str = "AlarmDigest",
     rejected_subject: str = "AlarmRejected",
     alarms_stream: str = "ALARMS",
@@ -126,7 +129,8 @@ def make_stream_configs(
     leader_subject: str = "",
 ) -> StreamConfigs:
     """The three streams. ``leader_subject`` is that of a group."""
-    inputs = [event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"]
+    bases = (event_subject, request_subject, forget_subject)
+    inputs = [subject for base in bases for subject in _and_below(base)]
     # One subject below the other: JetStream refuses a stream whose own subjects overlap.
     inputs = [
         one for one in inputs if not any(covers(other, one) for other in inputs if other != one)
@@ -141,10 +145,17 @@ def make_stream_configs(
     }
     published = (digest_subject, leader_subject) if leader_subject else (digest_subject,)
     return StreamConfigs(
-        _stream_config(alarms_stream, captured, alarms, "alarms", shared),
+        replace(
+            _stream_config(alarms_stream, captured, alarms, "alarms", shared),
+            optional=tuple(one for one in captured if one in _and_below(forget_subject)),
+        ),
         _stream_config(digests_stream, published, digests, "digests", shared),
         _stream_config(rejected_stream, (rejected_subject,), rejected, "rejected", shared),
     )
+
+
+def _and_below(subject: str) -> tuple[str, str]:
+    return subject, f"{subject}.>"
 
 
 def _stream_config(

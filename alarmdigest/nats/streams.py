@@ -175,7 +175,7 @@ def _missing_subjects(js: JetStream, config: StreamConfig, info: StreamInfo) -> 
     missing = [
         subject
         for subject in config.subjects
-        if not any(covers(has, subject) for has in info.subjects)
+        if subject not in config.optional and not any(covers(has, subject) for has in info.subjects)
     ]
     if not missing:
         return ""

@@ -28,7 +28,7 @@ def losses(service: Service) -> dict[str, int]:
         found["rejection_publisher"] = service.publisher.confirmer.rejections_given_up
     if (listener := service.listener) is not None:
         router = listener.router
-        found["listener"] = router.dropped_events + router.dropped_requests
+        found["listener"] = router.dropped_events + router.dropped_requests + router.dropped_forgets
         found |= listener.source.losses(router)
     return found
 

@@ -123,6 +123,7 @@ class ServiceCollector:
         )
         received.add_metric(["event"], router.events)
         received.add_metric(["request"], router.requests)
+        received.add_metric(["forget"], router.forgets)
         yield received
         yield CounterMetricFamily(
             "alarmdigest_slow_path",
@@ -198,6 +199,8 @@ class ServiceCollector:
             "empty_requests": "Digest requests with nothing due.",
             "digests": "Digest messages made, the parts of a split one singly.",
             "alarms_sent": "Alarms in digests.",
+            "forget_users": "Times that a user was to be forgotten, whether he was known or not.",
+            "forgotten_with_user": "Alarms that were forgotten with their user.",
         }
         for name, text in texts.items():
             yield CounterMetricFamily(f"alarmdigest_book_{name}", text, value=totals.get(name, 0))

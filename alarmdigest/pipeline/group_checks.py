@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 #: Which reading of input messages the replicas have in common. Count it up when a message is read
 #: as another one than before.
-READING_RULES = 1
+READING_RULES = 2
 
 REQUEST = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) ")
 
@@ -30,7 +30,8 @@ REQUEST = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) ")
 def content_of(settings: Settings, content_settings: Mapping[str, int]) -> dict[str, Any]:
     """What decides what digests hold, and must be the same at all replicas."""
     names = (
-        *("event_subject", "request_subject", "digest_subject", "rejected_subject"),
+        *("event_subject", "request_subject", "forget_subject"),
+        *("digest_subject", "rejected_subject"),
         *("events_stream", "digests_stream", "rejected_stream", "js_domain"),
     )
     return {

@@ -316,7 +316,7 @@ class Listener(ServiceThread):
         refused = connection.handle(kind, text)
         if kind == frames.INFO:
             self.reconnector.learn(connection)
-        if refused is not None:
+        if refused is not None and not self.source.can_do_without(refused):
             # Without one of the subscriptions we would look well and hear nothing.
             raise ConnectionLost(f"{connection.url}: the server said: {refused}")
 
@@ -324,7 +324,7 @@ class Listener(ServiceThread):
 
     @property
     def _routed(self) -> int:
-        return self.router.events + self.router.requests
+        return self.router.events + self.router.requests + self.router.forgets
 
     def _send_barrier_when_due(self) -> None:
         if (kind := self._schedule.due(self._routed)) is not None:

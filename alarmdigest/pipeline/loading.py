@@ -45,6 +45,7 @@ def make_router(settings: Settings, rejections: Rejections, last: Checkpoint | N
         only_count=rejections.only_count,
         event_subject=settings.event_subject.encode(),
         request_subject=settings.request_subject.encode(),
+        forget_subject=settings.forget_subject.encode(),
     )
     if last is not None:
         router.arrival_ns = arrival_at_start(last.arrival_ns, settings)

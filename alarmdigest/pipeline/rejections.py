@@ -8,7 +8,7 @@ from collections import deque
 from typing import TypeAlias
 
 from alarmdigest._ext import outgoing
-from alarmdigest._ext.router import EVENT, REQUEST
+from alarmdigest._ext.router import EVENT, FORGET, REQUEST
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
 from alarmdigest.wire.messages import REASONS, Rejected, parse_leniently
 
@@ -37,10 +37,10 @@ class Rejections:
     """Has ``wire/messages.py`` parse what the compiled router does not take; counts, logs and
     queues what is rejected.
 
-    Belongs to the listener's thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST; with the
-    ``last_reason`` of each), and ``unpublished`` for rejections that were counted but had to be
-    thrown away because the publisher could not keep up; ``sampled_out`` for those that were not
-    published since too many came. ``last`` are the newest rejections that were not sampled out:
+    Belongs to the listener's thread. Counters: ``by_reason``, ``by_kind`` (EVENT, REQUEST, FORGET;
+    with the ``last_reason`` of each), and ``unpublished`` for rejections that were counted but had
+    to be thrown away because the publisher could not keep up; ``sampled_out`` for those that were
+    not published since too many came. ``last`` are the newest rejections that were not sampled out:
     when, in ns since 1970 by our clock, the reason, and the size in bytes.
     """
 
@@ -48,8 +48,8 @@ class Rejections:
         """``stream`` is the name of the one that messages come from, if they do."""
         self._stream = stream
         self.by_reason = dict.fromkeys(REASONS, 0)
-        self.by_kind = {EVENT: 0, REQUEST: 0}
-        self.last_reason = {EVENT: "", REQUEST: ""}
+        self.by_kind = {EVENT: 0, REQUEST: 0, FORGET: 0}
+        self.last_reason = {EVENT: "", REQUEST: "", FORGET: ""}
         self.unpublished = 0
         self.sampled_out = 0
         self.last: deque[tuple[int, str, int]] = deque(maxlen=LAST_REJECTIONS)

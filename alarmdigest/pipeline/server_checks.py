@@ -41,6 +41,7 @@ def stream_configs_of(settings: Settings) -> StreamConfigs:
     return make_stream_configs(
         event_subject=settings.event_subject,
         request_subject=settings.request_subject,
+        forget_subject=settings.forget_subject,
         digest_subject=settings.digest_subject,
         rejected_subject=settings.rejected_subject,
         alarms_stream=settings.events_stream,

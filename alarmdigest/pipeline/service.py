@@ -304,6 +304,7 @@ class Service:
             source = SubscriptionSource(
                 settings.event_subject,
                 settings.request_subject,
+                settings.forget_subject,
                 settings.drain_timeout.seconds,
                 accept_clock_step=settings.accept_clock_step,
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import fields
-from itertools import product
+from itertools import combinations, product
 
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import UrlError
@@ -18,14 +18,16 @@ MAY_BE_ZERO = ("clock_skew", "retention")
 
 def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
     """What no option can tell by itself: the settings that it is about, and what is wrong."""
-    inputs, outputs = ("event_subject", "request_subject"), ("digest_subject", "rejected_subject")
-    event, request = settings.event_subject, settings.request_subject
-    if _inside(event, request) or _inside(request, event):
-        yield (
-            inputs,
-            f"--event-subject {event} and --request-subject {request} overlap; "
-            "neither may lie below the other",
-        )
+    inputs = ("event_subject", "request_subject", "forget_subject")
+    outputs = ("digest_subject", "rejected_subject")
+    for names in combinations(inputs, 2):
+        one, other = (getattr(settings, name) for name in names)
+        if _inside(one, other) or _inside(other, one):
+            yield (
+                names,
+                f"{flag_of(names[0])} {one} and {flag_of(names[1])} {other} overlap; "
+                "neither may lie below the other",
+            )
     for out_name, in_name in product((*outputs, "inbox_prefix"), inputs):
         out, inside = getattr(settings, out_name), getattr(settings, in_name)
         if _inside(out, inside):

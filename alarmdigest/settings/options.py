@@ -190,6 +190,7 @@ class Settings:
     request_subject: str = option(
         subject, "SendAlarmDigest", "SUBJECT", "digest requests come in here and below it"
     )
+    forget_subject: str = option(subject, "ForgetUser", "SUBJECT", "and users to forget, likewise")
     digest_subject: str = option(subject, "AlarmDigest", "SUBJECT", "digests go out here")
     rejected_subject: str = option(
         subject, "AlarmRejected", "SUBJECT", "rejected messages go out here, with the reason"

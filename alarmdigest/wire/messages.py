@@ -1,4 +1,4 @@
-"""Bytes -> events and requests: every accepted spelling, and every reason to reject.
+"""Bytes -> events, requests, users to forget: every accepted spelling, and every reason to reject.
 
 The compiled router takes the plain shape of a message by itself and asks here for all others, the
 slow path (``ext/wire/router.pyx``), so this is where the wire contract can be read in full. Reasons
@@ -13,14 +13,14 @@ from typing import Any, Final
 import orjson
 
 from alarmdigest._ext import timestamps
-from alarmdigest._ext.router import REQUEST, last_written
+from alarmdigest._ext.router import EVENT, last_written
 
 MAX_ID_BYTES: Final = 1024
 STATUSES: Final = {"CLEARED": 0, "WARNING": 1, "CRITICAL": 2}
 REASONS: Final = ("json", "schema", "too_long", "status", "changed_at")
 
 EVENT_FIELDS: Final = ("AlarmID", "UserID", "Status", "ChangedAt")
-REQUEST_FIELDS: Final = ("UserID",)
+USER_FIELDS: Final = ("UserID",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,14 @@ def read_event(payload: bytes) -> Event:
 
 def read_request(payload: bytes) -> Request:
     """Read a SendAlarmDigest. Raises Rejected."""
-    return Request(_read_fields(payload, REQUEST_FIELDS)["UserID"])
+    return Request(_read_fields(payload, USER_FIELDS)["UserID"])
 
 
 def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
     """For the slow path (``Rejections.read_or_reject``): ``(user, alarm, status, time_ns)``
     with ids in UTF-8. Raises Rejected."""
-    if kind == REQUEST:
-        return read_request(payload).user_id.encode(), b"", 0, 0
+    if kind != EVENT:
+        return _read_fields(payload, USER_FIELDS)["UserID"].encode(), b"", 0, 0
     event = read_event(payload)
     return event.user_id.encode(), event.alarm_id.encode(), event.status, event.changed_at_ns
 

@@ -22,7 +22,7 @@ from digest_json cimport put_entry, put_head
 from manners cimport DEBUG_CHECKS, enter
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport (
-    KIND_EVENT, OUTGOING_DIGEST, POSITION_BYTES, STATUS_NONE, OutgoingRecord, RoutedRecord,
+    KIND_EVENT, KIND_REQUEST, OUTGOING_DIGEST, POSITION_BYTES, STATUS_NONE, OutgoingRecord, RoutedRecord,
     check_routed, padded,
 )
 from row_codec cimport (
@@ -32,7 +32,7 @@ from row_codec cimport (
 )
 from state cimport (
     CHANGED, FIRST_TABLE_SIZE, DIGEST_CANDIDATE, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
-    alarm_at, alarm_tag, count_alarm, find_alarm, find_user, id_of_alarm, is_due, is_forgotten,
+    alarm_at, alarm_tag, count_alarm, find_alarm, find_user, forget_user, id_of_alarm, is_due, is_forgotten,
     list_as_due, mark_dirty, uncount_alarm, user_at, user_tag,
 )
 from sweep cimport sweep_alarms
@@ -61,6 +61,8 @@ ctypedef struct Counters:
     uint64_t empty_requests      # nothing was due
     uint64_t digests             # messages, parts of a split one counted singly
     uint64_t alarms_sent
+    uint64_t forget_users        # users to forget, known or not
+    uint64_t forgotten_with_user # their alarms
 
 
 cdef int compare_due(const void* a, const void* b) noexcept nogil:
@@ -169,8 +171,10 @@ cdef class AlarmBook:
                 record = <const RoutedRecord*> (data + offset)
                 if record.kind == KIND_EVENT:
                     enough_memory = self.apply(record)
-                else:
+                elif record.kind == KIND_REQUEST:
                     enough_memory = self.digest(record)
+                else:
+                    self.forget(record)
                 offset += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
         self.busy = False
         if not enough_memory:
@@ -371,6 +375,15 @@ cdef class AlarmBook:
         else:
             self.tally.late += 1
         return news
+
+    cdef void forget(self, const RoutedRecord* record) noexcept nogil:
+        """End all memory of a user: what comes later starts anew."""
+        cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
+        cdef uint32_t tag = user_tag(&self.state, user_id, record.user_len)
+        cdef uint32_t user = find_user(&self.state, user_id, record.user_len, tag)
+        self.tally.forget_users += 1
+        if user != 0:
+            self.tally.forgotten_with_user += forget_user(&self.state, user)
 
     cdef bint digest(self, const RoutedRecord* record) noexcept nogil:
         """Answer one request; False when there is no memory.

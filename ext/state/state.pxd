@@ -377,3 +377,40 @@ cdef inline uint32_t slot_of_alarm(
     while s.alarms.slots[i].handle != handle:
         i = (i + 1) & s.alarms.mask
     return i
+
+
+cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, uint32_t slot) noexcept nogil:
+    """Forget the alarm that its block names here, and that the table names in this slot."""
+    cdef uint32_t handle = link[0]
+    cdef Alarm* alarm = alarm_at(s, handle)
+    uncount_alarm(s, alarm)
+    if alarm.flags & DIGEST_CANDIDATE:
+        unlist(s, alarm)
+    link[0] = alarm.next_in_block
+    block_at(s, alarm.block).bytes -= ALARM_FIXED_BYTES + alarm.id_len
+    table_remove(&s.alarms, slot)
+    arena_release(&s.arena, handle, ALARM_ID_AT + alarm.id_len)
+
+
+cdef inline uint64_t forget_user(State* s, uint32_t user) noexcept nogil:
+    """Forget all alarms of a user, and the user, as soon as no store has a row of him any more; how
+    many alarms that were."""
+    cdef uint32_t handle = user_at(s, user).first_block, next_handle, alarm
+    cdef uint64_t removed = 0
+    cdef Block* block
+    while handle != 0:
+        block = block_at(s, handle)
+        next_handle = block.next
+        if block.first_alarm != 0:
+            while block.first_alarm != 0:
+                alarm = block.first_alarm
+                remove_alarm(
+                    s, user, &block.first_alarm, slot_of_alarm(s, user, alarm_at(s, alarm), alarm))
+                removed += 1
+            s.blocks -= 1
+            if block.flags & WRITTEN:
+                mark_dirty(s, handle)
+            else:
+                remove_block(s, handle)
+        handle = next_handle
+    return removed

@@ -6,12 +6,11 @@ from libc.string cimport memcpy
 
 from arena cimport arena_at, arena_find_thin, arena_is_thin, arena_new, arena_release
 from state cimport (
-    ALARM_FIXED_BYTES, ALARM_ID_AT, DIGEST_CANDIDATE, DIRTY, FIRST_TABLE_SIZE, USER_ID_AT,
-    WRITTEN, Alarm, Block, State, User, alarm_at, block_at, is_forgotten, mark_dirty,
-    put_block_first, remove_block, slot_of_alarm, slot_of_user, uncount_alarm, unlink_block,
-    unlist, user_at,
+    ALARM_ID_AT, DIGEST_CANDIDATE, DIRTY, FIRST_TABLE_SIZE, USER_ID_AT, WRITTEN, Alarm, Block,
+    State, User, alarm_at, block_at, is_forgotten, mark_dirty, put_block_first, remove_alarm,
+    remove_block, slot_of_alarm, slot_of_user, unlink_block, user_at,
 )
-from table cimport table_give_back, table_remove
+from table cimport table_give_back
 
 cdef inline uint32_t moved(State* s, uint32_t handle, size_t size) noexcept nogil:
     """A copy of a record elsewhere; 0 when there is no memory, and then all stays as it is."""
@@ -96,11 +95,9 @@ cdef inline bint lies_thinly(const State* s, uint32_t alarm) noexcept nogil:
             or arena_is_thin(&s.arena, block_at(s, block).user))
 
 
-cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, Sweep* sweep) noexcept nogil:
-    """The alarm that its block names here."""
-    cdef uint32_t handle = link[0]
-    cdef Alarm* alarm = alarm_at(s, handle)
-    cdef uint32_t slot = slot_of_alarm(s, user, alarm, handle), i = slot
+cdef inline void sweep_alarm(State* s, uint32_t user, uint32_t* link, Sweep* sweep) noexcept nogil:
+    """Remove the alarm that its block names here."""
+    cdef uint32_t slot = slot_of_alarm(s, user, alarm_at(s, link[0]), link[0]), i = slot
     # What moves back into its slot must not be passed over: from there it is looked at again.
     while s.alarms.slots[i].handle != 0:
         if i == sweep.slot:
@@ -108,13 +105,7 @@ cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, Sweep* sw
             sweep.slot = slot
             break
         i = (i + 1) & s.alarms.mask
-    uncount_alarm(s, alarm)
-    if alarm.flags & DIGEST_CANDIDATE:
-        unlist(s, alarm)
-    link[0] = alarm.next_in_block
-    block_at(s, alarm.block).bytes -= ALARM_FIXED_BYTES + alarm.id_len
-    table_remove(&s.alarms, slot)
-    arena_release(&s.arena, handle, ALARM_ID_AT + alarm.id_len)
+    remove_alarm(s, user, link, slot)
     sweep.removed += 1
 
 
@@ -134,7 +125,7 @@ cdef inline void sweep_block(State* s, uint32_t handle, Sweep* sweep) noexcept n
     link = &block.first_alarm
     while link[0] != 0:
         if is_forgotten(alarm_at(s, link[0]), sweep.now_ns, sweep.retention_ns):
-            remove_alarm(s, block.user, link, sweep)
+            sweep_alarm(s, block.user, link, sweep)
         else:
             if arena_is_thin(&s.arena, link[0]):
                 move_alarm(s, block.user, link)

@@ -9,7 +9,7 @@ from libc.string cimport memchr, memcmp
 
 from frames cimport Span
 from records cimport (
-    KIND_REQUEST, MAX_ID_BYTES, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE, STATUS_WARNING,
+    KIND_EVENT, MAX_ID_BYTES, STATUS_CLEARED, STATUS_CRITICAL, STATUS_NONE, STATUS_WARNING,
 )
 
 cdef enum:
@@ -84,7 +84,7 @@ cdef inline int reason_of(int kind, dict fields) except -1:
     cdef int alarm, user, status
     cdef Span text
     user = reason_by_name(fields, "UserID", True)
-    if kind == KIND_REQUEST or user == REASON_SCHEMA:
+    if kind != KIND_EVENT or user == REASON_SCHEMA:
         return user
     alarm = reason_by_name(fields, "AlarmID", True)
     status = reason_by_name(fields, "Status", False)

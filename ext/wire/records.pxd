@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum:
     KIND_EVENT = 0
     KIND_REQUEST = 1
+    KIND_FORGET = 2
 
 cdef enum:
     STATUS_CLEARED = 0
@@ -55,7 +56,7 @@ cdef inline int check_routed(const uint8_t* data, size_t length, size_t start) e
     cdef size_t position = start
     while position < length:
         record = <const RoutedRecord*> (data + position)
-        if (length - position < sizeof(RoutedRecord) or record.kind > KIND_REQUEST
+        if (length - position < sizeof(RoutedRecord) or record.kind > KIND_FORGET
                 or record.status > STATUS_NONE or record.user_len > MAX_ID_BYTES
                 or record.alarm_len > MAX_ID_BYTES):
             raise ValueError(f"no routed record at byte {position} of {length}")

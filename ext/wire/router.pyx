@@ -31,7 +31,7 @@ from input_fields cimport (
     user_field,
 )
 from records cimport (
-    KIND_EVENT, KIND_REQUEST, MAX_ID_BYTES, POSITION_BYTES, STATUS_CLEARED, STATUS_NONE,
+    KIND_EVENT, KIND_FORGET, KIND_REQUEST, MAX_ID_BYTES, POSITION_BYTES, STATUS_CLEARED, STATUS_NONE,
     RoutedRecord, padded,
 )
 from timestamps cimport parse_rfc3339
@@ -43,10 +43,12 @@ from alarmdigest._ext.timestamps import DAY_NS
 
 EVENT = KIND_EVENT
 REQUEST = KIND_REQUEST
+FORGET = KIND_FORGET
 
 # How the listener's thread numbers its subscriptions: the router tells by the number what a message is.
 EVENT_SIDS = (1, 2)
 REQUEST_SIDS = (3, 4)
+FORGET_SIDS = (5, 6)
 # What a pull consumer delivers, on the original subjects, and the statuses of its pulls.
 STREAM_SID = 4000
 # Answers to what is asked beside it, see take_answers().
@@ -55,6 +57,7 @@ LEADER_SID = 4010
 cdef enum:
     LAST_EVENT_SID = 2
     LAST_REQUEST_SID = 4
+    LAST_FORGET_SID = 6
     THE_STREAM_SID = 4000
     THE_LEADER_SID = 4010
     KEEP_BYTES = 1024 * 1024
@@ -132,7 +135,8 @@ cdef class Router:
     A stream may have to be read again by books that know it already. Its events merge to what is
     there; its requests were answered, and would get what came since then. So those that may have
     been read before (see ``begin_reread``) are counted in ``not_answered`` and not routed, and such
-    events count as having arrived when the stream stored them. ``stepped_back_ns`` is how much
+    events count as having arrived when the stream stored them. Whom to forget is routed again: else
+    the events before it would bring back what was forgotten. ``stepped_back_ns`` is how much
     earlier, at most, a message's time was than that of one before it; ``arrival_steps`` how often one was
     more than a day ahead of both our clock and all earlier ones.
     """
@@ -149,6 +153,7 @@ cdef class Router:
     cdef list answers
     cdef bytes event_subject
     cdef bytes request_subject
+    cdef bytes forget_subject
     cdef uint64_t consumer_seq
     cdef bint in_stream
     cdef bint read_before
@@ -173,16 +178,18 @@ cdef class Router:
     cdef readonly uint64_t foreign
     cdef readonly uint64_t events
     cdef readonly uint64_t requests
+    cdef readonly uint64_t forgets
     cdef readonly uint64_t slow_path
     cdef readonly uint64_t clamped
     cdef readonly uint64_t dropped_events
     cdef readonly uint64_t dropped_requests
+    cdef readonly uint64_t dropped_forgets
     cdef readonly size_t wanted
 
     def __cinit__(
         self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_or_reject,
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
-        only_count=None,
+        bytes forget_subject=b"ForgetUser", only_count=None,
     ):
         """``hash32(user, 0, False)`` is mmh3; ``read_or_reject(kind, payload, subject, position)``
         gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
@@ -207,6 +214,7 @@ cdef class Router:
         self.only_count = only_count
         self.event_subject = event_subject
         self.request_subject = request_subject
+        self.forget_subject = forget_subject
         self.other = []
         self.answers = []
 
@@ -246,7 +254,7 @@ cdef class Router:
                     raise ProtocolError(not_a_frame(buffer, start, end))
                 if kind != FRAME_MSG and kind != FRAME_HMSG:
                     self.other.append((kind, text_of_frame(kind, &frame)))
-                elif 0 < frame.sid <= LAST_REQUEST_SID:
+                elif 0 < frame.sid <= LAST_FORGET_SID:
                     if drop:
                         self.drop(&frame)
                     else:
@@ -255,8 +263,12 @@ cdef class Router:
                         self.message_arrival_ns = self.arrival_ns
                         if frame.sid <= LAST_EVENT_SID:
                             self.route_event(&frame)
+                        elif frame.sid <= LAST_REQUEST_SID:
+                            self.requests += 1
+                            self.route_about_user(KIND_REQUEST, &frame)
                         else:
-                            self.route_request(&frame)
+                            self.forgets += 1
+                            self.route_about_user(KIND_FORGET, &frame)
                 elif frame.sid == THE_STREAM_SID and frame.reply.length:
                     self.route_delivery(&frame)
                 elif frame.sid == THE_LEADER_SID:
@@ -354,7 +366,12 @@ cdef class Router:
             return self.route_event(frame)
         if lies_in(frame.subject, self.request_subject):
             self.arrive()
-            return self.route_request(frame)
+            self.requests += 1
+            return self.route_about_user(KIND_REQUEST, frame)
+        if lies_in(frame.subject, self.forget_subject):
+            self.arrive()
+            self.forgets += 1
+            return self.route_about_user(KIND_FORGET, frame)
         self.foreign += 1
         return 0
 
@@ -385,8 +402,10 @@ cdef class Router:
     cdef void drop(self, Frame* frame) noexcept:
         if frame.sid <= LAST_EVENT_SID:
             self.dropped_events += 1
-        else:
+        elif frame.sid <= LAST_REQUEST_SID:
             self.dropped_requests += 1
+        else:
+            self.dropped_forgets += 1
 
     cdef int route_event(self, Frame* frame) except -1:
         cdef bytes payload = PyBytes_FromStringAndSize(
@@ -419,40 +438,40 @@ cdef class Router:
                 KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         return self.append(KIND_EVENT, <object> user, user_id, alarm_id, status, time_ns)
 
-    cdef int route_request(self, Frame* frame) except -1:
+    cdef int route_about_user(self, int kind, Frame* frame) except -1:
+        """A message that holds a UserID and nothing else: a request, or whom to forget."""
         cdef bytes payload = PyBytes_FromStringAndSize(
             <const char*> frame.payload.data, frame.payload.length)
         cdef object fields
         cdef PyObject* user
         cdef Span user_id
-        self.requests += 1
-        if is_no_json(frame.payload) and self.is_only_counted(KIND_REQUEST, REASON_JSON):
+        if is_no_json(frame.payload) and self.is_only_counted(kind, REASON_JSON):
             return 0
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_parsed(KIND_REQUEST, payload, frame, REASON_JSON)
+            return self.route_parsed(kind, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_parsed(KIND_REQUEST, payload, frame, REASON_SCHEMA)
+            return self.route_parsed(kind, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
             return self.route_parsed(
-                KIND_REQUEST, payload, frame, self.reason_if_asked(KIND_REQUEST, <dict> fields))
-        return self.append_request(<object> user, user_id)
+                kind, payload, frame, self.reason_if_asked(kind, <dict> fields))
+        return self.append_about_user(kind, <object> user, user_id)
 
-    cdef int append_request(self, object user, Span user_id) except -1:
+    cdef int append_about_user(self, int kind, object user, Span user_id) except -1:
         cdef uint64_t position[2]
         cdef Span rest
-        if self.read_before:
+        if kind == KIND_REQUEST and self.read_before:
             self.not_answered += 1
             return 0
         rest.data = <const uint8_t*> position
         rest.length = 0
-        if self.in_stream:
+        if kind == KIND_REQUEST and self.in_stream:
             position[0] = self.sequence
             position[1] = <uint64_t> self.timestamp_ns
             rest.length = POSITION_BYTES
-        return self.append(KIND_REQUEST, user, user_id, rest, STATUS_CLEARED, 0)
+        return self.append(kind, user, user_id, rest, STATUS_CLEARED, 0)
 
     cdef bint is_only_counted(self, int kind, int reason) except -1:
         """Whether a message that is rejected needs no more attention; if so it has been counted.
@@ -483,8 +502,8 @@ cdef class Router:
         user, alarm, status, time_ns = accepted
         user_id.data = <const uint8_t*> PyBytes_AS_STRING(user)
         user_id.length = PyBytes_GET_SIZE(user)
-        if kind == KIND_REQUEST:
-            return self.append_request(user, user_id)
+        if kind != KIND_EVENT:
+            return self.append_about_user(kind, user, user_id)
         alarm_id.data = <const uint8_t*> PyBytes_AS_STRING(alarm)
         alarm_id.length = PyBytes_GET_SIZE(alarm)
         return self.append(kind, user, user_id, alarm_id, status, time_ns)

@@ -86,6 +86,14 @@ USED = {
         {"--store", "--http", "--mode", "--workers"},
     ),
     "show": ({"--json", "--due", "--store", "--cassandra"}, LOGIN | {"--http", "--mode"}),
+    "forget": (
+        LOGIN | {"--json", "--mode", "--events-stream", "--forget-subject", "--no-create-streams"},
+        {"--data-dir", "--store", "--http", "--event-subject"},
+    ),
+    "clear": (
+        LOGIN | {"--json", "--mode", "--events-stream", "--event-subject"},
+        {"--data-dir", "--store", "--http", "--forget-subject"},
+    ),
     "rejected": (
         LOGIN | {"--last", "--follow", "--body", "--json", "--refeed", "--rejected-stream"},
         {"--data-dir", "--store", "--http", "--digest-subject"},

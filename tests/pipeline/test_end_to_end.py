@@ -13,7 +13,7 @@ import pytest
 from histories import START, History, event_body, histories, request_body
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model import RETENTION_NS, Digest, Entry, Event, Message, Model, Request, Status
+from model import RETENTION_NS, Digest, Entry, Event, Forget, Message, Model, Request, Status
 from support.bus import Bus, Received
 from support.core import read_digest
 from support.nats_server import NatsServer
@@ -22,7 +22,7 @@ from support.scale import cases
 from support.service import ServiceProcess
 from support.wait import eventually
 
-EVENTS, REQUESTS = "AlarmStatusChanged", "SendAlarmDigest"
+EVENTS, REQUESTS, FORGETS = "AlarmStatusChanged", "SendAlarmDigest", "ForgetUser"
 ALWAYS = 10**30  # a skew and a retention that no test outlives
 LONG_AGO = START + 100 * RETENTION_NS  # after what a history comes to, before any test runs
 FENCE = "the last alarm of its user"
@@ -80,7 +80,7 @@ def digests_up_to_fences(bus: Bus, start: int, users: set[str]) -> list[Digest]:
 
 
 def subject_of(message: Message, random: Random) -> str:
-    base = EVENTS if isinstance(message, Event) else REQUESTS
+    base = {Event: EVENTS, Request: REQUESTS, Forget: FORGETS}[type(message)]
     return base + random.choice(["", "", ".7", ".a.b"])
 
 

@@ -63,9 +63,9 @@ def cells(first: str, text: str = README) -> list[list[str]]:
 
 def options() -> set[str]:
     """Those of all our commands and tools, as argparse is told them."""
-    tools = (ROOT / "alarmdigest/cli/arguments.py", ROOT / "benchmarks/soak.py")
+    tools = (*(ROOT / "alarmdigest/cli").glob("*arguments.py"), ROOT / "benchmarks/soak.py")
     given = "".join(path.read_text("utf-8") for path in tools)
-    of_tools = {f"--{name}" for name in re.findall(r'_add\(\w+, "(\w+)"', given)}
+    of_tools = {f"--{name}" for name in re.findall(r'\badd\(\w+, "(\w+)"', given)}
     literal = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', given))
     settings = {flag_of(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     return literal | of_tools | settings
@@ -259,10 +259,11 @@ def test_the_program_says_what_the_faq_quotes(part: str) -> None:
 @pytest.mark.parametrize("document", ["README.md", "docs/wire.md"])
 def test_the_messages_that_are_shown_belong_together(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
-    event, request, digest = (block.encode() for block in blocks(text, "json"))
+    event, *about_user, digest = (block.encode() for block in blocks(text, "json"))
     assert tuple(orjson.loads(event)) == EVENT_FIELDS
     alarm = read_event(event)
-    assert read_request(request).user_id == alarm.user_id
+    assert about_user
+    assert all(read_request(one).user_id == alarm.user_id for one in about_user)
     told = orjson.loads(digest)
     [entry] = told["ActiveAlarms"]
     again = {"UserID": told["UserID"], **entry, "ChangedAt": entry["LatestChangedAt"]}

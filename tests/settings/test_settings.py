@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -155,7 +156,8 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str) -> None:
 
 # -- subjects -------------------------------------------------------------------------------------
 
-SUBJECTS = ["event_subject", "request_subject", "digest_subject", "rejected_subject"]
+INPUTS = ["event_subject", "request_subject", "forget_subject"]
+SUBJECTS = [*INPUTS, "digest_subject", "rejected_subject"]
 
 
 @pytest.mark.parametrize(
@@ -176,7 +178,7 @@ def test_a_subject_is_read() -> None:
 
 
 @pytest.mark.parametrize("output", ["digest_subject", "rejected_subject", "inbox_prefix"])
-@pytest.mark.parametrize("given", ["event_subject", "request_subject"])
+@pytest.mark.parametrize("given", INPUTS)
 def test_an_output_within_an_input_is_refused(output: str, given: str) -> None:
     for below in ("", ".x.y"):
         with pytest.raises(SettingsError) as refused:
@@ -187,10 +189,11 @@ def test_an_output_within_an_input_is_refused(output: str, given: str) -> None:
         )
 
 
-@pytest.mark.parametrize(("event", "request_"), [("a", "a"), ("a", "a.b"), ("a.b.c", "a")])
-def test_inputs_that_overlap_are_refused(event: str, request_: str) -> None:
-    with pytest.raises(SettingsError, match=r"--event-subject .* and --request-subject .* overlap"):
-        read(event_subject=event, request_subject=request_)
+@pytest.mark.parametrize(("one", "other"), [("a", "a"), ("a", "a.b"), ("a.b.c", "a")])
+@pytest.mark.parametrize("names", list(combinations(INPUTS, 2)), ids="-".join)
+def test_inputs_that_overlap_are_refused(names: tuple[str, str], one: str, other: str) -> None:
+    with pytest.raises(SettingsError, match=f"{flag(names[0])} .* and {flag(names[1])} .* overlap"):
+        read(**dict(zip(names, (one, other), strict=True)))
 
 
 def test_outputs_that_are_equal_are_refused() -> None:
@@ -239,7 +242,7 @@ def test_every_default_is_the_contracts() -> None:
     assert made == Settings()
     assert (made.workers, made.server, made.data_dir) == (12, (), Path("alarmdigest-data"))
     assert [getattr(made, name) for name in SUBJECTS] == [
-        *("AlarmStatusChanged", "SendAlarmDigest", "AlarmDigest", "AlarmRejected")
+        *("AlarmStatusChanged", "SendAlarmDigest", "ForgetUser", "AlarmDigest", "AlarmRejected")
     ]
     assert (made.clock_skew, made.retention) == (3600 * S, 7 * 86_400 * S)
     assert made.http == HttpAddress("127.0.0.1", 9595, may_move=True)
@@ -252,6 +255,7 @@ OTHER_VALUES = {
     **{
         "event_subject": "e",
         "request_subject": "r",
+        "forget_subject": "f",
         "digest_subject": "d",
         "rejected_subject": "j",
     },

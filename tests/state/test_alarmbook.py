@@ -266,6 +266,8 @@ def test_the_counters_tell_what_happened_to_events_and_requests() -> None:
         "empty_requests": 1,
         "digests": 2,
         "alarms_sent": 2,
+        "forget_users": 0,
+        "forgotten_with_user": 0,
     }
     assert (core.books[0].user_count, core.books[0].alarm_count) == (1, 1)
 

@@ -19,9 +19,9 @@ import pytest
 from histories import START, History, histories
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from model import RETENTION_NS, SKEW_NS, Digest, Event, Message, Model, Request, Status
+from model import RETENTION_NS, SKEW_NS, Digest, Event, Forget, Message, Model, Request, Status
 from support.core import SECRET, read_digest
-from support.records import EVENT, REQUEST, Outgoing, Routed, origin, pack, unpack_outgoing
+from support.records import EVENT, FORGET, REQUEST, Outgoing, Routed, origin, pack, unpack_outgoing
 from support.scale import cases
 
 from alarmdigest._ext.alarmbook import AlarmBook
@@ -115,6 +115,8 @@ class Books:
 def as_routed(message: Message, arrival: int, bucket: int) -> Routed:
     """What the router makes of a message; a request's origin follows from its arrival."""
     user = message.user.encode()
+    if isinstance(message, Forget):
+        return Routed(FORGET, user, b"", 0, 0, arrival, bucket)
     if isinstance(message, Request):
         place = origin(arrival - START + 1, arrival)
         return Routed(REQUEST, user, place, 0, 0, arrival, bucket)

@@ -28,6 +28,7 @@ from model import (
     Digest,
     Entry,
     Event,
+    Forget,
     Message,
     Model,
     Request,
@@ -145,6 +146,8 @@ def test_nothing_is_sent_twice_unless_its_status_changed_in_between(history: His
         digest = model.apply(said, arrival)
         if isinstance(said, Event):
             since.setdefault((said.user, said.alarm), set()).add(said.status)
+        if isinstance(said, Forget):
+            sent = {alarm: status for alarm, status in sent.items() if alarm[0] != said.user}
         for entry in digest.entries if digest else ():
             alarm = (said.user, entry.alarm)
             assert alarm not in sent or since[alarm] - {sent[alarm]}

@@ -10,10 +10,18 @@ from collections.abc import Iterable
 import mmh3
 import orjson
 from histories import History, event_body, request_body
-from model import RETENTION_NS, SKEW_NS, Digest, Entry, Event, Message, Status, parse_time
+from model import RETENTION_NS, SKEW_NS, Digest, Entry, Event, Forget, Message, Status, parse_time
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest._ext.router import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, Router
+from alarmdigest._ext.router import (
+    EVENT,
+    EVENT_SIDS,
+    FORGET,
+    FORGET_SIDS,
+    REQUEST,
+    REQUEST_SIDS,
+    Router,
+)
 from alarmdigest.wire.buckets import BUCKETS
 from alarmdigest.wire.messages import Rejected, parse_leniently
 from support.records import DIGEST, unpack_outgoing
@@ -21,7 +29,7 @@ from support.records import DIGEST, unpack_outgoing
 SECRET = bytes(range(16))
 SPLIT_BYTES = 1024 * 1024
 
-_SIDS = {EVENT: EVENT_SIDS[0], REQUEST: REQUEST_SIDS[0]}
+_SIDS = {EVENT: EVENT_SIDS[0], REQUEST: REQUEST_SIDS[0], FORGET: FORGET_SIDS[0]}
 
 
 class Core:
@@ -68,7 +76,7 @@ class Core:
             return None
 
     def route(self, kind: int, body: bytes, arrival_ns: int) -> None:
-        """Read one message's body (``kind`` is EVENT or REQUEST) at its arrival."""
+        """Read one message's body (``kind`` is EVENT, REQUEST or FORGET) at its arrival."""
         frame = b"MSG s %d %d\r\n%b\r\n" % (_SIDS[kind], len(body), body)
         assert self.router.scan(frame, 0, len(frame), arrival_ns) == len(frame)
 
@@ -84,7 +92,8 @@ class Core:
         if isinstance(message, Event):
             self.route(EVENT, event_body(message), arrival_ns)
         else:
-            self.route(REQUEST, request_body(message), arrival_ns)
+            kind = FORGET if isinstance(message, Forget) else REQUEST
+            self.route(kind, request_body(message), arrival_ns)
 
     def run(self, history: History, cuts: Iterable[int] = ()) -> list[Digest]:
         """Take a whole history; its digests. After the messages of these numbers, and after

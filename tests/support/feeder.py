@@ -17,13 +17,13 @@ from types import TracebackType
 from urllib.parse import urlsplit
 
 from histories import event_body, request_body
-from model import MAX_ID_BYTES, Event, Request, Status
+from model import MAX_ID_BYTES, Event, Forget, Request, Status
 
 from support.wait import eventually
 
 Message = tuple[str, bytes]
 
-EVENTS, REQUESTS = "AlarmStatusChanged", "SendAlarmDigest"
+EVENTS, REQUESTS, FORGETS = "AlarmStatusChanged", "SendAlarmDigest", "ForgetUser"
 MS_NS = 10**6
 
 USERS = ["u", "u\0", "é", "a.*.>", "\U0001f514", '"\\', "u" * MAX_ID_BYTES, "\uffff"]
@@ -39,6 +39,7 @@ def history(
     users: list[str] = USERS,
     alarms: list[str] = ALARMS,
     requests: float = 0.25,
+    forgets: float = 0.01,
     clock: Callable[[], int] = time.time_ns,
 ) -> Iterator[Message]:
     """Subjects and bodies without end, in which the rule has something to decide.
@@ -62,6 +63,9 @@ def history(
         if dice.random() < requests:
             subject = REQUESTS
             body = request_body(Request(user), user_name=name, ascii_only=ascii_only)
+        elif dice.random() < forgets:
+            subject = FORGETS
+            body = request_body(Forget(user), user_name=name, ascii_only=ascii_only)
         else:
             subject = EVENTS
             alarm = alarms[int(dice.random() ** 2 * len(alarms))]
@@ -94,6 +98,7 @@ def _refused(dice: random.Random, number: int) -> Message:
             (EVENTS, b"\xff%d" % number),
             (REQUESTS, b""),
             (REQUESTS, b"[%d]" % number),
+            (FORGETS, b"[%d]" % number),
             (EVENTS, b'{"UserID":"u%d"}' % number),
             (REQUESTS, b'{"UserID":"%d%b"}' % (number, b"x" * MAX_ID_BYTES)),
             (EVENTS, json.dumps({**good, "Status": "purple"}).encode()),

@@ -20,11 +20,12 @@ from model import (
     Digest,
     Entry,
     Event,
+    Message,
     Model,
-    Request,
     Status,
     format_time,
     read_event,
+    read_forget,
     read_request,
 )
 from nats.errors import TimeoutError as NatsTimeoutError
@@ -35,7 +36,8 @@ from nats.js.errors import NotFoundError
 from support.core import read_digest
 
 ALARMS, DIGESTS, REJECTED = "ALARMS", "ALARM_DIGESTS", "ALARM_REJECTED"
-EVENTS_ON, REQUESTS_ON = "AlarmStatusChanged", "SendAlarmDigest"
+EVENTS_ON, REQUESTS_ON, FORGETS_ON = "AlarmStatusChanged", "SendAlarmDigest", "ForgetUser"
+READERS = {EVENTS_ON: read_event, REQUESTS_ON: read_request, FORGETS_ON: read_forget}
 
 MOST_COMPLAINTS = 5  # one broken user is told as well as a hundred
 
@@ -173,7 +175,7 @@ class UserModels:
         self._skew_ns, self._retention_ns = skew_ns, retention_ns
         self._models: dict[str, _UserModel] = {}
 
-    def apply(self, message: Event | Request, arrival_ns: int) -> Digest | None:
+    def apply(self, message: Message, arrival_ns: int) -> Digest | None:
         model = self._models.get(message.user)
         if model is None:
             model = _UserModel(skew_ns=self._skew_ns, retention_ns=self._retention_ns)
@@ -195,8 +197,7 @@ def judge(
     for stored in messages:
         # Rejected messages count too: whoever reads the stream again must get the same arrivals.
         arrival_ns = max(arrival_ns + 1, stored.time_ns)
-        read = read_event if stored.subject.split(".")[0] == EVENTS_ON else read_request
-        message = read(stored.body)
+        message = READERS[stored.subject.split(".")[0]](stored.body)
         if isinstance(message, str):
             expected.refused[stored.body, message, stored.subject] += 1
         elif digest := models.apply(message, arrival_ns):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 ROUTED_HEAD = struct.Struct("=qqHHBBH")
 OUTGOING_HEAD = struct.Struct("=IIIIq")
 
-EVENT, REQUEST = 0, 1
+EVENT, REQUEST, FORGET = 0, 1, 2
 DIGEST, REJECTION = 0, 1
 
 

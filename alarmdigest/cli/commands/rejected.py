@@ -219,5 +219,5 @@ def _refeed_one(
 
 
 def _is_input(subject: str, settings: Settings) -> bool:
-    inputs = settings.event_subject, settings.request_subject
+    inputs = settings.event_subject, settings.request_subject, settings.forget_subject
     return any(subject == one or subject.startswith(one + ".") for one in inputs)

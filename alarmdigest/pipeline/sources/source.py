@@ -36,6 +36,10 @@ class Source(ABC):
     def hear(self, connection: Connection, router: Router) -> None:
         """Called after every read: take in answers to our questions; messages may be routed."""
 
+    def can_do_without(self, refused: str) -> bool:
+        """Whether what a server refused with these words is nothing that we need."""
+        return False
+
     @abstractmethod
     def consuming(self, connection: Connection) -> bool:
         """Whether what is published now will reach us."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from alarmdigest._ext.router import EVENT_SIDS, REQUEST_SIDS, Router
+from alarmdigest._ext.router import EVENT_SIDS, FORGET_SIDS, REQUEST_SIDS, Router
 from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
@@ -26,6 +26,7 @@ class SubscriptionSource(Source):
         self,
         event_subject: str,
         request_subject: str,
+        forget_subject: str,
         drain_timeout_s: float,
         *,
         accept_clock_step: bool = False,
@@ -33,13 +34,17 @@ class SubscriptionSource(Source):
         self._drain_timeout_s = drain_timeout_s
         self._accept_clock_step = accept_clock_step
         self.clock = SteadyClock(accept=accept_clock_step)
-        self._subscriptions = list(
-            zip(
-                EVENT_SIDS + REQUEST_SIDS,
-                (event_subject, f"{event_subject}.>", request_subject, f"{request_subject}.>"),
-                strict=True,
+        self._subscriptions = [
+            (sid, name)
+            for sids, subject in (
+                (EVENT_SIDS, event_subject),
+                (REQUEST_SIDS, request_subject),
+                (FORGET_SIDS, forget_subject),
             )
-        )
+            for sid, name in zip(sids, (subject, f"{subject}.>"), strict=True)
+        ]
+        self._forget_subject = forget_subject
+        self._told_of_forget = False
         self._subscribed = 0
         self._unsubscribed = 0
         self._deadline = 0.0
@@ -50,6 +55,21 @@ class SubscriptionSource(Source):
             b"".join(b"SUB %b  %d\r\n" % (name.encode(), sid) for sid, name in self._subscriptions)
         )
         self._subscribed = connection.send_ping()
+
+    def can_do_without(self, refused: str) -> bool:
+        """Permissions that were written for an earlier version know nothing of users to forget."""
+        subject = self._forget_subject
+        if not any(f'"{one}"' in refused for one in (subject, f"{subject}.>")):
+            return False
+        if not self._told_of_forget:
+            self._told_of_forget = True
+            log.warning(
+                "we may not subscribe to %s, so that nobody can have a user forgotten: "
+                "deploy/nats-permissions-core.conf has what is needed (%s)",
+                subject,
+                refused,
+            )
+        return True
 
     def consuming(self, connection: Connection) -> bool:
         return connection.pongs >= self._subscribed

@@ -1,0 +1,181 @@
+"""`forget` and `clear`: a user's memory ends, an alarm is cleared, by input like any other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+import pytest
+from support.bus import Bus
+from support.command import run_command
+from support.faults import ChangingServer, users
+from support.jetstream import asking, info_of
+from support.nats_server import NatsServer
+from support.service import ServiceProcess
+from support.wait import eventually
+
+from alarmdigest.runtime import exit_codes
+from alarmdigest.wire.messages import MAX_ID_BYTES
+
+OLD_SUBJECTS = (
+    *("AlarmStatusChanged", "AlarmStatusChanged.>"),
+    *("SendAlarmDigest", "SendAlarmDigest.>"),
+)
+OPTIONS = ["--checkpoint-interval", "100ms"]
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+def event(user: str, alarm: str, status: str = "WARNING") -> tuple[str, bytes]:
+    body = {"UserID": user, "AlarmID": alarm, "Status": status, "ChangedAt": "2026-01-02T03:04:05Z"}
+    return "AlarmStatusChanged", orjson.dumps(body)
+
+
+def request(user: str) -> tuple[str, bytes]:
+    return "SendAlarmDigest", orjson.dumps({"UserID": user})
+
+
+def alarms_in(digest: Any) -> list[str]:
+    return [alarm["AlarmID"] for alarm in digest.json["ActiveAlarms"]]
+
+
+def run(server: NatsServer, *arguments: str) -> str:
+    done = run_command(*arguments, "--server", server.url)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("mode", ["stream", "core"])
+def test_what_is_forgotten_and_comes_again_is_new(server: NatsServer, mode: str) -> None:
+    with ServiceProcess(server.url, mode=mode, options=OPTIONS) as service, Bus(server.url) as bus:
+        bus.publish_all([event("ada", "told"), event("bob", "his"), request("ada")])
+        [first] = bus.wait_for_digests(1)
+        assert alarms_in(first) == ["told"]
+        bus.publish_all([event("ada", "waits")])
+        bus.flush()
+        said = run(server, "forget", "ada", "--mode", mode)
+        where = "message 5 of ALARMS" if mode == "stream" else "a plain message"
+        assert said.startswith(f"user ada is to be forgotten: {where}")
+        # What was due is not told any more; what was told is told once more when it comes again.
+        bus.publish_all([request("ada"), event("ada", "told"), request("ada"), request("bob")])
+        digests = bus.wait_for_digests(3)[1:]
+        assert sorted((one.json["UserID"], *alarms_in(one)) for one in digests) == [
+            ("ada", "told"),
+            ("bob", "his"),
+        ]
+        assert service.metric("alarmdigest_book_forgotten_with_user_total") == 2
+        assert service.metric('alarmdigest_received_total{kind="forget"}') == 1
+
+
+def test_the_store_forgets_too(server: NatsServer) -> None:
+    with ServiceProcess(server.url, mode="stream", options=OPTIONS) as service:
+
+        def shown(user: str) -> int:
+            return run_command("show", user, "--data-dir", str(service.data_dir)).returncode
+
+        with Bus(server.url) as bus:
+            # More than one row of them.
+            bus.publish_all([event("ada", f"{number:0200}") for number in range(100)])
+            bus.publish_all([event("bob", "his")])
+        eventually(lambda: shown("bob") == 0, what="a checkpoint")
+        assert shown("ada") == 0
+        run(server, "forget", "ada")
+        eventually(lambda: shown("ada") == 1, what="a checkpoint without her")
+        assert shown("bob") == 0
+        service.kill()
+        service.start()
+        assert shown("ada") == 1
+        assert service.metric("alarmdigest_users") == 1
+
+
+def test_a_stream_of_an_earlier_version_gets_the_subject(server: NatsServer) -> None:
+    theirs = ("more.>", *OLD_SUBJECTS)
+    wanted = (*theirs, "ForgetUser", "ForgetUser.>")
+    with asking(server.url) as js:
+        js.create_stream({"name": "ALARMS", "subjects": theirs, "max_age": 10**15})
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            assert info_of(js, "ALARMS").subjects == theirs
+            refused = run_command("forget", "ada", "--server", server.url, "--no-create-streams")
+            assert refused.returncode == exit_codes.USAGE
+            assert refused.stderr == (
+                "alarmdigest: the stream ALARMS does not capture ForgetUser: nats stream edit "
+                f"ALARMS --subjects '{','.join(wanted)}'\n"
+            )
+            assert "message 1 of ALARMS" in run(server, "forget", "ada")
+        found = info_of(js, "ALARMS")
+        assert found.subjects == wanted
+        assert found.config["max_age"] == 10**15
+
+
+def test_who_may_not_change_the_stream_is_told_how() -> None:
+    allowed = 'publish: { allow: ["ForgetUser", "$JS.API.STREAM.INFO.ALARMS", "$JS.API.INFO"] }'
+    with ChangingServer(extra=users(allowed)) as guarded:
+        clerk, boss = guarded.url_of("service"), guarded.url_of("bus")
+        with asking(boss) as js:
+            js.create_stream({"name": "ALARMS", "subjects": OLD_SUBJECTS})
+            refused = run_command("forget", "ada", NATS_URL=clerk)
+            assert refused.returncode == exit_codes.USAGE
+            assert "we may not change that: nats stream edit ALARMS --subjects" in refused.stderr
+            assert run_command("forget", "ada", NATS_URL=boss).returncode == 0
+            assert run_command("forget", "ada", NATS_URL=clerk).returncode == 0
+            assert info_of(js, "ALARMS").last_seq == 2
+
+
+def test_an_alarm_is_cleared(server: NatsServer) -> None:
+    with (
+        ServiceProcess(server.url, mode="stream", options=OPTIONS) as service,
+        Bus(server.url) as bus,
+    ):
+        bus.publish_all([event("ada", "a b"), event("ada", "other")])
+        bus.flush()
+        told = json.loads(run(server, "clear", "ada", "a b", "--json"))
+        assert told == {"UserID": "ada", "AlarmID": "a b", "stream": "ALARMS", "sequence": 3}
+        bus.publish_all([request("ada")])
+        [digest] = bus.wait_for_digests(1)
+        assert alarms_in(digest) == ["other"]
+        assert service.metric("alarmdigest_active_alarms") == 1
+
+
+@pytest.mark.parametrize(
+    ("user", "problem"),
+    [
+        ("", "USER must have 1 to 1024 bytes, and has 0"),
+        ("é" * (MAX_ID_BYTES // 2) + "x", "USER must have 1 to 1024 bytes, and has 1025"),
+        ("\udcff", "USER is not text in UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("command", ["forget", "clear"])
+def test_what_can_be_no_id(server: NatsServer, command: str, user: str, problem: str) -> None:
+    rest = ["a"] if command == "clear" else []
+    done = run_command(command, user, *rest, "--server", server.url)
+    assert done.returncode == exit_codes.USAGE
+    assert problem in done.stderr
+
+
+def test_where_nobody_listens(server: NatsServer) -> None:
+    missing = run_command("forget", "ada", "--server", server.url)
+    assert missing.returncode == exit_codes.USAGE
+    assert "there is no stream ALARMS" in missing.stderr
+    away = run_command("forget", "ada", "--server", "nats://127.0.0.1:1")
+    assert away.returncode == exit_codes.NATS_NOT_REACHABLE
+
+
+def test_permissions_of_before_do_not_stop_core_mode() -> None:
+    old = ", ".join(f'"{one}"' for one in OLD_SUBJECTS)
+    allowed = f'subscribe: {{ allow: [{old}, "_INBOX.>", "$SRV.>"] }}'
+    with ChangingServer(extra=users(allowed)) as guarded:
+        service = ServiceProcess(
+            mode="core",
+            options=OPTIONS,
+            environment={"NATS_URL": guarded.url_of("service")},
+        )
+        with service, Bus(guarded.url_of("bus")) as bus:
+            assert "we may not subscribe to ForgetUser, so that nobody" in service.log
+            bus.publish_all([event("ada", "a"), request("ada")])
+            assert len(bus.wait_for_digests(1)) == 1
