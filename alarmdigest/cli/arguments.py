@@ -47,7 +47,17 @@ configuration, 3 NATS not reachable in time, 4 store unusable, 5 drain timed out
 
 COMMANDS = (
     *("run", "verify", "emulate", "status", "members", "step-down", "snapshot"),
-    *("show", "forget", "clear", "rejected", "backup", "copy-store", "schema", "check-config"),
+    *(
+        "show",
+        "history",
+        "forget",
+        "clear",
+        "rejected",
+        "backup",
+        "copy-store",
+        "schema",
+        "check-config",
+    ),
 )
 
 

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
 CONNECTING = (
     *("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot"),
-    *("forget", "clear"),
+    *("history", "forget", "clear"),
 )
 
 
@@ -179,6 +179,13 @@ def _show(settings: Settings, parsed: argparse.Namespace) -> int:
     return show(settings, parsed.whose, only_due=parsed.due, as_json=parsed.json)
 
 
+def _history(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.history import history
+
+    since_ns = int(parsed.since)
+    return history(settings, parsed.whose, parsed.alarm, since_ns=since_ns, as_json=parsed.json)
+
+
 def _forget(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.forget import forget
 
@@ -231,6 +238,7 @@ _TOOLS = {
     "step-down": _step_down,
     "snapshot": _snapshot,
     "show": _show,
+    "history": _history,
     "forget": _forget,
     "clear": _clear,
     "rejected": _rejected,

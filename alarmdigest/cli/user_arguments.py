@@ -7,12 +7,18 @@ import argparse
 from alarmdigest.cli.argument_helpers import (
     ITS_DATA_DIR,
     ITS_SERVER,
+    add,
     add_json,
     add_settings,
     command,
 )
-from alarmdigest.cli.option_groups import OF_THE_STORE, TO_CONNECT
+from alarmdigest.cli.option_groups import GROUPS, OF_THE_STORE, TO_CONNECT
+from alarmdigest.settings import duration
 
+OF_HISTORY = (
+    *("events_stream", "digests_stream", "js_domain", *TO_CONNECT, *GROUPS["subjects"]),
+    *("retention", "clock_skew"),
+)
 INPUT = ("mode", "events_stream", "js_domain", *TO_CONNECT)
 
 
@@ -30,6 +36,23 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     show.add_argument("--due", action="store_true", help="only what the next digest would hold")
     add_json(show)
     add_settings(show, OF_THE_STORE, {"data_dir": ITS_DATA_DIR})
+
+    history = command(
+        commands,
+        "history",
+        "what became of each message about a user, or one alarm: why no digest came",
+        takes="USER [ALARM]",
+        description="Reads the streams, also while the service is down: every event and what\n"
+        "became of it, every request and its digest, or why there was none. Subjects\n"
+        "tell no user, so all messages since then are read.",
+    )
+    history.add_argument("whose", metavar="USER", help="the UserID")
+    history.add_argument(
+        "alarm", metavar="ALARM", nargs="?", help="only what is about this AlarmID"
+    )
+    add(history, "since", duration, "1h", "TIME", "how long ago to begin")
+    add_json(history)
+    add_settings(history, OF_HISTORY, {"server": ITS_SERVER})
 
     forget = command(
         commands,

@@ -85,6 +85,11 @@ cdef inline bint lies_in(Span subject, bytes base):
             and (subject.length == length or subject.data[length] == 46))
 
 
+cdef inline bint is_text(Span text, bytes other):
+    return (text.length == <size_t> PyBytes_GET_SIZE(other)
+            and memcmp(text.data, PyBytes_AS_STRING(other), text.length) == 0)
+
+
 def last_written(bytes payload not None, frozenset keys not None) -> str:
     """Which of these keys of the outermost object stands last in the text, a valid JSON object.
 
@@ -154,6 +159,8 @@ cdef class Router:
     cdef bytes event_subject
     cdef bytes request_subject
     cdef bytes forget_subject
+    cdef bytes only_user
+    cdef list places
     cdef uint64_t consumer_seq
     cdef bint in_stream
     cdef bint read_before
@@ -189,7 +196,7 @@ cdef class Router:
     def __cinit__(
         self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_or_reject,
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
-        bytes forget_subject=b"ForgetUser", only_count=None,
+        bytes forget_subject=b"ForgetUser", only_count=None, bytes only_user=None,
     ):
         """``hash32(user, 0, False)`` is mmh3; ``read_or_reject(kind, payload, subject, position)``
         gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
@@ -198,6 +205,9 @@ cdef class Router:
         ``only_count(kind, reason)`` is asked before that where a plain subscription's message is
         certainly rejected, for the reason of that place in ``messages.REASONS``: true if it has
         been counted and nobody need read it.
+
+        With ``only_user`` no other user's messages are routed, and take_places() tells where in the
+        stream each of those was.
         """
         if not 1 <= buckets <= 65536:
             raise ValueError("buckets must be from 1 to 65536, so that 16 bits hold a bucket")
@@ -215,6 +225,8 @@ cdef class Router:
         self.event_subject = event_subject
         self.request_subject = request_subject
         self.forget_subject = forget_subject
+        self.only_user = only_user
+        self.places = []
         self.other = []
         self.answers = []
 
@@ -294,6 +306,14 @@ cdef class Router:
             return b""
         cdef bytes taken = PyBytes_FromStringAndSize(<char*> batch.data, batch.used)
         buffer_clear(batch, KEEP_BYTES)
+        return taken
+
+    def take_places(self) -> list:
+        """``(sequence, timestamp_ns, clamped)`` of each message that was routed, with ``only_user``;
+        empties the list."""
+        cdef list taken = self.places
+        if taken:
+            self.places = []
         return taken
 
     def take_other(self) -> list:
@@ -512,6 +532,9 @@ cdef class Router:
         self, int kind, object user, Span user_id, Span alarm_id, int status, int64_t time_ns
     ) except -1:
         """Put one accepted message at the end of its worker's batch."""
+        cdef bint is_ahead
+        if self.only_user is not None and not is_text(user_id, self.only_user):
+            return 0
         cdef uint32_t hashed = self.hash32(user, 0, False)
         cdef uint32_t bucket = hashed % self.buckets
         cdef Buffer* batch = &self.batches[bucket % self.workers]
@@ -519,9 +542,12 @@ cdef class Router:
         cdef RoutedRecord* record
         if not buffer_reserve(batch, padded(length)):
             raise MemoryError("no memory for another message")
-        if time_ns > self.message_arrival_ns + self.skew_ns:
+        is_ahead = time_ns > self.message_arrival_ns + self.skew_ns
+        if is_ahead:
             time_ns = self.message_arrival_ns + self.skew_ns
             self.clamped += 1
+        if self.only_user is not None:
+            self.places.append((self.sequence, self.timestamp_ns, bool(is_ahead)))
         record = <RoutedRecord*> (batch.data + batch.used)
         memset(record, 0, sizeof(RoutedRecord))
         record.time_ns = time_ns

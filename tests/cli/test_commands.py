@@ -86,6 +86,10 @@ USED = {
         {"--store", "--http", "--mode", "--workers"},
     ),
     "show": ({"--json", "--due", "--store", "--cassandra"}, LOGIN | {"--http", "--mode"}),
+    "history": (
+        LOGIN | {"--json", "--since", "--events-stream", "--digests-stream", "--clock-skew"},
+        {"--data-dir", "--store", "--http", "--mode"},
+    ),
     "forget": (
         LOGIN | {"--json", "--mode", "--events-stream", "--forget-subject", "--no-create-streams"},
         {"--data-dir", "--store", "--http", "--event-subject"},

@@ -367,8 +367,8 @@ def test_what_a_start_tells_to_add_suits_it(server: NatsServer) -> None:
     assert len(told) == 3
     assert told[0].endswith(
         ": nats stream add ALARMS --subjects 'AlarmStatusChanged,AlarmStatusChanged.>,"
-        "SendAlarmDigest,SendAlarmDigest.>,ForgetUser,ForgetUser.>' --storage file --retention limits --discard old "
-        "--max-age 7d --dupe-window 2m --replicas 1 --defaults"
+        "SendAlarmDigest,SendAlarmDigest.>,ForgetUser,ForgetUser.>' --storage file "
+        "--retention limits --discard old --max-age 7d --dupe-window 2m --replicas 1 --defaults"
     )
     assert "--max-age 8d" in told[1]
     assert f"--max-bytes {2**20}" in told[2]

@@ -24,7 +24,11 @@ from support.service import ServiceProcess
 from support.wait import eventually
 
 ALARMS, DIGESTS, REJECTED = "ALARMS", "ALARM_DIGESTS", "ALARM_REJECTED"
-INPUTS = ["AlarmStatusChanged", "AlarmStatusChanged.>", "SendAlarmDigest", "SendAlarmDigest.>"]
+INPUTS = [
+    *("AlarmStatusChanged", "AlarmStatusChanged.>"),
+    *("SendAlarmDigest", "SendAlarmDigest.>"),
+    *("ForgetUser", "ForgetUser.>"),
+]
 QUICK = ("--workers", "3", "--checkpoint-interval", "100ms")
 
 

@@ -259,7 +259,7 @@ def test_the_feeder_gets_each_message_stored_once_and_in_order_over_kills_of_the
     async def make(url: str) -> None:
         client = await nats.connect(url)
         subjects = ["AlarmStatusChanged.>", "SendAlarmDigest.>"]
-        subjects += ["AlarmStatusChanged", "SendAlarmDigest"]
+        subjects += ["AlarmStatusChanged", "SendAlarmDigest", "ForgetUser", "ForgetUser.>"]
         await client.jetstream().add_stream(StreamConfig(name=ALARMS, subjects=subjects))
         await client.close()
 

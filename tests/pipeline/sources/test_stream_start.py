@@ -77,6 +77,8 @@ def test_the_plans_are_those_of_the_contract(js: JetStream) -> None:
         "AlarmStatusChanged.>",
         "SendAlarmDigest",
         "SendAlarmDigest.>",
+        "ForgetUser",
+        "ForgetUser.>",
     }
     assert digests.subjects == ("AlarmDigest",)
     assert rejected.subjects == ("AlarmRejected",)
@@ -103,10 +105,14 @@ def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
 
 def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
     alarms = make_stream_configs(
-        alarms_stream="IN", event_subject="e", request_subject="r", alarms=Limits(0, 10**6)
+        alarms_stream="IN",
+        event_subject="e",
+        request_subject="r",
+        forget_subject="f",
+        alarms=Limits(0, 10**6),
     ).alarms
     info = ensure_stream(js, alarms, create=True)
-    assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>"})
+    assert (info.name, set(info.subjects)) == ("IN", {"e", "e.>", "r", "r.>", "f", "f.>"})
     assert (info.config["max_age"], info.config["max_bytes"]) == (0, 10**6)
     assert make_stream_configs(replicas=3).digests.api_config()["num_replicas"] == 3
 
@@ -117,7 +123,9 @@ def test_a_stream_of_a_short_age_can_be_made_too(js: JetStream) -> None:
 
 
 def test_input_subjects_of_which_one_lies_in_the_other_make_one_stream(js: JetStream) -> None:
-    alarms = make_stream_configs(event_subject="alarm", request_subject="alarm.digest").alarms
+    alarms = make_stream_configs(
+        event_subject="alarm", request_subject="alarm.digest", forget_subject="alarm.forget"
+    ).alarms
     assert ensure_stream(js, alarms, create=True).subjects == ("alarm", "alarm.>")
 
 

@@ -1,0 +1,122 @@
+"""The command ``history``: what became of each message about a user, see docs/questions.md."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from alarmdigest.cli.client import connect
+from alarmdigest.cli.history.found_digests import digests_of_user
+from alarmdigest.cli.history.input_scan import InputScan
+from alarmdigest.cli.history.story import Step, Story
+from alarmdigest.cli.history.telling import json_of, line_of
+from alarmdigest.cli.terminal import write_json, write_line
+from alarmdigest.cli.user_id import checked_id
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.runtime import exit_codes
+from alarmdigest.runtime.text import printable
+from alarmdigest.settings import Settings, SettingsError
+
+
+def history(
+    settings: Settings, user_id: str, alarm_id: str | None, *, since_ns: int, as_json: bool
+) -> int:
+    """Tell it on stdout, with what was read on stderr; the exit code: 1 where nothing was found.
+
+    ``since_ns`` is how long ago it begins. Raises NatsError, SettingsError.
+    """
+    user = checked_id(user_id, "USER")
+    alarm = None if alarm_id is None else checked_id(alarm_id, "ALARM")
+    # The reader's own news are of no use here.
+    logging.getLogger("alarmdigest.pipeline").setLevel(logging.WARNING)
+    info = _stream(settings)
+    start_ns = time.time_ns() - since_ns
+    with tqdm(unit=" messages", disable=not sys.stderr.isatty(), leave=False) as bar:
+        digests = digests_of_user(settings, user, start_ns, bar.update)
+        scan = InputScan(settings, user, start_ns, info)
+        try:
+            # A stream that begins with its first message has everything that ever came in.
+            complete = scan.first <= max(1, info.first_seq) and info.first_seq <= 1
+            _tell_what_is_read(settings, scan, complete=complete)
+            bar.reset(total=scan.left)
+            story = Story(
+                digests,
+                retention_ns=settings.retention,
+                stream=settings.events_stream,
+                complete=complete,
+            )
+            steps, left = 0, scan.left
+            for batch in scan.batches():
+                bar.update(left - scan.left)
+                left = scan.left
+                for step in map(story.step, batch):
+                    if (shown := _about(step, alarm)) is not None:
+                        steps += 1
+                        _write(shown, bar, as_json=as_json)
+        finally:
+            scan.close()
+    if not steps:
+        what = f"user {user!a}" if alarm is None else f"alarm {alarm!a} of user {user!a}"
+        print(f"alarmdigest: no message about {what} was read", file=sys.stderr)
+        return exit_codes.INTERNAL_ERROR
+    if not as_json:
+        _write_end(story)
+    return exit_codes.CLEAN
+
+
+def _stream(settings: Settings) -> StreamInfo:
+    connection = connect(settings, "alarmdigest-history-info")
+    try:
+        info = JetStream(connection, domain=settings.js_domain).stream_info(settings.events_stream)
+    finally:
+        connection.close()
+    if info is None:
+        raise SettingsError(
+            f"there is no stream {settings.events_stream}: check --events-stream; in core mode "
+            "nothing keeps what came in"
+        )
+    return info
+
+
+def _tell_what_is_read(settings: Settings, scan: InputScan, *, complete: bool) -> None:
+    known = "the stream's first, so nothing is unknown"
+    if not complete:
+        known = "what the user had before is not known here"
+    print(
+        f"alarmdigest: reading {scan.left} messages of {settings.events_stream}, from {scan.first} "
+        f"on ({known})",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
+def _about(step: Step, alarm: str | None) -> Step | None:
+    """The step as far as it is about the alarm; None where it is not."""
+    if alarm is None or step.message.kind == "forget" or step.outcome == "rejected":
+        return step
+    if step.message.kind == "event":
+        return step if step.message.alarm_id == alarm else None
+    alarms = [one for one in step.alarms if one[0] == alarm]
+    quiet = [one for one in step.quiet if one[0] == alarm]
+    return replace(step, alarms=alarms, quiet=quiet) if alarms or quiet else None
+
+
+def _write(step: Step, bar: tqdm, *, as_json: bool) -> None:  # type: ignore[type-arg]
+    bar.clear()
+    if as_json:
+        write_json(json_of(step))
+    else:
+        write_line(printable(line_of(step)))
+
+
+def _write_end(story: Story) -> None:
+    active = story.active()
+    write_line(
+        f"at the end: {len(active)} active as far as is known, {story.due_count} due at the next "
+        "request"
+    )

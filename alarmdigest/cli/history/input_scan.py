@@ -1,0 +1,199 @@
+"""One user's messages of the input stream, read as the service reads them.
+
+Subjects tell no user, so every message since a moment is read; by the service's own source and
+router, which routes this user's only.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import mmh3
+import orjson
+
+from alarmdigest._ext import frames
+from alarmdigest._ext.router import EVENT, FORGET, REQUEST, DeliveryGap, Router
+from alarmdigest.cli.client import connect
+from alarmdigest.nats.answers import StreamInfo
+from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.nats.receive_buffer import ReceiveBuffer
+from alarmdigest.pipeline.server_checks import stream_configs_of
+from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
+from alarmdigest.settings import Settings
+from alarmdigest.wire.buckets import BUCKETS
+from alarmdigest.wire.messages import Rejected, parse_leniently
+
+TICK_S = 0.1
+SILENT_FOR_S = 20.0
+CLOSE_S = 1.0
+KINDS: Final = {EVENT: "event", REQUEST: "request", FORGET: "forget"}
+# A routed record (ext/wire/records.pxd): time, arrival, two lengths, kind, status, bucket.
+_RECORD: Final = struct.Struct("<qqHHBBH")
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One message. Times in ns since 1970. ``record`` is what the rule takes; empty, with the
+    reason, for one that was rejected."""
+
+    sequence: int
+    stored_ns: int
+    kind: str
+    record: bytes = b""
+    alarm_id: str = ""
+    status: int = 0
+    changed_ns: int = 0
+    clamped: bool = False
+    reason: str = ""
+    detail: str = ""
+
+
+class InputScan:
+    """Reads from ``since_ns`` to what is the stream's end now. Raises NatsError everywhere."""
+
+    def __init__(self, settings: Settings, user_id: str, since_ns: int, info: StreamInfo) -> None:
+        self._user = user_id.encode()
+        self._last = info.last_seq
+        self._connection = connect(settings, "alarmdigest-history")
+        self._source = PullConsumerSource(
+            stream_configs_of(settings)[0],
+            create=False,
+            domain=settings.js_domain,
+            start=since_ns,
+            position=None,
+        )
+        self._rejected: list[Input] = []
+        self._router = Router(
+            workers=1,
+            buckets=BUCKETS,
+            hash32=mmh3.hash,
+            skew_ns=settings.clock_skew,
+            read_or_reject=self._read_or_reject,
+            event_subject=settings.event_subject.encode(),
+            request_subject=settings.request_subject.encode(),
+            forget_subject=settings.forget_subject.encode(),
+            only_user=self._user,
+        )
+        self._buffer = ReceiveBuffer()
+        self._open = False
+        try:
+            self._source.open(self._connection, self._router, None)
+            self._open = True
+        except BaseException:
+            self.close()
+            raise
+        self.first = self._router.sequence + 1
+        """The first message that it reads."""
+
+    @property
+    def left(self) -> int:
+        """How many messages are to be read."""
+        return max(0, self._last - self._router.sequence)
+
+    def close(self) -> None:
+        if self._open:
+            with suppress(NatsError):  # else the server forgets the consumer by itself
+                self._source.stop(self._connection)
+                self._read_on(CLOSE_S)
+        self._connection.close()
+
+    def _read_on(self, most_s: float) -> None:
+        """Until the server has seen what we sent last: it would not, if the connection were closed
+        with anything in it that was not read."""
+        connection, deadline = self._connection, time.monotonic() + most_s
+        wanted = connection.send_ping()
+        while connection.pongs < wanted and time.monotonic() < deadline:
+            if self._buffer.receive(connection, TICK_S):
+                found, position = frames.scan(self._buffer.data, 0, self._buffer.filled)
+                self._buffer.drop_before(connection, position)
+                for kind, *_rest, text in found:
+                    if kind not in (frames.MSG, frames.HMSG):
+                        connection.handle(kind, text)
+
+    def batches(self) -> Iterator[list[Input]]:
+        """This user's messages in their order; one list, maybe empty, after each read."""
+        silent_until = time.monotonic() + SILENT_FOR_S
+        while self.left and (self._router.sequence or self._router.pending):
+            before = self._router.sequence
+            self._read()
+            yield self._taken()
+            if self._router.sequence != before:
+                silent_until = time.monotonic() + SILENT_FOR_S
+            elif time.monotonic() > silent_until:
+                raise ConnectionLost(f"{self._connection.url}: the stream is silent")
+
+    def _read(self) -> None:
+        connection, router, buffer = self._connection, self._router, self._buffer
+        if buffer.receive(connection, TICK_S):
+            position, now_ns = 0, time.time_ns()
+            try:
+                while (end := router.scan(buffer.data, position, buffer.filled, now_ns)) > position:
+                    position = end
+            except (frames.ProtocolError, DeliveryGap) as error:
+                raise ConnectionLost(f"{connection.url}: {error}") from error
+            buffer.drop_before(connection, position)
+        self._source.hear(connection, router)
+        for kind, text in router.take_other():
+            if kind in (frames.MSG, frames.HMSG):
+                self._source.status(text, router)
+            elif refused := connection.handle(kind, text):
+                raise ConnectionLost(f"{connection.url}: the server said: {refused}")
+        self._source.request_more(connection, router, pause=False)
+        connection.keep_alive()
+
+    def _taken(self) -> list[Input]:
+        batch, places = self._router.take(0), self._router.take_places()
+        taken, position = self._rejected, 0
+        self._rejected = []
+        for sequence, stored_ns, clamped in places:
+            time_ns, _arrival, user_len, alarm_len, kind, status, _bucket = _RECORD.unpack_from(
+                batch, position
+            )
+            start = position + _RECORD.size + user_len
+            end = position + (-(-(_RECORD.size + user_len + alarm_len) // 8) * 8)
+            is_event = kind == EVENT
+            alarm = batch[start : start + alarm_len].decode() if is_event else ""
+            taken.append(
+                Input(
+                    *(sequence, stored_ns, KINDS[kind], batch[position:end], alarm),
+                    *(status, time_ns, clamped),
+                )
+            )
+            position = end
+        taken.sort(key=lambda one: one.sequence)
+        return taken
+
+    def _read_or_reject(
+        self, kind: int, payload: bytes, _subject: bytes, position: tuple[int, int, int] | None
+    ) -> tuple[bytes, bytes, int, int] | None:
+        try:
+            return parse_leniently(kind, payload)
+        except Rejected as rejected:
+            if position is not None and _may_be_about(self._user, payload):
+                self._rejected.append(
+                    Input(
+                        *(position[0], position[1], KINDS[kind]),
+                        reason=rejected.reason,
+                        detail=rejected.detail,
+                    )
+                )
+            return None
+
+
+def _may_be_about(user: bytes, payload: bytes) -> bool:
+    """Of a message that was rejected: whether it names the user, as far as it can be read."""
+    try:
+        found: Any = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return b'"%b"' % user in payload
+    if not isinstance(found, dict):
+        return False
+    return any(
+        key.lower() == "userid" and isinstance(value, str) and value.encode() == user
+        for key, value in found.items()
+    )

@@ -1,0 +1,210 @@
+"""`history` tells what became of each message: held to what the service really did."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import orjson
+import pytest
+from support.bus import Bus
+from support.command import run_command
+from support.faults import ChangingServer, users
+from support.feeder import Feeder
+from support.jetstream import asking, info_of
+from support.judge import ALARMS, DIGESTS, judge, read_stream
+from support.nats_server import NatsServer
+from support.service import CLEAN_ENVIRONMENT, ServiceProcess
+from support.stream_service import RETENTION_NS, SKEW_NS, StreamService, settle
+from support.streams import INPUTS
+from support.wait import eventually
+
+from alarmdigest.runtime import exit_codes
+
+OPTIONS = ["--checkpoint-interval", "100ms"]
+T = "2026-01-02T03:04:{:02}Z"
+
+
+@pytest.fixture
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+def event(user: str, alarm: str, status: str, second: int) -> tuple[str, bytes]:
+    body = {"UserID": user, "AlarmID": alarm, "Status": status, "ChangedAt": T.format(second)}
+    return "AlarmStatusChanged", orjson.dumps(body)
+
+
+def request(user: str) -> tuple[str, bytes]:
+    return "SendAlarmDigest", orjson.dumps({"UserID": user})
+
+
+def told(server: NatsServer, user: str, *options: str) -> list[dict[str, Any]]:
+    done = run_command("history", "--json", "--server", server.url, *options, "--", user)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def test_every_outcome(server: NatsServer) -> None:
+    messages = [
+        event("ada", "a", "WARNING", 5),
+        event("bob", "a", "CRITICAL", 6),
+        request("ada"),
+        event("ada", "a", "CLEARED", 4),
+        event("ada", "a", "WARNING", 5),
+        request("ada"),
+        event("ada", "a", "CRITICAL", 7),
+        ("AlarmStatusChanged.x", b'{"UserID":"ada","AlarmID":"a"}'),
+        ("SendAlarmDigest", b'{"UserID":"ada"'),
+        ("SendAlarmDigest", b'{"UserID":"adam"'),
+        ("ForgetUser", orjson.dumps({"UserID": "ada"})),
+        request("ada"),
+    ]
+    with ServiceProcess(server.url, mode="stream", options=OPTIONS), Bus(server.url) as bus:
+        bus.publish_all(messages)
+        bus.wait_for_digests(1)
+        bus.wait_for_rejected(3)
+    # The service is down by now.
+    steps = told(server, "ada")
+    assert [(one["sequence"], one["kind"], one["outcome"]) for one in steps] == [
+        (1, "event", "new"),
+        (3, "request", "digest"),
+        (4, "event", "late"),
+        (5, "event", "repeated"),
+        (6, "request", "nothing due"),
+        (7, "event", "merged"),
+        (8, "event", "rejected"),
+        (9, "request", "rejected"),
+        (11, "forget", "forgotten"),
+        (12, "request", "nothing due"),
+    ]
+    assert steps[1]["digests"] == [1]
+    assert steps[1]["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
+    assert steps[4]["told"] == [{"AlarmID": "a", "Status": "WARNING", "digest": 1}]
+    assert steps[6]["reason"] == "schema"
+    shown = run_command("history", "ada", "a", "--server", server.url)
+    assert "reading 12 messages of ALARMS, from 1 on (the stream's first" in shown.stderr
+    lines = shown.stdout.splitlines()
+    assert lines[1].endswith("3  request: digest 1 with 1 alarm: a WARNING")
+    assert "late: WARNING of 2026-01-02T03:04:05.000000000Z counts" in lines[2]
+    assert lines[4].endswith("nothing is due; told and not changed since: a WARNING in digest 1")
+    assert lines[-1] == "at the end: 0 active as far as is known, 0 due at the next request"
+
+
+def test_it_is_what_the_service_has_done(server: NatsServer) -> None:
+    """Random histories of odd users, with kills in between: against the model, and the stream."""
+    with (
+        StreamService(server.url) as service,
+        Feeder(server.url, seed=91, rate=2000) as feeder,
+    ):
+        for _ in range(3):
+            feeder.wait_for(700)
+            service.kill()
+            service.start()
+        settle(server.url, service, feeder)
+    messages = read_stream(server.url, ALARMS)
+    expected = judge(messages, skew_ns=SKEW_NS, retention_ns=RETENTION_NS)
+    options = ("--clock-skew", f"{SKEW_NS / 1e9}s", "--retention", f"{RETENTION_NS / 1e9}s")
+    assert len(expected.answers) > 5
+    for user, answers in expected.answers.items():
+        if "\0" in user:
+            continue  # no command line can hold it
+        steps = told(server, user, "--since", "1h", *options)
+        digests = [one for one in steps if one["outcome"] == "digest"]
+        assert [one["sequence"] for one in digests] == [one.sequence for one in answers]
+        for one, answer in zip(digests, answers, strict=True):
+            alarms = [(alarm["AlarmID"], alarm["Status"]) for alarm in one["alarms"]]
+            assert alarms == [(e.alarm, e.status.name) for e in answer.digest.entries]
+        assert not [one for one in steps if one["outcome"] in ("missing", "told before")]
+
+
+def test_knowledge_that_begins_late(server: NatsServer) -> None:
+    with asking(server.url) as js, Bus(server.url) as bus:
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            bus.publish_all([event("ada", "a", "WARNING", 1), request("ada")])
+            bus.wait_for_digests(1)
+            first = js.message_time_ns(ALARMS, 2)
+            assert first is not None
+            eventually(lambda: time.time_ns() > first + 10**9, what="a second later")
+            bus.publish_all([event("ada", "a", "WARNING", 2), request("ada"), request("bob")])
+            bus.flush()
+        since = f"{(time.time_ns() - first) / 1e9 - 0.5}s"
+        done = run_command("history", "ada", "--since", since, "--server", server.url)
+        assert "from 3 on (what the user had before is not known here)" in done.stderr
+        assert "told before all that was read here, and not changed since: a WARNING" in done.stdout
+
+
+def test_a_digest_that_is_not_there(server: NatsServer) -> None:
+    with Bus(server.url) as bus, asking(server.url) as js:
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            pass  # it has made the streams
+        bus.publish_all([event("ada", "a", "WARNING", 1), request("ada")])
+        bus.flush()
+        eventually(lambda: js.message_time_ns(ALARMS, 2), what="both to be stored")
+        [_event, asked] = told(server, "ada")
+        assert (asked["outcome"], asked["digests"]) == ("missing", [])
+        assert asked["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
+
+
+def test_nothing_to_tell(server: NatsServer) -> None:
+    missing = run_command("history", "ada", "--server", server.url)
+    assert missing.returncode == exit_codes.USAGE
+    assert "there is no stream ALARMS" in missing.stderr
+    with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+        empty = run_command("history", "ada", "--server", server.url)
+        assert empty.returncode == exit_codes.INTERNAL_ERROR
+        assert "no message about user 'ada' was read" in empty.stderr
+    odd = run_command("history", "\udcff", "--server", server.url)
+    assert odd.returncode == exit_codes.USAGE
+    assert "USER is not text" in odd.stderr
+    away = run_command("history", "ada", "--server", "nats://127.0.0.1:1")
+    assert away.returncode == exit_codes.NATS_NOT_REACHABLE
+
+
+def test_who_may_not_read_is_told() -> None:
+    with ChangingServer(extra=users('publish: { allow: ["$JS.API.STREAM.INFO.*"] }')) as guarded:
+        with asking(guarded.url_of("bus")) as js:
+            js.create_stream({"name": ALARMS, "subjects": ["AlarmStatusChanged"]})
+            js.create_stream({"name": DIGESTS, "subjects": ["AlarmDigest"]})
+        done = run_command("history", "ada", NATS_URL=guarded.url_of("service"))
+        assert done.returncode == exit_codes.NATS_NOT_REACHABLE
+        assert "Permissions Violation" in done.stderr
+        assert "CONSUMER.CREATE" in done.stderr
+
+
+def test_it_is_fast_and_ends_at_once(server: NatsServer, tell: Callable[[str], None]) -> None:
+    """A stream with much to read; no consumer of ours is left."""
+    one = event("x", "a", "WARNING", 1)
+    count = 200_000
+    with Bus(server.url) as bus, asking(server.url) as js:
+        js.create_stream({"name": ALARMS, "subjects": INPUTS})
+        js.create_stream({"name": DIGESTS, "subjects": ["AlarmDigest"]})
+        for _ in range(count // 20_000):
+            bus.publish_all([one] * 20_000)
+        bus.publish_all([event("ada", "a", "WARNING", 1)])
+        bus.flush()
+        eventually(
+            lambda: (found := js.stream_info(ALARMS)) and found.last_seq > count,
+            timeout=60,
+            what="all of it",
+        )
+        started = time.monotonic()
+        assert [one["sequence"] for one in told(server, "ada")] == [count + 1]
+        seconds = time.monotonic() - started
+        tell(f"history: {count} messages in {seconds:.2f} s, its start included")
+        command = [sys.executable, "-m", "alarmdigest", "history", "x", "--server", server.url]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=CLEAN_ENVIRONMENT
+        )
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        process.stdout.close()
+        assert process.wait(5) == exit_codes.INTERNAL_ERROR
+        eventually(lambda: info_of(js, ALARMS).consumers == 0, what="no consumer to be left")
