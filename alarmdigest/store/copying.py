@@ -18,6 +18,8 @@ def copy_state(reader: Reader, store: Store, tell: Callable[[int], object]) -> C
     ``tell`` is called with the number of rows whenever some were read, each row twice. Raises
     StoreError, also where the store holds a checkpoint already.
     """
+    if reader.last is None:
+        return None
     _require_empty(store)  # before it is taken from a service that uses it
     store.claim()
     _require_empty(store)
@@ -25,8 +27,6 @@ def copy_state(reader: Reader, store: Store, tell: Callable[[int], object]) -> C
     for chunk in reader.rows():
         tell(len(CommitBatch([chunk])))
         chunks.append(chunk)
-    if reader.last is None:
-        return None
     store.commit(chunks, reader.last)
     del chunks
     while store.tidy_up():

@@ -40,13 +40,14 @@ try:
         Session,
     )
     from cassandra.concurrent import execute_concurrent
-    from cassandra.connection import ConnectionException
+    from cassandra.connection import ConnectionBusy, ConnectionException, ProtocolError
     from cassandra.policies import (
         ConstantReconnectionPolicy,
         DCAwareRoundRobinPolicy,
         FallthroughRetryPolicy,
         TokenAwarePolicy,
     )
+    from cassandra.pool import NoConnectionsAvailable
     from cassandra.protocol import ErrorMessage
     from cassandra.query import SimpleStatement
 except ImportError as error:  # an extra
@@ -68,9 +69,14 @@ PAUSE_S = 0.2
 RECONNECT_S = 1.0
 
 Statement = Any  # of the driver, which has no types
-# Some answers of a server come out as the driver's messages (ErrorMessage): those to a table, say,
-# that one node knows and another one does not know yet.
-Errors = (DriverException, NoHostAvailable, ConnectionException, ErrorMessage)
+# Some answers of a server come out as the driver's messages (ErrorMessage): that a node is
+# overloaded, or does not know a table yet, or anything that the driver has no class for, as the
+# unknown outcome of a conditional write. And not all that goes wrong in the driver is a
+# DriverException.
+Errors = (
+    *(DriverException, NoHostAvailable, ErrorMessage),
+    *(ConnectionException, ConnectionBusy, ProtocolError, NoConnectionsAvailable),
+)
 
 
 class Database:
@@ -144,6 +150,7 @@ class Database:
                     raise_on_first_error=False,
                 )
                 failed = []
+                error: Exception | None = None
                 for number, (done, answer) in zip(left, found, strict=True):
                     try:
                         if not done:
@@ -151,10 +158,12 @@ class Database:
                         answers[number] = list(answer)  # further pages, too
                     except Errors as failure:
                         failed.append(number)
-                        error = failure
+                        if not isinstance(error, (InvalidRequest, Unauthorized)):
+                            error = failure
                 if not failed:
                     self.trouble = ""
                     return answers
+                assert error is not None
                 self._note_trouble(error)
                 if attempt == ATTEMPTS or isinstance(error, (InvalidRequest, Unauthorized)):
                     raise error
@@ -202,6 +211,12 @@ class Database:
         if found is None:
             return None
         return set(found.tables[table].columns) if table in found.tables else set()
+
+    def datacenters_of_keyspace(self) -> list[str]:
+        """Those that hold replicas, as far as its replication says."""
+        found = self._cluster.metadata.keyspaces.get(self.target.keyspace)
+        factors = getattr(found and found.replication_strategy, "dc_replication_factors", None)
+        return sorted(factors or ())
 
     def setting_of_a_node(self, name: str) -> str:
         """From the cassandra.yaml of the node that we happen to ask; empty if it does not say."""
@@ -299,7 +314,10 @@ class Database:
 
     def _check_datacenter(self) -> None:
         """Whether that is the reason. Raises StoreError."""
-        database = Database(replace(self.target, datacenter="", wait_s=0.0))
+        try:
+            database = Database(replace(self.target, datacenter="", wait_s=0.0))
+        except StoreError:
+            return  # nobody is there
         try:
             hosts = database._cluster.metadata.all_hosts()
             there = sorted({str(host.datacenter) for host in hosts})
@@ -322,10 +340,12 @@ class Database:
 
 def _may_pass(error: Exception) -> bool:
     """Whether a cluster that is not there now may be the reason."""
-    if not isinstance(error, NoHostAvailable) or not isinstance(error.errors, dict):
+    if not isinstance(error, NoHostAvailable):
         return False
+    # A list where a node was reached, and no connection for requests could be opened then.
+    causes = error.errors.values() if isinstance(error.errors, dict) else error.errors or ()
     others = (AuthenticationFailed, ssl.SSLError)
-    return not any(isinstance(cause, others) for cause in error.errors.values())
+    return not any(isinstance(cause, others) for cause in causes)
 
 
 def in_words(error: Exception) -> str:

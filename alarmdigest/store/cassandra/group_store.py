@@ -35,6 +35,7 @@ class CassandraGroupStore(Store):
         self._claimed_term = 0
         # Something was not written that nobody will bring again, unless all rows are.
         self._skipped = True
+        self._is_behind = False
         self._loaded: list[bytes] = []
         if _holds_a_state(target, go_on):
             with CassandraReader(target) as reader:
@@ -70,7 +71,10 @@ class CassandraGroupStore(Store):
         try:
             store = self._claim(term)
             stored = store.last
-            if self._skipped and stored is not None and stored.arrival_ns > checkpoint.arrival_ns:
+            self._is_behind = (
+                self._skipped and stored is not None and _is_further(stored, checkpoint)
+            )
+            if self._is_behind:
                 self._skip(checkpoint)  # another one had come further
                 return
             if stored is not None:
@@ -121,7 +125,11 @@ class CassandraGroupStore(Store):
     @property
     def trouble(self) -> str:  # type: ignore[override]
         claimed = self._claimed
-        return claimed.trouble if claimed is not None else ""
+        if claimed is None:
+            return ""
+        if self._is_behind:
+            return "what is stored is further than we are, and we write once we have come so far"
+        return claimed.trouble
 
     def tidy_up(self) -> bool:
         if self._claimed is None or self._term() is None:
@@ -130,6 +138,15 @@ class CassandraGroupStore(Store):
 
     def close(self) -> None:
         self._give_up_claim()
+
+
+def _is_further(stored: Checkpoint, ours: Checkpoint) -> bool:
+    """By the place in the stream; where that is not the same stream any more, by arrival, which
+    --accept-clock-step may have set back."""
+    theirs, mine = stored.position, ours.position
+    if theirs is not None and mine is not None and theirs.created == mine.created:
+        return theirs.sequence > mine.sequence
+    return stored.arrival_ns > ours.arrival_ns
 
 
 def _holds_a_state(target: Target, go_on: Callable[[], bool]) -> bool:

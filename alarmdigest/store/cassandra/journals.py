@@ -15,6 +15,9 @@ from alarmdigest.store.cassandra.schema import journal as partition_of
 PART_BYTES = 100_000
 """Larger ones met nodes that called themselves overloaded."""
 
+PARTS_OF_A_PAGE = 20
+"""So many are read at a time: two megabytes."""
+
 WINDOW = 64
 """Parts that are handed to the driver at a time."""
 
@@ -51,9 +54,15 @@ class Journals:
         size = sum(map(len, rows))
         return Journal(str(owner), number, lanes, count, size, hashed.hexdigest(), timestamp)
 
+    def write_part(self, owner: UUID, data: bytes) -> None:
+        """A part that nobody lists, of journal 0. Raises StoreError."""
+        put = self._database.prepared(self._put)
+        self._database.execute_all([(put, (partition_of(owner, 0, 0), part_key(0), data))])
+
     def read(self, journal: Journal) -> bytes:
         """The packed rows. Raises StoreError, StoreDamaged where they are not as written."""
         get = self._database.prepared(self._get)
+        get.fetch_size = PARTS_OF_A_PAGE
         lanes = [
             (get, (partition_of(journal.owner_id, journal.number, lane),))
             for lane in range(journal.lanes)

@@ -78,6 +78,10 @@ class Ownership:
             f"{database.where} was claimed by another alarmdigest, which was started after us: two "
             "may not use one keyspace at a time, so this one ends"
         )
+        self._tail_lost_text = (
+            f"{database.where} has lost what it had confirmed, as a node does that crashes with "
+            "commitlog_sync: periodic; everything is written anew"
+        )
         self.owner = NOBODY
         self.claimed_from: set[UUID] = set()
         self._tried: set[UUID] = set()  # since the last claim that is known to have come about
@@ -100,17 +104,20 @@ class Ownership:
         Raises StoreError, and TermTooSmall.
         """
         self._term = term
-        return self._claim_from(None)
+        return self._claim_from(None, None)
 
     def renew(self, term: int | None = None) -> Record:
-        """A new id for who has it already, and another term perhaps. Raises StoreError, StoreTaken,
-        and TermTooSmall."""
+        """A new id for who has it already, and another term perhaps; no commit may be under way.
+        Raises StoreError, StoreTaken, TermTooSmall, and TailLost."""
         self._term = self._term if term is None else term
-        return self._claim_from({self.owner, *self._tried})
+        assert self.record is not None
+        return self._claim_from({self.owner, *self._tried}, self.record.commit)
 
-    def claim_lost(self) -> Record:
-        """Once the cluster has lost our commits, and our claim perhaps. Raises as ``renew``."""
-        return self._claim_from({self.owner, *self.claimed_from})
+    def reclaim(self, term: int | None = None) -> Record:
+        """Once the cluster has lost our commits, and our claim perhaps. Raises StoreError,
+        StoreTaken, and TermTooSmall."""
+        self._term = self._term if term is None else term
+        return self._claim_from({self.owner, *self.claimed_from}, None)
 
     def forget_prior(self) -> None:
         """Once what earlier owners had begun is deleted. Where it does not come about, the next
@@ -119,7 +126,8 @@ class Ownership:
         if record is not None and record.prior:
             self._try(self._forget_prior, (b"", RECORD, RECORD_KEY, self.owner, record.commit))
 
-    def _claim_from(self, whom: set[UUID] | None) -> Record:
+    def _claim_from(self, whom: set[UUID] | None, commit: UUID | None) -> Record:
+        """From these owners, None for whoever has it; as of this commit, None for any."""
         mine = NOBODY
         failpoints.reach("cassandra.before_claim")
         attempts = 0
@@ -129,6 +137,10 @@ class Ownership:
                 raise StoreError(f"cannot claim {self._database.where}: {self._trouble}")
             if attempts > 1:
                 time.sleep(CLAIM_PAUSE_S)
+            if commit is not None and (seen is None or (seen.commit != commit)):
+                if seen is not None and whom is not None and seen.owner not in whom:
+                    raise StoreTaken(self._taken_text)
+                raise TailLost(self._tail_lost_text)
             # A fresh one each time: whoever had it before never has it again under the same id.
             mine = uuid4()
             self._tried.add(mine)
@@ -181,10 +193,7 @@ class Ownership:
                 self.record = Record(self.owner, attempt.commit, self._term, b"", attempt.head)
                 return self.record
             if now.owner == self.owner or now.owner is None or now.owner in self.claimed_from:
-                raise TailLost(
-                    f"{self._database.where} has lost what it had confirmed, as a node does that "
-                    "crashes with commitlog_sync: periodic; everything is written anew"
-                )
+                raise TailLost(self._tail_lost_text)
             raise StoreTaken(self._taken_text)
         raise StoreError(
             f"cannot write to {self._database.where}: nobody knows whether the checkpoint was "

@@ -12,17 +12,17 @@ changes only for its owner, from the commit that it had before.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import uuid4
 
 from alarmdigest._ext.rows import KEY_BYTES, CommitBatch, RowDamaged, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.store.base import CHUNK, AllRowsNeeded, Checkpoint, Store, StoreError, wrong_count
+from alarmdigest.store.cassandra.commits import Pending, Unfolded, hash_of
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.home import Home, overlaid
 from alarmdigest.store.cassandra.journals import Journals
@@ -44,30 +44,11 @@ UNFOLDED_JOURNALS = 100
 KEEP_FOLDED_S = 60.0
 KEEP_FOLDED_JOURNALS = 300
 """How long, and how many, folded journals are kept for who is reading the store meanwhile."""
+OLD_AT_ONCE = 8
+"""So many folded journals are deleted together while there is something to fold."""
 DELETED_ROWS = 20_000
 """After so many deletions in one shard everything is written anew elsewhere: each leaves a
 tombstone, and Cassandra refuses to read over 100,000."""
-
-
-@dataclass(slots=True)
-class _Unfolded:
-    """A journal whose rows are not all where they belong; ``folding`` is how far that is."""
-
-    journal: Journal
-    batch: CommitBatch
-    folding: Iterator[int] | None = None
-    done: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Pending:
-    """A commit that was sent, and may have happened. ``what`` is a hash of what it holds."""
-
-    what: bytes
-    attempt: Attempt
-    checkpoint: Checkpoint
-    batch: CommitBatch
-    anew: bool
 
 
 class CassandraStore(Store):
@@ -92,9 +73,9 @@ class CassandraStore(Store):
             self._home = Home(self._database)
             self._ownership = Ownership(self._database)
             self._readings = 0  # a reading from before a commit ends
-            self._unfolded: list[_Unfolded] = []
+            self._unfolded: list[Unfolded] = []
             self._keys: set[bytes] | None = None
-            self._pending: _Pending | None = None
+            self._pending: Pending | None = None
             self._begun = b""  # what the journal holds that was begun, and is in no record
             self._needs_all_rows = term is not None
             self._wants_all_rows = self._needs_all_rows
@@ -102,7 +83,7 @@ class CassandraStore(Store):
             # When a record first said so (time.monotonic()), of those that are still there.
             self._folded_at: dict[Journal, float] = {}
             self._deleted: set[Journal] = set()
-            self._claim_is_lost = False
+            self._must_reclaim = False
             self._dropped_epochs: set[int] = set()
             seen = self._ownership.read()
             self.last = seen.head.last(self.where) if seen is not None else None
@@ -136,7 +117,7 @@ class CassandraStore(Store):
         self.last = record.head.last(self.where)
         self._newest = record.head
         self._unfolded = [
-            _Unfolded(journal, self._batch([self._journals.read(journal)]))
+            Unfolded(journal, self._batch([self._journals.read(journal)]))
             for journal in record.head.journals
             if self._term is None
         ]
@@ -151,10 +132,12 @@ class CassandraStore(Store):
 
     def raise_term(self, term: int) -> None:
         """Of the same leader, who was elected again. Raises StoreError and StoreTaken."""
+        if self._must_reclaim:
+            self._reclaim(term)
+            return
         if self._pending is not None:
             self._settle(self._pending)
-        self._ownership.renew(term)
-        self._delete_begun()
+        self._renew(term)
 
     def _delete_begun(self) -> None:
         record = self._ownership.record
@@ -220,10 +203,10 @@ class CassandraStore(Store):
 
     def _commit(self, rows: Sequence[bytes], checkpoint: Checkpoint, *, anew: bool) -> None:
         batch = CommitBatch(rows)
-        what = _hash_of(rows, checkpoint)
+        what = hash_of(rows, checkpoint)
         self._readings += 1
-        if self._claim_is_lost:
-            self._claim_lost()
+        if self._must_reclaim:
+            self._reclaim()
         if (pending := self._pending) is not None:
             self._settle(pending)
             if pending.what == what:
@@ -233,8 +216,7 @@ class CassandraStore(Store):
         self._check_count(batch, checkpoint, anew=anew)
         if self._begun not in (b"", what):
             # Its parts may be on their way still, and those of another one must not meet them.
-            self._ownership.renew()
-            self._delete_begun()
+            self._renew()
         self._begun = what
         if not anew:
             self._fold_down()
@@ -244,19 +226,15 @@ class CassandraStore(Store):
             journal = self._journals.write(self._ownership.owner, number, rows, head.timestamp)
             head = replace(head, number=number, journals=[*head.journals, journal])
             failpoints.reach("cassandra.journal_written")
-        self._pending = _Pending(what, Attempt(uuid4(), head), checkpoint, batch, anew)
+        self._pending = Pending(what, Attempt(uuid4(), head), checkpoint, batch, anew)
         self._settle(self._pending)
 
-    def _settle(self, pending: _Pending) -> None:
+    def _settle(self, pending: Pending) -> None:
         """Until it is known that it is valid. Raises StoreError, and TailLost."""
         try:
             self._ownership.commit(pending.attempt)
         except TailLost:
-            self._pending, self._begun = None, b""
-            self._needs_all_rows = self._wants_all_rows = True
-            self._unfolded.clear()
-            self._claim_is_lost = True
-            self._claim_lost()
+            self._tail_is_lost()
             raise
         self._pending, self._begun = None, b""
         self.last, self._newest = pending.checkpoint, pending.attempt.head
@@ -277,14 +255,33 @@ class CassandraStore(Store):
         listed = set(self._newest.journals)
         self._unfolded = [one for one in self._unfolded if one.journal in listed]
         if len(batch):
-            self._unfolded.append(_Unfolded(self._newest.journals[-1], batch))
+            self._unfolded.append(Unfolded(self._newest.journals[-1], batch))
         if max(self._newest.deleted.values(), default=0) >= DELETED_ROWS:
             self._wants_all_rows = True
 
-    def _claim_lost(self) -> None:
-        self._ownership.claim_lost()
-        self._claim_is_lost = False
+    def _renew(self, term: int | None = None) -> None:
+        try:
+            self._ownership.renew(term)
+        except TailLost:
+            self._tail_is_lost()
+            raise
         self._delete_begun()
+
+    def _tail_is_lost(self) -> None:
+        """Nothing that is there counts any more, but for whose it is."""
+        self._pending, self._begun = None, b""
+        self._needs_all_rows = self._wants_all_rows = True
+        self._unfolded.clear()
+        self._must_reclaim = True
+
+    def _reclaim(self, term: int | None = None) -> None:
+        head = self._ownership.reclaim(term).head
+        known = {*head.journals, *head.folded}
+        self._journals.delete(
+            one for one in (*self._newest.journals, *self._newest.folded) if one not in known
+        )
+        self._delete_begun()
+        self._must_reclaim = False
 
     def _check_count(self, batch: CommitBatch, checkpoint: Checkpoint, *, anew: bool) -> None:
         if self._keys is None and not anew:
@@ -327,30 +324,38 @@ class CassandraStore(Store):
     # -- at leisure
 
     def tidy_up(self) -> bool:
-        for one in self._unfolded:
-            if not one.done:
-                self._fold_on(one)
-                return True
+        # First, and also where there is always something to fold: they and the record would grow.
+        unfolded = [one for one in self._unfolded if not one.done]
+        if self._delete_old_journals(at_least=OLD_AT_ONCE if unfolded else 1):
+            return True
+        for one in unfolded:
+            self._fold_on(one)
+            return True
         head = self._head
         for epoch in head.dead_epochs:
             if epoch not in self._dropped_epochs:
                 self._home.drop_epoch(epoch, head.timestamp)
                 self._dropped_epochs.add(epoch)
                 return True
+        return False
+
+    def _delete_old_journals(self, *, at_least: int) -> bool:
+        """Folded ones that nobody can be reading any more, if there are so many; whether it has."""
         until = time.monotonic() - KEEP_FOLDED_S
-        kept = [one for one in head.folded if one not in self._deleted]
+        kept = [one for one in self._head.folded if one not in self._deleted]
         too_many = len(kept) - KEEP_FOLDED_JOURNALS
         old = [
             one
             for place, one in enumerate(kept)
             if place < too_many or self._folded_at.get(one, until) <= until
         ]
-        if old:
-            self._journals.delete(old)
-            self._deleted.update(old)
-        return False
+        if len(old) < at_least:
+            return False
+        self._journals.delete(old)
+        self._deleted.update(old)
+        return True
 
-    def _fold_on(self, one: _Unfolded) -> None:
+    def _fold_on(self, one: Unfolded) -> None:
         """A slice of it. Raises StoreError; it begins again then."""
         if one.folding is None:
             one.folding = self._home.fold(self._head.epoch, one.batch, one.journal.timestamp)
@@ -358,8 +363,9 @@ class CassandraStore(Store):
             next(one.folding)
         except StopIteration:
             one.done = True
+            one.batch = CommitBatch(())  # it is where it belongs
             failpoints.reach("cassandra.folded")
-        except StoreError:
+        except BaseException:
             one.folding = None
             raise
 
@@ -369,10 +375,3 @@ class CassandraStore(Store):
             or sum(not one.done for one in self._unfolded) > UNFOLDED_JOURNALS
         ):
             self.tidy_up()
-
-
-def _hash_of(rows: Sequence[bytes], checkpoint: Checkpoint) -> bytes:
-    hashed = hashlib.blake2b(checkpoint.to_record(), digest_size=16)
-    for chunk in rows:
-        hashed.update(chunk)
-    return hashed.digest()

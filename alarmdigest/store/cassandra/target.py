@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from alarmdigest.settings import Settings
@@ -16,7 +16,7 @@ class Target:
     hosts: tuple[tuple[str, int], ...]
     keyspace: str
     user: str = ""
-    password: str = ""
+    password: str = field(default="", repr=False)
     password_file: Path | None = None
     tls: bool = False
     tls_ca: Path | None = None

@@ -62,11 +62,14 @@ def test_nobody_there(server: NatsServer) -> None:
     assert f"cannot connect to the keyspace alarmdigest on {address}" in line
 
 
-def test_a_start_waits_for_a_cluster_that_is_about_to_come(server: NatsServer) -> None:
+@pytest.mark.parametrize("options", [[], ["--cassandra-datacenter=datacenter1"]])
+def test_a_start_waits_for_a_cluster_that_is_about_to_come(
+    server: NatsServer, options: list[str]
+) -> None:
     with CassandraNode() as node:
         mine = new_keyspace(node)
         node.kill()
-        service = StreamService(server.url, *mine.options)
+        service = StreamService(server.url, *mine.options, *options)
         service.start(ready=False)
         service.wait_for_log("cannot connect to .* trying again")
         node.start()

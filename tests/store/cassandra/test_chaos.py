@@ -71,6 +71,7 @@ class OwnerProcess:
                 *(hosts, keyspace.target.keyspace, seed, str(keyspace.target.timeout_s)),
             ],
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
             env=environment,
         )
@@ -80,10 +81,15 @@ class OwnerProcess:
 
     def _read(self) -> None:
         assert self.process.stdout is not None
+        assert self.process.stderr is not None
         with self.process.stdout:
             for line in self.process.stdout:
                 with suppress(json.JSONDecodeError):  # killed in the middle of it
                     self._judge.hear(json.loads(line), self._acked_before)
+        said = self.process.stderr.read()
+        self.process.stderr.close()
+        if self.process.wait() not in (0, -signal.SIGKILL):
+            self._judge.hear({"violation": f"an owner has died of it: {said}"}, [])
 
     def signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):

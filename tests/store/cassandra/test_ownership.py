@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from cassandra import OperationTimedOut
+from cassandra import OperationTimedOut, protocol
 from store.cassandra import wrong_stores
 from store.cassandra.scenarios import (
     OTHERS,
@@ -28,7 +28,7 @@ from support.keyspaces import Keyspace, claimed, partitions_of, put_record_back,
 from support.rows import checkpoint, key_of, packed
 
 from alarmdigest.store import AllRowsNeeded, StoreError, StoreInUse
-from alarmdigest.store.cassandra.database import Database
+from alarmdigest.store.cassandra.database import Database, Errors
 from alarmdigest.store.cassandra.store import CassandraStore
 
 pytestmark = pytest.mark.cassandra
@@ -179,6 +179,73 @@ def test_commits_that_the_cluster_has_lost(
     store.commit([packed(changes)], checkpoint(len(everything), 5))
     with claimed(keyspace.target) as other:
         assert rows_of(other) == applied(everything, changes)
+
+
+def test_commits_that_were_lost_before_a_new_term(keyspace: Keyspace) -> None:
+    """A renewal of the claim must notice them as well as a commit does."""
+    leader = CassandraStore(keyspace.target, term=5)
+    with leader as store:
+        store.claim()
+        store.commit_all([packed(ROWS)], checkpoint(len(ROWS), 1))
+        old = record_of(keyspace)
+        store.commit([packed(OTHERS)], checkpoint(len(ROWS), 2))
+        put_record_back(keyspace, old)
+        with pytest.raises(AllRowsNeeded, match="lost what it had confirmed"):
+            store.raise_term(6)
+        assert store.wants_all_rows
+        store.raise_term(6)
+        with pytest.raises(AllRowsNeeded):
+            store.commit([packed(THEIRS)], checkpoint(len(applied(ROWS, THEIRS)), 3))
+        everything = applied(ROWS, OTHERS)
+        store.commit_all([packed(everything)], checkpoint(len(everything), 3))
+        assert rows_of(store) == everything
+        fold_all(store)
+        # Neither is the journal left over that only the lost commit knew of.
+        head = store._head
+        listed = {(one.owner_id.bytes, one.number) for one in (*head.folded, *head.journals)}
+        left = {(p[1:17], int.from_bytes(p[17:25], "big")) for p in partitions_of(keyspace, b"J")}
+        assert left <= listed
+
+
+def test_journals_go_also_where_there_is_always_something_to_fold(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("alarmdigest.store.cassandra.store.KEEP_FOLDED_S", 0.0)
+    with claimed(keyspace.target) as store:
+        for number in range(1, 80):
+            rows = dict.fromkeys(list(ROWS)[:3], b"%d" % number)
+            store.commit([packed(rows)], checkpoint(3, number))
+            for _ in range(3 if number > 2 else 0):  # what is left over is always something
+                store.tidy_up()
+                if sum(not one.done for one in store._unfolded) <= 1:
+                    break
+        assert len(partitions_of(keyspace, b"J")) < 40
+        assert len(store._head.folded) < 40
+
+
+def test_every_answer_of_a_server_is_an_error_that_we_know() -> None:
+    """Those that the driver has no exception for come out as they are."""
+    known = 0
+    for kind in vars(protocol).values():
+        if isinstance(kind, type) and issubclass(kind, protocol.ErrorMessage):
+            try:
+                raised = kind(code=0, message="", info={}).to_exception()
+            except (KeyError, TypeError):
+                continue  # it makes an exception of the driver's own from what stands in it
+            assert isinstance(raised, Errors), kind
+            known += 1
+    assert known >= 10
+
+
+def test_a_keyspace_in_several_data_centres(
+    keyspace: Keyspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Owners of two data centres would not know of each other. (One node has one of them.)"""
+    monkeypatch.setattr(Database, "datacenters_of_keyspace", lambda _self: ["a", "datacenter1"])
+    with pytest.raises(StoreError, match=r"data centres a, datacenter1: say which one"):
+        CassandraStore(keyspace.target)
+    CassandraStore(replace(keyspace.target, datacenter="datacenter1")).close()
+    CassandraStore(replace(keyspace.target, consistency="QUORUM")).close()
 
 
 @pytest.mark.usefixtures("store")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from alarmdigest.store.cassandra.store import CassandraStore, _Pending, _Unfolded
+from alarmdigest.store.cassandra.commits import Pending, Unfolded
+from alarmdigest.store.cassandra.store import CassandraStore
 
 
 class NoFence(CassandraStore):
     """Whoever comes last writes the record."""
 
-    def _settle(self, pending: _Pending) -> None:
+    def _settle(self, pending: Pending) -> None:
         now = self._ownership.read()
         assert now is not None
         assert now.owner is not None
@@ -29,7 +30,7 @@ class AnyCommitOfTheOwner(CassandraStore):
 class NoTimestamps(CassandraStore):
     """Rows where they belong are of who wrote them last, as with the server's own timestamps."""
 
-    def _fold_on(self, one: _Unfolded) -> None:
+    def _fold_on(self, one: Unfolded) -> None:
         if one.folding is None:
             newest = self._ownership.read()
             assert newest is not None
@@ -41,7 +42,7 @@ class NoTimestamps(CassandraStore):
 class FoldedBeforeTheRecord(CassandraStore):
     """Rows are written to where they belong before they are valid."""
 
-    def _settle(self, pending: _Pending) -> None:
+    def _settle(self, pending: Pending) -> None:
         head = pending.attempt.head
         for _ in self._home.fold(head.epoch, pending.batch, head.timestamp):
             pass
@@ -51,7 +52,7 @@ class FoldedBeforeTheRecord(CassandraStore):
 class JournalsDeletedAtOnce(CassandraStore):
     """A folded journal goes before a record says that it is folded."""
 
-    def _fold_on(self, one: _Unfolded) -> None:
+    def _fold_on(self, one: Unfolded) -> None:
         super()._fold_on(one)
         if one.done:
             self._journals.delete([one.journal])
