@@ -107,6 +107,11 @@ class CassandraNode:
         atexit.register(self._end)
 
     @property
+    def commit_log(self) -> Path:
+        """Its folder."""
+        return self.folder / "data" / "commitlog"
+
+    @property
     def address(self) -> str:
         return f"{self.host}:{self.port}"
 
@@ -214,7 +219,7 @@ class CassandraNode:
             "commitlog_sync_group_window": "5ms",
             "concurrent_writes": 128,
             "data_file_directories": [str(data / "data")],
-            "commitlog_directory": str(data / "commitlog"),
+            "commitlog_directory": str(self.commit_log),
             "saved_caches_directory": str(data / "saved"),
             "hints_directory": str(data / "hints"),
             "cdc_raw_directory": str(data / "cdc"),

@@ -6,8 +6,11 @@ import json
 import random
 import shutil
 import signal
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 from support.cassandra_node import CassandraNode
@@ -15,6 +18,7 @@ from support.command import run_command
 from support.feeder import Feeder
 from support.keyspaces import Keyspace, new_keyspace
 from support.nats_server import NatsServer
+from support.small_disk import MountedDisk
 from support.stream_service import StreamService, assert_worth_judging, settle
 from support.wait import eventually
 
@@ -131,6 +135,61 @@ def test_cassandra_is_away_for_a_while(server: NatsServer) -> None:
             service.kill()
             move(service)
             service.start()
+            settle(server.url, service, feeder)
+
+
+@contextmanager
+def full_disk_at_will(folder: Path) -> Iterator[Callable[[], None]]:
+    """A small disk of its own for this folder; called, it is full, until the end of the block."""
+    folder.mkdir(parents=True)
+    options = "size=96m,mode=700"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", str(folder)], check=True)
+    try:
+
+        def fill() -> None:
+            page = bytes(1 << 20)
+            with (folder / "filler").open("ab", buffering=0) as filler, suppress(OSError):
+                while filler.write(page):
+                    pass
+
+        yield fill
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@pytest.mark.timeout(240)
+def test_the_disk_of_cassandra_is_full(server: NatsServer) -> None:
+    """It stops answering; digests go on. With room again, and started again, so does everything."""
+    if not MountedDisk.possible():
+        pytest.skip("only root can mount a small disk")
+    # Segments of a megabyte, so that it soon needs a new one.
+    node = CassandraNode(settings={"commitlog_segment_size": "1MiB"})
+    with full_disk_at_will(node.commit_log) as fill, node:
+        mine = new_keyspace(node)
+        options = [*mine.options, "--cassandra-timeout", "1s"]
+        with (
+            StreamService(server.url, *options) as service,
+            Feeder(server.url, seed=78, rate=300) as feeder,
+        ):
+            eventually(lambda: checkpoints(service) >= 2, what="checkpoints", timeout=30)
+            fill()
+            eventually(
+                lambda: service.metric("alarmdigest_checkpoint_failures_total") > 0,
+                timeout=90,
+                what="a checkpoint that fails",
+            )
+            digests = service.metric('alarmdigest_published_total{kind="digest"}')
+            eventually(
+                lambda: service.metric('alarmdigest_published_total{kind="digest"}') > digests + 50,
+                what="digests meanwhile",
+            )
+            assert "checkpoint" in service.http("/readyz")[1]
+            node.kill()
+            (node.commit_log / "filler").unlink()
+            node.start()
+            eventually(
+                lambda: service.http("/readyz")[0] == 200, timeout=60, what="it to be ready again"
+            )
             settle(server.url, service, feeder)
 
 
