@@ -182,8 +182,7 @@ def _show(settings: Settings, parsed: argparse.Namespace) -> int:
 def _history(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.history import history
 
-    since_ns = int(parsed.since)
-    return history(settings, parsed.whose, parsed.alarm, since_ns=since_ns, as_json=parsed.json)
+    return history(settings, parsed.whose, parsed.alarm, since_ns=parsed.since, as_json=parsed.json)
 
 
 def _forget(settings: Settings, parsed: argparse.Namespace) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import time
 
+from alarmdigest._ext import timestamps
 from alarmdigest.cli.argument_helpers import (
     ITS_DATA_DIR,
     ITS_SERVER,
@@ -50,7 +52,7 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     history.add_argument(
         "alarm", metavar="ALARM", nargs="?", help="only what is about this AlarmID"
     )
-    add(history, "since", duration, "1h", "TIME", "how long ago to begin")
+    add(history, "since", _since, "1h", "TIME", "how long ago to begin, or when (RFC 3339)")
     add_json(history)
     add_settings(history, OF_HISTORY, {"server": ITS_SERVER})
 
@@ -79,3 +81,18 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     clear.add_argument("alarm", metavar="ALARM", help="the AlarmID")
     add_json(clear)
     add_settings(clear, (*INPUT, "event_subject"), {"server": ITS_SERVER})
+
+
+def _since(text: str) -> int:
+    """In ns since 1970. Raises ValueError."""
+    try:
+        return time.time_ns() - duration(text)
+    except ValueError:
+        pass
+    try:
+        return timestamps.to_ns(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither a duration like 15m, 1h or 7d nor a time like "
+            "2026-01-31T12:00:00Z"
+        ) from None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import time
 from dataclasses import replace
 
 from tqdm import tqdm
@@ -28,17 +27,16 @@ def history(
 ) -> int:
     """Tell it on stdout, with what was read on stderr; the exit code: 1 where nothing was found.
 
-    ``since_ns`` is how long ago it begins. Raises NatsError, SettingsError.
+    ``since_ns`` is when it begins, in ns since 1970. Raises NatsError, SettingsError.
     """
     user = checked_id(user_id, "USER")
     alarm = None if alarm_id is None else checked_id(alarm_id, "ALARM")
     # The reader's own news are of no use here.
     logging.getLogger("alarmdigest.pipeline").setLevel(logging.WARNING)
     info = _stream(settings)
-    start_ns = time.time_ns() - since_ns
     with tqdm(unit=" messages", disable=not sys.stderr.isatty(), leave=False) as bar:
-        digests = digests_of_user(settings, user, start_ns, bar.update)
-        scan = InputScan(settings, user, start_ns, info)
+        digests = digests_of_user(settings, user, since_ns, bar.update)
+        scan = InputScan(settings, user, since_ns, info)
         try:
             # A stream that begins with its first message has everything that ever came in.
             complete = scan.first <= max(1, info.first_seq) and info.first_seq <= 1
