@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 import threading
 import time
@@ -60,6 +61,35 @@ class Pulse:
         self._thread.join()
 
 
+class PulseElsewhere:
+    """The same in a process of its own, which shares the cores and no lock with us: what the
+    machine alone does to whoever wants to wake every millisecond."""
+
+    SOURCE = """
+import sys, threading, time
+over = threading.Event()
+threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
+longest, before = 0.0, time.perf_counter()
+while not over.wait(0.001):
+    now = time.perf_counter()
+    longest, before = max(longest, now - before - 0.001), now
+print(longest)
+"""
+
+    def __enter__(self) -> PulseElsewhere:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", self.SOURCE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.longest_s = 0.0
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.longest_s = float(self._process.communicate()[0])
+
+
 def test_a_commit(benchmark: Any, report: Report, node: CassandraNode, tmp_path: Path) -> None:
     """All rows of a million alarms, then some: until acknowledged, and until folded."""
     before = sys.getswitchinterval()
@@ -92,12 +122,13 @@ def test_a_commit(benchmark: Any, report: Report, node: CassandraNode, tmp_path:
                 for name, store in stores.items():
                     commit(store, ROWS, b"a")
                     fold(store)
-                    with Pulse() as pulse:
+                    with Pulse() as pulse, PulseElsewhere() as elsewhere:
                         all_rows, folded = commit(store, ROWS, b"b"), fold(store)
                     few = commit(store, FEW, b"c")
                     fold(store)
                     one = commit(store, 1, b"d")
-                    took[name] = all_rows, folded, few, one, pulse.longest_s
+                    stalls = pulse.longest_s, elsewhere.longest_s
+                    took[name] = all_rows, folded, few, one, *stalls
 
             took: dict[str, tuple[float, ...]] = {}
             benchmark.pedantic(play, rounds=1)
@@ -109,9 +140,11 @@ def test_a_commit(benchmark: Any, report: Report, node: CassandraNode, tmp_path:
         report.row("cassandra", text, took["cassandra"][place], "s", target=target, better="less")
         report.row("cassandra", f"lmdb: {text}", took["lmdb"][place], "s", better="less")
     for name in stores:
-        stall_ms = took[name][-1] * 1e3
+        thread_ms, process_ms = (stall * 1e3 for stall in took[name][-2:])
         text = f"{name}: longest stall of another thread meanwhile"
-        report.row("cassandra", text, stall_ms, "ms", target="<= 10", better="less")
+        report.row("cassandra", text, thread_ms, "ms", target="<= 10", better="less")
+        text = f"{name}: and of a process that does nothing else"
+        report.row("cassandra", text, process_ms, "ms", better="less")
 
 
 def rate(options: list[str]) -> float:

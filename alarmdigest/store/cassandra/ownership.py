@@ -119,6 +119,12 @@ class Ownership:
         self._term = self._term if term is None else term
         return self._claim_from({self.owner, *self.claimed_from}, None)
 
+    def require_ours(self) -> None:
+        """Raises StoreTaken where somebody else has claimed it since, and StoreError."""
+        now = self.read()
+        if now is None or now.owner != self.owner:
+            raise StoreTaken(self._taken_text)
+
     def forget_prior(self) -> None:
         """Once what earlier owners had begun is deleted. Where it does not come about, the next
         commit does the same. Raises StoreError."""

@@ -21,7 +21,15 @@ from uuid import uuid4
 from alarmdigest._ext.rows import KEY_BYTES, CommitBatch, RowDamaged, pack
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.logs import Fields
-from alarmdigest.store.base import CHUNK, AllRowsNeeded, Checkpoint, Store, StoreError, wrong_count
+from alarmdigest.store.base import (
+    CHUNK,
+    AllRowsNeeded,
+    Checkpoint,
+    Store,
+    StoreDamaged,
+    StoreError,
+    wrong_count,
+)
 from alarmdigest.store.cassandra.commits import Pending, Unfolded, hash_of
 from alarmdigest.store.cassandra.database import Database
 from alarmdigest.store.cassandra.home import Home, overlaid
@@ -116,11 +124,15 @@ class CassandraStore(Store):
         self._folded_at = dict.fromkeys(record.head.folded, time.monotonic())
         self.last = record.head.last(self.where)
         self._newest = record.head
-        self._unfolded = [
-            Unfolded(journal, self._batch([self._journals.read(journal)]))
-            for journal in record.head.journals
-            if self._term is None
-        ]
+        try:
+            self._unfolded = [
+                Unfolded(journal, self._batch([self._journals.read(journal)]))
+                for journal in record.head.journals
+                if self._term is None
+            ]
+        except StoreDamaged:
+            self._ownership.require_ours()
+            raise
         # What earlier owners have begun is not listed, and never will be.
         self._delete_begun()
         if self.last is not None:
@@ -161,7 +173,14 @@ class CassandraStore(Store):
 
     def rows(self) -> Iterator[bytes]:
         self._readings += 1
-        return self._rows(self._readings)
+        return self._undisturbed_rows(self._readings)
+
+    def _undisturbed_rows(self, reading: int) -> Iterator[bytes]:
+        try:
+            yield from self._rows(reading)
+        except StoreDamaged:
+            self._ownership.require_ours()  # else it is the next owner's work that we have met
+            raise
 
     def _rows(self, reading: int) -> Iterator[bytes]:
         overlay = overlaid(one.batch for one in self._unfolded)

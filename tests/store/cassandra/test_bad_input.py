@@ -160,7 +160,8 @@ def test_a_keyspace_by_mistake_does_no_harm(
             assert other.wait(60) == exit_codes.USAGE, other.log
             assert "another --cassandra-keyspace" in other.log
         options = [*keyspace.options[1:], f"--data-dir={tmp_path}"]
-        LmdbStore(tmp_path).close()
+        with LmdbStore(tmp_path) as store:
+            store.commit([], checkpoint(0))
         copied = run_command("copy-store", "--from=lmdb", "--to=cassandra", *options)
         assert copied.returncode == exit_codes.STORE_UNUSABLE
         assert "there is a state already" in copied.stderr

@@ -18,6 +18,7 @@ from store.cassandra.scenarios import (
     applied,
     at,
     begins_another_journal,
+    commit_and_fold,
     dies,
     fold_all,
     rows_of,
@@ -179,6 +180,17 @@ def test_commits_that_the_cluster_has_lost(
     store.commit([packed(changes)], checkpoint(len(everything), 5))
     with claimed(keyspace.target) as other:
         assert rows_of(other) == applied(everything, changes)
+
+
+def test_who_loads_while_another_one_takes_over(keyspace: Keyspace) -> None:
+    """He meets newer rows than his own, and must not take the store for damaged."""
+    with claimed(keyspace.target) as store:
+        commit_and_fold(store, ROWS, 1)
+    with claimed(keyspace.target) as loading:
+        with claimed(keyspace.target) as other:
+            commit_and_fold(other, OTHERS, 2)
+        with pytest.raises(StoreInUse, match="claimed by another"):
+            rows_of(loading)
 
 
 def test_commits_that_were_lost_before_a_new_term(keyspace: Keyspace) -> None:

@@ -121,7 +121,7 @@ def test_cassandra_is_away_for_a_while(server: NatsServer) -> None:
             eventually(
                 lambda: service.http("/readyz")[0] == 503, timeout=60, what="it to be unready"
             )
-            assert "no checkpoint can be written" in service.http("/readyz")[1]
+            assert "checkpoint" in service.http("/readyz")[1]
             digests = service.metric('alarmdigest_published_total{kind="digest"}')
             feeder.wait_for(500)
             eventually(
