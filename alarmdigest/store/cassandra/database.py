@@ -62,8 +62,9 @@ log = logging.getLogger(__name__)
 logging.getLogger("cassandra").setLevel(logging.CRITICAL)
 
 PAGE_ROWS = 500
-AT_ONCE = 32
-"""Writes under way at a time."""
+AT_ONCE = 8
+"""Writes under way at a time. The driver begins so many in one go, without letting other threads
+run: 32 of them held these up for 20 ms, 8 do for 10, and are hardly slower."""
 ATTEMPTS = 4
 PAUSE_S = 0.2
 RECONNECT_S = 1.0

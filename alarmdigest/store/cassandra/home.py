@@ -14,7 +14,7 @@ from alarmdigest.store.cassandra.record import damaged
 from alarmdigest.store.cassandra.schema import SHARDS, TABLE, home, shard_of
 
 BATCH_BYTES = 60_000
-BATCHES_AT_ONCE = 16
+BATCHES_AT_ONCE = 8
 SHARDS_AT_ONCE = 4
 
 Overlay = Mapping[bytes, bytes | None]
