@@ -72,7 +72,7 @@ def test_every_counter_is_there_from_the_start_with_0(service: ServiceProcess) -
 
     reasons = {"json", "schema", "too_long", "status", "changed_at"}
     assert labelled("alarmdigest_rejected_total", "reason") == reasons
-    assert labelled("alarmdigest_received_total", "kind") == {"event", "request"}
+    assert labelled("alarmdigest_received_total", "kind") == {"event", "request", "forget"}
     assert labelled("alarmdigest_dropped_total", "kind") == {"event", "request", "refusal"}
     assert labelled("alarmdigest_published_total", "kind") == {"digest", "rejection"}
 
