@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
@@ -107,7 +107,7 @@ def _present(js: JetStream, config: StreamConfig, *, create: bool) -> StreamInfo
         if trouble := _absence(js, config, create=create):
             raise trouble
         try:
-            return js.create_stream(config.api_config())
+            return js.create_stream(_without_held(js, config).api_config())
         except JetStreamError as error:
             # Somebody else was faster: look again at what there is now.
             if error.err_code in (NAME_IN_USE, SUBJECTS_OVERLAP):
@@ -161,7 +161,8 @@ def _absence(
     js: JetStream, config: StreamConfig, *, create: bool
 ) -> StreamConflict | StreamMissing | None:
     """Why a stream that is not there will not be; None if we can try to make it."""
-    if holders := _holders(js, config.name, config.subjects):
+    required = [one for one in config.subjects if one not in config.optional]
+    if holders := _holders(js, config.name, required):
         return StreamConflict(config.for_its_domain(_remedy(config, holders)))
     if not create:
         return StreamMissing(
@@ -169,6 +170,22 @@ def _absence(
             f"Leave that option out, or create one: {config.add_command}"
         )
     return None
+
+
+def _without_held(js: JetStream, config: StreamConfig) -> StreamConfig:
+    """Without those optional subjects that another stream captures, such as another service's."""
+    holders = _holders(js, config.name, config.optional)
+    if not holders:
+        return config
+    held = ", ".join(f"stream {name} captures {subject}" for name, subject in holders.items())
+    log.warning(
+        "%s: stream %s is made without it, and so nobody can have users of this service forgotten; "
+        "with --forget-subject it has a subject of its own",
+        held,
+        config.name,
+    )
+    wanted = tuple(one for one in config.subjects if one not in config.optional)
+    return replace(config, subjects=wanted, optional=())
 
 
 def _missing_subjects(js: JetStream, config: StreamConfig, info: StreamInfo) -> str:

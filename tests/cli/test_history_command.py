@@ -98,6 +98,7 @@ def test_every_outcome(server: NatsServer) -> None:
     assert lines[-1] == "at the end: 0 active as far as is known, 0 due at the next request"
 
 
+@pytest.mark.slow
 def test_it_is_what_the_service_has_done(server: NatsServer) -> None:
     """Random histories of odd users, with kills in between: against the model, and the stream."""
     with (
@@ -202,6 +203,7 @@ def test_what_docs_questions_says_that_it_needs() -> None:
         assert "Permissions Violation" not in guarded.log
 
 
+@pytest.mark.slow
 def test_it_is_fast_and_ends_at_once(server: NatsServer, tell: Callable[[str], None]) -> None:
     """A stream with much to read; no consumer of ours is left."""
     one = event("x", "a", "WARNING", 1)

@@ -103,6 +103,18 @@ def test_what_is_published_on_an_input_subject_or_below_it_is_captured(
     assert info_of(js, "ALARMS").messages == 3
 
 
+def test_what_another_service_captures_and_is_not_needed_is_left_out(
+    js: JetStream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two services with subjects of their own, neither of which says --forget-subject."""
+    one = make_stream_configs(alarms_stream="ONE", event_subject="e1", request_subject="r1").alarms
+    two = make_stream_configs(alarms_stream="TWO", event_subject="e2", request_subject="r2").alarms
+    assert "ForgetUser" in ensure_stream(js, one, create=True).subjects
+    assert ensure_stream(js, two, create=True).subjects == ("e2", "e2.>", "r2", "r2.>")
+    assert "stream TWO is made without it" in caplog.text
+    assert ensure_stream(js, two, create=True).subjects == ("e2", "e2.>", "r2", "r2.>")
+
+
 def test_limits_and_names_are_as_they_are_asked_for(js: JetStream) -> None:
     alarms = make_stream_configs(
         alarms_stream="IN",
