@@ -1,7 +1,8 @@
-"""Sending the service one input message, and learning that it cannot be lost any more."""
+"""Publishing one input message; in stream mode, until the stream has stored it."""
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from alarmdigest.cli.client import connect
@@ -9,9 +10,11 @@ from alarmdigest.cli.subscription import Subscription
 from alarmdigest.cli.terminal import write_json, write_line
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import JetStreamDenied, JetStreamError, JetStreamOff, NoAnswer
+from alarmdigest.nats.errors import JetStreamDenied, JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import OFF, OFF_FOR_ACCOUNT, JetStream
+from alarmdigest.nats.streams import edit_command, subjects_with
 from alarmdigest.nats.subjects import covers
+from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings, SettingsError
 
@@ -26,7 +29,7 @@ class Sent:
     def __str__(self) -> str:
         if self.stream:
             return f"message {self.sequence} of {self.stream}"
-        return "a plain message: who was not connected did not get it"
+        return "a plain message: a service that is not connected misses it"
 
 
 def send_input(settings: Settings, subject: str, body: bytes, *, may_add: bool = False) -> Sent:
@@ -53,7 +56,7 @@ def send_input(settings: Settings, subject: str, body: bytes, *, may_add: bool =
 
 
 def report(sent: Sent, what: str, *, as_json: bool, **fields: str) -> None:
-    """On stdout; ``what`` is done as soon as that message is read."""
+    """On stdout. ``what`` will be so when the service has read the message."""
     if as_json:
         write_json({**fields, "stream": sent.stream or None, "sequence": sent.sequence or None})
     else:
@@ -84,16 +87,27 @@ def _capture(
     jetstream: JetStream, settings: Settings, info: StreamInfo, subject: str, *, may_add: bool
 ) -> None:
     """Have the stream capture it, and what is below it. Raises SettingsError where it does not."""
-    below = f"{subject}.>"
-    wanted = [*(one for one in info.subjects if not covers(below, one)), subject, below]
-    remedy = f"nats stream edit {info.name} --subjects '{','.join(wanted)}'"
-    problem = f"the stream {info.name} does not capture {subject}"
+    config = stream_configs_of(settings)[0]
+    added = (subject, f"{subject}.>")
+    remedy = config.for_its_domain(edit_command(added, info))
+    problem = f"stream {info.name} does not capture {subject}"
+    others: list[str] = []
+    with suppress(JetStreamDenied):  # then the update says as much
+        others = [one for one in jetstream.stream_names_for(subject) if one != info.name]
+    if others:
+        raise SettingsError(
+            f"{problem}, stream {others[0]} does: give the subject of this service "
+            f"(--forget-subject), or its stream (--events-stream {others[0]})"
+        )
     if not may_add or settings.no_create_streams:
         raise SettingsError(f"{problem}: {remedy}")
     try:
-        jetstream.request(f"STREAM.UPDATE.{info.name}", {**info.config, "subjects": wanted})
-    except (JetStreamDenied, JetStreamError, NoAnswer) as error:
-        raise SettingsError(f"{problem}, and we may not change that: {remedy} ({error})") from error
+        changed = {**info.config, "subjects": subjects_with(added, info)}
+        jetstream.request(f"STREAM.UPDATE.{info.name}", changed)
+    except JetStreamDenied as error:
+        raise SettingsError(f"{problem}, and we may not change that: {remedy}") from error
+    except JetStreamError as error:
+        raise SettingsError(f"{problem}, and the server refuses to add it: {error}") from error
 
 
 def _send_plainly(connection: Connection, subject: str, body: bytes) -> None:

@@ -79,10 +79,12 @@ def findings(
     _tell_unknown_fields(info)
     found = check(Seen(info.config, config, info.consumers - ours))
     # One that can never hold them need not be told to.
-    if not any(one.field == "mirror" for one in found) and (
-        text := _missing_subjects(js, config, info)
-    ):
+    if any(one.field == "mirror" for one in found):
+        return found
+    if text := _missing_subjects(js, config, info):
         found.insert(0, Finding("refuses", "subjects", config.for_its_domain(text)))
+    elif text := _missing_optional(js, config, info):
+        found.append(Finding("warns", "subjects", config.for_its_domain(text)))
     return found
 
 
@@ -177,33 +179,58 @@ def _without_held(js: JetStream, config: StreamConfig) -> StreamConfig:
     holders = _holders(js, config.name, config.optional)
     if not holders:
         return config
-    held = ", ".join(f"stream {name} captures {subject}" for name, subject in holders.items())
-    log.warning(
-        "%s: stream %s is made without it, and so nobody can have users of this service forgotten; "
-        "with --forget-subject it has a subject of its own",
-        held,
-        config.name,
-    )
+    log.warning("stream %s is made without it: %s", config.name, _held_elsewhere(config, holders))
     wanted = tuple(one for one in config.subjects if one not in config.optional)
     return replace(config, subjects=wanted, optional=())
 
 
 def _missing_subjects(js: JetStream, config: StreamConfig, info: StreamInfo) -> str:
-    missing = [
-        subject
-        for subject in config.subjects
-        if subject not in config.optional and not any(covers(has, subject) for has in info.subjects)
-    ]
+    required = [one for one in config.subjects if one not in config.optional]
+    missing = _not_captured(required, info)
     if not missing:
         return ""
     if holders := _holders(js, config.name, missing):
         return _remedy(config, holders)
-    # What it has within ours would overlap with ours.
-    others = [s for s in info.subjects if not any(covers(ours, s) for ours in config.subjects)]
-    wanted = ",".join([*others, *config.subjects])
     return (
         f"stream {config.name} does not capture {', '.join(missing)}: add what is missing "
-        f"(nats stream edit {config.name} --subjects '{wanted}'), or give us another stream"
+        f"({edit_command(config.subjects, info)}), or give us another stream"
+    )
+
+
+def _missing_optional(js: JetStream, config: StreamConfig, info: StreamInfo) -> str:
+    """An earlier version has made the stream, or another stream has the subject."""
+    missing = _not_captured(config.optional, info)
+    if not missing:
+        return ""
+    if holders := _holders(js, config.name, missing):
+        return _held_elsewhere(config, holders)
+    return (
+        f"stream {config.name} does not capture {', '.join(missing)}, so what a program publishes "
+        f"there to have a user forgotten is lost: {edit_command(missing, info)}"
+    )
+
+
+def _not_captured(subjects: Sequence[str], info: StreamInfo) -> list[str]:
+    return [one for one in subjects if not any(covers(has, one) for has in info.subjects)]
+
+
+def subjects_with(wanted: Sequence[str], info: StreamInfo) -> list[str]:
+    """What the stream captures with these subjects added."""
+    # What it has within them would overlap with them.
+    others = [one for one in info.subjects if not any(covers(new, one) for new in wanted)]
+    return [*others, *wanted]
+
+
+def edit_command(wanted: Sequence[str], info: StreamInfo) -> str:
+    """How to have the stream capture these, too, with the nats tool."""
+    return f"nats stream edit {info.name} --subjects '{','.join(subjects_with(wanted, info))}'"
+
+
+def _held_elsewhere(config: StreamConfig, holders: dict[str, str]) -> str:
+    held = ", ".join(f"stream {name} captures {subject}" for name, subject in holders.items())
+    return (
+        f"{held}, and a subject can be in one stream only: no user of the service of stream "
+        f"{config.name} can be forgotten; with --forget-subject it has a subject of its own"
     )
 
 

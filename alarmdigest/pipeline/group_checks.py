@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,14 +16,13 @@ from alarmdigest.replication.kept_beats import KeptBeat, groups_with_names, kept
 from alarmdigest.replication.subjects import LEADERS
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.store.base import Checkpoint
+from alarmdigest.wire.messages import ANSWERED_REQUEST
 
 log = logging.getLogger(__name__)
 
 #: Which reading of input messages the replicas have in common. Count it up when a message is read
 #: as another one than before.
 READING_RULES = 2
-
-REQUEST = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) ")
 
 
 def content_of(settings: Settings, content_settings: Mapping[str, int]) -> dict[str, Any]:
@@ -186,7 +184,7 @@ def _beats(js: JetStream, group: str) -> list[KeptBeat]:
 def _last_published(js: JetStream, settings: Settings) -> int:
     """The sequence of the request that the last digest answers; 0 if there is none."""
     last = js.find_message(settings.digests_stream, {"last_by_subj": settings.digest_subject})
-    found = REQUEST.search(last.headers) if last is not None else None
+    found = ANSWERED_REQUEST.search(last.headers) if last is not None else None
     return int(found[1]) if found is not None else 0
 
 

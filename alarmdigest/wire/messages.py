@@ -7,6 +7,7 @@ are checked in the contract's order: json, schema, too_long, status, changed_at.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ REASONS: Final = ("json", "schema", "too_long", "status", "changed_at")
 
 EVENT_FIELDS: Final = ("AlarmID", "UserID", "Status", "ChangedAt")
 USER_FIELDS: Final = ("UserID",)
+
+# In the headers of a digest: the sequence of the request that it answers, and its time in ns.
+ANSWERED_REQUEST: Final = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) (\d+)\r\n")
 
 
 @dataclass(frozen=True, slots=True)

@@ -377,13 +377,13 @@ cdef class AlarmBook:
         return news
 
     cdef void forget(self, const RoutedRecord* record) noexcept nogil:
-        """End all memory of a user: what comes later starts anew."""
+        """End all memory of a user: what comes later starts anew, or has done so already."""
         cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
         cdef uint32_t tag = user_tag(&self.state, user_id, record.user_len)
         cdef uint32_t user = find_user(&self.state, user_id, record.user_len, tag)
         self.tally.forget_users += 1
         if user != 0:
-            self.tally.forgotten_with_user += forget_user(&self.state, user)
+            self.tally.forgotten_with_user += forget_user(&self.state, user, record.arrival_ns)
 
     cdef bint digest(self, const RoutedRecord* record) noexcept nogil:
         """Answer one request; False when there is no memory.

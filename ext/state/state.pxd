@@ -392,23 +392,33 @@ cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, uint32_t 
     arena_release(&s.arena, handle, ALARM_ID_AT + alarm.id_len)
 
 
-cdef inline uint64_t forget_user(State* s, uint32_t user) noexcept nogil:
-    """Forget all alarms of a user, and the user, as soon as no store has a row of him any more; how
-    many alarms that were."""
-    cdef uint32_t handle = user_at(s, user).first_block, next_handle, alarm
-    cdef uint64_t removed = 0
+cdef inline uint64_t forget_user(State* s, uint32_t user, int64_t arrival_ns) noexcept nogil:
+    """Forget a user's alarms that came by then, and the user, as soon as nothing is left and no
+    store has a row of him any more; how many alarms that were.
+
+    What came later stays: a stream that is put back, and read again, forgets again.
+    """
+    cdef uint32_t handle = user_at(s, user).first_block, next_handle
+    cdef uint32_t* link
+    cdef uint64_t removed = 0, before
+    cdef Alarm* alarm
     cdef Block* block
     while handle != 0:
         block = block_at(s, handle)
         next_handle = block.next
-        if block.first_alarm != 0:
-            while block.first_alarm != 0:
-                alarm = block.first_alarm
-                remove_alarm(
-                    s, user, &block.first_alarm, slot_of_alarm(s, user, alarm_at(s, alarm), alarm))
+        before = removed
+        link = &block.first_alarm
+        while link[0] != 0:
+            alarm = alarm_at(s, link[0])
+            if alarm.arrived_ns > arrival_ns:
+                link = &alarm.next_in_block
+            else:
+                remove_alarm(s, user, link, slot_of_alarm(s, user, alarm, link[0]))
                 removed += 1
-            s.blocks -= 1
-            if block.flags & WRITTEN:
+        if removed > before:
+            if block.first_alarm == 0:
+                s.blocks -= 1
+            if block.first_alarm != 0 or block.flags & WRITTEN:
                 mark_dirty(s, handle)
             else:
                 remove_block(s, handle)

@@ -85,7 +85,7 @@ cdef inline bint lies_in(Span subject, bytes base):
             and (subject.length == length or subject.data[length] == 46))
 
 
-cdef inline bint is_text(Span text, bytes other):
+cdef inline bint equals(Span text, bytes other):
     return (text.length == <size_t> PyBytes_GET_SIZE(other)
             and memcmp(text.data, PyBytes_AS_STRING(other), text.length) == 0)
 
@@ -533,7 +533,7 @@ cdef class Router:
     ) except -1:
         """Put one accepted message at the end of its worker's batch."""
         cdef bint is_ahead
-        if self.only_user is not None and not is_text(user_id, self.only_user):
+        if self.only_user is not None and not equals(user_id, self.only_user):
             return 0
         cdef uint32_t hashed = self.hash32(user, 0, False)
         cdef uint32_t bucket = hashed % self.buckets

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -73,7 +74,7 @@ def test_what_is_forgotten_and_comes_again_is_new(server: NatsServer, mode: str)
         assert service.metric('alarmdigest_received_total{kind="forget"}') == 1
 
 
-def test_the_store_forgets_too(server: NatsServer) -> None:
+def test_the_store_forgets_too(server: NatsServer, tmp_path: Path) -> None:
     with ServiceProcess(server.url, mode="stream", options=OPTIONS) as service:
 
         def shown(user: str) -> int:
@@ -92,6 +93,27 @@ def test_the_store_forgets_too(server: NatsServer) -> None:
         service.start()
         assert shown("ada") == 1
         assert service.metric("alarmdigest_users") == 1
+        # A copy has nothing of her, not even where nobody would look for it.
+        copied = run_command("backup", str(tmp_path), "--data-dir", str(service.data_dir))
+        assert copied.returncode == 0, copied.stderr
+        [data] = (tmp_path / "state").glob("data.mdb")
+        assert b"his" in data.read_bytes()
+        assert b"0" * 190 not in data.read_bytes()
+
+
+def test_a_kill_before_the_checkpoint_brings_nobody_back(server: NatsServer) -> None:
+    options = ["--checkpoint-interval", "1h"]
+    service = ServiceProcess(server.url, mode="stream", options=options)
+    with service, Bus(server.url) as bus:
+        bus.publish_all([event("ada", "a"), request("ada"), event("ada", "b")])
+        bus.wait_for_digests(1)
+        run(server, "forget", "ada")
+        bus.publish_all([event("bob", "c"), request("bob")])
+        bus.wait_for_digests(2)  # the message before it was read
+        service.kill()
+        service.start()
+        bus.publish_all([request("ada"), event("ada", "b"), request("ada")])
+        assert alarms_in(bus.wait_for_digests(3)[2]) == ["b"]
 
 
 def test_a_stream_of_an_earlier_version_gets_the_subject(server: NatsServer) -> None:
@@ -99,18 +121,34 @@ def test_a_stream_of_an_earlier_version_gets_the_subject(server: NatsServer) -> 
     wanted = (*theirs, "ForgetUser", "ForgetUser.>")
     with asking(server.url) as js:
         js.create_stream({"name": "ALARMS", "subjects": theirs, "max_age": 10**15})
-        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS) as service:
             assert info_of(js, "ALARMS").subjects == theirs
+            # Who lets a program publish it is told that nobody keeps that.
+            assert "does not capture ForgetUser, ForgetUser.>, so what a program" in service.log
+            checked = run_command("check-config", "--server", server.url, "--mode", "stream")
+            assert f"nats stream edit ALARMS --subjects '{','.join(wanted)}'" in checked.stderr
             refused = run_command("forget", "ada", "--server", server.url, "--no-create-streams")
             assert refused.returncode == exit_codes.USAGE
             assert refused.stderr == (
-                "alarmdigest: the stream ALARMS does not capture ForgetUser: nats stream edit "
+                "alarmdigest: stream ALARMS does not capture ForgetUser: nats stream edit "
                 f"ALARMS --subjects '{','.join(wanted)}'\n"
             )
             assert "message 1 of ALARMS" in run(server, "forget", "ada")
         found = info_of(js, "ALARMS")
         assert found.subjects == wanted
         assert found.config["max_age"] == 10**15
+
+
+def test_a_subject_that_another_stream_has(server: NatsServer) -> None:
+    with asking(server.url) as js:
+        js.create_stream({"name": "ALARMS", "subjects": OLD_SUBJECTS})
+        js.create_stream({"name": "THEIRS", "subjects": ["ForgetUser"]})
+        refused = run_command("forget", "ada", "--server", server.url)
+        assert refused.returncode == exit_codes.USAGE
+        assert "stream ALARMS does not capture ForgetUser, stream THEIRS does" in refused.stderr
+        assert "--forget-subject" in refused.stderr
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS) as service:
+            assert "THEIRS captures ForgetUser, and a subject can be in one" in service.log
 
 
 def test_who_may_not_change_the_stream_is_told_how() -> None:

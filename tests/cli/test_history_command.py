@@ -87,15 +87,18 @@ def test_every_outcome(server: NatsServer) -> None:
     ]
     assert steps[1]["digests"] == [1]
     assert steps[1]["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
-    assert steps[4]["told"] == [{"AlarmID": "a", "Status": "WARNING", "digest": 1}]
+    assert steps[4]["told"] == [
+        {"AlarmID": "a", "Status": "WARNING", "digest": 1, "missing_for": None}
+    ]
     assert steps[6]["reason"] == "schema"
     shown = run_command("history", "ada", "a", "--server", server.url)
-    assert "reading 12 messages of ALARMS, from 1 on (the stream's first" in shown.stderr
+    assert "reading 12 messages of ALARMS, from 1 on (all that the stream" in shown.stderr
     lines = shown.stdout.splitlines()
-    assert lines[1].endswith("3  request: digest 1 with 1 alarm: a WARNING")
+    assert len(lines) == 11
+    assert lines[1].endswith("3  request: digest 1 with 1 alarm, with a WARNING")
     assert "late: WARNING of 2026-01-02T03:04:05.000000000Z counts" in lines[2]
-    assert lines[4].endswith("nothing is due; told and not changed since: a WARNING in digest 1")
-    assert lines[-1] == "at the end: 0 active as far as is known, 0 due at the next request"
+    assert lines[4].endswith("no digest with a: not changed since it was told in digest 1")
+    assert lines[-1] == "at the end: 0 active, 0 due at the next request"
 
 
 @pytest.mark.slow
@@ -123,7 +126,9 @@ def test_it_is_what_the_service_has_done(server: NatsServer) -> None:
         for one, answer in zip(digests, answers, strict=True):
             alarms = [(alarm["AlarmID"], alarm["Status"]) for alarm in one["alarms"]]
             assert alarms == [(e.alarm, e.status.name) for e in answer.digest.entries]
-        assert not [one for one in steps if one["outcome"] in ("missing", "told before")]
+        assert not [
+            one for one in steps if one["outcome"] in ("missing", "unknown", "not answered")
+        ]
 
 
 def test_knowledge_that_begins_late(server: NatsServer) -> None:
@@ -133,24 +138,152 @@ def test_knowledge_that_begins_late(server: NatsServer) -> None:
             bus.wait_for_digests(1)
             first = js.message_time_ns(ALARMS, 2)
             assert first is not None
-            bus.publish_all([event("ada", "a", "WARNING", 2), request("ada"), request("bob")])
-            bus.flush()
+            bus.publish_all([event("ada", "a", "WARNING", 2), request("ada")])
+            bus.publish_all([event("bob", "b", "WARNING", 1), request("bob"), request("ada")])
+            bus.wait_for_digests(2)
+            bus.publish_all([event("ada", "a", "CRITICAL", 3), request("ada")])
+            bus.wait_for_digests(3)
+            bus.publish_all([event("ada", "a", "WARNING", 4), request("ada"), request("ada")])
+            bus.wait_for_digests(4)
         since = timestamps.to_text(first + 1)
         done = run_command("history", "ada", "--since", since, "--server", server.url)
-        assert "from 3 on (what the user had before is not known here)" in done.stderr
-        assert "told before all that was read here, and not changed since: a WARNING" in done.stdout
+        assert "from 3 on (what came before is not known here)" in done.stderr
+        lines = done.stdout.splitlines()
+        assert "told before all that was read here and not changed since, else it" in lines[1]
+        assert lines[1].endswith("is missing: a WARNING")
+        assert "nothing is due as far as is known here; told and not changed since" in lines[2]
+        assert lines[-2].endswith("told and not changed since: a WARNING in digest 4")
+        assert lines[-1].endswith("1 active, 0 due at the next request as far as is known here")
+        # A digest has told the alarm: now it is known, and one that is not there is missing.
+        js.request(f"STREAM.MSG.DELETE.{DIGESTS}", {"seq": 4})
+        asked = told(server, "ada", "--since", since)[-2:]
+        assert [one["outcome"] for one in asked] == ["not answered", "nothing due"]
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            bus.publish_all([event("bob", "b", "CRITICAL", 5), request("bob")])
+            bus.wait_for_digests(5)
+        asked = told(server, "ada", "--since", since)[-2:]
+        assert [one["outcome"] for one in asked] == ["missing", "nothing due"]
+
+
+def test_what_was_learned_from_a_digest_decides_what_is_late(server: NatsServer) -> None:
+    """What came before is not read, but a digest tells of it: the service's state, not ours."""
+    with asking(server.url) as js, Bus(server.url) as bus:
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            bus.publish_all([event("ada", "a", "WARNING", 30)])
+            bus.flush()
+            eventually(lambda: js.message_time_ns(ALARMS, 1), what="it to be stored")
+            first = js.message_time_ns(ALARMS, 1) or 0
+            bus.publish_all([event("ada", "a", "CRITICAL", 10), request("ada")])
+            bus.wait_for_digests(1)
+            bus.publish_all([event("ada", "a", "CRITICAL", 20), request("ada")])
+            bus.flush()
+            eventually(lambda: js.message_time_ns(ALARMS, 5), what="all to be stored")
+        steps = told(server, "ada", "--since", timestamps.to_text(first + 1))
+        outcomes = [one["outcome"] for one in steps]
+        assert outcomes == ["new", "digest", "late", "nothing due"]
+        assert [one["complete"] for one in steps] == [False] * 4
 
 
 def test_a_digest_that_is_not_there(server: NatsServer) -> None:
     with Bus(server.url) as bus, asking(server.url) as js:
         with ServiceProcess(server.url, mode="stream", options=OPTIONS):
             pass  # it has made the streams
+        bus.publish_all([event("ada", "a", "WARNING", 1), request("ada"), request("ada")])
+        bus.flush()
+        eventually(lambda: js.message_time_ns(ALARMS, 3), what="all to be stored")
+        [_event, asked, again] = told(server, "ada")
+        assert (asked["outcome"], asked["digests"]) == ("not answered", [])
+        assert asked["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
+        assert [one["missing_for"] for one in again["told"]] == [2]
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            bus.publish_all([event("bob", "b", "WARNING", 1), request("bob")])
+            bus.wait_for_digests(2)
+        assert [one["outcome"] for one in told(server, "ada")][1] == "digest"
+        js.request(f"STREAM.MSG.DELETE.{DIGESTS}", {"seq": 1})
+        lines = run_command("history", "ada", "--server", server.url).stdout.splitlines()
+        assert lines[1].endswith("no digest in the stream, though 1 alarm due: a WARNING")
+        assert lines[2].endswith("a WARNING in the digest of request 2, which is not there")
+
+
+def test_one_alarm_of_several(server: NatsServer) -> None:
+    """Each request tells of it, also where its digest holds others only, in several messages."""
+    others = [event("ada", f"b{n:040}", "WARNING", 1) for n in range(300)]
+    far = int(time.time()) + 7200
+    with (
+        ServiceProcess(server.url, mode="stream", options=[*OPTIONS, "--split-size", "16KiB"]),
+        Bus(server.url) as bus,
+    ):
+        bus.publish_all([event("ada", "a", "WARNING", 5), *others, request("ada")])
+        bus.publish_all([event("ada", "a", "CLEARED", 6), event("ada", "c", "WARNING", 1)])
+        bus.publish_all([request("ada"), request("ada")])
+        ahead = {"UserID": "ada", "AlarmID": "a", "Status": "CRITICAL"}
+        ahead["ChangedAt"] = timestamps.to_text(far * 10**9)
+        bus.publish_all([("AlarmStatusChanged", orjson.dumps(ahead))])
+        bus.publish_all([event("ada", "a", "WARNING", 7), request("ada")])
+        bus.wait_for_digests(4)
+    lines = run_command("history", "ada", "a", "--server", server.url).stdout.splitlines()
+    assert "request: digest 1, 2, " in lines[1]
+    assert lines[1].endswith("with 301 alarms, with a WARNING")
+    assert lines[3].endswith("with 1 alarm, without a: it is CLEARED")
+    assert lines[4].endswith("no digest with a: it is CLEARED")
+    assert "(it said later: too far in the future): counts from now on" in lines[5]
+    assert lines[7].endswith("with a CRITICAL")
+
+
+def test_a_late_change_makes_it_due(server: NatsServer) -> None:
+    with ServiceProcess(server.url, mode="stream", options=OPTIONS), Bus(server.url) as bus:
         bus.publish_all([event("ada", "a", "WARNING", 1), request("ada")])
+        bus.publish_all([event("ada", "a", "WARNING", 5), event("ada", "a", "CLEARED", 3)])
+        bus.publish_all([request("ada")])
+        bus.wait_for_digests(2)
+    steps = told(server, "ada")
+    assert [one["outcome"] for one in steps] == ["new", "digest", "merged", "late", "digest"]
+    assert steps[3]["due_by_it"] is True
+    lines = run_command("history", "ada", "--server", server.url).stdout.splitlines()
+    assert lines[3].endswith("counts, but it is a change since what was told: due again")
+
+
+def test_forgotten_after_its_retention(server: NatsServer) -> None:
+    options = [*OPTIONS, "--retention", "1s"]
+    with (
+        ServiceProcess(server.url, mode="stream", options=options),
+        Bus(server.url) as bus,
+        asking(server.url) as js,
+    ):
+        bus.publish_all([event("ada", "a", "CLEARED", 5)])
+        bus.flush()
+        eventually(lambda: js.message_time_ns(ALARMS, 1), what="it to be stored")
+        first = js.message_time_ns(ALARMS, 1) or 0
+        eventually(lambda: time.time_ns() > first + 1_100_000_000, what="its retention to be over")
+        bus.publish_all([event("ada", "a", "WARNING", 3), request("ada")])
+        bus.wait_for_digests(1)
+    outcomes = [one["outcome"] for one in told(server, "ada", "--retention", "1s")]
+    assert outcomes == ["new", "anew", "digest"]
+
+
+def test_a_stream_with_gaps_and_one_that_was_made_anew(server: NatsServer) -> None:
+    with Bus(server.url) as bus, asking(server.url) as js:
+        with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+            bus.publish_all([event("ada", "a", "WARNING", 1), request("ada"), request("bob")])
+            bus.wait_for_digests(1)
+            eventually(lambda: js.message_time_ns(ALARMS, 3), what="all to be stored")
+        # Its last message is deleted: nothing that would ever come is waited for.
+        js.request(f"STREAM.MSG.DELETE.{ALARMS}", {"seq": 3})
+        started = time.monotonic()
+        assert [one["complete"] for one in told(server, "ada")] == [True, True]
+        assert time.monotonic() - started < 15
+        js.request(f"STREAM.MSG.DELETE.{ALARMS}", {"seq": 1})
+        done = run_command("history", "ada", "--server", server.url)
+        assert "what came before is not known here" in done.stderr
+        # Made anew: its second message is another request, whose digest is not the first one's.
+        config = info_of(js, ALARMS).config
+        js.request(f"STREAM.DELETE.{ALARMS}", {})
+        js.create_stream(config)
+        bus.publish_all([event("ada", "b", "WARNING", 1), request("ada")])
         bus.flush()
         eventually(lambda: js.message_time_ns(ALARMS, 2), what="both to be stored")
         [_event, asked] = told(server, "ada")
-        assert (asked["outcome"], asked["digests"]) == ("missing", [])
-        assert asked["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
+        assert asked["outcome"] == "not answered"
 
 
 def test_nothing_to_tell(server: NatsServer) -> None:
@@ -183,7 +316,7 @@ def test_who_may_not_read_is_told() -> None:
 
 
 def test_what_docs_questions_says_that_it_needs() -> None:
-    allowed = ["$JS.API.STREAM.INFO.*"]
+    allowed = ["$JS.API.STREAM.INFO.*", f"$JS.API.STREAM.MSG.GET.{ALARMS}"]
     for stream in (ALARMS, DIGESTS):
         consumer = "$JS.API.CONSUMER"
         allowed += [f"{consumer}.CREATE.{stream}.>", f"{consumer}.MSG.NEXT.{stream}.*"]
@@ -198,8 +331,16 @@ def test_what_docs_questions_says_that_it_needs() -> None:
             bus.publish_all([event("ada", "a", "WARNING", 1), request("ada")] * 100)
             bus.wait_for_digests(1)
             done = run_command("history", "ada", NATS_URL=guarded.url_of("service"))
+            with asking(guarded.url_of("bus")) as js:
+                began = js.message_time_ns(ALARMS, 100)
+            assert began is not None
+            # As most do: from a message on that is not the stream's first.
+            since = ("--since", timestamps.to_text(began + 1))
+            later = run_command("history", "ada", *since, NATS_URL=guarded.url_of("service"))
         assert done.returncode == 0, done.stderr
         assert len(done.stdout.splitlines()) == 201
+        assert later.returncode == 0, later.stderr
+        assert len(later.stdout.splitlines()) < 201
         assert "Permissions Violation" not in guarded.log
 
 

@@ -525,6 +525,27 @@ def test_each_part_of_a_split_digest_has_an_id_of_its_own_and_the_size_it_had_wi
     assert bodies[0] == bodies[1]
 
 
+def test_a_user_who_is_forgotten_once_more_keeps_what_came_since() -> None:
+    """A stream that was put back is read again, and its messages have the arrivals of before."""
+    books = Books()
+    forget = (Forget("u"), START + 1)
+    long = "x" * 1000  # several blocks
+    books.apply((warning("u", "a"), START), (warning("u", long + "b"), START), forget)
+    assert books.take() == {}
+    books.apply((warning("u", "a"), START + 2), (Request("u"), START + 3))
+    books.apply(*((warning("u", f"{long}{n}"), START + 4) for n in range(10)))
+    books.take()
+    books.apply((warning("u", "old"), START), forget)
+    assert (books.alarms, books.active_and_due) == (11, (11, 10))
+    books.take()
+    books.restart(1)
+    assert (books.alarms, books.active_and_due) == (11, (11, 10))
+    books.apply((Forget("u"), START + 4))
+    assert (books.alarms, books.active_and_due) == (0, (0, 0))
+    books.take()
+    assert books.rows == {}
+
+
 # -- forgetting -----------------------------------------------------------------------------------
 
 LATER = START + RETENTION_NS + 1_000_000

@@ -3,8 +3,7 @@
 import struct
 from typing import NamedTuple
 
-ROUTED_HEAD = struct.Struct("=qqHHBBH")
-OUTGOING_HEAD = struct.Struct("=IIIIq")
+from alarmdigest.pipeline.packed_records import OUTGOING_HEAD, ROUTED_HEAD, padded
 
 EVENT, REQUEST, FORGET = 0, 1, 2
 DIGEST, REJECTION = 0, 1
@@ -60,7 +59,7 @@ def unpack(batch: bytes) -> list[Routed]:
 def pack(records: list[Routed]) -> bytes:
     """The batch that unpack() reads as these records."""
     return b"".join(
-        _padded(
+        padded(
             ROUTED_HEAD.pack(
                 one.time_ns,
                 one.arrival_ns,
@@ -95,17 +94,13 @@ def unpack_outgoing(batch: bytes) -> list[Outgoing]:
 def pack_outgoing(records: list[Outgoing]) -> bytes:
     """The batch that unpack_outgoing() reads as these records."""
     return b"".join(
-        _padded(
+        padded(
             OUTGOING_HEAD.pack(len(one.headers), len(one.body), one.kind, one.user, one.arrival_ns)
             + one.headers
             + one.body
         )
         for one in records
     )
-
-
-def _padded(record: bytes) -> bytes:
-    return record + bytes(-len(record) % 8)
 
 
 def _behind_padding(batch: bytes, end: int) -> int:

@@ -12,7 +12,7 @@ from alarmdigest.cli.client import connect
 from alarmdigest.cli.history.found_digests import digests_of_user
 from alarmdigest.cli.history.input_scan import InputScan
 from alarmdigest.cli.history.story import Step, Story
-from alarmdigest.cli.history.telling import json_of, line_of
+from alarmdigest.cli.history.telling import end_of, json_of, line_of
 from alarmdigest.cli.terminal import write_json, write_line
 from alarmdigest.cli.user_id import checked_id
 from alarmdigest.nats.answers import StreamInfo
@@ -31,15 +31,14 @@ def history(
     """
     user = checked_id(user_id, "USER")
     alarm = None if alarm_id is None else checked_id(alarm_id, "ALARM")
-    # The reader's own news are of no use here.
-    logging.getLogger("alarmdigest.pipeline").setLevel(logging.WARNING)
+    # What the reader says of gaps in the stream is for a service; here they are told in answers.
+    logging.getLogger("alarmdigest.pipeline").setLevel(logging.CRITICAL)
     info = _stream(settings)
     with tqdm(unit=" messages", disable=not sys.stderr.isatty(), leave=False) as bar:
         digests = digests_of_user(settings, user, since_ns, bar.update)
         scan = InputScan(settings, user, since_ns, info)
         try:
-            # A stream that begins with its first message has everything that ever came in.
-            complete = scan.first <= max(1, info.first_seq) and info.first_seq <= 1
+            complete = scan.first == 1 and info.first_seq <= 1
             _tell_what_is_read(settings, scan, complete=complete)
             bar.reset(total=scan.left)
             story = Story(
@@ -49,11 +48,14 @@ def history(
                 complete=complete,
             )
             steps, left = 0, scan.left
+            deleted = scan.deleted
             for batch in scan.batches():
                 bar.update(left - scan.left)
                 left = scan.left
-                for step in map(story.step, batch):
-                    if (shown := _about(step, alarm)) is not None:
+                if scan.deleted > deleted:
+                    story.complete, deleted = False, scan.deleted
+                for message in batch:
+                    if (shown := _about(story.step(message), alarm, story)) is not None:
                         steps += 1
                         _write(shown, bar, as_json=as_json)
         finally:
@@ -63,7 +65,7 @@ def history(
         print(f"alarmdigest: no message about {what} was read", file=sys.stderr)
         return exit_codes.INTERNAL_ERROR
     if not as_json:
-        _write_end(story)
+        write_line(end_of(story))
     return exit_codes.CLEAN
 
 
@@ -82,9 +84,7 @@ def _stream(settings: Settings) -> StreamInfo:
 
 
 def _tell_what_is_read(settings: Settings, scan: InputScan, *, complete: bool) -> None:
-    known = "the stream's first, so nothing is unknown"
-    if not complete:
-        known = "what the user had before is not known here"
+    known = "all that the stream ever held" if complete else "what came before is not known here"
     print(
         f"alarmdigest: reading {scan.left} messages of {settings.events_stream}, from {scan.first} "
         f"on ({known})",
@@ -93,15 +93,13 @@ def _tell_what_is_read(settings: Settings, scan: InputScan, *, complete: bool) -
     )
 
 
-def _about(step: Step, alarm: str | None) -> Step | None:
+def _about(step: Step, alarm: str | None, story: Story) -> Step | None:
     """The step as far as it is about the alarm; None where it is not."""
     if alarm is None or step.message.kind == "forget" or step.outcome == "rejected":
         return step
     if step.message.kind == "event":
         return step if step.message.alarm_id == alarm else None
-    alarms = [one for one in step.alarms if one[0] == alarm]
-    quiet = [one for one in step.quiet if one[0] == alarm]
-    return replace(step, alarms=alarms, quiet=quiet) if alarms or quiet else None
+    return replace(step, only_alarm=alarm, only_latest=story.latest_of(alarm))
 
 
 def _write(step: Step, bar: tqdm, *, as_json: bool) -> None:  # type: ignore[type-arg]
@@ -110,11 +108,3 @@ def _write(step: Step, bar: tqdm, *, as_json: bool) -> None:  # type: ignore[typ
         write_json(json_of(step))
     else:
         write_line(printable(line_of(step)))
-
-
-def _write_end(story: Story) -> None:
-    active = story.active()
-    write_line(
-        f"at the end: {len(active)} active as far as is known, {story.due_count} due at the next "
-        "request"
-    )

@@ -2,45 +2,54 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 
+from alarmdigest._ext import timestamps
 from alarmdigest.cli.client import connect, read_digest
 from alarmdigest.nats.answers import StartAt
 from alarmdigest.nats.errors import NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.settings import HEADER_ROOM_BYTES, Settings, SettingsError
+from alarmdigest.wire.messages import ANSWERED_REQUEST, STATUSES
 
 BATCH = 2000
 FETCH_BYTES = 32 * 1024 * 1024
 INACTIVE_S = 30.0
-MOST_ALARMS = 1_000_000
-"""So many entries of digests are kept in memory."""
-
-_REQUEST = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) ")
+MOST_BYTES = 128 * 1024 * 1024
+"""So much of digests is kept in memory, as they are written."""
 
 
 @dataclass(slots=True)
 class FoundDigest:
     """``sequences`` are its messages in the digest stream, several for one that was split;
-    ``alarms`` are ids with status."""
+    ``alarms`` are ids with status and time in ns."""
 
     sequences: list[int] = field(default_factory=list)
-    alarms: list[tuple[str, str]] = field(default_factory=list)
+    alarms: list[tuple[str, int, int]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class FoundDigests:
+    """Those of one user by their request: its sequence, and its time in ns, since a stream that was
+    made anew numbers from 1 again. ``answered`` is the newest request that any user's digest
+    answers: who asked before has been answered, too."""
+
+    by_request: dict[tuple[int, int], FoundDigest] = field(default_factory=dict)
+    answered: tuple[int, int] = (0, 0)
 
 
 def digests_of_user(
     settings: Settings, user_id: str, since_ns: int, tell: Callable[[int], object]
-) -> dict[int, FoundDigest]:
-    """All since then, by the sequence of their request; ``tell`` is called with how many messages
-    were read whenever some were. Raises NatsError, and SettingsError for too many."""
+) -> FoundDigests:
+    """All since then; ``tell`` is called with how many messages were read whenever some were.
+    Raises NatsError, and SettingsError for too many."""
     connection = connect(settings, "alarmdigest-history-digests")
     name = f"alarmdigest-history-{secrets.token_hex(8)}"
     stream, user = settings.digests_stream, user_id.encode()
-    found: dict[int, FoundDigest] = {}
+    found = FoundDigests()
     kept = 0
     try:
         js = JetStream(connection, domain=settings.js_domain)
@@ -56,23 +65,23 @@ def digests_of_user(
         most = max(FETCH_BYTES, connection.max_payload + HEADER_ROOM_BYTES + 64 * 1024)
         while batch := js.fetch(stream, name, batch=BATCH, max_bytes=most):
             for message in batch:
+                if (header := ANSWERED_REQUEST.search(message.headers)) is None:
+                    continue
+                request = (int(header[1]), int(header[2]))
+                # By time first: the numbers of a stream that was made anew are smaller.
+                found.answered = max(found.answered, request, key=lambda one: (one[1], one[0]))
                 # Ids are written as they are, but for what JSON escapes.
                 if user not in message.payload and b"\\" not in message.payload:
                     continue
-                digest, request = read_digest(message.payload), _REQUEST.search(message.headers)
-                if digest is None or digest["UserID"] != user_id or request is None:
+                if (alarms := _alarms_of(message.payload, user_id)) is None:
                     continue
-                try:
-                    alarms = [(str(a["AlarmID"]), str(a["Status"])) for a in digest["ActiveAlarms"]]
-                except (KeyError, TypeError):
-                    continue  # somebody else wrote it
-                one = found.setdefault(int(request[1]), FoundDigest())
+                one = found.by_request.setdefault(request, FoundDigest())
                 one.sequences.append(message.ack.stream_seq)
                 one.alarms += alarms
-                kept += len(alarms) + 1
-                if kept > MOST_ALARMS:
+                kept += len(message.payload)
+                if kept > MOST_BYTES:
                     raise SettingsError(
-                        f"the digests of this user hold more than {MOST_ALARMS} alarms: choose a "
+                        f"the digests of this user are more than {MOST_BYTES >> 20} MiB: choose a "
                         "shorter --since"
                     )
             tell(len(batch))
@@ -83,3 +92,17 @@ def digests_of_user(
         return found
     finally:
         connection.close()
+
+
+def _alarms_of(payload: bytes, user_id: str) -> list[tuple[str, int, int]] | None:
+    """None for another user's digest, and for what is none: anybody who may can write one."""
+    digest = read_digest(payload)
+    if digest is None or digest["UserID"] != user_id:
+        return None
+    try:
+        return [
+            (str(a["AlarmID"]), STATUSES[a["Status"]], timestamps.to_ns(a["LatestChangedAt"]))
+            for a in digest["ActiveAlarms"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -6,7 +6,6 @@ router, which routes this user's only.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +21,7 @@ from alarmdigest.cli.client import connect
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.receive_buffer import ReceiveBuffer
+from alarmdigest.pipeline.packed_records import event_of, split_routed
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.settings import Settings
@@ -32,8 +32,6 @@ TICK_S = 0.1
 SILENT_FOR_S = 20.0
 CLOSE_S = 1.0
 KINDS: Final = {EVENT: "event", REQUEST: "request", FORGET: "forget"}
-# A routed record (ext/wire/records.pxd): time, arrival, two lengths, kind, status, bucket.
-_RECORD: Final = struct.Struct("<qqHHBBH")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +58,17 @@ class InputScan:
         self._user = user_id.encode()
         self._last = info.last_seq
         self._connection = connect(settings, "alarmdigest-history")
+        self._rejected: list[Input] = []
+        self._open = False
+        try:
+            self._begin(settings, since_ns)
+        except BaseException:
+            self.close()
+            raise
+        self.first = self._router.sequence + 1
+        """The first message that it reads."""
+
+    def _begin(self, settings: Settings, since_ns: int) -> None:
         self._source = PullConsumerSource(
             stream_configs_of(settings)[0],
             create=False,
@@ -67,7 +76,6 @@ class InputScan:
             start=since_ns,
             position=None,
         )
-        self._rejected: list[Input] = []
         self._router = Router(
             workers=1,
             buckets=BUCKETS,
@@ -80,27 +88,28 @@ class InputScan:
             only_user=self._user,
         )
         self._buffer = ReceiveBuffer()
-        self._open = False
-        try:
-            self._source.open(self._connection, self._router, None)
-            self._open = True
-        except BaseException:
-            self.close()
-            raise
-        self.first = self._router.sequence + 1
-        """The first message that it reads."""
+        self._source.open(self._connection, self._router, None)
+        self._open = True
 
     @property
     def left(self) -> int:
         """How many messages are to be read."""
         return max(0, self._last - self._router.sequence)
 
+    @property
+    def deleted(self) -> int:
+        """How many of those that it has come to were not there any more."""
+        return self._router.deleted
+
     def close(self) -> None:
-        if self._open:
-            with suppress(NatsError):  # else the server forgets the consumer by itself
-                self._source.stop(self._connection)
-                self._read_on(CLOSE_S)
-        self._connection.close()
+        try:
+            if self._open:
+                # What goes wrong here costs nothing: the server forgets the consumer by itself.
+                with suppress(NatsError, frames.ProtocolError):
+                    self._source.stop(self._connection)
+                    self._read_on(CLOSE_S)
+        finally:
+            self._connection.close()
 
     def _read_on(self, most_s: float) -> None:
         """Until the server has seen what we sent last: it would not, if the connection were closed
@@ -118,7 +127,7 @@ class InputScan:
     def batches(self) -> Iterator[list[Input]]:
         """This user's messages in their order; one list, maybe empty, after each read."""
         silent_until = time.monotonic() + SILENT_FOR_S
-        while self.left and (self._router.sequence or self._router.pending):
+        while self.left and not self._at_the_end():
             before = self._router.sequence
             self._read()
             yield self._taken()
@@ -126,6 +135,10 @@ class InputScan:
                 silent_until = time.monotonic() + SILENT_FOR_S
             elif time.monotonic() > silent_until:
                 raise ConnectionLost(f"{self._connection.url}: the stream is silent")
+
+    def _at_the_end(self) -> bool:
+        """Whether nothing is left, though the numbers say so: it was deleted."""
+        return self._router.pending == 0 and self._source.behind(self._router) == 0
 
     def _read(self) -> None:
         connection, router, buffer = self._connection, self._router, self._buffer
@@ -147,26 +160,27 @@ class InputScan:
         connection.keep_alive()
 
     def _taken(self) -> list[Input]:
-        batch, places = self._router.take(0), self._router.take_places()
-        taken, position = self._rejected, 0
-        self._rejected = []
-        for sequence, stored_ns, clamped in places:
-            time_ns, _arrival, user_len, alarm_len, kind, status, _bucket = _RECORD.unpack_from(
-                batch, position
-            )
-            start = position + _RECORD.size + user_len
-            end = position + (-(-(_RECORD.size + user_len + alarm_len) // 8) * 8)
-            is_event = kind == EVENT
-            alarm = batch[start : start + alarm_len].decode() if is_event else ""
+        records, places = split_routed(self._router.take(0)), self._router.take_places()
+        taken, self._rejected = self._rejected, []
+        for (record, kind), (sequence, stored_ns, clamped) in zip(records, places, strict=True):
+            if kind == EVENT:
+                alarm_id, status, changed_ns = event_of(record)
+            else:
+                alarm_id, status, changed_ns = "", 0, 0
             taken.append(
                 Input(
-                    *(sequence, stored_ns, KINDS[kind], batch[position:end], alarm),
-                    *(status, time_ns, clamped),
+                    sequence=sequence,
+                    stored_ns=stored_ns,
+                    kind=KINDS[kind],
+                    record=record,
+                    alarm_id=alarm_id,
+                    status=status,
+                    changed_ns=changed_ns,
+                    clamped=clamped,
                 )
             )
-            position = end
-        taken.sort(key=lambda one: one.sequence)
-        return taken
+        # What came in since we began has its digests where we have not looked.
+        return sorted((one for one in taken if one.sequence <= self._last), key=_sequence)
 
     def _read_or_reject(
         self, kind: int, payload: bytes, _subject: bytes, position: tuple[int, int, int] | None
@@ -177,12 +191,18 @@ class InputScan:
             if position is not None and _may_be_about(self._user, payload):
                 self._rejected.append(
                     Input(
-                        *(position[0], position[1], KINDS[kind]),
+                        sequence=position[0],
+                        stored_ns=position[1],
+                        kind=KINDS[kind],
                         reason=rejected.reason,
                         detail=rejected.detail,
                     )
                 )
             return None
+
+
+def _sequence(one: Input) -> int:
+    return one.sequence
 
 
 def _may_be_about(user: bytes, payload: bytes) -> bool:

@@ -3,22 +3,31 @@ what the digest stream holds beside it."""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import orjson
 
 from alarmdigest._ext.alarmbook import AlarmBook
-from alarmdigest.cli.history.found_digests import FoundDigest
+from alarmdigest.cli.history.found_digests import FoundDigest, FoundDigests
 from alarmdigest.cli.history.input_scan import Input
+from alarmdigest.pipeline.packed_records import bodies, event_like
 from alarmdigest.wire.messages import STATUSES
 
 WORDS: Final = {number: word for word, number in STATUSES.items()}
 SPLIT_BYTES = 64 * 1024 * 1024
-# An outgoing record (ext/wire/records.pxd): headers, body, kind, user, arrival.
-_OUTGOING: Final = struct.Struct("<IIIIq")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The latest of an alarm. ``digest`` is the place of the one that told it, ``missing_for`` the
+    request that should have had it told and has no digest; 0 where there is none, or none known."""
+
+    alarm_id: str
+    status: int
+    changed_ns: int
+    digest: int = 0
+    missing_for: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,108 +35,127 @@ class Step:
     """One message and its outcome, a word:
 
     of an event ``new``, ``merged``, ``late``, ``repeated``, ``anew`` (its alarm was forgotten) or
-    ``rejected``; of a request ``digest``, ``nothing due``, ``told before`` (by what is not known
-    here), ``missing`` (a digest is expected, and is not there) or ``rejected``; ``forgotten`` of
-    a user to forget.
+    ``rejected``; of a request ``digest``, ``nothing due``, ``not answered`` (yet), ``missing`` (a
+    digest is expected, and is not there), ``unknown`` (either that, or told before all that is
+    known here) or ``rejected``; ``forgotten`` of a user to forget.
     """
 
     message: Input
     outcome: str
+    complete: bool
+    """Whether all that the stream ever held of the user was read before it."""
     digests: list[int] = field(default_factory=list)
     """Places in the digest stream."""
-    alarms: list[tuple[str, str]] = field(default_factory=list)
+    alarms: list[tuple[str, int]] = field(default_factory=list)
     """Those of the digest, or those that are due; ids with status."""
-    quiet: list[tuple[str, str, int]] = field(default_factory=list)
-    """Active alarms that are not due: id, status, and the digest that told it, 0 if not known."""
-    latest: tuple[int, int] | None = None
-    """Of a late event: time and status of the one that counts."""
+    told: list[Known] = field(default_factory=list)
+    """Active alarms that are not due, where nothing is."""
+    latest: Known | None = None
+    """Of a late event: the one that counts."""
+    due_by_it: bool = False
+    """Whether a late event makes its alarm due: it is a change since what was told."""
+    only_alarm: str | None = None
+    """Of a request, where one alarm was asked for: that, and what is known of it by then."""
+    only_latest: Known | None = None
 
 
 class Story:
-    """``complete``: whether all that the user ever had is read, so that nothing is unknown."""
+    """``complete``: whether all that the stream ever held is read, from its first message on."""
 
     def __init__(
-        self,
-        digests: dict[int, FoundDigest],
-        *,
-        retention_ns: int,
-        stream: str,
-        complete: bool,
+        self, digests: FoundDigests, *, retention_ns: int, stream: str, complete: bool
     ) -> None:
         self._digests = digests
-        self._complete = complete
+        self.complete = complete
         self._book = AlarmBook(
             retention_ns=retention_ns,
             split_bytes=SPLIT_BYTES,
             secret=bytes(16),
             stream=stream.encode(),
         )
-        self._latest: dict[str, tuple[int, int]] = {}
-        self._told: dict[str, int] = {}
+        self._latest: dict[str, Known] = {}
+        # Alarms whose state is known though what came before is not: a digest has told it.
+        self._certain: set[str] = set()
 
     def step(self, message: Input) -> Step:
         """The next message."""
         if message.reason:
-            return Step(message, "rejected")
+            return Step(message, "rejected", self.complete)
         if message.kind == "event":
             return self._event(message)
         if message.kind == "request":
             return self._request(message)
-        self._merge(message)
+        self._merge(message.record)
         self._latest.clear()
-        self._told.clear()
-        return Step(message, "forgotten")
+        self.complete = True
+        return Step(message, "forgotten", complete=True)
 
-    def active(self) -> list[tuple[str, str, int]]:
-        """Active alarms as far as they are known: id, status, and the digest that told it."""
-        return [
-            (alarm, WORDS[status], self._told.get(alarm, 0))
-            for alarm, (_time, status) in self._latest.items()
-            if status
-        ]
+    def latest_of(self, alarm_id: str) -> Known | None:
+        return self._latest.get(alarm_id)
+
+    def active(self) -> list[Known]:
+        """Active alarms as far as they are known."""
+        return [one for one in self._latest.values() if one.status]
 
     @property
     def due_count(self) -> int:
         return self._book.due_count
 
-    def _merge(self, message: Input) -> bytes:
-        made, position = self._book.merge(message.record)
-        assert position == len(message.record)
+    def _merge(self, record: bytes) -> bytes:
+        made, position = self._book.merge(record)
+        assert position == len(record)
         return made
 
     def _event(self, message: Input) -> Step:
-        before, known = self._book.counters, self._book.alarm_count
-        self._merge(message)
+        before, known, due = self._book.counters, self._book.alarm_count, self._book.due_count
+        self._merge(message.record)
         after = self._book.counters
-        latest = self._latest.get(message.alarm_id)
-        for name in ("late", "repeated"):
-            if after[name] > before[name]:
-                return Step(message, name, latest=latest if name == "late" else None)
-        self._latest[message.alarm_id] = (message.changed_ns, message.status)
+        if after["late"] > before["late"]:
+            return Step(
+                message,
+                "late",
+                self.complete,
+                latest=self._latest.get(message.alarm_id),
+                due_by_it=self._book.due_count > due,
+            )
+        if after["repeated"] > before["repeated"]:
+            return Step(message, "repeated", self.complete)
+        # What was told of an earlier state does not hold for this one.
+        self._latest[message.alarm_id] = Known(message.alarm_id, message.status, message.changed_ns)
         if after["forgotten"] > before["forgotten"]:
-            self._told.pop(message.alarm_id, None)
-            return Step(message, "anew")
-        return Step(message, "new" if self._book.alarm_count > known else "merged")
+            return Step(message, "anew", self.complete)
+        outcome = "new" if self._book.alarm_count > known else "merged"
+        return Step(message, outcome, self.complete)
 
     def _request(self, message: Input) -> Step:
-        expected = list(_alarms_in(self._merge(message)))
-        found = self._digests.pop(message.sequence, None)
+        place = (message.sequence, message.stored_ns)
+        found = self._digests.by_request.pop(place, None)
         if found is not None:
-            for alarm, _status in found.alarms:
-                self._told[alarm] = found.sequences[0]
-            return Step(message, "digest", digests=found.sequences, alarms=found.alarms)
+            return self._answered(message, found)
+        expected = [
+            (alarm["AlarmID"], STATUSES[alarm["Status"]])
+            for body in bodies(self._merge(message.record))
+            for alarm in orjson.loads(body)["ActiveAlarms"]
+        ]
         if not expected:
-            return Step(message, "nothing due", quiet=self.active())
-        outcome = "missing" if self._complete else "told before"
-        return Step(message, outcome, alarms=expected)
+            return Step(message, "nothing due", self.complete, told=self.active())
+        if (message.stored_ns, message.sequence) > self._digests.answered[::-1]:
+            outcome = "not answered"
+        else:
+            # The service may have known better of what was never in a digest that we have read.
+            certain = [one for one in expected if self.complete or one[0] in self._certain]
+            outcome, expected = ("missing", certain) if certain else ("unknown", expected)
+        if outcome != "unknown":
+            for alarm, _status in expected:
+                self._latest[alarm] = replace(self._latest[alarm], missing_for=message.sequence)
+        return Step(message, outcome, self.complete, alarms=expected)
 
-
-def _alarms_in(outgoing: bytes) -> Iterator[tuple[str, str]]:
-    """Of the digests in outgoing records."""
-    position = 0
-    while position < len(outgoing):
-        headers_len, body_len, *_ = _OUTGOING.unpack_from(outgoing, position)
-        start = position + _OUTGOING.size + headers_len
-        digest = orjson.loads(outgoing[start : start + body_len])
-        yield from ((one["AlarmID"], one["Status"]) for one in digest["ActiveAlarms"])
-        position += -(-(_OUTGOING.size + headers_len + body_len) // 8) * 8
+    def _answered(self, message: Input, found: FoundDigest) -> Step:
+        """What the digest says is right, also where it goes by events that were not read here."""
+        for alarm, status, changed_ns in found.alarms:
+            self._merge(event_like(message.record, alarm, status, changed_ns))
+            self._latest[alarm] = Known(alarm, status, changed_ns, digest=found.sequences[0])
+            self._certain.add(alarm)
+        self._merge(message.record)
+        alarms = [(alarm, status) for alarm, status, _changed_ns in found.alarms]
+        return Step(message, "digest", self.complete, digests=found.sequences, alarms=alarms)

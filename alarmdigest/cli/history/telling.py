@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alarmdigest._ext import timestamps
-from alarmdigest.cli.history.story import WORDS, Step
+from alarmdigest.cli.history.story import WORDS, Known, Step, Story
 
 MOST_NAMED = 5
 OF_EVENTS = {
@@ -36,32 +36,77 @@ def line_of(step: Step) -> str:
 def _of_event(step: Step) -> str:
     if step.outcome != "late":
         return OF_EVENTS[step.outcome]
-    if step.latest is None:
-        return "late: a later one counts"
-    time_ns, status = step.latest
-    return f"late: {WORDS[status]} of {timestamps.to_text(time_ns)} counts"
+    counts = "a later one"
+    if (latest := step.latest) is not None:
+        counts = f"{WORDS[latest.status]} of {timestamps.to_text(latest.changed_ns)}"
+    due = ", but it is a change since what was told: due again" if step.due_by_it else ""
+    return f"late: {counts} counts{due}"
 
 
 def _of_request(step: Step) -> str:
-    named = _named([f"{alarm} {status}" for alarm, status in step.alarms])
+    only, alarms = step.only_alarm, step.alarms
+    if only is not None:
+        alarms = [one for one in alarms if one[0] == only]
+    named = _named([f"{alarm} {WORDS[status]}" for alarm, status in alarms])
     if step.outcome == "digest":
         places = ", ".join(map(str, step.digests))
-        return f"digest {places} with {_counted(len(step.alarms))}: {named}"
-    if step.outcome == "missing":
+        digest = f"digest {places} with {_counted(len(step.alarms))}"
+        if only is None:
+            return f"{digest}: {named}"
+        return f"{digest}, with {named}" if alarms else f"{digest}, without {_why_not(step)}"
+    if only is not None and not alarms:
+        return f"no digest with {_why_not(step)}"
+    if step.outcome == "not answered":
         return (
-            f"no digest in the stream, though {_counted(len(step.alarms))} due: {named}; has the "
-            "service come so far (alarmdigest status)?"
+            f"no digest yet, {_counted(len(step.alarms))} due: {named}; no later request has one "
+            "either: has the service come so far (alarmdigest status)?"
         )
-    if step.outcome == "told before":
-        return f"no digest: told before all that was read here, and not changed since: {named}"
-    if not step.quiet:
-        return "no digest: no alarm is active"
-    quiet = _named([_told(*one) for one in step.quiet])
-    return f"no digest: nothing is due; told and not changed since: {quiet}"
+    if step.outcome == "missing":
+        return f"no digest in the stream, though {_counted(len(step.alarms))} due: {named}"
+    if step.outcome == "unknown":
+        return (
+            "no digest: told before all that was read here and not changed since, else it is "
+            f"missing: {named}"
+        )
+    if not step.told:
+        return f"no digest: no alarm is active{_as_known(step.complete)}"
+    told = _named([f"{one.alarm_id} {WORDS[one.status]}{_where_told(one)}" for one in step.told])
+    return (
+        f"no digest: nothing is due{_as_known(step.complete)}; told and not changed since: {told}"
+    )
 
 
-def _told(alarm: str, status: str, digest: int) -> str:
-    return f"{alarm} {status} in digest {digest}" if digest else f"{alarm} {status}"
+def _why_not(step: Step) -> str:
+    """The one alarm that was asked for, and why a digest does not hold it."""
+    one = step.only_latest
+    if one is None:
+        read = "was ever read" if step.complete else "was read, what came before is not known"
+        return f"{step.only_alarm}: no event of it {read}"
+    if not one.status:
+        return f"{step.only_alarm}: it is CLEARED"
+    if one.digest or one.missing_for:
+        return f"{step.only_alarm}: not changed since it was told{_where_told(one)}"
+    return f"{step.only_alarm}: told before all that was read here and not changed since"
+
+
+def _where_told(one: Known) -> str:
+    if one.digest:
+        return f" in digest {one.digest}"
+    if one.missing_for:
+        return f" in the digest of request {one.missing_for}, which is not there"
+    return ""
+
+
+def _as_known(complete: bool) -> str:
+    return "" if complete else " as far as is known here"
+
+
+def end_of(story: Story) -> str:
+    """The last line."""
+    return (
+        f"at the end: {len(story.active())} active, {story.due_count} due at the next request"
+        f"{_as_known(story.complete)}"
+    )
 
 
 def _counted(count: int) -> str:
@@ -80,6 +125,7 @@ def json_of(step: Step) -> dict[str, Any]:
         "stored_at": timestamps.to_text(message.stored_ns),
         "kind": message.kind,
         "outcome": step.outcome,
+        "complete": step.complete,
     }
     if message.reason:
         return {**found, "reason": message.reason, "detail": message.detail}
@@ -89,14 +135,25 @@ def json_of(step: Step) -> dict[str, Any]:
             "Status": WORDS[message.status],
             "ChangedAt": timestamps.to_text(message.changed_ns),
             "clamped": message.clamped,
+            "due_by_it": step.due_by_it,
         }
     elif message.kind == "request":
         found |= {
             "digests": step.digests,
-            "alarms": [{"AlarmID": alarm, "Status": status} for alarm, status in step.alarms],
+            "alarms": [
+                {"AlarmID": alarm, "Status": WORDS[status]}
+                for alarm, status in step.alarms
+                if step.only_alarm in (None, alarm)
+            ],
             "told": [
-                {"AlarmID": alarm, "Status": status, "digest": told or None}
-                for alarm, status, told in step.quiet
+                {
+                    "AlarmID": one.alarm_id,
+                    "Status": WORDS[one.status],
+                    "digest": one.digest or None,
+                    "missing_for": one.missing_for or None,
+                }
+                for one in step.told
+                if step.only_alarm in (None, one.alarm_id)
             ],
         }
     return found

@@ -243,9 +243,10 @@ class LmdbReader(Reader):
     def copy_to(self, folder: Path) -> None:
         """Write the database into a folder that has none, as of the last checkpoint by then.
 
+        Without its free pages: they hold what was deleted, of users who are forgotten, too.
         Raises lmdb.Error.
         """
-        self._env.copy(str(folder))
+        self._env.copy(str(folder), compact=True)
 
     def rows_below(self, prefix: bytes) -> bytes:
         with translating_lmdb_errors(self._folder, "read"), self._txn.cursor() as cursor:

@@ -122,6 +122,21 @@ def test_a_stream_that_was_restored_from_an_older_backup(
     assert service.metric(NOT_ANSWERED) == 1
 
 
+def test_what_is_forgotten_again_is_no_more_than_before(bus: Bus, service: ServiceProcess) -> None:
+    """What came after the message stays: told is told, and due is due."""
+    forget = ("ForgetUser", ASK[1])
+    store_all(bus, [*alarms("a"), ASK, forget, *alarms("a"), ASK])
+    assert_digests(bus, service, ["a"], ["a"])
+    backup = backup_of(bus, ALARMS)
+    store_all(bus, alarms("b"))
+    wait_until_read(service, 6)
+    delete(bus, ALARMS)
+    restore(bus, backup)
+    store_all(bus, [*alarms("c"), ASK])
+    assert_digests(bus, service, ["a"], ["a"], ["b", "c"])
+    assert service.metric('alarmdigest_received_total{kind="forget"}') == 2
+
+
 def test_a_stream_that_was_restored_as_it_was_goes_on(bus: Bus, service: ServiceProcess) -> None:
     store_all(bus, [*alarms("a"), ASK, *alarms("b")])
     wait_until_read(service, 3)
