@@ -28,7 +28,7 @@ class Router:
         event_subject: bytes = ...,
         request_subject: bytes = ...,
         forget_subject: bytes = ...,
-        only_count: Callable[[int, int], bool] | None = None,
+        count_if_sampled_out: Callable[[int, int], bool] | None = None,
         only_user: bytes | None = None,
     ) -> None: ...
     def scan(

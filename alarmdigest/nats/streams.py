@@ -276,7 +276,7 @@ def _ages(configs: Sequence[StreamConfig], infos: Mapping[Role, StreamInfo]) -> 
         remedy = f"{config.limit_options}-age {age_text(alarms) if alarms else 'unlimited'}"
     return [
         f"stream {config.name} has max_age {age_text(digests)}, less than the events stream: "
-        f"should the store be lost, older requests are answered again: {remedy}"
+        f"should the store be lost, older requests may be answered again: {remedy}"
     ]
 
 

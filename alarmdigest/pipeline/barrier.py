@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from alarmdigest.state.position import StreamPosition
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Barrier:
     """Everything up to ``position`` stands before it in every queue (None in core mode, and before
     a first start has opened its stream).
@@ -37,5 +37,8 @@ class Barrier:
     of_all_rows: bool = False
     age_from: float = field(default_factory=time.monotonic, compare=False)
     done: threading.Event = field(default_factory=threading.Event, compare=False)
-    """Set once its checkpoint is in the store (or nothing had changed); without a checkpoint, once
-    it has come from every producer, since nobody knows for how long a follower has to keep it."""
+    """Set once nothing more is done for it: its checkpoint is stored, nothing had changed, or the
+    store refused it and wants all rows with the next one. Without a checkpoint: once it has come
+    from every producer, since nobody knows for how long a follower has to keep it."""
+    stored: bool = field(default=False, compare=False)
+    """Whether the store has all that its checkpoint says; set before ``done``."""

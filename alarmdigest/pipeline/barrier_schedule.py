@@ -43,7 +43,7 @@ class BarrierSchedule:
         self._of_progress: deque[Barrier] = deque()
         self._number = 0
         self._checkpoint_at = self._any_at = time.monotonic()
-        self._read_at_checkpoint = self._read_at_any = 0
+        self._inputs_at_checkpoint = self._inputs_at_any = 0
 
     @classmethod
     def of(cls, settings: Settings, store: Store) -> BarrierSchedule:
@@ -59,17 +59,18 @@ class BarrierSchedule:
         return self.newest is None or self.newest.done.is_set()
 
     def due(self, inputs_read: int) -> Kind | None:
-        """``inputs_read``: the events and requests that came so far, rejected ones included."""
+        """``inputs_read``: events, requests and users to forget that were read so far, rejected
+        ones included."""
         now = time.monotonic()
         since = now - self._checkpoint_at
-        something_new = inputs_read != self._read_at_checkpoint or since >= IDLE_CHECKPOINT_S
+        something_new = inputs_read != self._inputs_at_checkpoint or since >= IDLE_CHECKPOINT_S
         if since >= self._checkpoint_interval_s and something_new and self.may_checkpoint:
             return "checkpoint"
         if self._progress_interval_s is None or now - self._any_at < self._progress_interval_s:
             return None
         while self._of_progress and self._of_progress[0].done.is_set():
             self._of_progress.popleft()
-        new = inputs_read != self._read_at_any and len(self._of_progress) < MAX_PROGRESS_BARRIERS
+        new = inputs_read != self._inputs_at_any and len(self._of_progress) < MAX_PROGRESS_BARRIERS
         return "progress" if new else None
 
     def make(
@@ -85,10 +86,10 @@ class BarrierSchedule:
             of_all_rows=of_checkpoint and self._wants_all_rows(),
         )
         self._any_at = time.monotonic()
-        self._read_at_any = inputs_read
+        self._inputs_at_any = inputs_read
         if kind == "checkpoint":
             self.newest = barrier
-            self._checkpoint_at, self._read_at_checkpoint = self._any_at, inputs_read
+            self._checkpoint_at, self._inputs_at_checkpoint = self._any_at, inputs_read
         else:
             self._of_progress.append(barrier)
         return barrier

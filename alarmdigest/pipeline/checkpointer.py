@@ -33,14 +33,15 @@ LARGE_BYTES = 16 * 1024 * 1024
 
 
 class _Rows(NamedTuple):
-    """What a worker hands over at a barrier: its changes, and how many blocks its book holds."""
+    """What a worker hands over at a barrier: its changed rows, packed into chunks of some MiB, and
+    how many blocks its book holds: so many rows the store has then."""
 
     barrier: Barrier
-    rows: list[bytes]
+    row_chunks: list[bytes]
     blocks: int
 
 
-class _Published(NamedTuple):
+class _Confirmed(NamedTuple):
     """What the publisher says once everything before a barrier is confirmed."""
 
     barrier: Barrier
@@ -50,10 +51,11 @@ class _Published(NamedTuple):
 
 @dataclass(slots=True)
 class _Pending:
-    """What has come in for a barrier. Kept until it is written, however often that fails."""
+    """What has come in for a barrier. Kept until it is written, however often that fails, or until
+    the store wants all rows with the next one."""
 
     barrier: Barrier
-    rows: list[bytes] = field(default_factory=list)
+    row_chunks: list[bytes] = field(default_factory=list)
     blocks: int = 0
     workers: int = 0
     outputs: Outputs | None = None
@@ -94,17 +96,17 @@ class Checkpointer(ServiceThread):
         self._settings = dict(content_settings)
         # At most one item for each worker and one of the publisher: one
         # barrier of a checkpoint is on its way; others never come here.
-        self._queue: queue.Queue[_Rows | _Published | None] = queue.Queue()
+        self._queue: queue.Queue[_Rows | _Confirmed | None] = queue.Queue()
         self._pending: _Pending | None = None
         self._trouble = LimitedLog(log, logging.ERROR)
 
     # -- called from other threads ---------------------------------------------------------------
 
-    def rows_taken(self, barrier: Barrier, rows: list[bytes], blocks: int) -> None:
+    def rows_taken(self, barrier: Barrier, row_chunks: list[bytes], blocks: int) -> None:
         """A worker's changes up to the barrier, and how many blocks its book holds in all."""
-        self._queue.put(_Rows(barrier, rows, blocks))
+        self._queue.put(_Rows(barrier, row_chunks, blocks))
 
-    def published(
+    def confirmed(
         self, barrier: Barrier, outputs: Outputs, replica: ReplicaPosition | None = None
     ) -> None:
         """All digests and rejections up to the barrier are confirmed.
@@ -112,7 +114,7 @@ class Checkpointer(ServiceThread):
         In each output stream, all that input after the barrier's ``position`` produces lies after
         its position in ``outputs``. ``replica`` is what a replica of a group keeps.
         """
-        self._queue.put(_Published(barrier, outputs, replica))
+        self._queue.put(_Confirmed(barrier, outputs, replica))
 
     def stop(self) -> None:
         """Finish what has come in. For when all workers and the publisher have ended."""
@@ -133,7 +135,7 @@ class Checkpointer(ServiceThread):
             pending = self._pending or _Pending(item.barrier)
             self._pending = pending
             if isinstance(item, _Rows):
-                pending.rows += item.rows
+                pending.row_chunks += item.row_chunks
                 pending.blocks += item.blocks
                 pending.workers += 1
             else:
@@ -156,7 +158,7 @@ class Checkpointer(ServiceThread):
             and last.arrival_ns <= barrier.arrival_ns
         )
         touched_bytes = 0
-        if pending.rows or not unchanged:
+        if pending.row_chunks or not unchanged:
             checkpoint = Checkpoint(
                 number=last.number + 1 if last is not None else 1,
                 written_at_ns=time.time_ns(),
@@ -168,7 +170,7 @@ class Checkpointer(ServiceThread):
                 replica=pending.replica,
             )
             try:
-                self._write(pending.rows, checkpoint, of_all_rows=barrier.of_all_rows)
+                self._write(pending.row_chunks, checkpoint, of_all_rows=barrier.of_all_rows)
             except AllRowsNeeded as error:
                 # The next barrier brings them, and with them those that are dropped here.
                 self.failures += 1
@@ -182,9 +184,10 @@ class Checkpointer(ServiceThread):
         elif self._memory_kept:
             self._release_memory()
         self.completed_at = time.monotonic()
+        barrier.stored = True
         barrier.done.set()
 
-    def _write(self, rows: list[bytes], checkpoint: Checkpoint, *, of_all_rows: bool) -> None:
+    def _write(self, row_chunks: list[bytes], checkpoint: Checkpoint, *, of_all_rows: bool) -> None:
         """Until it succeeds: nothing is skipped, and meanwhile no other checkpoint is begun.
 
         Raises AllRowsNeeded, and StoreInUse where the store is another's by now: that ends us.
@@ -195,7 +198,7 @@ class Checkpointer(ServiceThread):
             started = time.monotonic()
             try:
                 with self.busy("writing a checkpoint"):
-                    commit(rows, checkpoint)
+                    commit(row_chunks, checkpoint)
             except (AllRowsNeeded, StoreInUse):
                 raise
             except StoreError as error:
@@ -213,7 +216,7 @@ class Checkpointer(ServiceThread):
         self.failing_because = None
         self.write_seconds = time.monotonic() - started
         self.writing.observe(self.write_seconds)
-        self.rows_bytes = sum(map(len, rows))
+        self.rows_bytes = sum(map(len, row_chunks))
         self.written += 1
         self._untidy = True
 

@@ -3,7 +3,8 @@
 Fed by plain subscriptions it never waits for anybody but the server. A core NATS subscriber that
 stops reading is cut off, and everything in between is lost; so batches for a worker that lags are
 kept, up to a limit in bytes, and beyond it whole arriving messages are dropped and counted. Fed by
-a stream it asks for no more instead, and nothing is dropped.
+a stream nothing is dropped: it asks for no more while so much waits for the workers, and where the
+publisher's queue has no room for rejected messages or a barrier it waits itself.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
 
 log = logging.getLogger(__name__)
 
@@ -235,12 +236,14 @@ class Listener(ServiceThread):
         """Make sure that a crash from now on loses nothing that is published; whether that is so.
 
         Where a start after a crash would begin elsewhere (``start_not_replayable``), this sends the
-        first barrier, and waits over several calls until its checkpoint is written.
+        first barrier, and waits over several calls until its checkpoint is stored; one that the
+        store refuses is followed by another.
         """
         if self.source.start_not_replayable:
-            if self._schedule.newest is None:
-                self._send_barrier()
-            if not self._schedule.may_checkpoint:
+            newest = self._schedule.newest
+            if newest is None or not newest.stored:
+                if self._schedule.may_checkpoint:
+                    self._send_barrier()
                 return False
             self.source.start_not_replayable = False
         return self.source.consuming(connection)
@@ -256,13 +259,13 @@ class Listener(ServiceThread):
         if self.dropping:
             self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
         now_ns = self.source.now_ns()
-        position = 0
+        offset = 0
         try:
             # In steps, so that no thread waits long for the GIL.
             while True:
-                start = position
-                position = self.router.scan(self._buffer, start, end, now_ns, drop=self.dropping)
-                if position == start:
+                start = offset
+                offset = self.router.scan(self._buffer, start, end, now_ns, drop=self.dropping)
+                if offset == start:
                     break
         except frames.ProtocolError as error:
             raise ConnectionLost(f"{connection.url}: {error}") from error
@@ -271,8 +274,8 @@ class Listener(ServiceThread):
             log.error("deliveries were lost on their way, reading them again: %s", gap)
             raise ConnectionLost(f"{connection.url}: {gap}") from gap
         self.routing.observe(time.monotonic() - self._read_at)
-        self._filled = end - position
-        self._buffer[: self._filled] = self._buffer[position:end]
+        self._filled = end - offset
+        self._buffer[: self._filled] = self._buffer[offset:end]
         if self.router.wanted > len(self._buffer):
             self._buffer.extend(bytes(self.router.wanted - len(self._buffer)))
         elif self._filled == 0 and len(self._buffer) > BUFFER_BYTES:
@@ -301,7 +304,7 @@ class Listener(ServiceThread):
     def _offer(self, item: Outgoing | Barrier) -> bool:
         """Put into the publisher's queue; false when it is full and we must not wait."""
         if not self.source.lossy:
-            put_patiently(self._publisher_queue, item, self.sign_of_life)
+            put_with_heartbeat(self._publisher_queue, item, self.sign_of_life)
             return True
         try:
             self._publisher_queue.put_nowait(item)
@@ -323,18 +326,19 @@ class Listener(ServiceThread):
     # -- checkpoints -----------------------------------------------------------------------------
 
     @property
-    def _routed(self) -> int:
+    def _inputs_read(self) -> int:
+        """Events, requests and users to forget so far, rejected ones included."""
         return self.router.events + self.router.requests + self.router.forgets
 
     def _send_barrier_when_due(self) -> None:
-        if (kind := self._schedule.due(self._routed)) is not None:
+        if (kind := self._schedule.due(self._inputs_read)) is not None:
             self._send_barrier(kind)
 
     def _send_barrier(self, kind: Kind = "checkpoint") -> None:
-        """After everything that was routed; all of it must have been handed over."""
+        """After everything that was read; all of it must have been handed over."""
         failpoints.reach("listener.before_barrier")
         position = self.source.position(self.router)
-        barrier = self._schedule.make(kind, position, self.router.arrival_ns, self._routed)
+        barrier = self._schedule.make(kind, position, self.router.arrival_ns, self._inputs_read)
         for worker in self._workers:
             worker.queue.put(barrier)
         if rejections := self.rejections.take():
@@ -373,7 +377,7 @@ class Listener(ServiceThread):
         """The last rejections, and the sign that no more will come."""
         self.rejections.log_what_was_left_out(at_once=True)
         if rejections := self.rejections.take():
-            put_patiently(
+            put_with_heartbeat(
                 self._publisher_queue, Outgoing(rejections, self._read_at), self.sign_of_life
             )
-        put_patiently(self._publisher_queue, None, self.sign_of_life)
+        put_with_heartbeat(self._publisher_queue, None, self.sign_of_life)

@@ -24,7 +24,7 @@ from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.inflight.arriving import ArrivingBarriers
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
-from alarmdigest.pipeline.inflight.doubts import AckTimeout, Doubts
+from alarmdigest.pipeline.inflight.missing_acks import AckTimeout, MissingAcks
 from alarmdigest.pipeline.inflight.pace import Pace
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 from alarmdigest.pipeline.inflight.window import Window
@@ -57,10 +57,10 @@ class Publisher(ServiceThread):
         *,
         producers: int,
         replay_end: StreamPosition | None,
-        on_published: Callable[[Barrier, Outputs, ReplicaPosition | None], None],
+        on_confirmed: Callable[[Barrier, Outputs, ReplicaPosition | None], None],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``on_published`` is called when all that stood before the barrier of a checkpoint, from
+        """``on_confirmed`` is called when all that stood before the barrier of a checkpoint, from
         every producer, is confirmed, with the output positions at the moment when the first of them
         brought it, and with what a replica of a group keeps.
         An earlier run has read the input stream up to ``replay_end`` at most (None: nothing).
@@ -80,15 +80,15 @@ class Publisher(ServiceThread):
         self._replay_end = replay_end
         self._producers = producers
         self._arriving = ArrivingBarriers(producers, self._output_positions)
-        self._on_published = on_published
-        self._given_up = threading.Event()
+        self._on_confirmed = on_confirmed
+        self._stopped_unconfirmed = threading.Event()
         self._leaving = threading.Event()
         self._connection: Connection | None = None
         self._buffer = ReceiveBuffer()
         self._must_look_up = True
         self._look_up_at = 0.0
         self._confirmations = 0
-        self._doubts = Doubts(confirmer, self._go_on)
+        self._missing_acks = MissingAcks(confirmer, self._go_on)
         self._trouble = LimitedLog(log, logging.ERROR)
         self._no_answers = LimitedLog(log, logging.INFO)
 
@@ -97,9 +97,10 @@ class Publisher(ServiceThread):
         """Why digests cannot be published although a server is there; None when all is well."""
         return self.pace.blocked_reason
 
-    def give_up(self) -> None:
-        """Stop even though something is unconfirmed: the drain took too long."""
-        self._given_up.set()
+    def stop_unconfirmed(self) -> None:
+        """Stop even though something is unconfirmed: the drain took too long. The next start makes
+        it again."""
+        self._stopped_unconfirmed.set()
 
     def leave_to_others(self) -> None:
         """Another replica sees to what is unconfirmed once nothing more comes."""
@@ -124,7 +125,7 @@ class Publisher(ServiceThread):
 
     def _go_on(self) -> bool:
         self.sign_of_life()
-        return not self._given_up.is_set()
+        return not self._stopped_unconfirmed.is_set()
 
     def _run_once(self, connection: Connection) -> None:
         """Answers first, so that a full window cannot wait for itself; then what they allow."""
@@ -132,7 +133,8 @@ class Publisher(ServiceThread):
         lookup = self._lookup
         if lookup is not None:
             self._ask_whether_to_look_up(lookup)
-        must = self._must_look_up or (lookup is not None and lookup.streams_left)
+            self._release()  # in a group the leader's word confirms, and no answer to us
+        must = self._must_look_up or (lookup is not None and lookup.rejected_left)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
         if self.pace.seconds_to_retry == 0.0:
@@ -141,19 +143,17 @@ class Publisher(ServiceThread):
             self._take()
         if self._sends_more:
             self._send(connection)
-        self._doubt()
+        self._look_for_missing_acks()
         connection.keep_alive()
         if connection.lame_duck and self.window.empty and self.reconnector.has_alternative():
             raise ConnectionLost(f"{connection.url} is about to shut down")
 
     def _ask_whether_to_look_up(self, lookup: StreamLookup) -> None:
-        """Also lets go what others say is stored: in a group, confirmations come that way."""
         reason = lookup.others_reason_to_look_up()
         if reason and not self._must_look_up:
             log.info("looking at the output streams%s", Fields(reason=reason))
             self._must_look_up = True
             self._look_up_at = 0.0
-        self._release()
 
     @property
     def _takes_more(self) -> bool:
@@ -196,13 +196,13 @@ class Publisher(ServiceThread):
         if any(batch.records for batch in batches):
             with self.busy("adding what the output streams may hold already"):
                 added = self.confirmer.add(batches, self._go_on)
-            if added is not None:  # else we have been given up, and so is what they hold
+            if added is not None:  # else we were told to stop: the next start makes them again
                 self.window.add(added)
         batches.clear()
 
     def _on_barrier(self, barrier: Barrier) -> None:
-        """Output positions are those when the first one comes: what a worker past it has made may
-        be stored before others reach it."""
+        """One producer has brought it. Output positions are those when the first one does: what a
+        worker past it has made may be stored before others reach it."""
         for gathered in self._arriving.on_barrier(barrier):
             made = self._lookup.on_barrier_gathered(gathered.barrier) if self._lookup else None
             self.window.add_barrier(gathered.barrier, gathered.outputs, made)
@@ -223,7 +223,7 @@ class Publisher(ServiceThread):
                 lookup.note_stored_through(barrier.position, replay_ended=ended)
                 outputs, replica = lookup.checkpoint_of(complete.made, outputs)
             if barrier.of_checkpoint:
-                self._on_published(barrier, outputs, replica)
+                self._on_confirmed(barrier, outputs, replica)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -231,7 +231,7 @@ class Publisher(ServiceThread):
         failpoints.reach("publisher.before_send")
         started = time.monotonic()
         if self.confirmer.under_way == 0:
-            self._doubts.note_progress()
+            self._missing_acks.restart_timer()
         with self.busy("sending"):
             blocked = self.confirmer.send(connection, self.pace.most)
         self.sending.observe(time.monotonic() - started)
@@ -239,7 +239,7 @@ class Publisher(ServiceThread):
         failpoints.reach("publisher.after_send")
         if blocked is not None:
             self._block(blocked)
-        self._note_progress()
+        self._on_new_confirmations()
 
     def _block(self, blocked: PublishBlocked) -> None:
         """Keep all digests, say so, try again after a pause."""
@@ -250,7 +250,7 @@ class Publisher(ServiceThread):
         """See that the streams are there, then send again what failed."""
         try:
             lookup = self._lookup
-            if lookup and not lookup.ensure_streams(self._doubts.go_on_briefly()):
+            if lookup and not lookup.ensure_streams(self._missing_acks.go_on_briefly()):
                 why = f"no connection to look at the streams: {self.reconnector.last_error}"
                 self.pace.on_retry()
                 self._block(PublishBlocked(why))
@@ -292,9 +292,9 @@ class Publisher(ServiceThread):
         except frames.ProtocolError as error:
             raise ConnectionLost(str(error)) from error
         self._buffer.drop_before(connection, answers.offset)
-        self._note_progress()
+        self._on_new_confirmations()
         for blocked in answers.blocked:
-            self._doubts.note_progress()
+            self._missing_acks.restart_timer()
             self._block(blocked)
         for kind, text in answers.control:
             self._handle(connection, kind, text)
@@ -303,31 +303,31 @@ class Publisher(ServiceThread):
         error = connection.handle(kind, text)
         if kind == frames.PONG:
             self.confirmer.on_pong(connection.pongs)
-            self._note_progress()
+            self._on_new_confirmations()
         elif kind == frames.INFO:
             self.reconnector.learn(connection)
         # At once: a PONG after it must not be taken for a confirmation.
         elif error is not None and (blocked := self.confirmer.on_server_error(error)):
             self._block(blocked)
 
-    def _note_progress(self) -> None:
+    def _on_new_confirmations(self) -> None:
         confirmations = self.confirmer.confirmations
         if confirmations == self._confirmations:
             return
         self._confirmations = confirmations
-        self._doubts.note_progress(confirmed=True)
+        self._missing_acks.restart_timer(confirmed=True)
         self.pace.on_confirmed(all_is_well=self.confirmer.failed == 0)
         self._release()
         failpoints.reach("publisher.confirmed")
 
     # -- answers that do not come ------------------------------------------------------------------
 
-    def _doubt(self) -> None:
+    def _look_for_missing_acks(self) -> None:
         """Have the streams looked at when it seems that what was sent is lost."""
         if self._must_look_up:
             return
         try:
-            reason = self._doubts.lookup_reason()
+            reason = self._missing_acks.lookup_reason()
         except AckTimeout as timeout:
             self._block(PublishBlocked(str(timeout), passing=True))
             reason = str(timeout)
@@ -343,29 +343,32 @@ class Publisher(ServiceThread):
             self._look_up_at = 0.0
 
     def _look_up(self) -> None:
-        """Until it succeeds nothing is sent; but the rest (a stream of rejected messages that was
-        left out) is tried beside the sending."""
-        lookup, rest_only = self._lookup, not self._must_look_up
+        """After a lost connection, or when answers do not come, nothing is sent until both streams
+        were looked at. If only that of rejected messages could not be, digests go on, and it alone
+        is tried again every 2 s (``rejected_only``)."""
+        lookup, rejected_only = self._lookup, not self._must_look_up
         try:
             with self.busy("reading what the output streams hold"):
-                if lookup and not lookup.look_up(self.window, self._go_on, rest_only=rest_only):
+                if lookup and not lookup.look_up(
+                    self.window, self._go_on, rejected_only=rejected_only
+                ):
                     return
         except NatsError as error:
             self.reconnector.last_error = str(error)
             self._look_up_at = time.monotonic() + LOOK_UP_PAUSE_S
             self._block(PublishBlocked.by(error))
             return
-        # The rest, if any: it holds up digests for as long as it takes.
+        # That of rejected messages, if it was left out: a look holds up digests while it lasts.
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
         self._must_look_up = False
-        if not rest_only:
-            self._doubts.note_progress()
-        self._note_progress()
+        if not rejected_only:
+            self._missing_acks.restart_timer()
+        self._on_new_confirmations()
         self.pace.on_streams_found()
         if self.confirmer.failed == 0:
             self.pace.on_retry()
             if not self.confirmer.sendable:
-                self.pace.on_confirmed(all_is_well=True)
+                self.pace.reset()
         self.ready.set()
 
     # -- connections -----------------------------------------------------------------------------

@@ -6,56 +6,62 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    (orjson), checks it and packs it into the batch of the worker that holds its user
    (``ext/wire/router.pyx``). ``sources/`` has the two ways in which messages arrive: plain
    subscriptions, and a stream. A message that the compiled code does not recognise (another
-   spelling of a field's name, for instance) is handed to ``rejections.py``, which has
-   ``wire/messages.py`` parse it: the slow path. An invalid one is rejected: counted, logged and
-   queued for the publisher (in core mode, of a flood of them, one in a hundred). One batch per
+   spelling of a field's name, for instance) is handed to ``slow_path.py``, which has
+   ``wire/messages.py`` parse it. An invalid one is rejected (``rejections.py``): counted, logged
+   and queued for the publisher (in core mode, of a flood of them, one in a hundred). One batch per
    worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: merges the batch into the worker's alarm book
    (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
    A ``SendAlarmDigest`` takes the same way, and makes the book write the user's due alarms as one
-   digest.
-3. ``publisher.py``, thread *publisher*: adds each batch of digests and rejected messages to
-   ``inflight/window.py``. A confirmer frames and sends it and reads the answers:
-   ``inflight/puback.py`` in stream mode, ``inflight/pong.py`` in core mode. In stream mode
-   ``ext/wire/inflight.pyx`` numbers the messages, holds back a user's later digests and reads plain
-   PubAcks; ``inflight/puback_reader.py`` reads all other answers. ``inflight/pace.py`` says how
-   much may be sent after the server has refused something, ``inflight/doubts.py`` when to look up
-   what was stored, and ``inflight/stream_lookup.py`` does that.
-4. ``checkpointer.py``, thread *checkpointer*: at most once in ``--checkpoint-interval``, when
-   something has arrived and the last checkpoint is written (at rest every ten seconds, or in that
-   interval if it is longer), the listener sends a barrier, a marker, through all queues after the
-   data. A worker that reaches it gives its changed rows to the checkpointer and passes it to the
-   publisher, which reports when everything before it is confirmed. Then the rows and the position
-   in the stream that they correspond to are written to the store in one transaction.
+   digest; so does a ``ForgetUser``, and ends all memory of the user.
+3. ``publisher.py``, thread *publisher*: gives each batch of digests and rejected messages to a
+   confirmer, which numbers it, later sends it and reads the answers: ``inflight/puback.py`` in
+   stream mode, ``inflight/pong.py`` in core mode. ``inflight/window.py`` keeps whole batches, and
+   barriers between them, in order. In stream mode ``ext/wire/inflight.pyx`` keeps each message of
+   them: it holds back a user's later digests and reads plain PubAcks;
+   ``inflight/puback_reader.py`` reads all other answers. ``inflight/pace.py`` says how much may be
+   sent after the server has refused something, ``inflight/missing_acks.py`` when to look up what
+   was stored, and ``inflight/stream_lookup.py`` does that.
+4. ``checkpointer.py``, thread *checkpointer*: writes the state to the store, together with the
+   position in the stream that it corresponds to. What belongs to a position is found with a
+   *barrier*, a marker that passes through all queues after the data (``barrier.py``):
+
+   - the listener sends it (``barrier_schedule.py`` says when: once per ``--checkpoint-interval`` if
+     something has arrived, else every ten seconds, or per interval if that is longer, and never
+     before the last checkpoint is done);
+   - a worker that reaches it gives the rows that have changed to the checkpointer, and passes it to
+     the publisher;
+   - the publisher waits until it has come from all of them (``inflight/arriving.py``; at the first
+     it notes how far the output streams are, ``StreamLookup.output_positions``) and until
+     everything before it is confirmed (``inflight/window.py``), and tells the checkpointer;
+   - rows, position and output positions are written in one step, all of it or nothing.
 
 Each thread owns its state, and data reaches it only through its queue (the listener's: through its
-socket); only the wish to stop comes otherwise. Data flows one way; two things go the other way,
-without a queue: ``Worker.merged_bytes``, from which the listener knows the backlog, and
-``Barrier.done``, after which the next barrier of a checkpoint may come. In a group the publisher
-also shares an ``Exchange`` with the thread that talks to the others (``replication/exchange.py``),
-and that thread looks how far the listener has come. When the publisher cannot publish, the workers
-wait, and so does a listener that reads a stream; one that has plain subscriptions never waits (see
-``listener.py``).
+socket). Two things go the other way, without a queue: ``Worker.merged_bytes``, from which the
+listener knows the backlog, and ``Barrier.done``. In a group the publisher also shares an
+``Exchange`` with the thread that talks to the others (``replication/exchange.py``), which looks how
+far the listener has come, too. When the publisher cannot publish, the workers wait, and so does a
+listener that reads a stream; one that has plain subscriptions never waits (``listener.py``).
 
-**Start**, from the end of the pipeline to its beginning, so that every thread is ready before data
-reaches it: ``startup.py`` checks the server and creates the streams; the publisher connects; the
-books are loaded from the store; then the checkpointer, the workers and the listener start. The
+**Start**, from the end of the pipeline to its beginning, so that all are ready before data comes:
+``startup.py`` checks the server, creates the streams and claims the store; the publisher connects;
+the books are loaded from the store; then the checkpointer, the workers and the listener start. The
 listener continues with the first message after the checkpoint. ``process/runner.py`` logs
-``ready``. In stream mode ``stream_watcher.py`` looks at the streams from shortly before that on.
-Where snapshots are kept, an empty store is filled from one first (``snapshot_restore.py``), and
-``snapshot_maker.py`` makes others later.
+``ready``. In stream mode ``stream_watcher.py`` looks at the streams from
+shortly before that on. Where snapshots are kept, an empty store is filled from one first
+(``snapshot_restore.py``), and ``snapshot_maker.py`` makes others later.
 
 **Restart after a crash**: ``process/runner.py`` opens the store; the position is that of its last
 checkpoint (``Store.last``), and ``loading.py`` loads the books. ``sources/start_position.py``
 decides where reading continues, and ``sources/pull_consumer.py`` asks the stream for what follows.
-The same messages make the same digests with the same ids. ``inflight/stream_lookup.py`` begins the
-replay after its first look at the output streams: ``inflight/stored_ids.py`` reads the ids that
-they hold after the positions that the checkpoint has for them, and ``inflight/already_stored.py``
-decides for each message made again whether to send it. Of a digest that the stream has deleted
-since, the *mark* tells, the header Alarmdigest-Stored-Through of later ones: all digests of
-requests up to it were stored. The publisher ends the replay once a barrier at or after
-``replay_end``, the end of the input stream at the start, is confirmed: from there on everything is
-new.
+The same messages make the same digests with the same ids. Those that are stored already are not
+sent again: after its first look at the output streams ``inflight/stream_lookup.py`` begins to
+compare, ``inflight/stored_ids.py`` reads the ids that they hold after the positions that the
+checkpoint has for them, and ``inflight/already_stored.py`` decides for each message made again. Of
+a digest that the stream has deleted since, the *mark* tells, the header Alarmdigest-Stored-Through
+of later ones: all digests of requests up to it were stored. Comparing ends once a barrier at or
+after ``replay_end``, the end of the input stream at the start, is confirmed: from there on
+everything is new.
 
 **In a group** (``--group``) every instance reads, merges and writes checkpoints like this, and one,
 the leader, publishes. A replica does not look into the output streams at its restart: it waits for
@@ -76,20 +82,14 @@ checkpointer, which first writes the last checkpoint.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable
 
-from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.nats.reconnect import Reconnector
-from alarmdigest.pipeline.barrier_schedule import BarrierSchedule
 from alarmdigest.pipeline.checkpointer import Checkpointer
-from alarmdigest.pipeline.inflight.confirmer import Confirmer
-from alarmdigest.pipeline.inflight.pong import PongConfirmer
-from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
-from alarmdigest.pipeline.loading import load_books, make_router
+from alarmdigest.pipeline.loading import load_books
 from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.reconnectors import Reconnectors
 from alarmdigest.pipeline.rejections import Rejections
@@ -97,11 +97,9 @@ from alarmdigest.pipeline.replica import Replica
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.snapshot_maker import SnapshotMaker
 from alarmdigest.pipeline.snapshot_restore import restore_snapshot
-from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
-from alarmdigest.pipeline.sources.source import Source
-from alarmdigest.pipeline.sources.subscription import SubscriptionSource
-from alarmdigest.pipeline.startup import StartPlan, not_reachable, prepare_server
+from alarmdigest.pipeline.startup import not_reachable, prepare_server
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
+from alarmdigest.pipeline.thread_factory import ThreadFactory
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.replication.group import Group
 from alarmdigest.runtime.logs import Fields
@@ -171,14 +169,25 @@ class Service:
         if self.settings.group:
             self.replica = Replica(self.settings, self.store.last, start_plan)
             self.store.share(self.replica.term)
-        checkpointer = self.checkpointer = self._make_checkpointer(start_plan)
-        self.publisher = self._make_publisher(start_plan, checkpointer)
+        make = ThreadFactory(self.settings, self.store, start_plan, self._thread_died)
+        checkpointer = self.checkpointer = make.checkpointer()
+        self.publisher = make.publisher(
+            make.confirmer(self.reconnectors.lookup)
+            if self.replica is None
+            else self.replica.make_confirmer(
+                stream_configs_of(self.settings), self.reconnectors.lookup
+            ),
+            self.reconnectors.publisher,
+            checkpointer,
+        )
         self.publisher.start()
         if not self._await(self.publisher.ready, self.publisher, self.reconnectors.publisher):
             return
-        self.workers = self._make_workers(start_plan, checkpointer)
+        self.workers = make.workers(self.publisher, checkpointer)
         load_books(self.store, [worker.book for worker in self.workers])
-        self.listener = self._make_listener(start_plan)
+        self.listener = make.listener(
+            self.reconnectors.listener, self.rejections, self.workers, self.publisher
+        )
         for thread in (checkpointer, *self.workers, self.listener):
             thread.start()
         if self.replica is not None:
@@ -228,98 +237,6 @@ class Service:
         group.start()
         self._await(group.heard, group, self.reconnectors.group)
 
-    def _make_publisher(self, start_plan: StartPlan, checkpointer: Checkpointer) -> Publisher:
-        settings = self.settings
-        confirmer: Confirmer
-        if self.replica is not None:
-            confirmer = self.replica.make_confirmer(
-                stream_configs_of(settings), self.reconnectors.lookup
-            )
-        elif start_plan.mode == "stream":
-            configs = stream_configs_of(settings)
-            confirmer = PubAckConfirmer(
-                settings.digest_subject,
-                settings.rejected_subject,
-                (configs.digests, configs.rejected),
-                self.reconnectors.lookup,
-                create=not settings.no_create_streams,
-                domain=settings.js_domain,
-                outputs=self.store.last.outputs if self.store.last is not None else {},
-                replays=self.store.last is not None or settings.start != "new",
-            )
-        else:
-            confirmer = PongConfirmer(settings.digest_subject, settings.rejected_subject)
-        return Publisher(
-            self.reconnectors.publisher,
-            confirmer,
-            producers=settings.workers + 1,
-            replay_end=start_plan.replay_end,
-            on_published=checkpointer.published,
-            on_failure=self._thread_died,
-        )
-
-    def _make_checkpointer(self, start_plan: StartPlan) -> Checkpointer:
-        return Checkpointer(
-            self.store,
-            workers=self.settings.workers,
-            content_settings=start_plan.content_settings,
-            on_failure=self._thread_died,
-        )
-
-    def _make_workers(self, start_plan: StartPlan, checkpointer: Checkpointer) -> list[Worker]:
-        assert self.publisher is not None
-        # Whoever knows the secret could choose ids that make the tables slow.
-        secret = os.urandom(16)
-        return [
-            Worker(
-                number,
-                AlarmBook(
-                    retention_ns=self.settings.retention,
-                    split_bytes=start_plan.split_bytes,
-                    secret=secret,
-                    publish_empty=self.settings.publish_empty,
-                    stream=self.settings.events_stream.encode(),
-                ),
-                self.publisher.queue,
-                checkpointer,
-                self._thread_died,
-            )
-            for number in range(self.settings.workers)
-        ]
-
-    def _make_listener(self, start_plan: StartPlan) -> Listener:
-        assert self.publisher is not None
-        settings, last = self.settings, self.store.last
-        router = make_router(settings, self.rejections, last)
-        source: Source
-        if start_plan.mode == "stream":
-            source = PullConsumerSource(
-                stream_configs_of(settings)[0],
-                create=not settings.no_create_streams,
-                domain=settings.js_domain,
-                start=settings.start,
-                position=last.position if last is not None else None,
-            )
-        else:
-            source = SubscriptionSource(
-                settings.event_subject,
-                settings.request_subject,
-                settings.forget_subject,
-                settings.drain_timeout.seconds,
-                accept_clock_step=settings.accept_clock_step,
-            )
-        return Listener(
-            self.reconnectors.listener,
-            source,
-            router,
-            self.rejections,
-            self.workers,
-            self.publisher.queue,
-            BarrierSchedule.of(settings, self.store),
-            backlog_limit=settings.backlog_limit,
-            on_failure=self._thread_died,
-        )
-
     def _deadline(self) -> float:
         return time.monotonic() + self.settings.connect_timeout.seconds
 
@@ -364,7 +281,8 @@ class Service:
     # -- stop ------------------------------------------------------------------------------------
 
     def drain(self) -> bool:
-        """Stop in order; everything that has arrived comes out. False if it took too long."""
+        """Stop in order; everything that has arrived comes out. False if it took too long, a thread
+        has died, or, in core mode, the connection broke before the last of it had come."""
         self.draining = True
         for watching in (self.stream_watcher, self.snapshots):
             if watching is not None:
@@ -375,7 +293,7 @@ class Service:
         if publisher is None:
             return self.failure is None
         if self.listener is None:  # it never came to subscribing: there is nothing to bring out
-            publisher.give_up()
+            publisher.stop_unconfirmed()
         else:
             if self.replica is not None:
                 self.replica.resign()
@@ -387,7 +305,7 @@ class Service:
                 thread.stop()
             while thread.is_alive():
                 if self.failure is not None or time.monotonic() > deadline:
-                    publisher.give_up()
+                    publisher.stop_unconfirmed()
                     return False
                 if self.replica is not None and self.listener and not self.replica.leads:
                     # What is not confirmed is another replica's business.

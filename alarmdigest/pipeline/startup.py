@@ -1,4 +1,5 @@
-"""Before the threads start: what can this server do, and does it fit what the store holds?"""
+"""Before the threads start: what can this server do, and does it fit what the store holds? Then the
+store becomes ours, and is filled from a snapshot if it is empty."""
 
 from __future__ import annotations
 
@@ -55,7 +56,7 @@ def not_reachable(reconnector: Reconnector) -> NotReachable:
 
 @dataclass(frozen=True, slots=True)
 class StartPlan:
-    """What the setup has decided. Sizes in bytes.
+    """What ``prepare_server`` has found out. Sizes in bytes.
 
     ``replay_end`` is the last message of the input stream: an earlier run has read none after it.
     None in core mode.
@@ -80,9 +81,11 @@ def prepare_server(
 ) -> StartPlan | None:
     """Connect, decide the mode, make the streams; None if ``go_on()`` was false before it was done.
 
-    The store is claimed once the settings are known to fit it. Where it is empty, ``fill_store`` is
-    asked for a checkpoint, with the settings that decide what digests hold. Raises SettingsError
-    and NotReachable for what will not mend itself, and StoreError.
+    The store is claimed once the settings are known to fit it. Where it is empty after that,
+    ``fill_store`` (``Service._fill_store``) is asked to fill it from a snapshot, with the settings
+    that decide what digests hold, and for the checkpoint that it has then; it may put another store
+    in the place of this one. Raises SettingsError and NotReachable for what will not mend itself,
+    and StoreError.
     """
     while True:
         connection = reconnector.connect_with_backoff(go_on)
@@ -144,13 +147,15 @@ def _prepare(
             events.name, events.created, events.last_seq, events.last_ts or 0
         )
     if last is None and fill_store is not None and events is not None:
-        last = fill_store(content)
+        last = fill_store(content)  # from here on `store` may be closed
     group_start = GroupStart()
     if settings.group and events is not None and digests is not None:
         in_common = content_of(settings, content)
         group_start = check_group(jetstream, settings, in_common, last, events, digests)
     if last is not None and last.position is not None:
-        _compare(last, content, replay_end.sequence if replay_end is not None else 0)
+        _warn_of_changed_settings(
+            last, content, replay_end.sequence if replay_end is not None else 0
+        )
     return StartPlan(mode, content["split_bytes"], replay_end, content, group_start)
 
 
@@ -216,7 +221,7 @@ def _mode(jetstream: JetStream, settings: Settings, last: Checkpoint | None, url
     return "core"
 
 
-def _compare(last: Checkpoint, content: dict[str, int], replay_end: int) -> None:
+def _warn_of_changed_settings(last: Checkpoint, content: dict[str, int], replay_end: int) -> None:
     """A replay under other settings makes other digests than those that are published already."""
     assert last.position is not None
     changed = sorted(name for name in content if last.settings.get(name) != content[name])

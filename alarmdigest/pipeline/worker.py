@@ -5,15 +5,17 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.pipeline.questions import Question
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_patiently
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
 
 # From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
 # checkpoints, or 45 where the steps get smaller with the book. These come every second while
@@ -51,7 +53,7 @@ class Worker(ServiceThread):
         self.book = book
         # Not bounded by itself: the listener must never wait for a worker, so it is the one
         # that bounds, in bytes over all workers (see listener.py). None ends the worker.
-        self.queue: queue.Queue[Routed | Barrier | None] = queue.Queue()
+        self.queue: queue.Queue[Routed | Barrier | Question | None] = queue.Queue()
         self.merged_bytes = 0
         self.waited = Histogram()
         self.merging = Histogram()
@@ -60,44 +62,50 @@ class Worker(ServiceThread):
         self._sweep_steps = 0
         self._sweep_now_ns = 0
         self._most_held_bytes = 0
+        self._questions: deque[Question] = deque()
 
     def work(self) -> None:
         while True:
             self.sign_of_life()
             try:
-                item = self.queue.get(timeout=0 if self._sweep_steps else TICK_S * 5)
+                busy = self._sweep_steps or self._questions
+                item = self.queue.get(timeout=0 if busy else TICK_S * 5)
             except queue.Empty:
                 self._sweep()
+                self._answer()
                 continue
             if item is None:
                 break
             if isinstance(item, Barrier):
                 if item.of_checkpoint:
-                    self._on_barrier(item)
-                put_patiently(self._publisher_queue, item, self.sign_of_life)
+                    self._hand_over_rows(item)
+                put_with_heartbeat(self._publisher_queue, item, self.sign_of_life)
+            elif isinstance(item, Question):
+                self._questions.append(item)
             else:
                 self._merge(item)
                 self.merged_bytes += len(item)
                 self._sweep()
-        put_patiently(self._publisher_queue, None, self.sign_of_life)
+                self._answer()
+        put_with_heartbeat(self._publisher_queue, None, self.sign_of_life)
 
     def _merge(self, batch: Routed) -> None:
-        position = 0
+        offset = 0
         merging_s = 0.0
         started = time.monotonic()
         self.waited.observe(started - batch.age_from)
-        while position < len(batch):
+        while offset < len(batch):
             before = self.book.answered
-            made, position = self.book.merge(batch.records, position)
+            made, offset = self.book.merge(batch.records, offset)
             merging_s += time.monotonic() - started
             if made:
                 outgoing = Outgoing(made, batch.age_from, self.book.answered - before)
                 # Digests are never dropped: a publisher that cannot publish makes us wait.
-                put_patiently(self._publisher_queue, outgoing, self.sign_of_life)
+                put_with_heartbeat(self._publisher_queue, outgoing, self.sign_of_life)
             started = time.monotonic()
         self.merging.observe(merging_s)
 
-    def _on_barrier(self, barrier: Barrier) -> None:
+    def _hand_over_rows(self, barrier: Barrier) -> None:
         """Hand over what has changed since the last checkpoint's barrier, as bytes of their own."""
         self._sweep_now_ns = barrier.arrival_ns
         # What is left over from the last one, where batches leave little time for it, is not lost.
@@ -106,10 +114,10 @@ class Worker(ServiceThread):
         self._sweep()
         if barrier.of_all_rows:
             self.book.mark_all_changed()
-        rows = []
+        row_chunks = []
         while chunk := self.book.take_rows():
-            rows.append(chunk)
-        self._checkpointer.rows_taken(barrier, rows, self.book.block_count)
+            row_chunks.append(chunk)
+        self._checkpointer.rows_taken(barrier, row_chunks, self.book.block_count)
         failpoints.reach("worker.rows_taken")
         self._release_memory()
 
@@ -119,6 +127,11 @@ class Worker(ServiceThread):
         steps = min(self._sweep_steps, SWEEP_SLICE)
         self.book.sweep(self._sweep_now_ns, steps)
         self._sweep_steps -= steps
+
+    def _answer(self) -> None:
+        """A slice of an answer, so that nobody waits long."""
+        if self._questions and self._questions[0].answer_slice(self.book):
+            self._questions.popleft()
 
     def _release_memory(self) -> None:
         """Return to the system the memory that the book has freed."""

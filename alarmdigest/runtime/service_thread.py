@@ -144,7 +144,9 @@ def _size(item: object) -> int:
     return len(item) or 1 if isinstance(item, Sized) else 1
 
 
-def put_patiently(target: queue.Queue[Item], item: Item, sign_of_life: Callable[[], None]) -> None:
+def put_with_heartbeat(
+    target: queue.Queue[Item], item: Item, sign_of_life: Callable[[], None]
+) -> None:
     """Put into a bounded queue, however long it takes, with signs of life meanwhile."""
     while True:
         sign_of_life()

@@ -7,17 +7,16 @@ says which of them wins.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from alarmdigest.nats.auth import INBOX_PREFIX, Login
+from alarmdigest.settings.option_fields import flag, option, secret
 from alarmdigest.settings.readers import (
     Duration,
     HttpAddress,
     age_limit,
-    boolean,
     duration,
     hosts,
     http_address,
@@ -74,24 +73,6 @@ class SettingsError(ValueError):
 
 
 DEFAULT_HTTP = HttpAddress("127.0.0.1", 9595, may_move=True)
-
-
-def option(read: Callable[[str], Any], default: str, meta: str, help_text: str) -> Any:
-    """A settings field: how to read its text, its default as text, its placeholder, its help."""
-    return field(
-        default_factory=lambda: read(default),
-        metadata={"read": read, "default": default, "meta": meta, "help": help_text},
-    )
-
-
-def flag(help_text: str) -> Any:
-    """A settings field that is off unless asked for."""
-    return field(default=False, metadata={"read": boolean, "help": help_text})
-
-
-def secret(help_text: str) -> Any:
-    """A settings field that is no option: what a command line holds, everybody can read."""
-    return field(default="", repr=False, metadata={"read": str, "help": help_text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,10 +176,11 @@ class Settings:
     rejected_subject: str = option(
         subject, "AlarmRejected", "SUBJECT", "rejected messages go out here, with the reason"
     )
-
-    events_stream: str = option(
-        stream_name, "ALARMS", "NAME", "the stream that captures events and requests"
+    query_subject: str = option(
+        subject, "AlarmDigestQuery", "SUBJECT", "questions of operators are answered below it"
     )
+
+    events_stream: str = option(stream_name, "ALARMS", "NAME", "the stream that captures all input")
     digests_stream: str = option(
         stream_name, "ALARM_DIGESTS", "NAME", "the stream that captures digests"
     )

@@ -37,13 +37,6 @@ class Event:
     changed_at_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One SendAlarmDigest."""
-
-    user_id: str
-
-
 class Rejected(ValueError):
     """A message that is not accepted: one of REASONS, and a line for a person."""
 
@@ -64,11 +57,6 @@ def read_event(payload: bytes) -> Event:
     except ValueError as error:
         raise Rejected("changed_at", f"ChangedAt is {error}") from None
     return Event(fields["UserID"], fields["AlarmID"], status, changed_at_ns)
-
-
-def read_request(payload: bytes) -> Request:
-    """Read a SendAlarmDigest. Raises Rejected."""
-    return Request(_read_fields(payload, USER_FIELDS)["UserID"])
 
 
 def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:

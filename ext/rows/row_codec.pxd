@@ -66,9 +66,9 @@ cdef inline uint8_t* write_key(uint8_t* out, const User* user, uint32_t number) 
     return out + KEY_BYTES
 
 
-cdef inline bint take_block(State* s, uint32_t handle, Buffer* rows) noexcept nogil:
-    """Write a dirty block's row, or that it is deleted, and call it clean; False: no memory."""
-    cdef Block* block = block_at(s, handle)
+cdef inline bint write_block(const State* s, uint32_t handle, Buffer* rows) noexcept nogil:
+    """Write a block's row, or, of an emptied one, that it is deleted; False: no memory."""
+    cdef const Block* block = block_at(s, handle)
     cdef const User* user = user_at(s, block.user)
     cdef const Alarm* alarm
     cdef uint32_t alarm_handle = block.first_alarm
@@ -85,7 +85,6 @@ cdef inline bint take_block(State* s, uint32_t handle, Buffer* rows) noexcept no
     value = out = write_key(key, user, block.number)
     rows.used += ROW_HEAD_BYTES + value_len
     if alarm_handle == 0:
-        remove_block(s, handle)
         return True
     out[0] = ROW_VERSION
     memcpy(out + 1, &user.id_len, 2)
@@ -107,8 +106,19 @@ cdef inline bint take_block(State* s, uint32_t handle, Buffer* rows) noexcept no
     memcpy(value + 3, &count, 2)
     found = checksum(key, out - key)
     memcpy(out, &found, CHECKSUM_BYTES)
-    block.flags |= WRITTEN
-    mark_clean(s, block)
+    return True
+
+
+cdef inline bint take_block(State* s, uint32_t handle, Buffer* rows) noexcept nogil:
+    """Write a dirty block's row, or that it is deleted, and call it clean; False: no memory."""
+    cdef Block* block = block_at(s, handle)
+    if not write_block(s, handle, rows):
+        return False
+    if block.first_alarm == 0:
+        remove_block(s, handle)
+    else:
+        block.flags |= WRITTEN
+        mark_clean(s, block)
     return True
 
 

@@ -19,6 +19,7 @@ from arena cimport arena_bytes, arena_free
 from blake2b cimport Blake2b
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from digest_json cimport put_entry, put_head
+from listing cimport Listing, MOST_TOP, list_users, write_lines
 from manners cimport DEBUG_CHECKS, enter
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport (
@@ -28,11 +29,11 @@ from records cimport (
 from row_codec cimport (
     ROW_CUT, ROW_DAMAGED, ROW_DELETED, ROW_FINE, ROW_LENGTHS, ROW_NO_MEMORY, ROW_OF_OTHER_USER,
     ROW_OF_OTHER_VERSION, ROW_SIZE, ROW_STATES_UNKNOWN, ROW_TWICE, RowFault, load_packed,
-    take_block,
+    take_block, write_block,
 )
 from state cimport (
     CHANGED, FIRST_TABLE_SIZE, DIGEST_CANDIDATE, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
-    alarm_at, alarm_tag, count_alarm, find_alarm, find_user, forget_user, id_of_alarm, is_due, is_forgotten,
+    alarm_at, alarm_tag, block_at, count_alarm, find_alarm, find_user, forget_user, id_of_alarm, is_due, is_expired,
     list_as_due, mark_dirty, uncount_alarm, user_at, user_tag,
 )
 from sweep cimport sweep_alarms
@@ -244,6 +245,72 @@ cdef class AlarmBook:
                 f"bucket {bucket}: the row at byte {position} cannot be read: "
                 f"{WHAT_IS_WRONG[fault]}")
 
+    def rows_of(self, bytes user_id not None) -> bytes:
+        """A user's blocks as packed rows, as a store would have them; b"" for one who is not there.
+        Runs without the GIL."""
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(user_id)
+        cdef uint16_t length = <uint16_t> min(PyBytes_GET_SIZE(user_id), 0xFFFF)
+        cdef Buffer rows
+        cdef uint32_t user, block
+        cdef bint enough_memory = True
+        memset(&rows, 0, sizeof(Buffer))
+        enter(&self.busy)
+        with nogil:
+            user = find_user(&self.state, data, length, user_tag(&self.state, data, length))
+            block = user_at(&self.state, user).first_block if user != 0 else 0
+            while block != 0 and enough_memory:
+                if block_at(&self.state, block).first_alarm != 0:
+                    enough_memory = write_block(&self.state, block, &rows)
+                block = block_at(&self.state, block).next
+        self.busy = False
+        try:
+            if not enough_memory:
+                raise MemoryError("no memory for the rows of a user")
+            return PyBytes_FromStringAndSize(<char*> rows.data, rows.used)
+        finally:
+            free(rows.data)
+
+    def list_users(
+        self, uint32_t slot, uint64_t most, *, int order, uint32_t top, bint only_due,
+        bint only_active,
+    ) -> tuple:
+        """The topmost users of a part of the book; returns ``(lines, found, slot)``.
+
+        Begins at ``slot`` and takes about ``most`` steps, some 0.1 µs each, and more only for one
+        user with many alarms; go on from the ``slot`` that is returned, until it is 0. Once
+        ``user_slots`` has changed meanwhile, begin anew. ``order`` and the lines are those of
+        ext/state/listing.pxd; ``found`` is how many users there are that were to be listed.
+        Runs without the GIL.
+        """
+        cdef Listing listing
+        cdef Buffer lines
+        cdef bint enough_memory
+        memset(&lines, 0, sizeof(Buffer))
+        listing.order = order
+        listing.top = min(top, MOST_TOP)
+        listing.only_due = only_due
+        listing.only_active = only_active
+        listing.slot = slot & self.state.users.mask
+        listing.found = 0
+        listing.used = 0
+        enter(&self.busy)
+        with nogil:
+            list_users(&self.state, &listing, most)
+            enough_memory = write_lines(&self.state, &listing, &lines)
+        self.busy = False
+        try:
+            if not enough_memory:
+                raise MemoryError("no memory for a list of users")
+            return (PyBytes_FromStringAndSize(<char*> lines.data, lines.used), listing.found,
+                    listing.slot)
+        finally:
+            free(lines.data)
+
+    @property
+    def user_slots(self) -> int:
+        """The size of the table of users."""
+        return <uint64_t> self.state.users.mask + 1
+
     def sweep(self, int64_t now_ns, uint64_t most) -> int:
         """Remove cleared alarms that are past their retention; returns how many.
 
@@ -338,7 +405,7 @@ cdef class AlarmBook:
         else:
             alarm = alarm_at(s, handle)
             uncount_alarm(s, alarm)
-            if is_forgotten(alarm, record.arrival_ns, self.retention_ns):
+            if is_expired(alarm, record.arrival_ns, self.retention_ns):
                 # Past its retention it counts as forgotten, with what was sent of it.
                 self.tally.forgotten += 1
                 self.first_event(alarm, record)

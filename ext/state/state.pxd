@@ -106,7 +106,7 @@ cdef inline bint is_due(const Alarm* alarm) noexcept nogil:
         alarm.flags & SENT_STATUS == STATUS_NONE or alarm.flags & CHANGED)
 
 
-cdef inline bint is_forgotten(const Alarm* alarm, int64_t now_ns, int64_t retention_ns) noexcept nogil:
+cdef inline bint is_expired(const Alarm* alarm, int64_t now_ns, int64_t retention_ns) noexcept nogil:
     """Cleared, and past its retention. Unsigned, since the difference may need all 64 bits."""
     return (alarm.latest == STATUS_CLEARED and now_ns > alarm.arrived_ns
             and <uint64_t> now_ns - <uint64_t> alarm.arrived_ns > <uint64_t> retention_ns)

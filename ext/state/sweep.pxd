@@ -7,7 +7,7 @@ from libc.string cimport memcpy
 from arena cimport arena_at, arena_find_thin, arena_is_thin, arena_new, arena_release
 from state cimport (
     ALARM_ID_AT, DIGEST_CANDIDATE, DIRTY, FIRST_TABLE_SIZE, USER_ID_AT, WRITTEN, Alarm, Block,
-    State, User, alarm_at, block_at, is_forgotten, mark_dirty, put_block_first, remove_alarm,
+    State, User, alarm_at, block_at, is_expired, mark_dirty, put_block_first, remove_alarm,
     remove_block, slot_of_alarm, slot_of_user, unlink_block, user_at,
 )
 from table cimport table_give_back
@@ -124,7 +124,7 @@ cdef inline void sweep_block(State* s, uint32_t handle, Sweep* sweep) noexcept n
     block = block_at(s, handle)
     link = &block.first_alarm
     while link[0] != 0:
-        if is_forgotten(alarm_at(s, link[0]), sweep.now_ns, sweep.retention_ns):
+        if is_expired(alarm_at(s, link[0]), sweep.now_ns, sweep.retention_ns):
             sweep_alarm(s, block.user, link, sweep)
         else:
             if arena_is_thin(&s.arena, link[0]):
@@ -161,7 +161,7 @@ cdef inline uint64_t sweep_alarms(
     sweep.thin = arena_find_thin(&s.arena)
     while sweep.left > 0:
         handle = s.alarms.slots[sweep.slot].handle
-        if handle != 0 and (is_forgotten(alarm_at(s, handle), now_ns, retention_ns)
+        if handle != 0 and (is_expired(alarm_at(s, handle), now_ns, retention_ns)
                             or (sweep.thin and lies_thinly(s, handle))):
             sweep_block(s, alarm_at(s, handle).block, &sweep)
             # Another alarm may stand here now, or the same in its new place.

@@ -151,7 +151,7 @@ cdef class Router:
     cdef uint32_t buckets
     cdef object hash32
     cdef object read_or_reject
-    cdef object only_count
+    cdef object count_if_sampled_out
     cdef int64_t skew_ns
     cdef int64_t now_ns
     cdef list other
@@ -196,15 +196,15 @@ cdef class Router:
     def __cinit__(
         self, *, uint32_t workers, uint32_t buckets, hash32, int64_t skew_ns, read_or_reject,
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
-        bytes forget_subject=b"ForgetUser", only_count=None, bytes only_user=None,
+        bytes forget_subject=b"ForgetUser", count_if_sampled_out=None, bytes only_user=None,
     ):
         """``hash32(user, 0, False)`` is mmh3; ``read_or_reject(kind, payload, subject, position)``
         gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
         ``position`` is ``(sequence, timestamp_ns, arrival_ns)`` of a stream's message, else None.
 
-        ``only_count(kind, reason)`` is asked before that where a plain subscription's message is
-        certainly rejected, for the reason of that place in ``messages.REASONS``: true if it has
-        been counted and nobody need read it.
+        ``count_if_sampled_out(kind, reason)`` is asked before that where a plain subscription's
+        message is certainly rejected, for the reason of that place in ``messages.REASONS``: true if
+        it has been counted and nobody need read it.
 
         With ``only_user`` no other user's messages are routed, and take_places() tells where in the
         stream each of those was.
@@ -221,7 +221,7 @@ cdef class Router:
         self.hash32 = hash32
         self.skew_ns = skew_ns
         self.read_or_reject = read_or_reject
-        self.only_count = only_count
+        self.count_if_sampled_out = count_if_sampled_out
         self.event_subject = event_subject
         self.request_subject = request_subject
         self.forget_subject = forget_subject
@@ -441,20 +441,20 @@ cdef class Router:
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_parsed(KIND_EVENT, payload, frame, REASON_JSON)
+            return self.route_slow_path(KIND_EVENT, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_parsed(KIND_EVENT, payload, frame, REASON_SCHEMA)
+            return self.route_slow_path(KIND_EVENT, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 4)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES
                 and text_of(PyDict_GetItem(fields, "AlarmID"), &alarm_id)
                 and alarm_id.length <= MAX_ID_BYTES
                 and text_of(PyDict_GetItem(fields, "Status"), &status_text)
                 and text_of(PyDict_GetItem(fields, "ChangedAt"), &changed_at)):
-            return self.route_parsed(
+            return self.route_slow_path(
                 KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         status = status_of(status_text)
         if status == STATUS_NONE or not parse_rfc3339(changed_at.data, changed_at.length, &time_ns):
-            return self.route_parsed(
+            return self.route_slow_path(
                 KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
         return self.append(KIND_EVENT, <object> user, user_id, alarm_id, status, time_ns)
 
@@ -470,43 +470,43 @@ cdef class Router:
         try:
             fields = loads(payload)
         except DecodeError:
-            return self.route_parsed(kind, payload, frame, REASON_JSON)
+            return self.route_slow_path(kind, payload, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_parsed(kind, payload, frame, REASON_SCHEMA)
+            return self.route_slow_path(kind, payload, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
-            return self.route_parsed(
+            return self.route_slow_path(
                 kind, payload, frame, self.reason_if_asked(kind, <dict> fields))
         return self.append_about_user(kind, <object> user, user_id)
 
     cdef int append_about_user(self, int kind, object user, Span user_id) except -1:
         cdef uint64_t position[2]
-        cdef Span rest
+        cdef Span place
         if kind == KIND_REQUEST and self.read_before:
             self.not_answered += 1
             return 0
-        rest.data = <const uint8_t*> position
-        rest.length = 0
+        place.data = <const uint8_t*> position
+        place.length = 0
         if kind == KIND_REQUEST and self.in_stream:
             position[0] = self.sequence
             position[1] = <uint64_t> self.timestamp_ns
-            rest.length = POSITION_BYTES
-        return self.append(kind, user, user_id, rest, STATUS_CLEARED, 0)
+            place.length = POSITION_BYTES
+        return self.append(kind, user, user_id, place, STATUS_CLEARED, 0)
 
     cdef bint is_only_counted(self, int kind, int reason) except -1:
         """Whether a message that is rejected needs no more attention; if so it has been counted.
 
         Never one of a stream: there nobody is cut off, and a replay must reject the same again.
         """
-        return (not self.in_stream and self.only_count is not None
-                and bool(self.only_count(kind, reason)))
+        return (not self.in_stream and self.count_if_sampled_out is not None
+                and bool(self.count_if_sampled_out(kind, reason)))
 
     cdef int reason_if_asked(self, int kind, dict fields) except -1:
-        if self.in_stream or self.only_count is None:
+        if self.in_stream or self.count_if_sampled_out is None:
             return REASON_UNKNOWN
         return reason_of(kind, fields)
 
-    cdef int route_parsed(self, int kind, bytes payload, Frame* frame, int reason) except -1:
+    cdef int route_slow_path(self, int kind, bytes payload, Frame* frame, int reason) except -1:
         """Not the plain shape: ask the reader that knows them all. ``reason`` is why it will
         reject this one, or REASON_UNKNOWN."""
         cdef Span user_id, alarm_id
@@ -529,16 +529,17 @@ cdef class Router:
         return self.append(kind, user, user_id, alarm_id, status, time_ns)
 
     cdef int append(
-        self, int kind, object user, Span user_id, Span alarm_id, int status, int64_t time_ns
+        self, int kind, object user, Span user_id, Span id_or_position, int status, int64_t time_ns
     ) except -1:
-        """Put one accepted message at the end of its worker's batch."""
+        """Put one accepted message at the end of its worker's batch. In place of an AlarmID a request
+        has its position in the stream."""
         cdef bint is_ahead
         if self.only_user is not None and not equals(user_id, self.only_user):
             return 0
         cdef uint32_t hashed = self.hash32(user, 0, False)
         cdef uint32_t bucket = hashed % self.buckets
         cdef Buffer* batch = &self.batches[bucket % self.workers]
-        cdef size_t length = sizeof(RoutedRecord) + user_id.length + alarm_id.length
+        cdef size_t length = sizeof(RoutedRecord) + user_id.length + id_or_position.length
         cdef RoutedRecord* record
         if not buffer_reserve(batch, padded(length)):
             raise MemoryError("no memory for another message")
@@ -553,14 +554,14 @@ cdef class Router:
         record.time_ns = time_ns
         record.arrival_ns = self.message_arrival_ns
         record.user_len = <uint16_t> user_id.length
-        record.alarm_len = <uint16_t> alarm_id.length
+        record.alarm_len = <uint16_t> id_or_position.length
         record.kind = <uint8_t> kind
         record.status = <uint8_t> status
         record.bucket = <uint16_t> bucket
         batch.used += sizeof(RoutedRecord)
         buffer_put(batch, user_id.data, user_id.length)
-        if alarm_id.length:
-            buffer_put(batch, alarm_id.data, alarm_id.length)
+        if id_or_position.length:
+            buffer_put(batch, id_or_position.data, id_or_position.length)
         memset(batch.data + batch.used, 0, padded(length) - length)
         batch.used += padded(length) - length
         return 0

@@ -78,12 +78,12 @@ def test_every_outcome(server: NatsServer) -> None:
         (3, "request", "digest"),
         (4, "event", "late"),
         (5, "event", "repeated"),
-        (6, "request", "nothing due"),
+        (6, "request", "nothing_due"),
         (7, "event", "merged"),
         (8, "event", "rejected"),
         (9, "request", "rejected"),
         (11, "forget", "forgotten"),
-        (12, "request", "nothing due"),
+        (12, "request", "nothing_due"),
     ]
     assert steps[1]["digests"] == [1]
     assert steps[1]["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
@@ -127,7 +127,7 @@ def test_it_is_what_the_service_has_done(server: NatsServer) -> None:
             alarms = [(alarm["AlarmID"], alarm["Status"]) for alarm in one["alarms"]]
             assert alarms == [(e.alarm, e.status.name) for e in answer.digest.entries]
         assert not [
-            one for one in steps if one["outcome"] in ("missing", "unknown", "not answered")
+            one for one in steps if one["outcome"] in ("missing", "unknown", "not_answered")
         ]
 
 
@@ -157,12 +157,12 @@ def test_knowledge_that_begins_late(server: NatsServer) -> None:
         # A digest has told the alarm: now it is known, and one that is not there is missing.
         js.request(f"STREAM.MSG.DELETE.{DIGESTS}", {"seq": 4})
         asked = told(server, "ada", "--since", since)[-2:]
-        assert [one["outcome"] for one in asked] == ["not answered", "nothing due"]
+        assert [one["outcome"] for one in asked] == ["not_answered", "nothing_due"]
         with ServiceProcess(server.url, mode="stream", options=OPTIONS):
             bus.publish_all([event("bob", "b", "CRITICAL", 5), request("bob")])
             bus.wait_for_digests(5)
         asked = told(server, "ada", "--since", since)[-2:]
-        assert [one["outcome"] for one in asked] == ["missing", "nothing due"]
+        assert [one["outcome"] for one in asked] == ["missing", "nothing_due"]
 
 
 def test_what_was_learned_from_a_digest_decides_what_is_late(server: NatsServer) -> None:
@@ -180,7 +180,7 @@ def test_what_was_learned_from_a_digest_decides_what_is_late(server: NatsServer)
             eventually(lambda: js.message_time_ns(ALARMS, 5), what="all to be stored")
         steps = told(server, "ada", "--since", timestamps.to_text(first + 1))
         outcomes = [one["outcome"] for one in steps]
-        assert outcomes == ["new", "digest", "late", "nothing due"]
+        assert outcomes == ["new", "digest", "late", "nothing_due"]
         assert [one["complete"] for one in steps] == [False] * 4
 
 
@@ -192,7 +192,7 @@ def test_a_digest_that_is_not_there(server: NatsServer) -> None:
         bus.flush()
         eventually(lambda: js.message_time_ns(ALARMS, 3), what="all to be stored")
         [_event, asked, again] = told(server, "ada")
-        assert (asked["outcome"], asked["digests"]) == ("not answered", [])
+        assert (asked["outcome"], asked["digests"]) == ("not_answered", [])
         assert asked["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
         assert [one["missing_for"] for one in again["told"]] == [2]
         with ServiceProcess(server.url, mode="stream", options=OPTIONS):
@@ -283,7 +283,7 @@ def test_a_stream_with_gaps_and_one_that_was_made_anew(server: NatsServer) -> No
         bus.flush()
         eventually(lambda: js.message_time_ns(ALARMS, 2), what="both to be stored")
         [_event, asked] = told(server, "ada")
-        assert asked["outcome"] == "not answered"
+        assert asked["outcome"] == "not_answered"
 
 
 def test_nothing_to_tell(server: NatsServer) -> None:

@@ -163,14 +163,14 @@ def test_a_service_gives_back_what_forgotten_alarms_have_taken() -> None:
                 most = max(most, memory(service))
                 return service.metric("alarmdigest_book_events_total") >= read + alarms
 
-            def is_forgotten() -> bool:
+            def is_expired() -> bool:
                 nonlocal most
                 most = max(most, memory(service))
                 publish_surely(bus, [event(0, "WARNING")])
                 return service.metric("alarmdigest_alarms") == 1
 
             eventually(is_read, timeout=30, what="all events")
-            eventually(is_forgotten, timeout=30, interval=0.05, what="the end of the wave")
+            eventually(is_expired, timeout=30, interval=0.05, what="the end of the wave")
 
             def is_small() -> bool:
                 publish_surely(bus, [event(0, "WARNING")])

@@ -265,15 +265,15 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
 
 # Until it looks at the streams a second time it hears no confirmation.
 DEAF_AT_FIRST = """
-import alarmdigest.pipeline.inflight.doubts as doubts
+import alarmdigest.pipeline.inflight.missing_acks as doubts
 from alarmdigest.pipeline.inflight.confirmer import Answers
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 doubts.ACK_TIMEOUT_S = 0.6
 look_up, read, looks = StreamLookup.look_up, PubAckConfirmer.read, []
-def count(self, window, go_on, *, rest_only):
+def count(self, window, go_on, *, rejected_only):
     looks.append(1)
-    return look_up(self, window, go_on, rest_only=rest_only)
+    return look_up(self, window, go_on, rejected_only=rejected_only)
 StreamLookup.look_up = count
 def hear(self, data, end):
     return Answers(end) if len(looks) == 1 else read(self, data, end)
@@ -348,7 +348,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
         eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 stored")
         confirmer = confirmer_at(server.url, DIGESTS, 3, ids[2])
-        assert confirmer.lookup.look_up(Window(), go_on, rest_only=False)
+        assert confirmer.lookup.look_up(Window(), go_on, rejected_only=False)
         assert made_again(confirmer, ids[7]) == 1
         assert confirmer.lookup.output_positions()[DIGESTS].sequence == 3
         saved.put_back()
@@ -379,7 +379,7 @@ def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> N
             bus.run(js(bus).purge_stream(DIGESTS))
         elif change == "taken out":
             bus.run(js(bus).delete_msg(DIGESTS, 8))
-        assert confirmer.lookup.look_up(Window(), go_on, rest_only=False)
+        assert confirmer.lookup.look_up(Window(), go_on, rejected_only=False)
         # What was taken out singly is not told from a stream that never had it, but by its time.
         anew = change in ("recreated", "taken out")
         assert confirmer.lookup.stream_changes["output_recreated"] == anew
@@ -402,7 +402,7 @@ def test_what_anybody_answers_writes_no_lines_into_our_log() -> None:
     records = pack_outgoing([Outgoing(DIGEST, b"", b"{}")])
     assert confirmer.add([Batch(records, 0.0)], go_on) is not None
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
-    refusal = confirmer._answers._on_publish_error(
+    refusal = confirmer._acks._on_publish_error(
         1, DIGEST, ERROR | {"description": "full\nall is well"}
     )
     assert refusal is not None
@@ -417,7 +417,7 @@ def blocked_by(kind: int, error: dict[str, Any]) -> tuple[PublishBlocked | None,
         confirmer.add([Batch(pack_outgoing([Outgoing(kind, b"", b"{}")]), 0.0)], go_on) is not None
     )
     confirmer._in_flight.frame(b"out", b"bad", 1000, 1, 1000)
-    return confirmer._answers._on_publish_error(1, kind, error), confirmer
+    return confirmer._acks._on_publish_error(1, kind, error), confirmer
 
 
 @pytest.mark.parametrize("kind", [DIGEST, REJECTION])
@@ -433,7 +433,7 @@ def test_a_copy_that_comes_while_the_first_is_stored_waits_for_the_answer_to_tha
     refusal, confirmer = blocked_by(kind, in_process)
     assert refusal is None
     assert confirmer._in_flight.numbers_under_way(kind) == [1]
-    assert confirmer._answers.given_up == 0
+    assert confirmer._acks.given_up == 0
 
 
 @pytest.mark.parametrize("kind", [DIGEST, REJECTION])
@@ -446,7 +446,7 @@ def test_what_passes_is_tried_again_and_given_up_by_nobody(
     refusal, confirmer = blocked_by(kind, {"code": code, "err_code": err_code})
     assert refusal is not None
     assert refusal.passing
-    assert confirmer._answers.given_up == 0
+    assert confirmer._acks.given_up == 0
 
 
 @pytest.mark.parametrize("error", [{}, {"code": "x"}, {"code": 400, "err_code": None}])
@@ -475,7 +475,7 @@ def test_large_answers_of_a_subscriber_cost_no_connection() -> None:
 
 def test_a_lost_answer_about_a_rejected_message_is_missed_while_digests_flow() -> None:
     """Else no checkpoint would be complete as long as they do."""
-    sooner = "import alarmdigest.pipeline.inflight.doubts as p; assert p.LONGEST_LOST_AFTER_S"
+    sooner = "import alarmdigest.pipeline.inflight.missing_acks as p; assert p.LONGEST_LOST_AFTER_S"
     program = patched(f"{sooner}; p.LONGEST_LOST_AFTER_S = 1.0")
     with (
         NatsServer() as server,

@@ -17,7 +17,9 @@ from support.service import ServiceProcess
 from support.wait import eventually
 
 from alarmdigest._ext.router import EVENT, EVENT_SIDS, REQUEST, REQUEST_SIDS, STREAM_SID, Router
-from alarmdigest.pipeline.rejections import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN, Rejections
+from alarmdigest.pipeline.publish_budget import PUBLISHED_AT_ONCE, SAMPLED_ONE_IN
+from alarmdigest.pipeline.rejections import Rejections
+from alarmdigest.pipeline.slow_path import SlowPath
 from alarmdigest.wire.buckets import BUCKETS
 from alarmdigest.wire.messages import REASONS
 
@@ -76,60 +78,67 @@ def test_what_is_only_counted_is_what_would_be_refused_and_for_the_same_reason()
     requests = BAD + ODD + [mutated(ask, random) for _ in range(1_000)]
     for kind, sid, bodies in ((EVENT, EVENT_SIDS[0], events), (REQUEST, REQUEST_SIDS[0], requests)):
         for body in bodies:
-            desk = Rejections()
-            desk._allowance, desk._allowance_at = 0.0, time.monotonic() + 3600
+            rejections = Rejections()
+            rejections._budget._tokens, rejections._budget._filled_at = 0.0, time.monotonic() + 3600
             router = Router(
                 workers=1,
                 buckets=BUCKETS,
                 hash32=mmh3.hash,
                 skew_ns=10**18,
-                read_or_reject=desk.read_or_reject,
-                only_count=desk.only_count,
+                read_or_reject=SlowPath(rejections).read_or_reject,
+                count_if_sampled_out=rejections.count_if_sampled_out,
             )
             data = frame(sid, body)
             assert router.scan(data, 0, len(data), START) == len(data)
             said = read_event(body) if kind == EVENT else read_request(body)
-            refused = [reason for reason, count in desk.by_reason.items() for _ in range(count)]
+            refused = [
+                reason for reason, count in rejections.by_reason.items() for _ in range(count)
+            ]
             assert refused == ([said] if isinstance(said, str) else []), body
             assert bool(router.take(0)) != bool(refused)
             # One that cannot be told at a glance may have been read before it was left out.
-            assert desk.sampled_out == len(refused)
-            assert desk.take() == b""
+            assert rejections.sampled_out == len(refused)
+            assert rejections.take() == b""
 
 
 def test_after_a_flood_a_single_refusal_is_published_again() -> None:
-    desk = Rejections()
+    rejections = Rejections()
     for _ in range(PUBLISHED_AT_ONCE + 50):
-        if not desk.only_count(EVENT, 0):
-            desk.read_or_reject(EVENT, b"{", b"s")
-    desk.take()
-    desk._allowance_at -= 1.0  # a second later
-    assert desk.read_or_reject(EVENT, b"x", b"s") is None
-    assert desk.take().count(b"Alarmdigest-Reason") == 1
+        if not rejections.count_if_sampled_out(EVENT, 0):
+            SlowPath(rejections).read_or_reject(EVENT, b"{", b"s")
+    rejections.take()
+    rejections._budget._filled_at -= 1.0  # a second later
+    assert SlowPath(rejections).read_or_reject(EVENT, b"x", b"s") is None
+    assert rejections.take().count(b"Alarmdigest-Reason") == 1
 
 
 def test_beyond_the_rate_one_in_a_hundred_is_published_and_all_are_counted() -> None:
-    desk = Rejections()
+    rejections = Rejections()
     published = 0
     many = PUBLISHED_AT_ONCE + 200 * SAMPLED_ONE_IN
     for _ in range(many):
-        if not desk.only_count(EVENT, REASONS.index("json")):
-            assert desk.read_or_reject(EVENT, b"{", b"s") is None
-            published += bool(desk.take())
+        if not rejections.count_if_sampled_out(EVENT, REASONS.index("json")):
+            assert SlowPath(rejections).read_or_reject(EVENT, b"{", b"s") is None
+            published += bool(rejections.take())
     assert PUBLISHED_AT_ONCE + 200 <= published < PUBLISHED_AT_ONCE + 2_000
-    assert published + desk.sampled_out == desk.by_reason["json"] == desk.by_kind[EVENT] == many
+    assert (
+        published + rejections.sampled_out
+        == rejections.by_reason["json"]
+        == rejections.by_kind[EVENT]
+        == many
+    )
 
 
 def test_out_of_a_stream_every_refusal_is_published_however_many() -> None:
     """There nobody is cut off, and what is read again is refused again as it was."""
-    desk = Rejections("ALARMS")
+    rejections = Rejections("ALARMS")
     router = Router(
         workers=1,
         buckets=BUCKETS,
         hash32=mmh3.hash,
         skew_ns=0,
-        read_or_reject=desk.read_or_reject,
-        only_count=desk.only_count,
+        read_or_reject=SlowPath(rejections).read_or_reject,
+        count_if_sampled_out=rejections.count_if_sampled_out,
         event_subject=b"s",
     )
     router.begin_deliveries(0)
@@ -139,8 +148,8 @@ def test_out_of_a_stream_every_refusal_is_published_however_many() -> None:
     position = 0
     while position < len(data):
         position = router.scan(data, position, len(data), START)
-    assert desk.take().count(b"Nats-Msg-Id") == desk.by_reason["json"] == count
-    assert desk.sampled_out == 0
+    assert rejections.take().count(b"Nats-Msg-Id") == rejections.by_reason["json"] == count
+    assert rejections.sampled_out == 0
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_after_a_large_commit_memory_is_returned_with_the_next_small_one(
         def checkpoint(number: int, chunks: Sequence[bytes], blocks: int) -> None:
             barrier = Barrier(number, None, number)
             checkpointer.rows_taken(barrier, list(chunks), blocks)
-            checkpointer.published(barrier, {})
+            checkpointer.confirmed(barrier, {})
             assert barrier.done.wait(20)
 
         checkpoint(1, [rows], COUNT)

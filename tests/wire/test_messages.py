@@ -84,7 +84,7 @@ def by_router(kind: int, body: bytes, feed: Source | None = None) -> Reading:
 def by_messages(kind: int, body: bytes) -> Reading:
     try:
         if kind == REQUEST:
-            return messages.read_request(body).user_id.encode(), b"", 0, 0
+            return messages.parse_leniently(REQUEST, body)
         event = messages.read_event(body)
     except messages.Rejected as refusal:
         return refusal.reason if refusal.detail else "no detail"

@@ -1,4 +1,5 @@
-"""What leaves: digests and refusals as frames of the protocol, and the desk where refusals wait."""
+"""What leaves: digests and refusals as frames of the protocol, and the rejections where refusals
+wait."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ from support.scale import cases
 
 from alarmdigest._ext import outgoing
 from alarmdigest._ext.router import EVENT, REQUEST
-from alarmdigest.pipeline import rejections
 from alarmdigest.pipeline.rejections import Rejections, rejection_headers
+from alarmdigest.pipeline.slow_path import SlowPath
 from alarmdigest.wire.messages import Rejected
 
 MAX_PAYLOAD = 1024 * 1024
@@ -194,30 +195,41 @@ def test_no_header_value_holds_a_line_end(detail: str, subject: bytes) -> None:
     assert set(b"\r\n") & set(subject) or value == subject
 
 
-# -- the desk -------------------------------------------------------------------------------------
+# -- rejections ------------------------------------------------------------------------------------
 
 
-def refuse(desk: Rejections, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
-    assert desk.read_or_reject(EVENT, body, subject) is None
+def refuse(rejections: Rejections, body: bytes, subject: bytes = b"AlarmStatusChanged.1") -> None:
+    assert SlowPath(rejections).read_or_reject(EVENT, body, subject) is None
 
 
-def test_the_desk_reads_what_is_odd_and_keeps_what_is_refused() -> None:
-    desk = Rejections()
-    assert desk.read_or_reject(REQUEST, b'{"userid":"\xc3\xa9"}', b"s") == (b"\xc3\xa9", b"", 0, 0)
-    assert desk.take() == b""
-    refuse(desk, b"\xff\x00")
-    refuse(desk, b"[]", b"AlarmStatusChanged.\xff")
-    assert desk.by_reason == {"json": 1, "schema": 1, "too_long": 0, "status": 0, "changed_at": 0}
-    first, second = unpack_outgoing(desk.take())
+def test_unusual_messages_are_read_and_invalid_ones_kept() -> None:
+    rejections = Rejections()
+    assert SlowPath(rejections).read_or_reject(REQUEST, b'{"userid":"\xc3\xa9"}', b"s") == (
+        b"\xc3\xa9",
+        b"",
+        0,
+        0,
+    )
+    assert rejections.take() == b""
+    refuse(rejections, b"\xff\x00")
+    refuse(rejections, b"[]", b"AlarmStatusChanged.\xff")
+    assert rejections.by_reason == {
+        "json": 1,
+        "schema": 1,
+        "too_long": 0,
+        "status": 0,
+        "changed_at": 0,
+    }
+    first, second = unpack_outgoing(rejections.take())
     assert (first.kind, first.body, second.body) == (REJECTION, b"\xff\x00", b"[]")
     assert first.headers.startswith(b"Alarmdigest-Reason: json\r\nAlarmdigest-Detail: not JSON")
     assert first.headers.endswith(b"\r\nAlarmdigest-Subject: AlarmStatusChanged.1\r\n")
     assert second.headers.endswith(b"\r\nAlarmdigest-Subject: AlarmStatusChanged.\xff\r\n")
-    assert desk.take() == b""
+    assert rejections.take() == b""
 
 
 def test_each_reason_is_counted_by_its_name() -> None:
-    desk = Rejections()
+    rejections = Rejections()
     usual = {
         "AlarmID": "a",
         "UserID": "u",
@@ -232,39 +244,45 @@ def test_each_reason_is_counted_by_its_name() -> None:
     }
     for count, fault in enumerate(faults.values(), start=1):
         for _ in range(count):
-            refuse(desk, json.dumps({**usual, **fault}).encode())
-    assert desk.by_reason == {"json": 0, "schema": 1, "too_long": 2, "status": 3, "changed_at": 4}
+            refuse(rejections, json.dumps({**usual, **fault}).encode())
+    assert rejections.by_reason == {
+        "json": 0,
+        "schema": 1,
+        "too_long": 2,
+        "status": 3,
+        "changed_at": 4,
+    }
 
 
 def test_the_desk_keeps_16_mib_and_counts_what_it_throws_away() -> None:
-    desk = Rejections()
+    rejections = Rejections()
     body = b"x" * 65_536
     for _ in range(300):
-        refuse(desk, body)
-    assert desk.by_reason["json"] == 300
-    waiting = desk.take()
+        refuse(rejections, body)
+    assert rejections.by_reason["json"] == 300
+    waiting = rejections.take()
     kept = len(unpack_outgoing(waiting))
-    assert kept + desk.unpublished == 300
+    assert kept + rejections.unpublished == 300
     assert MAX_WAITING - 2 * len(body) < len(waiting) <= MAX_WAITING
 
-    refuse(desk, b"again")
-    assert [record.body for record in unpack_outgoing(desk.take())] == [b"again"]
+    refuse(rejections, b"again")
+    assert [record.body for record in unpack_outgoing(rejections.take())] == [b"again"]
 
 
 def test_one_refusal_may_be_larger_than_all_that_may_wait() -> None:
     """A server may take up to 64 MiB at once, and what is refused is published."""
-    desk = Rejections()
-    refuse(desk, b"x" * (MAX_WAITING + 1))
-    refuse(desk, b"x")
-    assert desk.unpublished == 1
-    assert len(unpack_outgoing(desk.take())[0].body) == MAX_WAITING + 1
+    rejections = Rejections()
+    refuse(rejections, b"x" * (MAX_WAITING + 1))
+    refuse(rejections, b"x")
+    assert rejections.unpublished == 1
+    assert len(unpack_outgoing(rejections.take())[0].body) == MAX_WAITING + 1
 
 
 def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
-    desk = Rejections()
-    with caplog.at_level(logging.WARNING, logger=rejections.__name__):
+    rejections = Rejections()
+    with caplog.at_level(logging.WARNING, logger="alarmdigest.pipeline.rejections"):
         for _ in range(1_000):
-            refuse(desk, b"secret\n", b"a\x1b[31m\r\n\xe2\x80\xa8")
+            refuse(rejections, b"secret\n", b"a\x1b[31m\r\n\xe2\x80\xa8")
     assert len(caplog.records) == 1
     said = caplog.records[0].getMessage()
     assert said.startswith("rejected a message (json)")

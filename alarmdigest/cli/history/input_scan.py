@@ -52,7 +52,7 @@ class Input:
 
 
 class InputScan:
-    """Reads from ``since_ns`` to what is the stream's end now. Raises NatsError everywhere."""
+    """Reads from ``since_ns`` to what is the stream's end now. All of it raises NatsError."""
 
     def __init__(self, settings: Settings, user_id: str, since_ns: int, info: StreamInfo) -> None:
         self._user = user_id.encode()

@@ -35,7 +35,7 @@ class Step:
     """One message and its outcome, a word:
 
     of an event ``new``, ``merged``, ``late``, ``repeated``, ``anew`` (its alarm was forgotten) or
-    ``rejected``; of a request ``digest``, ``nothing due``, ``not answered`` (yet), ``missing`` (a
+    ``rejected``; of a request ``digest``, ``nothing_due``, ``not_answered`` (yet), ``missing`` (a
     digest is expected, and is not there), ``unknown`` (either that, or told before all that is
     known here) or ``rejected``; ``forgotten`` of a user to forget.
     """
@@ -138,9 +138,9 @@ class Story:
             for alarm in orjson.loads(body)["ActiveAlarms"]
         ]
         if not expected:
-            return Step(message, "nothing due", self.complete, told=self.active())
+            return Step(message, "nothing_due", self.complete, told=self.active())
         if (message.stored_ns, message.sequence) > self._digests.answered[::-1]:
-            outcome = "not answered"
+            outcome = "not_answered"
         else:
             # The service may have known better of what was never in a digest that we have read.
             certain = [one for one in expected if self.complete or one[0] in self._certain]

@@ -56,7 +56,7 @@ def _of_request(step: Step) -> str:
         return f"{digest}, with {named}" if alarms else f"{digest}, without {_why_not(step)}"
     if only is not None and not alarms:
         return f"no digest with {_why_not(step)}"
-    if step.outcome == "not answered":
+    if step.outcome == "not_answered":
         return (
             f"no digest yet, {_counted(len(step.alarms))} due: {named}; no later request has one "
             "either: has the service come so far (alarmdigest status)?"

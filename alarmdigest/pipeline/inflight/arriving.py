@@ -1,4 +1,5 @@
-"""Barriers on their way from the producers to the publisher, which come once from each of them."""
+"""Barriers on their way to the publisher. Each comes once from every producer: from all workers,
+and from the listener."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ class ArrivingBarriers:
         self._arriving: deque[ArrivingBarrier] = deque()
 
     def on_barrier(self, barrier: Barrier) -> list[ArrivingBarrier]:
-        """A producer has brought it; those that have come from all with it."""
+        """Note that one more producer has brought it; the barriers that have come from all of them
+        by that."""
         if not self._arriving or self._arriving[-1].barrier.number < barrier.number:
             self._arriving.append(ArrivingBarrier(barrier, self._output_positions()))
         for arriving in self._arriving:

@@ -1,9 +1,10 @@
 """The interface of a confirmer: it numbers what is to be sent, sends it and knows what is stored.
 
-There are two: ``pong.py`` (core mode: a PONG confirms) and ``puback.py`` (stream mode: a PubAck
-confirms), with ``fenced.py`` for a replica. One number is a batch's in core mode, where a PONG
-confirms whole batches, and a message's in stream mode. Only in stream mode can be looked up what is
-stored (``stream_lookup.py``). A confirmer is used by the publisher's thread only.
+There are three: ``pong.py`` (core mode: a PONG confirms), ``puback.py`` (stream mode: a PubAck
+confirms), and ``fenced.py``, which replaces the latter in a group. In core mode a PONG confirms
+whole batches, and one number stands for a batch; in stream mode, for a message. What is stored can
+be looked up in stream mode only (``stream_lookup.py``). Only the publisher's thread uses a
+confirmer.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class Answers:
+class ReadResult:
     """What one read has brought: the offset after the last whole frame, the frames that are no
     answers to messages, and why messages could not be published."""
 
@@ -104,7 +105,7 @@ class Confirmer(ABC):
         """
 
     @abstractmethod
-    def read(self, buffer: bytearray, end: int) -> Answers:
+    def read(self, buffer: bytearray, end: int) -> ReadResult:
         """Take in what the server sent. Raises ProtocolError."""
 
     @abstractmethod

@@ -20,7 +20,7 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
 from alarmdigest.pipeline.batches import Outgoing
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
-from alarmdigest.pipeline.inflight.confirmer import Answers
+from alarmdigest.pipeline.inflight.confirmer import ReadResult
 from alarmdigest.pipeline.inflight.group_lookup import GroupLookup
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.puback_reader import (
@@ -116,9 +116,10 @@ class FencedConfirmer(PubAckConfirmer):
         return added
 
     def _stored_elsewhere(self) -> tuple[int, int]:
-        """Messages, by kind, that are confirmed and were in no replay."""
-        replay = self.lookup.already_stored
-        suppressed = sum(replay.suppressed) if replay is not None else 0
+        """Messages, by kind, that are confirmed and were not found to be stored when they were
+        added."""
+        stored = self.lookup.already_stored
+        suppressed = sum(stored.suppressed) if stored is not None else 0
         return self._in_flight.digests - suppressed, self._in_flight.rejections
 
     @property
@@ -160,7 +161,7 @@ class FencedConfirmer(PubAckConfirmer):
             if self._in_flight.kind_of(number) == DIGEST:
                 problem = self.too_large(largest, connection.max_payload)
             else:
-                self._answers.give_up(number)
+                self._acks.give_up(number)
         if marked:
             self.lookup.mark = b""
         self._last = last
@@ -174,9 +175,9 @@ class FencedConfirmer(PubAckConfirmer):
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def read(self, buffer: bytearray, end: int) -> Answers:
+    def read(self, buffer: bytearray, end: int) -> ReadResult:
         stored = self._in_flight.digests
-        answers = Answers(self._in_flight.scan(buffer, 0, end))
+        answers = ReadResult(self._in_flight.scan(buffer, 0, end))
         if self._in_flight.digests > stored:  # by PubAcks that nobody here sees
             self._on_stored()
         for kind, number, headers, text in self._in_flight.take_other():
@@ -187,12 +188,12 @@ class FencedConfirmer(PubAckConfirmer):
             is_digest = self._in_flight.kind_of(number) == DIGEST
             if is_digest and self._takes(number, headers, text, answers):
                 continue
-            if blocked := self._answers.on_answer(number, headers, text):
+            if blocked := self._acks.on_answer(number, headers, text):
                 answers.blocked.append(blocked)
         self._count()
         return answers
 
-    def _takes(self, number: int, headers: bytes, text: bytes, answers: Answers) -> bool:
+    def _takes(self, number: int, headers: bytes, text: bytes, answers: ReadResult) -> bool:
         """Whether an answer about a digest was one that only a group gets."""
         if self._batch and not text:
             # Else the first message of a batch has arrived.
@@ -205,7 +206,7 @@ class FencedConfirmer(PubAckConfirmer):
             sequence = answer.get("seq")
             if (
                 answer.get("stream") == self._stream
-                and (answer.get("domain") or "") == self._answers.domain(DIGEST)
+                and (answer.get("domain") or "") == self._acks.domain(DIGEST)
                 and answer.get("count") == self._batch_count
                 and isinstance(sequence, int)
                 and sequence > 0
@@ -225,7 +226,7 @@ class FencedConfirmer(PubAckConfirmer):
         self._last, self._batch = 0, b""
         self._in_flight.batch_under_way = False
 
-    def _on_error(self, number: int, error: dict[str, Any], answers: Answers) -> bool:
+    def _on_error(self, number: int, error: dict[str, Any], answers: ReadResult) -> bool:
         code = error.get("err_code")
         self.lookup.note_room(room=code not in NO_ROOM)
         if code == WRONG_LAST_SEQUENCE:

@@ -212,7 +212,7 @@ class GroupLookup(StreamLookup):
 
     # -- looking up: becoming, or staying, the leader ----------------------------------------------
 
-    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rejected_only: bool) -> bool:
         try:
             infos = self._ensure_with_leaders(KINDS, go_on)
         except StreamConflict:
@@ -258,7 +258,7 @@ class GroupLookup(StreamLookup):
     def _elect(self, asking: Asking, window: Window, go_on: Callable[[], bool]) -> bool:
         failpoints.reach("election.before")
         led = self.leadership.leads
-        meant = self.streams[DIGEST], self._answers.domain(DIGEST)
+        meant = self.streams[DIGEST], self._acks.domain(DIGEST)
         elected = self._candidacy.ask(asking, meant, partial(self._take_found, window), go_on)
         if elected is None:
             return False

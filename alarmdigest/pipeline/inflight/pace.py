@@ -75,7 +75,12 @@ class Pace:
         self._pausing = False
         self.most = min(self.most * 2, UNLIMITED)
         if all_is_well:
-            self.blocked_reason = self._retry_at = None
-            self.most = UNLIMITED
-            self._pause_s = FIRST_PAUSE_S
-            self._attempts = 0
+            self.reset()
+
+    def reset(self) -> None:
+        """Nothing has failed that is not mended: no limit, and nothing to wait for."""
+        self._pausing = False
+        self.blocked_reason = self._retry_at = None
+        self.most = UNLIMITED
+        self._pause_s = FIRST_PAUSE_S
+        self._attempts = 0

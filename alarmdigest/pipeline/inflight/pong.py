@@ -15,7 +15,7 @@ from alarmdigest._ext import frames, outgoing
 from alarmdigest.nats.connection import Connection
 from alarmdigest.pipeline.batches import Outgoing, joined, requests_in
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
-from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer
+from alarmdigest.pipeline.inflight.confirmer import Confirmer, ReadResult
 from alarmdigest.pipeline.inflight.window import InFlightBatch
 
 
@@ -90,9 +90,9 @@ class PongConfirmer(Confirmer):
             self._sent.append(self._unsent.popleft())
         return None
 
-    def read(self, buffer: bytearray, end: int) -> Answers:
+    def read(self, buffer: bytearray, end: int) -> ReadResult:
         found, position = frames.scan(buffer, 0, end)
-        return Answers(position, [(kind, text) for kind, *_, text in found])
+        return ReadResult(position, [(kind, text) for kind, *_, text in found])
 
     def on_pong(self, pongs: int) -> None:
         while self._sent and self._sent[0].ping <= pongs:
@@ -106,7 +106,7 @@ class PongConfirmer(Confirmer):
             # Which one it was is not said; a PONG after it must not confirm any.
             self._send_again()
             return PublishBlocked(message)
-        # A rejection that nobody may hear of must not hold up the digests. Answers come in
+        # A rejection that nobody may hear of must not hold up the digests. ReadResult come in
         # order: it was in the first write without its PONG.
         if self._sent:
             self._sent[0].rejections -= 1

@@ -17,7 +17,7 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.stream_configs import StreamConfig
 from alarmdigest.pipeline.batches import Outgoing, joined, requests_in
 from alarmdigest.pipeline.inflight.blocked import PublishBlocked
-from alarmdigest.pipeline.inflight.confirmer import Answers, Confirmer
+from alarmdigest.pipeline.inflight.confirmer import Confirmer, ReadResult
 from alarmdigest.pipeline.inflight.puback_reader import PubAckReader
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 from alarmdigest.pipeline.inflight.window import InFlightBatch
@@ -53,12 +53,12 @@ class PubAckConfirmer(Confirmer):
         super().__init__(digest_subject, rejected_subject)
         self._in_flight = InFlight()
         streams = [config.name for config in stream_configs]
-        self._answers = PubAckReader(self._in_flight, streams, digest_subject)
+        self._acks = PubAckReader(self._in_flight, streams, digest_subject)
         self.lookup: StreamLookup = lookup(
             stream_configs,
             reconnector,
             self._in_flight,
-            self._answers,
+            self._acks,
             create=create,
             domain=domain,
             outputs=outputs,
@@ -88,14 +88,14 @@ class PubAckConfirmer(Confirmer):
 
     def add(self, batches: Sequence[Outgoing], go_on: Callable[[], bool]) -> InFlightBatch | None:
         first, records = self._in_flight.next, joined(batches)
-        replay = self.lookup.comparing_stored
-        if replay is None:
+        comparing = self.lookup.comparing_stored
+        if comparing is None:
             self._in_flight.add(records, self.stored_arrival_ns)
-            answers = requests_in(batches)
+            answered_requests = requests_in(batches)
         else:
-            answers = []
+            answered_requests = []
             for batch in batches:
-                stored = replay.decide(batch.records, go_on)
+                stored = comparing.decide(batch.records, go_on)
                 if stored is None:
                     return None
                 number, count = self._in_flight.add(batch.records, self.stored_arrival_ns)
@@ -103,9 +103,9 @@ class PubAckConfirmer(Confirmer):
                     self._in_flight.confirm(number + number_in_batch)
                 # Of a digest in several parts some may be there: at most so many are answered now.
                 if answered := min(batch.answered, count - len(stored)):
-                    answers.append((batch.age_from, answered))
+                    answered_requests.append((batch.age_from, answered))
             self._count()
-        return InFlightBatch(records, first, self._in_flight.next - first, answers)
+        return InFlightBatch(records, first, self._in_flight.next - first, answered_requests)
 
     def on_connected(self, connection: Connection) -> None:
         self.lookup.on_connected()
@@ -137,7 +137,7 @@ class PubAckConfirmer(Confirmer):
                 if self._in_flight.kind_of(number) == DIGEST:
                     problem = self.too_large(largest, connection.max_payload)
                 else:
-                    self._answers.give_up(number)
+                    self._acks.give_up(number)
             if messages:
                 connection.send(wire)
             room -= messages
@@ -150,16 +150,16 @@ class PubAckConfirmer(Confirmer):
 
     # -- answers ---------------------------------------------------------------------------------
 
-    def read(self, buffer: bytearray, end: int) -> Answers:
-        answers = Answers(self._in_flight.scan(buffer, 0, end))
+    def read(self, buffer: bytearray, end: int) -> ReadResult:
+        result = ReadResult(self._in_flight.scan(buffer, 0, end))
         for frame_kind, number, headers, text in self._in_flight.take_other():
             if number >= 0:
-                if blocked := self._answers.on_answer(number, headers, text):
-                    answers.blocked.append(blocked)
+                if blocked := self._acks.on_answer(number, headers, text):
+                    result.blocked.append(blocked)
             elif frame_kind not in (frames.MSG, frames.HMSG):
-                answers.control.append((frame_kind, text))
+                result.control.append((frame_kind, text))
         self._count()
-        return answers
+        return result
 
     def on_pong(self, pongs: int) -> None:
         """A PONG says nothing of streams."""
@@ -173,7 +173,7 @@ class PubAckConfirmer(Confirmer):
             return PublishBlocked(message)
         self._trouble("the server does not let us publish rejections", reason=message)
         for number in self._in_flight.numbers_under_way(REJECTION):
-            self._answers.give_up(number)
+            self._acks.give_up(number)
         return None
 
     # -- what is confirmed -----------------------------------------------------------------------
@@ -183,7 +183,7 @@ class PubAckConfirmer(Confirmer):
         return [
             Counter(
                 "duplicates",
-                self._answers.duplicates,
+                self._acks.duplicates,
                 "Messages that JetStream knew already: the output stream holds each once.",
             ),
             Counter(
@@ -193,16 +193,16 @@ class PubAckConfirmer(Confirmer):
             ),
             Counter(
                 "foreign_answers",
-                self._answers.foreign_answers,
+                self._acks.foreign_answers,
                 "Answers of streams that are not meant to what we published; they confirm nothing.",
             ),
         ]
 
     def _count(self) -> None:
-        self.rejections_given_up = self._answers.given_up
+        self.rejections_given_up = self._acks.given_up
         self.under_way, self.failed = self._in_flight.under_way, self._in_flight.failed
-        replay = self.lookup.already_stored
-        suppressed = replay.suppressed if replay is not None else [0, 0]
+        stored = self.lookup.already_stored
+        suppressed = stored.suppressed if stored is not None else [0, 0]
         self.digests = self._in_flight.digests - suppressed[DIGEST]
         self.rejections = (
             self._in_flight.rejections - self.rejections_given_up - suppressed[REJECTION]

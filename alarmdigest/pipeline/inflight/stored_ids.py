@@ -73,7 +73,7 @@ class StoredIdsReader:
         self._next = b""
         self._delete = b""
         self._buffer = bytearray(BUFFER_BYTES)
-        self._leader: JetStream | None = None
+        self._leader_api: JetStream | None = None
         self._at_once = FIRST_AT_ONCE
         self._filled = 0
         self._asked = 0  # deliveries that the pulls of this consumer may bring
@@ -97,8 +97,8 @@ class StoredIdsReader:
         try:
             if self._connection is None and not self._open(go_on):
                 return
-            if not self.done and self._leader is not None:
-                self._read_leader(self._leader)
+            if not self.done and self._leader_api is not None:
+                self._read_leader(self._leader_api)
             elif not self.done:
                 self._read_pull(go_on)
         except (ConnectionLost, NoAnswer):
@@ -155,7 +155,7 @@ class StoredIdsReader:
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
-        self._connection = self._leader = None
+        self._connection = self._leader_api = None
 
     def _read_leader(self, js: JetStream) -> None:
         """Some messages of the stream's leader, as a consumer would have brought them."""
@@ -193,12 +193,12 @@ class StoredIdsReader:
             # Nothing comes: the stream's leader knows whether something is there at all.
             self.done = js.next_message(self._stream, sequence + 1) is None
         # A consumer that was silent sits on a server that hangs or lags, and so may the next one.
-        self._leader = js if self._silent else None
+        self._leader_api = js if self._silent else None
         self._silent = False
         self._delete = b""
         if self.done:
             return True
-        if self._leader is not None:
+        if self._leader_api is not None:
             self.ids.delivered = 0
             return True
         name = f"alarmdigest-ids-{secrets.token_hex(8)}"
@@ -213,12 +213,12 @@ class StoredIdsReader:
             )
         except NoAnswer:
             # Consumers are made by the leader of the whole cluster, and there may be none just now.
-            self._leader = js
+            self._leader_api = js
         except JetStreamError as error:
             if error.err_code not in TOO_MANY_CONSUMERS:
                 raise
-            self._leader = js
-        if self._leader is not None:
+            self._leader_api = js
+        if self._leader_api is not None:
             self.ids.delivered = 0
             return True
         js.close()

@@ -1,7 +1,8 @@
-"""What the output streams hold of the messages in flight, and of those that a replay makes again.
+"""What the output streams hold of the messages in flight, and of those that a replay makes again;
+and so also where they stand at a barrier, for its checkpoint.
 
 Asked on connections of its own, so that what the publisher's connection brings is not held up.
-Used by the publisher's thread only.
+Used by the publisher's thread only. ``group_lookup.py`` has what is different in a group.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class StreamLookup:
         stream_configs: tuple[StreamConfig, StreamConfig],
         reconnector: Reconnector,
         in_flight: InFlight,
-        answers: PubAckReader,
+        acks: PubAckReader,
         *,
         create: bool,
         domain: str,
@@ -62,7 +63,7 @@ class StreamLookup:
         self._keepers = [StreamKeeper(config, create=create) for config in stream_configs]
         self._reconnector = reconnector
         self._in_flight = in_flight
-        self._answers = answers
+        self._acks = acks
         self._domain = domain
         self._replays = replays
         self._on_found = on_found
@@ -76,14 +77,15 @@ class StreamLookup:
 
     @property
     def comparing_stored(self) -> AlreadyStored | None:
-        """``already_stored`` while it has ids left to compare with, which may be for less than the
-        whole replay; else None."""
+        """``already_stored`` from the first look at the streams to the end of the replay, if they
+        held anything then; else None. In a group it ends as soon as all ids are used up."""
         stored = self.already_stored
         return stored if stored is not None and stored.readers else None
 
     @property
-    def streams_left(self) -> bool:
-        """Whether a stream is left to be looked up that what is new need not wait for."""
+    def rejected_left(self) -> bool:
+        """Whether the stream of rejected messages is left to be looked up, for which digests do not
+        wait."""
         return bool(self._to_look_up)
 
     @property
@@ -122,15 +124,15 @@ class StreamLookup:
         """What was under way on the connection before may be lost: look at all streams."""
         self._to_look_up = set(KINDS)
 
-    def look_up(self, window: Window, go_on: Callable[[], bool], *, rest_only: bool) -> bool:
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, rejected_only: bool) -> bool:
         """Find out what is stored of what was under way, and that more can be; whether to go on.
 
-        ``rest_only``: only for streams that the last look-up had to leave out.
+        ``rejected_only``: digests go on; only what the last look-up had to leave out.
 
         Nothing is sent on a new connection before. What turns out not to be stored is to be sent
         again. Raises NatsError when it cannot be found out now.
         """
-        if not rest_only:
+        if not rejected_only:
             self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
         infos = self._ensure_with_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
@@ -142,7 +144,7 @@ class StreamLookup:
             self._in_flight.unsend(kind)
             self._to_look_up.discard(kind)
         if self.already_stored is None:  # the first time both streams have answered
-            self._begin_replay([infos[kind] for kind in KINDS])
+            self._begin_comparing([infos[kind] for kind in KINDS])
         self._on_found()
         return True
 
@@ -165,7 +167,7 @@ class StreamLookup:
         nobody can tell."""
         under_way = [kind for kind in KINDS if self._in_flight.floor(kind) >= 0]
         infos = self._ensure_with_leaders(under_way, go_on)
-        lost = not self._answers.trusts_answers
+        lost = not self._acks.trusts_answers
         for kind, info in (infos or {}).items():
             before = self._leaders[kind]
             lost = lost or kind in self._to_look_up
@@ -212,7 +214,7 @@ class StreamLookup:
     def _check_identity(self, js: JetStream, kind: int, info: StreamInfo) -> None:
         """Compare the stream with the one that we know, by the message at our position; forget
         what is not true any more where it is another one, or lost its tail."""
-        self._answers.set_domain(kind, info.domain)
+        self._acks.set_domain(kind, info.domain)
         # Without anything to replay, all that we make is new to a stream at the first look.
         all_is_new = self.already_stored is None and not self._replays
         position = (0, b"") if all_is_new else self._in_flight.position(kind)
@@ -228,8 +230,8 @@ class StreamLookup:
         """Only up to this sequence the stream is the one that we know; 0: it is another one."""
         self._in_flight.set_position(kind, sequence)
         self._in_flight.lower_floors(kind, sequence)
-        if replay := self.comparing_stored:
-            reader = replay.readers[kind]
+        if stored := self.comparing_stored:
+            reader = stored.readers[kind]
             if sequence == 0:
                 reader.restart(info.last_seq)
             else:
@@ -253,9 +255,9 @@ class StreamLookup:
         self._on_found()
         return True
 
-    # -- what an earlier run has sent --------------------------------------------------------------
+    # -- what an earlier run has sent: compared with during a replay ------------------------------
 
-    def _begin_replay(self, infos: list[StreamInfo]) -> None:
+    def _begin_comparing(self, infos: list[StreamInfo]) -> None:
         known = [self._in_flight.position(kind)[0] for kind in KINDS]
         readers = [
             StoredIdsReader(
@@ -294,18 +296,18 @@ class StreamLookup:
             return
         self.already_stored.note_stored_through(position.sequence)
         if replay_ended:
-            self._end_replay(self.already_stored)
+            self._end_comparing(self.already_stored)
 
-    def _end_replay(self, replay: AlreadyStored) -> None:
-        for kind, reader in enumerate(replay.readers):
+    def _end_comparing(self, stored: AlreadyStored) -> None:
+        for kind, reader in enumerate(stored.readers):
             if left := len(reader.ids):
                 # Most often of requests before the checkpoint: the position that it noted is a
                 # cautious one. After a change of settings, what was made with the old ones.
                 log.debug("in the output streams and not of this replay:%s", Fields(count=left))
             if reader.ids.sequence > self._in_flight.position(kind)[0]:
                 self._in_flight.set_position(kind, reader.ids.sequence, reader.ids.newest_id)
-        replay.close()
-        replay.readers.clear()
+        stored.close()
+        stored.readers.clear()
         self.add_may_ask = False
 
     def output_positions(self) -> Outputs:
@@ -314,8 +316,8 @@ class StreamLookup:
         positions = {}
         for kind, name in enumerate(self.streams):
             sequence, message_id = self._in_flight.position(kind)
-            if replay := self.comparing_stored:
-                sequence, message_id = replay.position(kind, (sequence, message_id))
+            if stored := self.comparing_stored:
+                sequence, message_id = stored.position(kind, (sequence, message_id))
             positions[name] = OutputPosition(
                 self._identity.created[kind], sequence, message_id.decode()
             )

@@ -44,7 +44,8 @@ class GatheredBarrier:
 
 
 class Window:
-    """``bytes`` are those of all its records, confirmed or not. Durations in seconds."""
+    """``bytes`` are those of all batches in it: they are not confirmed completely, or wait for one
+    before them that is not. Durations in seconds."""
 
     def __init__(self) -> None:
         self.entries: deque[InFlightBatch | GatheredBarrier] = deque()

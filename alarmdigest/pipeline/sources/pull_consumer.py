@@ -254,6 +254,7 @@ class PullConsumerSource(Source):
         if now is None or now.created != info.created or now.last_seq < info.last_seq:
             raise ConnectionLost(f"stream {info.name} was recreated while we looked at it")
         try:
+            # Of a new consumer: the sequence before its first message.
             sequence = int(made["delivered"]["stream_seq"])
         except (KeyError, TypeError, ValueError) as error:
             raise bad_answer(made) from error

@@ -34,7 +34,8 @@ class Source(ABC):
 
     @abstractmethod
     def hear(self, connection: Connection, router: Router) -> None:
-        """Called after every read: take in answers to our questions; messages may be routed."""
+        """Called after every read: take in answers to our questions, which may bring messages too;
+        those are routed."""
 
     def can_do_without(self, refused: str) -> bool:
         """Whether what a server refused with these words is nothing that we need."""
@@ -46,8 +47,8 @@ class Source(ABC):
 
     @abstractmethod
     def request_more(self, connection: Connection, router: Router, *, pause: bool) -> None:
-        """Called after every read: ask for more, unless told to pause. Raises ConnectionLost, or
-        ConsumerGone when it must be opened anew."""
+        """Called after a read, but not while it is being opened, nor after stop(): ask for more,
+        unless told to pause. Raises ConnectionLost, or ConsumerGone when it must be opened anew."""
 
     @abstractmethod
     def status(self, headers: bytes, router: Router) -> None:

@@ -29,11 +29,11 @@ class Home:
         self._database = database
         self.newest_read = 0
         """The greatest timestamp of any row that was read so far."""
-        self._put = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP ?"
-        self._delete = f"DELETE FROM {table} USING TIMESTAMP ? WHERE p = ? AND k = ?"
-        self._drop = f"DELETE FROM {table} USING TIMESTAMP ? WHERE p = ?"
-        self._get = f"SELECT k, v, writetime(v) AS t FROM {table} WHERE p = ?"
-        self._get_below = (
+        self._put_cql = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP ?"
+        self._delete_cql = f"DELETE FROM {table} USING TIMESTAMP ? WHERE p = ? AND k = ?"
+        self._drop_cql = f"DELETE FROM {table} USING TIMESTAMP ? WHERE p = ?"
+        self._get_cql = f"SELECT k, v, writetime(v) AS t FROM {table} WHERE p = ?"
+        self._get_below_cql = (
             f"SELECT k, v, writetime(v) AS t FROM {table} WHERE p = ? AND k >= ? AND k < ?"
         )
 
@@ -44,7 +44,10 @@ class Home:
         changes nothing, neither does it if others do the same. Raises StoreError."""
         from cassandra.query import BatchStatement, BatchType
 
-        put, delete = self._database.prepared(self._put), self._database.prepared(self._delete)
+        put, delete = (
+            self._database.prepared(self._put_cql),
+            self._database.prepared(self._delete_cql),
+        )
         consistency = put.consistency_level
         waiting: list[tuple[Any, tuple[()]]] = []
         size = 0
@@ -78,7 +81,7 @@ class Home:
 
     def drop_epoch(self, epoch: int, timestamp: int) -> None:
         """Delete all its partitions. Raises StoreError; may be called again."""
-        drop = self._database.prepared(self._drop)
+        drop = self._database.prepared(self._drop_cql)
         self._database.execute_all(
             [(drop, (timestamp, home(epoch, shard))) for shard in range(SHARDS)]
         )
@@ -94,7 +97,7 @@ class Home:
         by_shard: dict[int, list[bytes]] = {}
         for key in overlay:
             by_shard.setdefault(shard_of(key), []).append(key)
-        get = self._database.prepared(self._get)
+        get = self._database.prepared(self._get_cql)
         for first in range(0, SHARDS, SHARDS_AT_ONCE):
             shards = range(first, min(SHARDS, first + SHARDS_AT_ONCE))
             found = self._database.execute_all(
@@ -110,7 +113,7 @@ class Home:
         """As ``rows``, of those whose keys begin so."""
         end = (int.from_bytes(prefix, "big") + 1).to_bytes(len(prefix), "big")
         partition = home(epoch, shard_of(prefix))
-        rows = self._database.execute(self._get_below, partition, prefix, end)
+        rows = self._database.execute(self._get_below_cql, partition, prefix, end)
         here = {key: value for key, value in overlay.items() if key.startswith(prefix)}
         return self._merged(rows, here, newest)
 

@@ -30,9 +30,9 @@ class Journals:
     def __init__(self, database: Database) -> None:
         table = f'"{database.target.keyspace}".{TABLE}'
         self._database = database
-        self._put = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP {WRITTEN}"
-        self._get = f"SELECT k, v FROM {table} WHERE p = ?"
-        self._drop = f"DELETE FROM {table} USING TIMESTAMP {DELETED} WHERE p = ?"
+        self._put_cql = f"INSERT INTO {table} (p, k, v) VALUES (?, ?, ?) USING TIMESTAMP {WRITTEN}"
+        self._get_cql = f"SELECT k, v FROM {table} WHERE p = ?"
+        self._drop_cql = f"DELETE FROM {table} USING TIMESTAMP {DELETED} WHERE p = ?"
 
     def write(self, owner: UUID, number: int, rows: Sequence[bytes], timestamp: int) -> Journal:
         """All of it is answered when this returns; nothing of it counts yet. May be called again
@@ -41,7 +41,7 @@ class Journals:
         # once more, and copying them would hold up other threads.
         count = sum(-(-len(chunk) // PART_BYTES) for chunk in rows)
         lanes = min(LANES, count)
-        put = self._database.prepared(self._put)
+        put = self._database.prepared(self._put_cql)
         hashed = hashlib.blake2b(digest_size=16)
 
         def requests() -> Iterator[tuple[object, tuple[bytes, bytes, bytes]]]:
@@ -56,12 +56,12 @@ class Journals:
 
     def write_part(self, owner: UUID, data: bytes) -> None:
         """A part that nobody lists, of journal 0. Raises StoreError."""
-        put = self._database.prepared(self._put)
+        put = self._database.prepared(self._put_cql)
         self._database.execute_all([(put, (partition_of(owner, 0, 0), part_key(0), data))])
 
     def read(self, journal: Journal) -> bytes:
         """The packed rows. Raises StoreError, StoreDamaged where they are not as written."""
-        get = self._database.prepared(self._get)
+        get = self._database.prepared(self._get_cql)
         get.fetch_size = PARTS_OF_A_PAGE
         lanes = [
             (get, (partition_of(journal.owner_id, journal.number, lane),))
@@ -94,7 +94,7 @@ class Journals:
         )
 
     def _delete(self, partitions: Iterable[bytes]) -> None:
-        drop = self._database.prepared(self._drop)
+        drop = self._database.prepared(self._drop_cql)
         self._database.execute_all([(drop, (partition,)) for partition in partitions])
 
 

@@ -54,21 +54,21 @@ class Ownership:
     def __init__(self, database: Database) -> None:
         table = f'"{database.target.keyspace}".{TABLE}'
         self._database = database
-        self._read = (
+        self._read_cql = (
             f"SELECT owner, term, commit_id, prior, head FROM {table} WHERE p = ? AND k = ?"
         )
-        self._create = (
+        self._create_cql = (
             f"INSERT INTO {table} (p, k, owner, term, commit_id, prior, head) "
             "VALUES (?, ?, ?, ?, ?, ?, ?) IF NOT EXISTS"
         )
-        self._claim = (
+        self._claim_cql = (
             f"UPDATE {table} SET owner = ?, term = ?, prior = ? WHERE p = ? AND k = ? "
             "IF owner = ? AND term <= ?"
         )
-        self._forget_prior = (
+        self._forget_prior_cql = (
             f"UPDATE {table} SET prior = ? WHERE p = ? AND k = ? IF owner = ? AND commit_id = ?"
         )
-        self._commit = (
+        self._commit_cql = (
             f"UPDATE {table} SET commit_id = ?, prior = ?, head = ? WHERE p = ? AND k = ? "
             "IF owner = ? AND commit_id = ?"
         )
@@ -89,7 +89,7 @@ class Ownership:
 
     def read(self) -> Record | None:
         """The record as it is now; None where there is none. Raises StoreError."""
-        rows = self._database.read_serially(self._read, RECORD, RECORD_KEY)
+        rows = self._database.read_serially(self._read_cql, RECORD, RECORD_KEY)
         if not rows:
             return None
         [row] = rows
@@ -130,7 +130,7 @@ class Ownership:
         commit does the same. Raises StoreError."""
         record = self.record
         if record is not None and record.prior:
-            self._try(self._forget_prior, (b"", RECORD, RECORD_KEY, self.owner, record.commit))
+            self._try(self._forget_prior_cql, (b"", RECORD, RECORD_KEY, self.owner, record.commit))
 
     def _claim_from(self, whom: set[UUID] | None, commit: UUID | None) -> Record:
         """From these owners, None for whoever has it; as of this commit, None for any."""
@@ -153,7 +153,7 @@ class Ownership:
             self.claimed_from.add(mine)
             if seen is None:
                 first = (mine, self._term, uuid4(), b"", Head().to_bytes())
-                self._try(self._create, (RECORD, RECORD_KEY, *first))
+                self._try(self._create_cql, (RECORD, RECORD_KEY, *first))
                 continue
             owner = seen.owner
             if seen.term > self._term:
@@ -171,7 +171,7 @@ class Ownership:
                 raise StoreTaken(self._taken_text)
             self.claimed_from.add(owner)
             values = (mine, self._term, seen.prior + owner.bytes, RECORD, RECORD_KEY)
-            self._try(self._claim, (*values, seen.owner, self._term))
+            self._try(self._claim_cql, (*values, seen.owner, self._term))
         failpoints.reach("cassandra.claimed")
         self._tried.clear()
         self.owner, self.record = mine, seen
@@ -191,7 +191,7 @@ class Ownership:
         )
         for _ in range(ATTEMPTS):
             failpoints.reach("cassandra.before_record")
-            applied, now = self._try(self._commit, values)
+            applied, now = self._try(self._commit_cql, values)
             failpoints.reach("cassandra.after_record")
             if applied is None:
                 continue

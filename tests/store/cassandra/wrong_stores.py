@@ -23,8 +23,10 @@ class AnyCommitOfTheOwner(CassandraStore):
     def claim(self) -> None:
         super().claim()
         named = "owner = ? AND commit_id = ?"
-        assert named in self._ownership._commit
-        self._ownership._commit = self._ownership._commit.replace(named, "owner = ? AND owner != ?")
+        assert named in self._ownership._commit_cql
+        self._ownership._commit_cql = self._ownership._commit_cql.replace(
+            named, "owner = ? AND owner != ?"
+        )
 
 
 class NoTimestamps(CassandraStore):

@@ -1,5 +1,5 @@
-"""Decides, when confirmations are missing, whether messages that were sent may be lost and the
-streams must be searched for them."""
+"""Decides, when PubAcks do not come, whether messages that were sent may be lost and the streams
+must be searched for them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 
 # Answers come within milliseconds. After so long without any we ask who leads the streams.
-FIRST_DOUBT_S = 0.5
+FIRST_ASK_AFTER_S = 0.5
 ASK_PAUSE_S = 0.3
 ASK_FOR_S = 1.0
 # A stream answers in order, but for moments. What later messages have overtaken for so long was
@@ -29,7 +29,7 @@ class AckTimeout(Exception):
     """Nothing was confirmed for ACK_TIMEOUT_S seconds; says what to look at."""
 
 
-class Doubts:
+class MissingAcks:
     """Used by the publisher, which reports confirmations, refusals, full look-ups, and what is sent
     while nothing was under way."""
 
@@ -46,7 +46,7 @@ class Doubts:
         self._overtaken_at = 0.0
         self._looked_at = 0.0
 
-    def note_progress(self, *, confirmed: bool = False) -> None:
+    def restart_timer(self, *, confirmed: bool = False) -> None:
         """Call it when the server has answered, or when nothing was under way before what is sent
         now; ``confirmed``: it was an answer that confirms something."""
         self._progress_at = time.monotonic()
@@ -72,7 +72,7 @@ class Doubts:
                 f"do the streams {streams} capture their subjects?"
             )
         if (
-            now - self._progress_at > FIRST_DOUBT_S
+            now - self._progress_at > FIRST_ASK_AFTER_S
             and now >= self._ask_at
             and self._are_lost_on_the_way(lookup)
         ):

@@ -1,0 +1,89 @@
+"""What an operator asks of the alarm books. A question goes through the queue of a worker like
+everything else, and is answered between two batches, in slices: a large book holds up nobody."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+from alarmdigest._ext.alarmbook import AlarmBook
+
+# Steps through a book at a time, some 0.1 µs each: a millisecond or two.
+SLICE_STEPS = 8 * 1024
+
+
+class Question(ABC):
+    """To one worker. ``answered`` may be read by any thread, and what it found after that."""
+
+    def __init__(self, on_answered: Callable[[], None]) -> None:
+        """``on_answered`` is called by the worker's thread, and must not wait."""
+        self.answered = False
+        self._on_answered = on_answered
+
+    def answer_slice(self, book: AlarmBook) -> bool:
+        """Look at some more of the book; whether that was all."""
+        if not self._look(book):
+            return False
+        self.answered = True
+        self._on_answered()
+        return True
+
+    @abstractmethod
+    def _look(self, book: AlarmBook) -> bool:
+        """Whether that was all."""
+
+
+class RowsOfUser(Question):
+    """The ``rows`` of one user, packed as a store has them."""
+
+    def __init__(self, user_id: bytes, on_answered: Callable[[], None]) -> None:
+        super().__init__(on_answered)
+        self._user_id = user_id
+        self.rows = b""
+
+    def _look(self, book: AlarmBook) -> bool:
+        self.rows = book.rows_of(self._user_id)
+        return True
+
+
+class TopUsers(Question):
+    """Packed ``lines`` (ext/state/listing.pxd) of those who may be among the topmost of all, and
+    how many there are to be listed, ``found``. Who comes or goes meanwhile may be missing."""
+
+    def __init__(
+        self,
+        *,
+        order: int,
+        top: int,
+        only_due: bool,
+        only_active: bool,
+        on_answered: Callable[[], None],
+    ) -> None:
+        super().__init__(on_answered)
+        self._order = order
+        self._top = top
+        self._only_due = only_due
+        self._only_active = only_active
+        self._slot = self._slots = 0
+        self.lines: list[bytes] = []
+        self.found = self.users = self.alarms = self.due = self.active = 0
+
+    def _look(self, book: AlarmBook) -> bool:
+        if self._slots != book.user_slots:  # the first slice, or the table has another size now
+            self._slots, self._slot = book.user_slots, 0
+            self.lines, self.found = [], 0
+        lines, found, self._slot = book.list_users(
+            self._slot,
+            SLICE_STEPS,
+            order=self._order,
+            top=self._top,
+            only_due=self._only_due,
+            only_active=self._only_active,
+        )
+        self.lines.append(lines)
+        self.found += found
+        if self._slot:
+            return False
+        self.users, self.alarms = book.user_count, book.alarm_count
+        self.due, self.active = book.due_count, book.active_count
+        return True
