@@ -98,8 +98,7 @@ class Publisher(ServiceThread):
         return self.pace.blocked_reason
 
     def stop_unconfirmed(self) -> None:
-        """Stop even though something is unconfirmed: the drain took too long. The next start makes
-        it again."""
+        """Stop even though something is unconfirmed: the drain took too long."""
         self._stopped_unconfirmed.set()
 
     def leave_to_others(self) -> None:
@@ -201,8 +200,8 @@ class Publisher(ServiceThread):
         batches.clear()
 
     def _on_barrier(self, barrier: Barrier) -> None:
-        """One producer has brought it. Output positions are those when the first one does: what a
-        worker past it has made may be stored before others reach it."""
+        """Of one producer. Output positions are those when the first one comes: what a worker past
+        it has made may be stored before others reach it."""
         for gathered in self._arriving.on_barrier(barrier):
             made = self._lookup.on_barrier_gathered(gathered.barrier) if self._lookup else None
             self.window.add_barrier(gathered.barrier, gathered.outputs, made)
@@ -346,12 +345,10 @@ class Publisher(ServiceThread):
         """After a lost connection, or when answers do not come, nothing is sent until both streams
         were looked at. If only that of rejected messages could not be, digests go on, and it alone
         is tried again every 2 s (``rejected_only``)."""
-        lookup, rejected_only = self._lookup, not self._must_look_up
+        lookup, rest = self._lookup, not self._must_look_up
         try:
             with self.busy("reading what the output streams hold"):
-                if lookup and not lookup.look_up(
-                    self.window, self._go_on, rejected_only=rejected_only
-                ):
+                if lookup and not lookup.look_up(self.window, self._go_on, rejected_only=rest):
                     return
         except NatsError as error:
             self.reconnector.last_error = str(error)
@@ -361,7 +358,7 @@ class Publisher(ServiceThread):
         # That of rejected messages, if it was left out: a look holds up digests while it lasts.
         self._look_up_at = time.monotonic() + 4 * LOOK_UP_PAUSE_S
         self._must_look_up = False
-        if not rejected_only:
+        if not rest:
             self._missing_acks.restart_timer()
         self._on_new_confirmations()
         self.pace.on_streams_found()

@@ -254,8 +254,7 @@ class PullConsumerSource(Source):
         if now is None or now.created != info.created or now.last_seq < info.last_seq:
             raise ConnectionLost(f"stream {info.name} was recreated while we looked at it")
         try:
-            # Of a new consumer: the sequence before its first message.
-            sequence = int(made["delivered"]["stream_seq"])
+            sequence = int(made["delivered"]["stream_seq"])  # of a new one: that before its first
         except (KeyError, TypeError, ValueError) as error:
             raise bad_answer(made) from error
         timestamp_ns = jetstream.message_time_ns(info.name, sequence) if sequence else 0
