@@ -49,6 +49,7 @@ COMMANDS = (
     *("run", "verify", "emulate", "status", "members", "step-down", "snapshot"),
     *(
         "show",
+        "users",
         "history",
         "forget",
         "clear",

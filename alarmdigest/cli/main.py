@@ -176,7 +176,24 @@ def _snapshot(settings: Settings, parsed: argparse.Namespace) -> int:
 def _show(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.show import show
 
-    return show(settings, parsed.whose, only_due=parsed.due, as_json=parsed.json)
+    source = parsed.source
+    names_store = (parsed.data_dir, parsed.store, parsed.cassandra, parsed.cassandra_keyspace)
+    if source == "either" and any(names_store) and not parsed.server:
+        source = "store"  # who names one wants that
+    return show(settings, parsed.whose, only_due=parsed.due, source=source, as_json=parsed.json)
+
+
+def _users(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.users import users
+
+    return users(
+        settings,
+        only_due=parsed.due,
+        only_active=parsed.active,
+        top=parsed.top,
+        sort=parsed.sort,
+        as_json=parsed.json,
+    )
 
 
 def _history(settings: Settings, parsed: argparse.Namespace) -> int:
@@ -237,6 +254,7 @@ _TOOLS = {
     "step-down": _step_down,
     "snapshot": _snapshot,
     "show": _show,
+    "users": _users,
     "history": _history,
     "forget": _forget,
     "clear": _clear,

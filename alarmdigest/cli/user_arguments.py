@@ -16,11 +16,13 @@ from alarmdigest.cli.argument_helpers import (
 )
 from alarmdigest.cli.option_groups import GROUPS, OF_THE_STORE, TO_CONNECT
 from alarmdigest.settings import duration
+from alarmdigest.wire.queries import MOST_TOP, ORDERS
 
 OF_HISTORY = (
     *("events_stream", "digests_stream", "js_domain", *TO_CONNECT, *GROUPS["subjects"]),
     *("retention", "clock_skew"),
 )
+TO_ASK = (*TO_CONNECT, "query_subject", "request_subject", "digest_subject", "group")
 INPUT = ("mode", "events_stream", "js_domain", *TO_CONNECT)
 
 
@@ -28,16 +30,43 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     show = command(
         commands,
         "show",
-        "one user's alarms, from the store",
+        "one user's alarms, from the running service, or from the store",
         takes="USER",
-        description="Reads the last checkpoint in --data-dir, or in Cassandra, also while the\n"
-        "service runs. A user whose id begins with - is named behind --.",
+        description="Asks the running service (of a group, its leader first), and reads the last\n"
+        "checkpoint of the store where none answers, or where a store is named and\n"
+        "--server is not. A user whose id begins with - is named behind --.",
     )
     # Not "user": that is the setting of the login.
     show.add_argument("whose", metavar="USER", help="the UserID")
     show.add_argument("--due", action="store_true", help="only what the next digest would hold")
+    show.add_argument(
+        "--from",
+        dest="source",
+        choices=("either", "service", "store"),
+        default="either",
+        help="who is asked (default: either)",
+    )
     add_json(show)
-    add_settings(show, OF_THE_STORE, {"data_dir": ITS_DATA_DIR})
+    add_settings(show, (*TO_ASK, *OF_THE_STORE), {"data_dir": ITS_DATA_DIR, "server": ITS_SERVER})
+
+    users = command(
+        commands,
+        "users",
+        "who has alarms, and who waits for a digest, and how long",
+        description="Asks the running service; of a group, its leader first.",
+    )
+    users.add_argument("--due", action="store_true", help="only users who have something due")
+    users.add_argument("--active", action="store_true", help="only users with active alarms")
+    add(users, "top", _top, "20", "N", f"how many of them, at most {MOST_TOP}")
+    users.add_argument(
+        "--sort",
+        choices=ORDERS,
+        default=ORDERS[0],
+        help="who comes first: who waits longest, or has the most due, active or other alarms "
+        f"(default: {ORDERS[0]})",
+    )
+    add_json(users)
+    add_settings(users, TO_ASK, {"server": ITS_SERVER})
 
     history = command(
         commands,
@@ -81,6 +110,13 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     clear.add_argument("alarm", metavar="ALARM", help="the AlarmID")
     add_json(clear)
     add_settings(clear, (*INPUT, "event_subject"), {"server": ITS_SERVER})
+
+
+def _top(text: str) -> int:
+    """Raises ValueError."""
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_TOP:
+        raise ValueError(f"{text!r} is no number from 1 to {MOST_TOP}")
+    return int(text)
 
 
 def _since(text: str) -> int:

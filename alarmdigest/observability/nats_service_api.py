@@ -1,4 +1,5 @@
-"""The NATS service API (ADR-32): answers $SRV.PING, INFO and STATS, so that `nats micro` lists us.
+"""Answers over NATS: the NATS service API (ADR-32: $SRV.PING, INFO and STATS, so that `nats micro`
+lists us), and questions of operators (``queries.py``).
 
 It has a connection and a thread of its own. On the listener's connection a question would stand
 behind megabytes of events, on the publisher's an answer behind the digests that wait; and when this
@@ -23,10 +24,12 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, NatsError
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.observability.other_instances import Effect, OtherInstances, effect_of
+from alarmdigest.observability.queries import Queries
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
-from alarmdigest.runtime.service_thread import TICK_S
+from alarmdigest.runtime.service_thread import TICK_S, Waker
+from alarmdigest.wire.queries import NAMES
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,8 @@ VERBS = ("PING", "INFO", "STATS")
 # subscriptions 3n to 3n + 2. The one behind them is for answers to our own PING.
 ADDRESSES = 3
 ANSWERS_SID = len(VERBS) * ADDRESSES
+# From here on questions of operators, in the order of queries.NAMES.
+QUERIES_SID = ANSWERS_SID + 1
 # $SRV.PING.alarmdigest: when one of us asks, its question has the body of an answer of its own, so
 # that those who were there before learn of it.
 ASKED_OF_US_ALL = 1
@@ -76,6 +81,8 @@ class ServiceApi(threading.Thread):
         self._warn_of_others = LimitedLog(log, logging.WARNING, interval_s=OTHERS_INTERVAL_S)
         self._inbox = b""
         self._ask_at = 0.0
+        self._waker = Waker()
+        self._queries = Queries(service, self._waker.wake)
 
     def stop(self) -> None:
         """Does not wait: a drain must not depend on it."""
@@ -102,6 +109,7 @@ class ServiceApi(threading.Thread):
     def _serve(self, connection: Connection) -> None:
         """Subscribe, ask who else is there, then answer. Raises ConnectionLost, ProtocolError."""
         self._subscribe(connection)
+        connection.watch(self._waker.fileno())
         buffer, filled = bytearray(BUFFER_BYTES), 0
         while not self._stopping.is_set():
             filled += connection.receive_into(buffer, filled, TICK_S)
@@ -115,11 +123,16 @@ class ServiceApi(threading.Thread):
                     self._control(connection, kind, payload)
                 elif sid == ANSWERS_SID:
                     self._on_ping_answer(payload)
+                elif sid >= QUERIES_SID:
+                    self._on_query(connection, NAMES[sid - QUERIES_SID], payload, reply)
                 elif reply:
                     if sid == ASKED_OF_US_ALL and payload:
                         self._on_ping_answer(payload)
                     answer = orjson.dumps(self._answer(VERBS[sid // ADDRESSES]))
-                    connection.send(b"PUB %b %d\r\n%b\r\n" % (reply, len(answer), answer))
+                    _publish(connection, reply, answer)
+            self._waker.clear()
+            for reply, answer in self._queries.answers(connection.max_payload):
+                _publish(connection, reply, answer)
             connection.keep_alive()
             self._trouble.catch_up()
             if time.monotonic() >= self._ask_at:
@@ -134,6 +147,8 @@ class ServiceApi(threading.Thread):
         lines = [f"SUB {subject} {sid}\r\n" for sid, subject in enumerate(subjects)]
         inbox = connection.new_inbox()
         lines.append(f"SUB {inbox} {ANSWERS_SID}\r\n")
+        base = self._service.settings.query_subject
+        lines += [f"SUB {base}.{name} {QUERIES_SID + n}\r\n" for n, name in enumerate(NAMES)]
         connection.send("".join(lines).encode())
         self._inbox = inbox.encode()
         self._ask_for_others(connection)
@@ -149,7 +164,13 @@ class ServiceApi(threading.Thread):
         if kind == frames.INFO:
             self._reconnector.learn(connection)
         if refused is not None:
-            self._trouble("the server does not let us answer for `nats micro`", reason=refused)
+            self._trouble("the server does not let us answer questions", reason=refused)
+
+    def _on_query(self, connection: Connection, name: str, payload: bytes, reply: bytes) -> None:
+        if not _is_inbox(reply, self._service.settings.inbox_prefix):
+            return
+        if (error := self._queries.ask(name, payload, reply)) is not None:
+            _publish(connection, reply, error)
 
     # -- what we say -----------------------------------------------------------------------------
 
@@ -244,3 +265,14 @@ class ServiceApi(threading.Thread):
             its_mode=Untrusted(mode),
             our_id=self._id,
         )
+
+
+def _is_inbox(reply: bytes, ours: str) -> bool:
+    """Whether it is a place for answers. Who asks chooses it, and must not have us publish what has
+    a UserID where requests are read. ``_R_`` and ``_GR_`` are what servers make of an inbox of
+    another account or behind a gateway."""
+    return reply.startswith((b"_INBOX", b"_R_", b"_GR_", f"{ours}.".encode()))
+
+
+def _publish(connection: Connection, subject: bytes, body: bytes) -> None:
+    connection.send(b"PUB %b %d\r\n%b\r\n" % (subject, len(body), body))

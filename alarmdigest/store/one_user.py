@@ -1,4 +1,4 @@
-"""One user's alarms out of a store, for a person who asks; the service loads rows in ext/.
+"""One user's alarms out of rows, for a person who asks; the service loads rows in ext/.
 
 The layout is that of ext/rows/row_codec.pxd, where the numbers of the value are little-endian:
 
@@ -14,7 +14,9 @@ import hashlib
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
+from alarmdigest._ext import timestamps
 from alarmdigest._ext.rows import KEY_BYTES
 from alarmdigest.store.base import Reader
 from alarmdigest.wire.buckets import bucket_of
@@ -51,9 +53,28 @@ def alarms_of(reader: Reader, user_id: str) -> list[StoredAlarm]:
 
     Raises StoreError, and ValueError when a row is none of this version.
     """
-    rows = reader.rows_below(key_of(user_id))
+    return alarms_in(reader.rows_below(key_of(user_id)))
+
+
+def alarms_in(rows: bytes) -> list[StoredAlarm]:
+    """The alarms of packed rows, the oldest ``changed_at_ns`` first. Raises ValueError."""
     found = [alarm for value in _values(rows) for alarm in _alarms_in(value)]
     return sorted(found, key=lambda alarm: (alarm.changed_at_ns, alarm.alarm_id.encode()))
+
+
+def alarm_json(alarm: StoredAlarm) -> dict[str, Any]:
+    """Names as in a digest, where that has them."""
+    sent = None
+    if alarm.sent_ns is not None:
+        sent = {"Status": alarm.sent_status, "LatestChangedAt": timestamps.to_text(alarm.sent_ns)}
+    return {
+        "AlarmID": alarm.alarm_id,
+        "Status": alarm.status,
+        "LatestChangedAt": timestamps.to_text(alarm.changed_at_ns),
+        "arrived_at": timestamps.to_text(alarm.arrived_ns),
+        "sent": sent,
+        "due": alarm.due,
+    }
 
 
 def key_of(user_id: str) -> bytes:

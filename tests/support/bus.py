@@ -54,6 +54,10 @@ class Bus:
     def publish(self, subject: str, body: bytes, headers: dict[str, str] | None = None) -> None:
         self.run(self.client.publish(subject, body, headers=headers))
 
+    def ask(self, subject: str, body: bytes) -> bytes:
+        """The answer of whoever answers first."""
+        return self.run(self.client.request(subject, body, timeout=10)).data
+
     def publish_all(self, messages: Iterable[tuple[str, bytes]]) -> None:
         """Publish ``(subject, body)`` pairs in order, and wait until the server has them."""
 

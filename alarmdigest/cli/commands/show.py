@@ -1,22 +1,59 @@
-"""The command ``show``: one user's alarms as of the last checkpoint, from the store."""
+"""The command ``show``: one user's alarms, as the running service knows them, or the store."""
 
 from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from alarmdigest._ext import timestamps
+from alarmdigest.cli.questions import ask, who
 from alarmdigest.cli.terminal import duration_text, table, write_json, write_line
+from alarmdigest.cli.user_id import checked_id
+from alarmdigest.nats.errors import NatsError
 from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings
 from alarmdigest.store import Checkpoint, StoreDamaged, open_reader
-from alarmdigest.store.one_user import StoredAlarm, alarms_of
+from alarmdigest.store.one_user import alarm_json, alarms_of
+
+Source: TypeAlias = Literal["either", "service", "store"]
 
 
-def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:
-    """Report on stdout; the exit code. Raises StoreError, SettingsError."""
+def show(settings: Settings, user_id: str, *, only_due: bool, source: Source, as_json: bool) -> int:
+    """Report on stdout; the exit code: 1 for a user who is not known.
+
+    Raises StoreError, SettingsError, and, where only the service may be asked, NatsError.
+    """
+    if source != "store":
+        user = checked_id(user_id, "USER")
+        try:
+            answer = ask(settings, "show", "alarms", UserID=user)
+        except NatsError as error:
+            if source == "service":
+                raise
+            print(f"alarmdigest: reading the store: {error}", file=sys.stderr, flush=True)
+        else:
+            return _report_answer(user, answer, only_due=only_due, as_json=as_json)
+    return _report_store(settings, user_id, only_due=only_due, as_json=as_json)
+
+
+def _report_answer(user_id: str, answer: dict[str, Any], *, only_due: bool, as_json: bool) -> int:
+    alarms = answer["alarms"]
+    if not alarms:
+        print(f"alarmdigest: no alarms of user {user_id!a}, says {who(answer)}", file=sys.stderr)
+        return exit_codes.INTERNAL_ERROR
+    shown = [alarm for alarm in alarms if alarm["due"]] if only_due else alarms
+    if as_json:
+        facts = {name: answer[name] for name in ("replica", "leads", "behind", "at")}
+        write_json({"UserID": user_id, "source": "service", **facts, "alarms": shown})
+    else:
+        write_line(printable(f"user {user_id}, as {who(answer)} knows it now"))
+        _write_alarms(shown, held=len(alarms))
+    return exit_codes.CLEAN
+
+
+def _report_store(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> int:
     with open_reader(settings) as reader:
         try:
             alarms = alarms_of(reader, user_id)
@@ -28,11 +65,18 @@ def show(settings: Settings, user_id: str, *, only_due: bool, as_json: bool) -> 
     if not alarms or last is None:
         _say_unknown(user_id, last)
         return exit_codes.INTERNAL_ERROR
-    shown = [alarm for alarm in alarms if alarm.due] if only_due else alarms
+    shown = [alarm_json(alarm) for alarm in alarms if alarm.due or not only_due]
     if as_json:
-        write_json(_as_json(user_id, last, shown))
+        facts = {
+            "checkpoint": last.number,
+            "written_at": timestamps.to_text(last.written_at_ns),
+        }
+        write_json({"UserID": user_id, "source": "store", **facts, "alarms": shown})
     else:
-        _write(user_id, last, shown, held=len(alarms))
+        age = duration_text(max(0.0, (time.time_ns() - last.written_at_ns) / 1e9))
+        where = f"checkpoint {last.number} of the store, written {age} ago"
+        write_line(f"user {printable(user_id)}, as of {where}")
+        _write_alarms(shown, held=len(alarms))
     return exit_codes.CLEAN
 
 
@@ -41,49 +85,22 @@ def _say_unknown(user_id: str, last: Checkpoint | None) -> None:
     print(f"alarmdigest: no alarms of user {user_id!a} {known}", file=sys.stderr)
 
 
-def _as_json(user_id: str, last: Checkpoint, alarms: list[StoredAlarm]) -> dict[str, Any]:
-    return {
-        "UserID": user_id,
-        "checkpoint": last.number,
-        "written_at": timestamps.to_text(last.written_at_ns),
-        "alarms": [
-            {
-                "AlarmID": alarm.alarm_id,
-                "Status": alarm.status,
-                "LatestChangedAt": timestamps.to_text(alarm.changed_at_ns),
-                "arrived_at": timestamps.to_text(alarm.arrived_ns),
-                "sent": None
-                if alarm.sent_ns is None
-                else {
-                    "Status": alarm.sent_status,
-                    "LatestChangedAt": timestamps.to_text(alarm.sent_ns),
-                },
-                "due": alarm.due,
-            }
-            for alarm in alarms
-        ],
-    }
-
-
-def _write(user_id: str, last: Checkpoint, alarms: list[StoredAlarm], *, held: int) -> None:
-    age = duration_text(max(0.0, (time.time_ns() - last.written_at_ns) / 1e9))
-    write_line(f"user {printable(user_id)}, as of checkpoint {last.number}, written {age} ago")
-    due = sum(alarm.due for alarm in alarms)
+def _write_alarms(alarms: list[dict[str, Any]], *, held: int) -> None:
+    due = sum(alarm["due"] for alarm in alarms)
     write_line(f"{held} {'alarm' if held == 1 else 'alarms'}, {len(alarms)} shown, {due} due")
-    lines = table(
-        ("ALARM", "STATUS", "CHANGED AT", "SENT", "DUE"),
-        [
-            (
-                printable(alarm.alarm_id),
-                alarm.status,
-                timestamps.to_text(alarm.changed_at_ns),
-                "never"
-                if alarm.sent_ns is None
-                else f"{alarm.sent_status} {timestamps.to_text(alarm.sent_ns)}",
-                "yes" if alarm.due else "no",
-            )
-            for alarm in alarms
-        ],
-    )
-    for line in lines:
+    rows = [
+        (
+            printable(alarm["AlarmID"]),
+            alarm["Status"],
+            alarm["LatestChangedAt"],
+            _sent(alarm["sent"]),
+            "yes" if alarm["due"] else "no",
+        )
+        for alarm in alarms
+    ]
+    for line in table(("ALARM", "STATUS", "CHANGED AT", "SENT", "DUE"), rows):
         write_line(line)
+
+
+def _sent(sent: dict[str, str] | None) -> str:
+    return "never" if sent is None else f"{sent['Status']} {sent['LatestChangedAt']}"

@@ -1,0 +1,238 @@
+"""What operators ask over NATS: the alarms of one user, and who waits for what.
+
+The answers come from the alarm books, through the queues of the workers
+(``pipeline/questions.py``). Who may ask is a matter of permissions for the subject: see
+docs/questions.md.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
+from heapq import nsmallest
+from typing import Any, Final
+
+import orjson
+
+from alarmdigest import __version__
+from alarmdigest._ext import timestamps
+from alarmdigest.observability.health import readiness_failures
+from alarmdigest.pipeline.questions import Question, RowsOfUser, TopUsers
+from alarmdigest.pipeline.service import Service
+from alarmdigest.store.one_user import alarm_json, alarms_in
+from alarmdigest.wire.buckets import bucket_of
+from alarmdigest.wire.messages import MAX_ID_BYTES
+from alarmdigest.wire.queries import MOST_TOP, ORDERS, addressee
+
+# So many are answered at once; more are told to come again.
+MOST_OPEN = 16
+EXPIRES_S = 10.0
+# Of an answer that is too large for one message: what each takes beside the list that is divided.
+HEAD_BYTES = 4096
+
+# Of a packed line: alarms, active and critical ones, due ones, since when, the length of the id.
+_LINE: Final = struct.Struct("=IIIIqH")
+
+
+class BadQuery(ValueError):
+    """Says what is wrong with a question."""
+
+
+class Query:
+    """One question from outside, and what it is divided into."""
+
+    def __init__(self, reply: bytes, parts: Sequence[Question], answer: Callable[[], Answer]):
+        self.reply = reply
+        self.parts = parts
+        self.asked_at = time.monotonic()
+        self.answer = answer
+
+    @property
+    def done(self) -> bool:
+        return all(part.answered for part in self.parts)
+
+    @property
+    def expired(self) -> bool:
+        return time.monotonic() - self.asked_at > EXPIRES_S
+
+
+#: The head of an answer, the name of the list in it, and its items.
+Answer = tuple[dict[str, Any], str, list[dict[str, Any]]]
+
+
+class Queries:
+    """Used by one thread. ``on_answered`` is called by others once ``answers()`` has something."""
+
+    def __init__(self, service: Service, on_answered: Callable[[], None]) -> None:
+        self._service = service
+        self._on_answered = on_answered
+        self._open: list[Query] = []
+
+    def ask(self, name: str, body: bytes, reply: bytes) -> bytes | None:
+        """A question has come: what is wrong with it, for who has asked; None also where it is for
+        somebody else."""
+        try:
+            asked = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            return _error("a question is a JSON object")
+        if not isinstance(asked, dict):
+            return _error("a question is a JSON object")
+        if not self._is_for_us(asked):
+            return None
+        if len(self._open) >= MOST_OPEN:
+            return _error("too many questions at once: ask again later")
+        try:
+            query = self._show(asked, reply) if name == "show" else self._users(asked, reply)
+        except BadQuery as bad:
+            return _error(str(bad))
+        self._open.append(query)
+        return None
+
+    def answers(self, most_bytes: int) -> Iterator[tuple[bytes, bytes]]:
+        """Subject and body of each message that answers; none is larger than ``most_bytes``."""
+        for query in [query for query in self._open if query.done or query.expired]:
+            self._open.remove(query)
+            if not query.done:
+                yield query.reply, _error("the workers have no time to answer")
+                continue
+            for part in _in_parts(*query.answer(), most_bytes):
+                yield query.reply, part
+
+    # -- whom, and what --------------------------------------------------------------------------
+
+    def _is_for_us(self, asked: dict[str, Any]) -> bool:
+        """The leader of a group answers first; then whoever is ready."""
+        settings = self._service.settings
+        mine = addressee(
+            requests=settings.request_subject,
+            digests=settings.digest_subject,
+            group=settings.group,
+        )
+        if any(asked.get(name, mine[name]) != mine[name] for name in mine):
+            return False
+        replica = self._service.replica
+        if replica is None or replica.leads:
+            return bool(self._service.workers)
+        return asked.get("whom") == "any" and not readiness_failures(self._service)
+
+    def _show(self, asked: dict[str, Any], reply: bytes) -> Query:
+        user_id = asked.get("UserID")
+        try:
+            user = user_id.encode() if isinstance(user_id, str) else b""
+        except UnicodeEncodeError:
+            user = b""
+        if not isinstance(user_id, str) or not 1 <= len(user) <= MAX_ID_BYTES:
+            raise BadQuery(f"UserID must be a text of 1 to {MAX_ID_BYTES} bytes")
+        workers = self._service.workers
+        head = self._head()
+        rows = RowsOfUser(user, self._on_answered)
+        workers[bucket_of(user_id) % len(workers)].queue.put(rows)
+
+        def answer() -> Answer:
+            found = alarms_in(rows.rows)
+            return {**head, "UserID": user_id}, "alarms", [alarm_json(one) for one in found]
+
+        return Query(reply, [rows], answer)
+
+    def _users(self, asked: dict[str, Any], reply: bytes) -> Query:
+        top, sort = asked.get("top", 20), asked.get("sort", ORDERS[0])
+        only_due, only_active = asked.get("due", False), asked.get("active", False)
+        if not isinstance(top, int) or isinstance(top, bool) or not 1 <= top <= MOST_TOP:
+            raise BadQuery(f"top must be from 1 to {MOST_TOP}")
+        if sort not in ORDERS:
+            raise BadQuery(f"sort must be one of {', '.join(ORDERS)}")
+        if not isinstance(only_due, bool) or not isinstance(only_active, bool):
+            raise BadQuery("due and active must be true or false")
+        head = self._head()
+        parts = [
+            TopUsers(
+                order=ORDERS.index(sort),
+                top=top,
+                only_due=only_due,
+                only_active=only_active,
+                on_answered=self._on_answered,
+            )
+            for _ in self._service.workers
+        ]
+        for worker, part in zip(self._service.workers, parts, strict=True):
+            worker.queue.put(part)
+
+        def answer() -> Answer:
+            totals = {
+                name: sum(getattr(part, name) for part in parts)
+                for name in ("users", "alarms", "active", "due", "found")
+            }
+            return {**head, **totals}, "top", topmost(parts, sort, top)
+
+        return Query(reply, parts, answer)
+
+    def _head(self) -> dict[str, Any]:
+        """Who answers, and how new what he knows is."""
+        service, replica, listener = self._service, self._service.replica, self._service.listener
+        return {
+            "replica": replica.identity.name if replica is not None else None,
+            "leads": replica.leads if replica is not None else None,
+            "version": __version__,
+            "ready": not readiness_failures(service),
+            "at": timestamps.to_text(time.time_ns()),
+            "behind": listener.behind if listener is not None else None,
+        }
+
+
+def topmost(parts: Sequence[TopUsers], sort: str, top: int) -> list[dict[str, Any]]:
+    """The topmost users of all workers, as JSON has them."""
+    users = {
+        user["UserID"]: user for part in parts for lines in part.lines for user in _users_in(lines)
+    }
+    return nsmallest(top, users.values(), key=_SORTED_BY[sort])
+
+
+def _longest_wait(user: dict[str, Any]) -> tuple[Any, ...]:
+    return (user["waits_since"] is None, user["waits_since"] or "", user["UserID"])
+
+
+def _most_of(name: str) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
+    return lambda user: (-user[name], *_longest_wait(user))
+
+
+_SORTED_BY: Final[dict[str, Callable[[dict[str, Any]], tuple[Any, ...]]]] = {
+    "wait": _longest_wait,
+    **{name: _most_of(name) for name in ORDERS[1:]},
+}
+
+
+def _users_in(lines: bytes) -> Iterator[dict[str, Any]]:
+    position = 0
+    while position < len(lines):
+        alarms, active, critical, due, since_ns, length = _LINE.unpack_from(lines, position)
+        position += _LINE.size
+        yield {
+            "UserID": lines[position : position + length].decode(),
+            "due": due,
+            "active": active,
+            "critical": critical,
+            "alarms": alarms,
+            "waits_since": timestamps.to_text(since_ns) if due else None,
+        }
+        position += length
+
+
+def _in_parts(
+    head: dict[str, Any], name: str, items: list[dict[str, Any]], most_bytes: int
+) -> Iterator[bytes]:
+    """As many messages as it takes; each has the head, and the last one says so."""
+    room, part, size = max(1, most_bytes - HEAD_BYTES), 0, 0
+    begun: list[dict[str, Any]] = []
+    for item in items:
+        length = len(orjson.dumps(item)) + 1
+        if begun and size + length > room:
+            yield orjson.dumps({**head, "part": part, "last": False, name: begun})
+            part, size, begun = part + 1, 0, []
+        begun.append(item)
+        size += length
+    yield orjson.dumps({**head, "part": part, "last": True, name: begun})
+
+
+def _error(text: str) -> bytes:
+    return orjson.dumps({"error": text, "last": True})

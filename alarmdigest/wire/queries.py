@@ -1,0 +1,16 @@
+"""Questions of operators, as they are asked over NATS below ``--query-subject``; docs/wire.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: Each is a subject below that of questions.
+NAMES: Final = ("show", "users")
+#: By what the topmost users are chosen; in the order of ext/state/listing.pxd.
+ORDERS: Final = ("wait", "due", "active", "alarms")
+MOST_TOP: Final = 1000
+
+
+def addressee(*, requests: str, digests: str, group: str) -> dict[str, str]:
+    """Whom a question is for, since several services may hear it: the one with these subjects."""
+    return {"requests": requests, "digests": digests, "group": group}
