@@ -78,19 +78,28 @@ def add_settings(
             group.add_argument(flag_of(name), **option)
 
 
-def add(
+def add_option(
     to: argparse.ArgumentParser,
     name: str,
     read: Callable[[str], object],
     default: str,
     meta: str,
     text: str,
+    *,
+    dest: str | None = None,
 ) -> None:
-    help_text = f"{text} (default: {default})"
-    to.add_argument(f"--{name}", type=shown(read), default=default, metavar=meta, help=help_text)
+    """An option of one command; ``dest`` is its attribute, where that is not its name."""
+    to.add_argument(
+        f"--{name}",
+        type=with_message(read),
+        default=default,
+        metavar=meta,
+        help=f"{text} (default: {default})",
+        dest=dest or name.replace("-", "_"),
+    )
 
 
-def shown(read: Callable[[str], object]) -> Callable[[str], object]:
+def with_message(read: Callable[[str], object]) -> Callable[[str], object]:
     """Argparse shows what an ArgumentTypeError says; of a ValueError it does not."""
 
     def convert(text: str) -> object:

@@ -9,11 +9,11 @@ from alarmdigest.cli.argument_helpers import (
     ITS_DATA_DIR,
     ITS_SERVER,
     Help,
-    add,
     add_json,
+    add_option,
     add_settings,
     command,
-    shown,
+    with_message,
 )
 from alarmdigest.cli.option_groups import (
     EVERYTHING,
@@ -50,6 +50,7 @@ COMMANDS = (
     *(
         "show",
         "users",
+        "trace",
         "history",
         "forget",
         "clear",
@@ -96,7 +97,7 @@ def parser() -> argparse.ArgumentParser:
         description="Sends alarms and requests for a user nobody else has, and checks the\n"
         "digests.",
     )
-    add(verify, "timeout", duration, "10s", "TIME", "how long to wait for each digest")
+    add_option(verify, "timeout", duration, "10s", "TIME", "how long to wait for each digest")
     add_settings(verify, TO_TRY, {"server": ITS_SERVER})
 
     emulate = command(
@@ -107,9 +108,9 @@ def parser() -> argparse.ArgumentParser:
         "fresh user, on the numbered subject and on the plain one; then accounts for\n"
         "every digest.",
     )
-    add(emulate, "shots", positive, "200", "N", "how many shots")
-    add(emulate, "bursts", positive, "60", "N", "how many users in a shot")
-    add(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
+    add_option(emulate, "shots", positive, "200", "N", "how many shots")
+    add_option(emulate, "bursts", positive, "60", "N", "how many users in a shot")
+    add_option(emulate, "wait", duration, "15ms", "TIME", "pause between two shots")
     add_settings(emulate, TO_TRY, {"server": ITS_SERVER})
 
     status = command(
@@ -140,7 +141,7 @@ def parser() -> argparse.ArgumentParser:
         description="Asks the leader to have another replica elected, and waits until one is.",
     )
     down.add_argument("--to", default="", metavar="NAME", help="this one (default: the readiest)")
-    add(down, "timeout", duration, "10s", "TIME", "how long to wait for an answer")
+    add_option(down, "timeout", duration, "10s", "TIME", "how long to wait for an answer")
     add_settings(down, OF_A_GROUP, which)
 
     snapshot = command(
@@ -168,13 +169,13 @@ def parser() -> argparse.ArgumentParser:
         "size, subject and detail. Without JetStream, or with --mode core, those that\n"
         "come from now on.",
     )
-    add(rejected, "last", positive, "20", "N", "how many to show")
+    add_option(rejected, "last", positive, "20", "N", "how many to show")
     rejected.add_argument("--follow", action="store_true", help="and then those that come")
     rejected.add_argument("--body", action="store_true", help="show the messages themselves, too")
     add_json(rejected)
     rejected.add_argument(
         "--refeed",
-        type=shown(_sequences),
+        type=with_message(_sequences),
         metavar="SEQ[,SEQ]",
         help="show nothing; publish the messages of these numbers once more where they came in",
     )
@@ -234,7 +235,9 @@ def parser() -> argparse.ArgumentParser:
         description="Prints the keyspace and the table. The service makes the table itself where\n"
         "it may, the keyspace never: how often it is replicated is yours to say.",
     )
-    add(schema, "replication-factor", positive, "3", "N", "on how many nodes each row is kept")
+    add_option(
+        schema, "replication-factor", positive, "3", "N", "on how many nodes each row is kept"
+    )
     add_settings(schema, ("cassandra_keyspace", "cassandra_datacenter", *EVERYWHERE))
 
     check = command(

@@ -196,6 +196,13 @@ def _users(settings: Settings, parsed: argparse.Namespace) -> int:
     )
 
 
+def _trace(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.trace import trace
+
+    seconds = 0 if parsed.off else parsed.duration
+    return trace(settings, parsed.whose, seconds=seconds, as_json=parsed.json)
+
+
 def _history(settings: Settings, parsed: argparse.Namespace) -> int:
     from alarmdigest.cli.commands.history import history
 
@@ -255,6 +262,7 @@ _TOOLS = {
     "snapshot": _snapshot,
     "show": _show,
     "users": _users,
+    "trace": _trace,
     "history": _history,
     "forget": _forget,
     "clear": _clear,

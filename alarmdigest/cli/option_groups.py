@@ -37,7 +37,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
         *("ping_interval", "drain_timeout"),
         "backlog_limit",
     ),
-    "parts": ("nats_server", "no_service_api"),
+    "parts": ("nats_server", "no_service_api", "show_users", "trace"),
 }
 EVERYWHERE = ("log_level", "log_format", "config")
 # One set of options suits all commands: every command takes these, and shows those that it uses.

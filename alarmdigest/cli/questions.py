@@ -9,6 +9,7 @@ import orjson
 
 from alarmdigest.cli.client import connect
 from alarmdigest.cli.subscription import Subscription
+from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NoAnswer
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.wire.queries import addressee
@@ -24,25 +25,54 @@ def ask(settings: Settings, name: str, items: str, **asked: Any) -> dict[str, An
     Raises NatsError, NoAnswer where nobody answers, and SettingsError for what a service refuses.
     """
     connection = connect(settings, "alarmdigest-ask")
-    subject = f"{settings.query_subject}.{name}"
-    to = addressee(
-        requests=settings.request_subject, digests=settings.digest_subject, group=settings.group
-    )
     try:
         for whom, seconds in (("leader", LEADER_S), ("any", ANYBODY_S)):
-            inbox = connection.new_inbox()
-            answers = Subscription(connection, inbox)
-            body = orjson.dumps({**asked, **to, "whom": whom})
-            place = f"{subject} {inbox} {len(body)}".encode()
-            connection.send(b"PUB %b\r\n%b\r\n" % (place, body))
+            answers = _publish(connection, settings, name, {**asked, "whom": whom})
             found = _collect(answers, items, time.monotonic() + seconds)
             if found is not None:
                 return found
     finally:
         connection.close()
-    raise NoAnswer(
-        f"{connection.url}: no service answers {subject}: is one running, with this "
-        "--query-subject, --request-subject and --digest-subject, and the same --group?"
+    raise _nobody(connection, settings, name)
+
+
+def ask_all(settings: Settings, name: str, items: str, **asked: Any) -> list[dict[str, Any]]:
+    """What every replica answers within a second. Raises as ``ask`` does."""
+    connection = connect(settings, "alarmdigest-ask")
+    try:
+        answers = _publish(connection, settings, name, {**asked, "whom": "any"})
+        until = time.monotonic() + LEADER_S
+        found = []
+        for headers, body in answers.messages(until):
+            if headers.startswith(NO_RESPONDERS):
+                break
+            if (part := _read(body, items)) is not None:
+                found.append(part)
+    finally:
+        connection.close()
+    if not found:
+        raise _nobody(connection, settings, name)
+    return found
+
+
+def _publish(
+    connection: Connection, settings: Settings, name: str, asked: dict[str, Any]
+) -> Subscription:
+    inbox = connection.new_inbox()
+    answers = Subscription(connection, inbox)
+    to = addressee(
+        requests=settings.request_subject, digests=settings.digest_subject, group=settings.group
+    )
+    body = orjson.dumps({**asked, **to})
+    place = f"{settings.query_subject}.{name} {inbox} {len(body)}".encode()
+    connection.send(b"PUB %b\r\n%b\r\n" % (place, body))
+    return answers
+
+
+def _nobody(connection: Connection, settings: Settings, name: str) -> NoAnswer:
+    return NoAnswer(
+        f"{connection.url}: no service answers {settings.query_subject}.{name}: is one running, "
+        "with this --query-subject, --request-subject and --digest-subject, and the same --group?"
     )
 
 

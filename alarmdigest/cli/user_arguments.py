@@ -9,14 +9,14 @@ from alarmdigest._ext import timestamps
 from alarmdigest.cli.argument_helpers import (
     ITS_DATA_DIR,
     ITS_SERVER,
-    add,
     add_json,
+    add_option,
     add_settings,
     command,
 )
 from alarmdigest.cli.option_groups import GROUPS, OF_THE_STORE, TO_CONNECT
 from alarmdigest.settings import duration
-from alarmdigest.wire.queries import MOST_TOP, ORDERS
+from alarmdigest.wire.queries import LONGEST_TRACE_S, MOST_TOP, ORDERS
 
 OF_HISTORY = (
     *("events_stream", "digests_stream", "js_domain", *TO_CONNECT, *GROUPS["subjects"]),
@@ -57,16 +57,31 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     )
     users.add_argument("--due", action="store_true", help="only users who have something due")
     users.add_argument("--active", action="store_true", help="only users with active alarms")
-    add(users, "top", _top, "20", "N", f"how many of them, at most {MOST_TOP}")
+    add_option(users, "top", _top, "20", "N", f"how many of them, at most {MOST_TOP}")
     users.add_argument(
         "--sort",
         choices=ORDERS,
         default=ORDERS[0],
-        help="who comes first: who waits longest, or has the most due, active or other alarms "
+        help="who comes first: who waits longest, or has most due, active or other alarms "
         f"(default: {ORDERS[0]})",
     )
     add_json(users)
     add_settings(users, TO_ASK, {"server": ITS_SERVER})
+
+    trace = command(
+        commands,
+        "trace",
+        "have the service log each step of a user's messages for a while",
+        takes="USER",
+        description="Asks the running service, or all replicas of a group. Each logs every\n"
+        "message of the user that it reads, what became of it, the digests, and when\n"
+        "they are confirmed; 50 lines a second at most. It is off again by itself.",
+    )
+    trace.add_argument("whose", metavar="USER", help="the UserID")
+    add_option(trace, "for", _seconds, "10m", "TIME", "how long, at most a day", dest="duration")
+    trace.add_argument("--off", action="store_true", help="end it now")
+    add_json(trace)
+    add_settings(trace, TO_ASK, {"server": ITS_SERVER})
 
     history = command(
         commands,
@@ -81,7 +96,7 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
     history.add_argument(
         "alarm", metavar="ALARM", nargs="?", help="only what is about this AlarmID"
     )
-    add(history, "since", _since, "1h", "TIME", "how long ago to begin, or when (RFC 3339)")
+    add_option(history, "since", _since, "1h", "TIME", "how long ago to begin, or when (RFC 3339)")
     add_json(history)
     add_settings(history, OF_HISTORY, {"server": ITS_SERVER})
 
@@ -117,6 +132,14 @@ def _top(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_TOP:
         raise ValueError(f"{text!r} is no number from 1 to {MOST_TOP}")
     return int(text)
+
+
+def _seconds(text: str) -> int:
+    """Raises ValueError."""
+    seconds = -(-duration(text) // 10**9)
+    if not 1 <= seconds <= LONGEST_TRACE_S:
+        raise ValueError(f"{text!r} is not a time of up to a day, like 10m")
+    return seconds
 
 
 def _since(text: str) -> int:

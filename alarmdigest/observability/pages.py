@@ -1,4 +1,5 @@
-"""What is answered over HTTP, as an ASGI application. GET only, nothing of a user's data."""
+"""What is answered over HTTP, as an ASGI application. GET only, and nothing of a user's data but,
+with ``--show-users``, who waits for what."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from alarmdigest.observability import page
 from alarmdigest.observability.guard import may_ask_as
 from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.status import Status
+from alarmdigest.observability.user_listing import longest_waiting
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 
@@ -65,6 +67,10 @@ class Pages:
             "/metrics": SharedPage(printer, lambda: generate_latest(registry)),
             "/status.json": SharedPage(printer, lambda: orjson.dumps(status.look())),
         }
+        if service.settings.show_users:
+            self._made["/users.json"] = SharedPage(
+                printer, lambda: orjson.dumps(longest_waiting(service))
+            )
 
     async def __call__(self, scope: dict[str, Any], _receive: object, send: Send) -> None:
         code, body, content_type = await self._answer(scope)
@@ -95,7 +101,7 @@ class Pages:
                 return _reasons(readiness_failures(self._service))
             if path == "/metrics":
                 return 200, await self._made[path].get(), CONTENT_TYPE_PLAIN_0_0_4
-            if path == "/status.json":
+            if path in self._made:
                 return 200, await self._made[path].get(), "application/json"
         except Exception as error:
             self._trouble("a page could not be made", reason=repr(error))

@@ -1,4 +1,4 @@
-"""What operators ask over NATS: the alarms of one user, and who waits for what.
+"""What operators ask over NATS: the alarms of one user, who waits for what, and to trace somebody.
 
 The answers come from the alarm books, through the queues of the workers
 (``pipeline/questions.py``). Who may ask is a matter of permissions for the subject: see
@@ -7,32 +7,28 @@ docs/questions.md.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Callable, Iterator, Sequence
-from heapq import nsmallest
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
 from alarmdigest.observability.health import readiness_failures
-from alarmdigest.pipeline.questions import Question, RowsOfUser, TopUsers
+from alarmdigest.observability.user_listing import UserListing
+from alarmdigest.pipeline.questions import Question, RowsOfUser
 from alarmdigest.pipeline.service import Service
 from alarmdigest.store.one_user import alarm_json, alarms_in
 from alarmdigest.wire.buckets import bucket_of
 from alarmdigest.wire.messages import MAX_ID_BYTES
-from alarmdigest.wire.queries import MOST_TOP, ORDERS, addressee
+from alarmdigest.wire.queries import LONGEST_TRACE_S, MOST_TOP, ORDERS, addressee
 
 # So many are answered at once; more are told to come again.
 MOST_OPEN = 16
 EXPIRES_S = 10.0
 # Of an answer that is too large for one message: what each takes beside the list that is divided.
 HEAD_BYTES = 4096
-
-# Of a packed line: alarms, active and critical ones, due ones, since when, the length of the id.
-_LINE: Final = struct.Struct("=IIIIqH")
 
 
 class BadQuery(ValueError):
@@ -70,19 +66,21 @@ class Queries:
         self._open: list[Query] = []
 
     def ask(self, name: str, body: bytes, reply: bytes) -> bytes | None:
-        """A question has come: what is wrong with it, for who has asked; None also where it is for
-        somebody else."""
+        """A question has come: what is to be answered at once, such as what is wrong with it; None
+        also where it is for somebody else."""
         try:
             asked = orjson.loads(body)
         except orjson.JSONDecodeError:
             return _error("a question is a JSON object")
         if not isinstance(asked, dict):
             return _error("a question is a JSON object")
-        if not self._is_for_us(asked):
+        if not self._is_for_us(asked, everybody=name == "trace"):
             return None
         if len(self._open) >= MOST_OPEN:
             return _error("too many questions at once: ask again later")
         try:
+            if name == "trace":
+                return self._trace(asked)
             query = self._show(asked, reply) if name == "show" else self._users(asked, reply)
         except BadQuery as bad:
             return _error(str(bad))
@@ -101,7 +99,7 @@ class Queries:
 
     # -- whom, and what --------------------------------------------------------------------------
 
-    def _is_for_us(self, asked: dict[str, Any]) -> bool:
+    def _is_for_us(self, asked: dict[str, Any], *, everybody: bool) -> bool:
         """The leader of a group answers first; then whoever is ready."""
         settings = self._service.settings
         mine = addressee(
@@ -112,18 +110,24 @@ class Queries:
         if any(asked.get(name, mine[name]) != mine[name] for name in mine):
             return False
         replica = self._service.replica
-        if replica is None or replica.leads:
+        if everybody or replica is None or replica.leads:
             return bool(self._service.workers)
         return asked.get("whom") == "any" and not readiness_failures(self._service)
 
+    def _trace(self, asked: dict[str, Any]) -> bytes:
+        """Begin to trace a user, or end it."""
+        seconds = asked.get("seconds", 0)
+        if not isinstance(seconds, int) or not 0 <= seconds <= LONGEST_TRACE_S:
+            raise BadQuery(f"seconds must be from 0, which ends it, to {LONGEST_TRACE_S}")
+        if seconds:
+            self._service.trace.begin(_user_of(asked), seconds)
+        else:
+            self._service.trace.end()
+        return orjson.dumps({**self._head(), "seconds": seconds, "traces": [], "last": True})
+
     def _show(self, asked: dict[str, Any], reply: bytes) -> Query:
-        user_id = asked.get("UserID")
-        try:
-            user = user_id.encode() if isinstance(user_id, str) else b""
-        except UnicodeEncodeError:
-            user = b""
-        if not isinstance(user_id, str) or not 1 <= len(user) <= MAX_ID_BYTES:
-            raise BadQuery(f"UserID must be a text of 1 to {MAX_ID_BYTES} bytes")
+        user = _user_of(asked)
+        user_id = user.decode()
         workers = self._service.workers
         head = self._head()
         rows = RowsOfUser(user, self._on_answered)
@@ -145,27 +149,19 @@ class Queries:
         if not isinstance(only_due, bool) or not isinstance(only_active, bool):
             raise BadQuery("due and active must be true or false")
         head = self._head()
-        parts = [
-            TopUsers(
-                order=ORDERS.index(sort),
-                top=top,
-                only_due=only_due,
-                only_active=only_active,
-                on_answered=self._on_answered,
-            )
-            for _ in self._service.workers
-        ]
-        for worker, part in zip(self._service.workers, parts, strict=True):
-            worker.queue.put(part)
+        listing = UserListing(
+            self._service,
+            sort=sort,
+            top=top,
+            only_due=only_due,
+            only_active=only_active,
+            on_answered=self._on_answered,
+        )
 
         def answer() -> Answer:
-            totals = {
-                name: sum(getattr(part, name) for part in parts)
-                for name in ("users", "alarms", "active", "due", "found")
-            }
-            return {**head, **totals}, "top", topmost(parts, sort, top)
+            return {**head, **listing.totals()}, "top", listing.topmost()
 
-        return Query(reply, parts, answer)
+        return Query(reply, listing.parts, answer)
 
     def _head(self) -> dict[str, Any]:
         """Who answers, and how new what he knows is."""
@@ -180,42 +176,15 @@ class Queries:
         }
 
 
-def topmost(parts: Sequence[TopUsers], sort: str, top: int) -> list[dict[str, Any]]:
-    """The topmost users of all workers, as JSON has them."""
-    users = {
-        user["UserID"]: user for part in parts for lines in part.lines for user in _users_in(lines)
-    }
-    return nsmallest(top, users.values(), key=_SORTED_BY[sort])
-
-
-def _longest_wait(user: dict[str, Any]) -> tuple[Any, ...]:
-    return (user["waits_since"] is None, user["waits_since"] or "", user["UserID"])
-
-
-def _most_of(name: str) -> Callable[[dict[str, Any]], tuple[Any, ...]]:
-    return lambda user: (-user[name], *_longest_wait(user))
-
-
-_SORTED_BY: Final[dict[str, Callable[[dict[str, Any]], tuple[Any, ...]]]] = {
-    "wait": _longest_wait,
-    **{name: _most_of(name) for name in ORDERS[1:]},
-}
-
-
-def _users_in(lines: bytes) -> Iterator[dict[str, Any]]:
-    position = 0
-    while position < len(lines):
-        alarms, active, critical, due, since_ns, length = _LINE.unpack_from(lines, position)
-        position += _LINE.size
-        yield {
-            "UserID": lines[position : position + length].decode(),
-            "due": due,
-            "active": active,
-            "critical": critical,
-            "alarms": alarms,
-            "waits_since": timestamps.to_text(since_ns) if due else None,
-        }
-        position += length
+def _user_of(asked: dict[str, Any]) -> bytes:
+    user_id = asked.get("UserID")
+    try:
+        user = user_id.encode() if isinstance(user_id, str) else b""
+    except UnicodeEncodeError:
+        user = b""
+    if not 1 <= len(user) <= MAX_ID_BYTES:
+        raise BadQuery(f"UserID must be a text of 1 to {MAX_ID_BYTES} bytes")
+    return user
 
 
 def _in_parts(

@@ -77,6 +77,7 @@ class Status:
             "position": self._position(),
             "output": self._output(),
             "alarms": self._alarms(),
+            "shows_users": settings.show_users,
             "disk": {
                 "store_bytes": store_bytes(settings.data_dir),
                 "free_bytes": free_bytes(settings.data_dir),

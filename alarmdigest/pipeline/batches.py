@@ -7,16 +7,19 @@ that had to wait, it is that of the last read).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+from alarmdigest.pipeline.trace import TracedPlace
 
 
 @dataclass(slots=True)
 class Routed:
-    """Routed records (ext/wire/records.pxd) on their way to a worker."""
+    """Routed records (ext/wire/records.pxd) on their way to a worker; those of a traced user."""
 
     records: bytes
     age_from: float
+    traced: Sequence[TracedPlace] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -25,11 +28,12 @@ class Routed:
 @dataclass(slots=True)
 class Outgoing:
     """Outgoing records on their way to the publisher. ``answered``: how many requests these
-    digests answer; 0 for rejections."""
+    digests answer; 0 for rejections. ``on_confirmed`` is called when all of it is confirmed."""
 
     records: bytes
     age_from: float
     answered: int = 0
+    on_confirmed: Callable[[], None] | None = None
 
     def __len__(self) -> int:
         return len(self.records)

@@ -26,11 +26,13 @@ from alarmdigest.pipeline.barrier_schedule import BarrierSchedule, Kind
 from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.rejections import Rejections
 from alarmdigest.pipeline.sources.source import Source
+from alarmdigest.pipeline.trace import Trace, TracedPlace
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
+from alarmdigest.wire.buckets import bucket_of
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Listener(ServiceThread):
         workers: Sequence[Worker],
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
         schedule: BarrierSchedule,
+        trace: Trace,
         *,
         backlog_limit: int,
         on_failure: Callable[[threading.Thread, BaseException], None],
@@ -72,6 +75,7 @@ class Listener(ServiceThread):
         self.router = router
         self.source = source
         self.rejections = rejections
+        self._trace = trace
         self.consuming = threading.Event()
         self.dropping = False
         self.connections_lost = 0
@@ -259,6 +263,8 @@ class Listener(ServiceThread):
         if self.dropping:
             self._trouble("workers lag behind: dropping messages", backlog=self.backlog_bytes)
         now_ns = self.source.now_ns()
+        self._trace.end_when_over()
+        self.router.traced = self._trace.user
         offset = 0
         try:
             # In steps, so that no thread waits long for the GIL.
@@ -282,12 +288,20 @@ class Listener(ServiceThread):
             self._buffer = bytearray(BUFFER_BYTES)
 
     def _hand_over(self) -> None:
+        traced_by, traced = -1, self._traced()
+        if traced and self.router.traced is not None:
+            traced_by = bucket_of(self.router.traced.decode()) % len(self._workers)
         for number, worker in enumerate(self._workers):
             batch = self.router.take(number)
             if batch:
                 self._handed_bytes += len(batch)
-                worker.queue.put(Routed(batch, self._read_at))
+                places = traced if number == traced_by else ()
+                worker.queue.put(Routed(batch, self._read_at, places))
         self._offer_next()
+
+    def _traced(self) -> list[TracedPlace]:
+        """The messages of the user who is traced, if there is one."""
+        return [TracedPlace(*place) for place in self.router.take_places()]
 
     def _offer_next(self) -> None:
         """Give the publisher what goes out next, in order: rejections of messages, and the barrier

@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final
+
+import orjson
+
+from alarmdigest._ext import timestamps
+from alarmdigest._ext.router import EVENT, REQUEST
+from alarmdigest.runtime.logs import Untrusted
+from alarmdigest.wire.messages import STATUS_NAMES
 
 # Time, arrival, lengths of UserID and AlarmID, kind, status, bucket; then the ids.
 ROUTED_HEAD: Final = struct.Struct("=qqHHBBH")
@@ -24,11 +31,30 @@ def split_routed(batch: bytes) -> Iterator[tuple[bytes, int]]:
     """Each routed record, its padding included, and its kind."""
     position = 0
     while position < len(batch):
-        _time, _arrival, user, alarm, kind, _, _ = ROUTED_HEAD.unpack_from(batch, position)
-        end = position + ROUTED_HEAD.size + user + alarm
-        end += -end % 8
-        yield batch[position:end], kind
+        end = record_end(batch, position)
+        yield batch[position:end], ROUTED_HEAD.unpack_from(batch, position)[4]
         position = end
+
+
+def record_end(batch: bytes, position: int) -> int:
+    """Where the routed record that begins at this offset ends, its padding included."""
+    _time, _arrival, user, alarm, *_ = ROUTED_HEAD.unpack_from(batch, position)
+    end = position + ROUTED_HEAD.size + user + alarm
+    return int(end + -end % 8)
+
+
+def describe(batch: bytes, position: int) -> dict[str, Any]:
+    """A routed record for a log."""
+    kind = ROUTED_HEAD.unpack_from(batch, position)[4]
+    if kind != EVENT:
+        return {"kind": "request" if kind == REQUEST else "forget"}
+    alarm_id, status, time_ns = event_of(batch[position : record_end(batch, position)])
+    return {
+        "kind": "event",
+        "alarm": Untrusted(alarm_id),
+        "status": STATUS_NAMES[status],
+        "changed_at": timestamps.to_text(time_ns),
+    }
 
 
 def event_of(record: bytes) -> tuple[str, int, int]:
@@ -46,11 +72,19 @@ def event_like(request: bytes, alarm_id: str, status: int, time_ns: int) -> byte
     return padded(head + request[ROUTED_HEAD.size : ROUTED_HEAD.size + user] + alarm)
 
 
-def bodies(outgoing: bytes) -> Iterator[bytes]:
-    """Of the messages in outgoing records."""
+def messages_in(outgoing: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Headers and body of each outgoing record."""
     position = 0
     while position < len(outgoing):
         headers, body, *_ = OUTGOING_HEAD.unpack_from(outgoing, position)
-        start = position + OUTGOING_HEAD.size + headers
-        yield outgoing[start : start + body]
-        position = start + body + -(start + body) % 8
+        start = position + OUTGOING_HEAD.size
+        end = start + headers + body
+        yield outgoing[start : start + headers], outgoing[start + headers : end]
+        position = end + -end % 8
+
+
+def digests_in(outgoing: bytes) -> Iterator[tuple[str, int]]:
+    """Of each digest message its id, empty in core mode, and how many alarms it holds."""
+    for headers, body in messages_in(outgoing):
+        _, _, message_id = headers.partition(b"Nats-Msg-Id: ")
+        yield message_id.strip().decode(), len(orjson.loads(body)["ActiveAlarms"])

@@ -46,7 +46,6 @@ LOOK_UP_PAUSE_S = 0.5
 
 class Publisher(ServiceThread):
     """Owns the publishing connection. ``queue`` takes batches of outgoing records, and barriers.
-
     One None in the queue from each of ``producers`` ends it, once everything is confirmed.
     """
 
@@ -196,6 +195,7 @@ class Publisher(ServiceThread):
             with self.busy("adding what the output streams may hold already"):
                 added = self.confirmer.add(batches, self._go_on)
             if added is not None:  # else we were told to stop: the next start makes them again
+                added.on_confirmed = [one.on_confirmed for one in batches if one.on_confirmed]
                 self.window.add(added)
         batches.clear()
 

@@ -12,6 +12,7 @@ from alarmdigest._ext.router import Router
 from alarmdigest._ext.timestamps import DAY_NS
 from alarmdigest.pipeline.rejections import Rejections
 from alarmdigest.pipeline.slow_path import SlowPath
+from alarmdigest.pipeline.trace import Trace
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.settings import Settings
 from alarmdigest.state.position import UNKNOWN_NS
@@ -33,14 +34,16 @@ def arrival_at_start(stored_ns: int, settings: Settings) -> int:
     return now_ns
 
 
-def make_router(settings: Settings, rejections: Rejections, last: Checkpoint | None) -> Router:
+def make_router(
+    settings: Settings, rejections: Rejections, trace: Trace, last: Checkpoint | None
+) -> Router:
     """The router of these settings, with its clock where the checkpoint left it."""
     router = Router(
         workers=settings.workers,
         buckets=BUCKETS,
         hash32=mmh3.hash,
         skew_ns=settings.clock_skew,
-        read_or_reject=SlowPath(rejections).read_or_reject,
+        read_or_reject=SlowPath(rejections, trace).read_or_reject,
         count_if_sampled_out=rejections.count_if_sampled_out,
         event_subject=settings.event_subject.encode(),
         request_subject=settings.request_subject.encode(),

@@ -100,6 +100,7 @@ from alarmdigest.pipeline.snapshot_restore import restore_snapshot
 from alarmdigest.pipeline.startup import not_reachable, prepare_server
 from alarmdigest.pipeline.stream_watcher import StreamWatcher
 from alarmdigest.pipeline.thread_factory import ThreadFactory
+from alarmdigest.pipeline.trace import Trace
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.replication.group import Group
 from alarmdigest.runtime.logs import Fields
@@ -108,6 +109,8 @@ from alarmdigest.settings import Settings
 from alarmdigest.store import Checkpoint, Store, open_store
 
 log = logging.getLogger(__name__)
+
+TRACED_FROM_START_S = 3600.0
 
 
 class Service:
@@ -132,6 +135,9 @@ class Service:
         self._caller_goes_on = go_on
         self.mode = ""
         self.rejections = Rejections(settings.events_stream)
+        self.trace = Trace()
+        if settings.trace:
+            self.trace.begin(settings.trace.encode(errors="surrogateescape"), TRACED_FROM_START_S)
         self.workers: list[Worker] = []
         self.publisher: Publisher | None = None
         self.checkpointer: Checkpointer | None = None
@@ -169,7 +175,7 @@ class Service:
         if self.settings.group:
             self.replica = Replica(self.settings, self.store.last, start_plan)
             self.store.share(self.replica.term)
-        make = ThreadFactory(self.settings, self.store, start_plan, self._thread_died)
+        make = ThreadFactory(self.settings, self.store, start_plan, self.trace, self._thread_died)
         checkpointer = self.checkpointer = make.checkpointer()
         self.publisher = make.publisher(
             make.confirmer(self.reconnectors.lookup)

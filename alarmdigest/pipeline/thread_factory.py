@@ -22,6 +22,7 @@ from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.pipeline.sources.source import Source
 from alarmdigest.pipeline.sources.subscription import SubscriptionSource
 from alarmdigest.pipeline.startup import StartPlan
+from alarmdigest.pipeline.trace import Trace
 from alarmdigest.pipeline.worker import Worker
 from alarmdigest.settings import Settings
 from alarmdigest.store import Store
@@ -33,11 +34,13 @@ class ThreadFactory:
         settings: Settings,
         store: Store,
         start_plan: StartPlan,
+        trace: Trace,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         self._settings = settings
         self._store = store
         self._start_plan = start_plan
+        self._trace = trace
         self._on_failure = on_failure
 
     def checkpointer(self) -> Checkpointer:
@@ -93,6 +96,7 @@ class ThreadFactory:
                 ),
                 publisher.queue,
                 checkpointer,
+                self._trace,
                 self._on_failure,
             )
             for number in range(settings.workers)
@@ -126,11 +130,12 @@ class ThreadFactory:
         return Listener(
             reconnector,
             source,
-            make_router(settings, rejections, last),
+            make_router(settings, rejections, self._trace, last),
             rejections,
             workers,
             publisher.queue,
             BarrierSchedule.of(settings, self._store),
+            self._trace,
             backlog_limit=settings.backlog_limit,
             on_failure=self._on_failure,
         )

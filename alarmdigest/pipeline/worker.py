@@ -12,7 +12,10 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.pipeline.outcomes import merge_one
+from alarmdigest.pipeline.packed_records import describe, digests_in, record_end
 from alarmdigest.pipeline.questions import Question
+from alarmdigest.pipeline.trace import Trace, TracedPlace
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
@@ -47,9 +50,12 @@ class Worker(ServiceThread):
         book: AlarmBook,
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
         checkpointer: Checkpointer,
+        trace: Trace,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         super().__init__(f"worker-{number}", on_failure)
+        self.number = number
+        self._trace = trace
         self.book = book
         # Not bounded by itself: the listener must never wait for a worker, so it is the one
         # that bounds, in bytes over all workers (see listener.py). None ends the worker.
@@ -90,20 +96,52 @@ class Worker(ServiceThread):
         put_with_heartbeat(self._publisher_queue, None, self.sign_of_life)
 
     def _merge(self, batch: Routed) -> None:
-        offset = 0
+        self.waited.observe(time.monotonic() - batch.age_from)
+        merging_s, offset = 0.0, 0
+        for place in batch.traced:
+            merging_s += self._merge_until(batch, offset, place.offset)
+            offset = self._merge_traced(batch, place)
+        merging_s += self._merge_until(batch, offset, len(batch))
+        self.merging.observe(merging_s)
+
+    def _merge_until(self, batch: Routed, offset: int, end: int) -> float:
+        """From one offset to the other; for how long the book was at it."""
         merging_s = 0.0
-        started = time.monotonic()
-        self.waited.observe(started - batch.age_from)
-        while offset < len(batch):
-            before = self.book.answered
-            made, offset = self.book.merge(batch.records, offset)
+        while offset < end:
+            before, started = self.book.answered, time.monotonic()
+            made, offset = self.book.merge(batch.records, offset, end)
             merging_s += time.monotonic() - started
             if made:
-                outgoing = Outgoing(made, batch.age_from, self.book.answered - before)
-                # Digests are never dropped: a publisher that cannot publish makes us wait.
-                put_with_heartbeat(self._publisher_queue, outgoing, self.sign_of_life)
-            started = time.monotonic()
-        self.merging.observe(merging_s)
+                self._publish(Outgoing(made, batch.age_from, self.book.answered - before))
+        return merging_s
+
+    def _merge_traced(self, batch: Routed, place: TracedPlace) -> int:
+        """One message of the user who is traced; the offset after it."""
+        end = record_end(batch.records, place.offset)
+        before = self.book.answered
+        made, outcome = merge_one(self.book, batch.records, place.offset, end)
+        told = describe(batch.records, place.offset)
+        self._trace.line(
+            outcome, sequence=place.sequence, worker=self.number, **told, clamped=place.clamped
+        )
+        if made:
+            digests = list(digests_in(made))
+
+            def confirmed() -> None:
+                for message_id, _alarms in digests:
+                    self._trace.line("confirmed", sequence=place.sequence, id=message_id)
+
+            for message_id, alarms in digests:
+                self._trace.line(
+                    "digest made", sequence=place.sequence, id=message_id, alarms=alarms
+                )
+            answered = self.book.answered - before
+            self._publish(Outgoing(made, batch.age_from, answered, on_confirmed=confirmed))
+        return end
+
+    def _publish(self, digests: Outgoing) -> None:
+        # Digests are never dropped: a publisher that cannot publish makes us wait.
+        put_with_heartbeat(self._publisher_queue, digests, self.sign_of_life)
 
     def _hand_over_rows(self, barrier: Barrier) -> None:
         """Hand over what has changed since the last checkpoint's barrier, as bytes of their own."""

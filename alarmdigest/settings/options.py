@@ -272,8 +272,14 @@ class Settings:
     drain_timeout: Duration = option(
         duration, "30s", "TIME", "how long a shutdown may take before exit code 5"
     )
+    show_users: bool = flag(
+        "show on the page who waits for a digest, with their ids, to everybody who reaches it"
+    )
+    trace: str = option(
+        str, "", "USER", "log each step of this user's messages, for the first hour"
+    )
     no_service_api: bool = flag(
-        "do not answer the NATS service API ($SRV.PING, INFO, STATS: `nats micro`)"
+        "do not answer the NATS service API (`nats micro`), nor questions of operators"
     )
     nats_server: str = option(
         str, "", "PATH", "the nats-server to embed, instead of the one in our wheel or on the PATH"

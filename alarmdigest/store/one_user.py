@@ -20,13 +20,12 @@ from alarmdigest._ext import timestamps
 from alarmdigest._ext.rows import KEY_BYTES
 from alarmdigest.store.base import Reader
 from alarmdigest.wire.buckets import bucket_of
-from alarmdigest.wire.messages import STATUSES
+from alarmdigest.wire.messages import STATUS_NAMES, STATUSES
 
 VERSION = 1
 _LENGTH = struct.Struct("<I")
 _VALUE = struct.Struct("<BHH")
 _ALARM = struct.Struct("<qqqHB")
-_STATUS_NAMES = {number: name for name, number in STATUSES.items()}
 _NEVER = 3
 _CHANGED = 16
 
@@ -105,10 +104,10 @@ def _alarms_in(value: bytes) -> Iterator[StoredAlarm]:
         ever_sent = sent != _NEVER
         yield StoredAlarm(
             alarm_id=value[at : at + length].decode(),
-            status=_STATUS_NAMES[latest],
+            status=STATUS_NAMES[latest],
             changed_at_ns=latest_ns,
             arrived_ns=arrived_ns,
-            sent_status=_STATUS_NAMES[sent] if ever_sent else None,
+            sent_status=STATUS_NAMES[sent] if ever_sent else None,
             sent_ns=sent_ns if ever_sent else None,
             due=latest != STATUSES["CLEARED"] and (not ever_sent or bool(states & _CHANGED)),
         )

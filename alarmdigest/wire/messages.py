@@ -18,6 +18,7 @@ from alarmdigest._ext.router import EVENT, last_written
 
 MAX_ID_BYTES: Final = 1024
 STATUSES: Final = {"CLEARED": 0, "WARNING": 1, "CRITICAL": 2}
+STATUS_NAMES: Final = {number: name for name, number in STATUSES.items()}
 REASONS: Final = ("json", "schema", "too_long", "status", "changed_at")
 
 EVENT_FIELDS: Final = ("AlarmID", "UserID", "Status", "ChangedAt")
@@ -102,3 +103,17 @@ def _field(found: dict[str, Any], name: str, payload: bytes) -> str:
 def _same_but_for_case(one: str, other: str) -> bool:
     # Only ASCII letters have two cases here; lower() alone would also fold the Kelvin sign.
     return len(one) == len(other) and one.isascii() and one.lower() == other.lower()
+
+
+def may_be_about(user: bytes, payload: bytes) -> bool:
+    """Of a message that was rejected: whether it names the user, as far as it can be read."""
+    try:
+        found: Any = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return b'"%b"' % user in payload
+    if not isinstance(found, dict):
+        return False
+    return any(
+        key.lower() == "userid" and isinstance(value, str) and value.encode() == user
+        for key, value in found.items()
+    )

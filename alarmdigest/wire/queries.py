@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 #: Each is a subject below that of questions.
-NAMES: Final = ("show", "users")
+NAMES: Final = ("show", "users", "trace")
 #: By what the topmost users are chosen; in the order of ext/state/listing.pxd.
 ORDERS: Final = ("wait", "due", "active", "alarms")
 MOST_TOP: Final = 1000
+#: How long a user is traced at most, in seconds.
+LONGEST_TRACE_S: Final = 24 * 3600
 
 
 def addressee(*, requests: str, digests: str, group: str) -> dict[str, str]:

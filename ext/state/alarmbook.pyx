@@ -152,15 +152,15 @@ cdef class AlarmBook:
         free(self.out.data)
         free(self.rows.data)
 
-    def merge(self, bytes batch not None, size_t start=0) -> tuple:
-        """Apply routed records from offset ``start``; returns ``(outgoing, offset)``.
+    def merge(self, bytes batch not None, size_t start=0, end=None) -> tuple:
+        """Apply routed records from offset ``start`` to ``end``; returns ``(outgoing, offset)``.
 
         ``outgoing`` holds the digests that the requests among them made, as outgoing records. The
-        call may return before the end of the batch, when it has made enough of them: call it again
-        from ``offset``. Runs without the GIL.
+        call may return before the end, when it has made enough of them: call it again from
+        ``offset``. Runs without the GIL.
         """
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
-        cdef size_t length = PyBytes_GET_SIZE(batch)
+        cdef size_t length = PyBytes_GET_SIZE(batch) if end is None else min(end, len(batch))
         cdef size_t offset = start
         cdef const RoutedRecord* record
         cdef bint enough_memory = True

@@ -159,7 +159,8 @@ cdef class Router:
     cdef bytes event_subject
     cdef bytes request_subject
     cdef bytes forget_subject
-    cdef bytes only_user
+    cdef bint only_traced
+    cdef public bytes traced
     cdef list places
     cdef uint64_t consumer_seq
     cdef bint in_stream
@@ -206,8 +207,7 @@ cdef class Router:
         message is certainly rejected, for the reason of that place in ``messages.REASONS``: true if
         it has been counted and nobody need read it.
 
-        With ``only_user`` no other user's messages are routed, and take_places() tells where in the
-        stream each of those was.
+        With ``only_user`` no other user's messages are routed, and they are traced.
         """
         if not 1 <= buckets <= 65536:
             raise ValueError("buckets must be from 1 to 65536, so that 16 bits hold a bucket")
@@ -225,7 +225,8 @@ cdef class Router:
         self.event_subject = event_subject
         self.request_subject = request_subject
         self.forget_subject = forget_subject
-        self.only_user = only_user
+        self.traced = only_user
+        self.only_traced = only_user is not None
         self.places = []
         self.other = []
         self.answers = []
@@ -309,8 +310,8 @@ cdef class Router:
         return taken
 
     def take_places(self) -> list:
-        """``(sequence, timestamp_ns, clamped)`` of each message that was routed, with ``only_user``;
-        empties the list."""
+        """``(sequence, timestamp_ns, clamped, offset)`` of each message of the user ``traced`` that
+        was routed, and is in the batch of that user's worker at this offset; empties the list."""
         cdef list taken = self.places
         if taken:
             self.places = []
@@ -534,7 +535,8 @@ cdef class Router:
         """Put one accepted message at the end of its worker's batch. In place of an AlarmID a request
         has its position in the stream."""
         cdef bint is_ahead
-        if self.only_user is not None and not equals(user_id, self.only_user):
+        cdef bint is_traced = self.traced is not None and equals(user_id, self.traced)
+        if self.only_traced and not is_traced:
             return 0
         cdef uint32_t hashed = self.hash32(user, 0, False)
         cdef uint32_t bucket = hashed % self.buckets
@@ -547,8 +549,8 @@ cdef class Router:
         if is_ahead:
             time_ns = self.message_arrival_ns + self.skew_ns
             self.clamped += 1
-        if self.only_user is not None:
-            self.places.append((self.sequence, self.timestamp_ns, bool(is_ahead)))
+        if is_traced:
+            self.places.append((self.sequence, self.timestamp_ns, bool(is_ahead), batch.used))
         record = <RoutedRecord*> (batch.data + batch.used)
         memset(record, 0, sizeof(RoutedRecord))
         record.time_ns = time_ns

@@ -131,17 +131,17 @@ def test_show_is_what_the_store_has_too(server: NatsServer) -> None:
 
 def test_an_answer_in_several_messages() -> None:
     """What does not fit into one message of the server."""
-    with NatsServer(extra="max_payload: 65536") as server:
-        with (
-            ServiceProcess(server.url, mode="core", options=OPTIONS) as service,
-            Bus(server.url) as bus,
-        ):
-            bus.publish_all([event("ada", f"{n:05}" * 100, "WARNING") for n in range(1000)])
-            bus.publish_all([event(f"{n:04}" * 200, "a", "WARNING") for n in range(500)])
-            wait_until_merged(service, 1500)
-            found = json.loads(ask(server, "show", "ada", "--json").stdout)
-            assert len({one["AlarmID"] for one in found["alarms"]}) == 1000
-            assert len(listed(server, "--top", "1000")["top"]) == 501
+    with (
+        NatsServer(extra="max_payload: 65536") as server,
+        ServiceProcess(server.url, mode="core", options=OPTIONS) as service,
+        Bus(server.url) as bus,
+    ):
+        bus.publish_all([event("ada", f"{n:05}" * 100, "WARNING") for n in range(1000)])
+        bus.publish_all([event(f"{n:04}" * 200, "a", "WARNING") for n in range(500)])
+        wait_until_merged(service, 1500)
+        found = json.loads(ask(server, "show", "ada", "--json").stdout)
+        assert len({one["AlarmID"] for one in found["alarms"]}) == 1000
+        assert len(listed(server, "--top", "1000")["top"]) == 501
 
 
 def test_other_services_and_bad_questions(server: NatsServer) -> None:

@@ -202,7 +202,11 @@ LIVED_WITH = [
     Row("alarms", "duplicate_window", {"duplicate_window": SECOND_NS}),
     Row("alarms", "max_msgs", {"max_msgs": 10**6}),
     Row("alarms", "max_age", {"max_age": 0}),
-    Row("alarms", "subjects", {"subjects": ["*", "*.>"]}),
+    Row(
+        "alarms",
+        "subjects",
+        {"subjects": ["*", "AlarmStatusChanged.>", "SendAlarmDigest.>", "ForgetUser.>"]},
+    ),
     Row("digests", "subjects", {"subjects": ["AlarmDigest", "x"]}),
     Row("digests", "discard", {"discard": "new", "max_msgs": 10}),
     Row(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterator
+from urllib.error import HTTPError
 from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 import pytest
 from support.browser import Browser, browser
@@ -320,3 +322,28 @@ def test_it_says_when_the_service_is_not_well_and_when_it_is_gone(tab: Browser) 
         tab.wait_for_text("#sentence", "The service cannot be reached.")
         assert "What is shown below is from" in tab.text("#reasons")
         tab.console()  # the browser itself complains about the polls that fail
+
+
+def test_who_waits_is_shown_where_that_is_wanted(tab: Browser, server: NatsServer) -> None:
+    odd = "<b>ada</b>" + "x" * 500
+    with ServiceProcess(server.url, mode="core", options=["--show-users"]) as service:
+        with Bus(server.url) as bus:
+            body = '{"UserID":"%s","AlarmID":"%d","Status":"CRITICAL",'
+            body += '"ChangedAt":"2026-01-02T03:04:05Z"}'
+            events = [body % (odd, n) for n in range(3)] + [body % (f"u{n}", 1) for n in range(30)]
+            bus.publish_all(("AlarmStatusChanged", one.encode()) for one in events)
+        eventually(lambda: service.metric("alarmdigest_due_alarms") == 33, what="all to be merged")
+        tab.be_wide(400)
+        tab.open(address(service) + "/")
+        tab.wait_for_text(
+            "#waiting-sentence", "31 users wait for 33 due alarms; 11 of them are not shown."
+        )
+        first = tab.text("#waiting-users tbody").splitlines()[0]
+        assert first.startswith(f"{odd} 3 3 3 ")
+
+
+def test_users_are_shown_nowhere_else(page: Browser, service: ServiceProcess) -> None:
+    assert page.text("#waiting-sentence") == ""
+    with pytest.raises(HTTPError) as refused:
+        urlopen(address(service) + "/users.json")
+    assert refused.value.code == 404

@@ -266,7 +266,7 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
 # Until it looks at the streams a second time it hears no confirmation.
 DEAF_AT_FIRST = """
 import alarmdigest.pipeline.inflight.missing_acks as doubts
-from alarmdigest.pipeline.inflight.confirmer import Answers
+from alarmdigest.pipeline.inflight.confirmer import ReadResult
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 doubts.ACK_TIMEOUT_S = 0.6
@@ -276,7 +276,7 @@ def count(self, window, go_on, *, rejected_only):
     return look_up(self, window, go_on, rejected_only=rejected_only)
 StreamLookup.look_up = count
 def hear(self, data, end):
-    return Answers(end) if len(looks) == 1 else read(self, data, end)
+    return ReadResult(end) if len(looks) == 1 else read(self, data, end)
 PubAckConfirmer.read = hear
 """
 

@@ -66,7 +66,7 @@ def options() -> set[str]:
     """Those of all our commands and tools, as argparse is told them."""
     tools = (*(ROOT / "alarmdigest/cli").glob("*arguments.py"), ROOT / "benchmarks/soak.py")
     given = "".join(path.read_text("utf-8") for path in tools)
-    of_tools = {f"--{name}" for name in re.findall(r'\badd\(\w+, "(\w+)"', given)}
+    of_tools = {f"--{name}" for name in re.findall(r'\badd_option\(\w+, "(\w+)"', given)}
     literal = set(re.findall(r'add_argument\(\s*"(--[a-z-]+)"', given))
     settings = {flag_of(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     return literal | of_tools | settings

@@ -157,7 +157,7 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str) -> None:
 # -- subjects -------------------------------------------------------------------------------------
 
 INPUTS = ["event_subject", "request_subject", "forget_subject"]
-SUBJECTS = [*INPUTS, "digest_subject", "rejected_subject"]
+SUBJECTS = [*INPUTS, "digest_subject", "rejected_subject", "query_subject"]
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,9 @@ def test_a_subject_is_read() -> None:
         assert read(event_subject=text).event_subject == text
 
 
-@pytest.mark.parametrize("output", ["digest_subject", "rejected_subject", "inbox_prefix"])
+@pytest.mark.parametrize(
+    "output", ["digest_subject", "rejected_subject", "query_subject", "inbox_prefix"]
+)
 @pytest.mark.parametrize("given", INPUTS)
 def test_an_output_within_an_input_is_refused(output: str, given: str) -> None:
     for below in ("", ".x.y"):
@@ -242,7 +244,8 @@ def test_every_default_is_the_contracts() -> None:
     assert made == Settings()
     assert (made.workers, made.server, made.data_dir) == (12, (), Path("alarmdigest-data"))
     assert [getattr(made, name) for name in SUBJECTS] == [
-        *("AlarmStatusChanged", "SendAlarmDigest", "ForgetUser", "AlarmDigest", "AlarmRejected")
+        *("AlarmStatusChanged", "SendAlarmDigest", "ForgetUser", "AlarmDigest", "AlarmRejected"),
+        "AlarmDigestQuery",
     ]
     assert (made.clock_skew, made.retention) == (3600 * S, 7 * 86_400 * S)
     assert made.http == HttpAddress("127.0.0.1", 9595, may_move=True)
@@ -258,6 +261,7 @@ OTHER_VALUES = {
         "forget_subject": "f",
         "digest_subject": "d",
         "rejected_subject": "j",
+        "query_subject": "q",
     },
     **{"clock_skew": "2h", "retention": "1d", "split_size": "32KiB", "backlog_limit": "1GiB"},
     **{"cassandra": "a:1,b", "cassandra_keyspace": "k", "cassandra_datacenter": "dc"},
@@ -265,7 +269,7 @@ OTHER_VALUES = {
     **{"cassandra_password": "p", "cassandra_password_file": "x", "cassandra_tls": "true"},
     **{"cassandra_tls_ca": "x", "cassandra_tls_cert": "x", "cassandra_tls_key": "x"},
     **{"checkpoint_interval": "5s", "start": "new", "no_create_streams": "true"},
-    **{"no_service_api": "true", "accept_clock_step": "true"},
+    **{"no_service_api": "true", "accept_clock_step": "true", "show_users": "true", "trace": "u"},
     **{"events_stream": "E", "digests_stream": "D", "rejected_stream": "R"},
     **{"stream_replicas": "3", "js_domain": "hub"},
     "connect_attempt_timeout": "4s",

@@ -10,10 +10,9 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import mmh3
-import orjson
 
 from alarmdigest._ext import frames
 from alarmdigest._ext.router import EVENT, FORGET, REQUEST, DeliveryGap, Router
@@ -26,7 +25,7 @@ from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.settings import Settings
 from alarmdigest.wire.buckets import BUCKETS
-from alarmdigest.wire.messages import Rejected, parse_leniently
+from alarmdigest.wire.messages import Rejected, may_be_about, parse_leniently
 
 TICK_S = 0.1
 SILENT_FOR_S = 20.0
@@ -162,7 +161,7 @@ class InputScan:
     def _taken(self) -> list[Input]:
         records, places = split_routed(self._router.take(0)), self._router.take_places()
         taken, self._rejected = self._rejected, []
-        for (record, kind), (sequence, stored_ns, clamped) in zip(records, places, strict=True):
+        for (record, kind), (sequence, stored_ns, clamped, _) in zip(records, places, strict=True):
             if kind == EVENT:
                 alarm_id, status, changed_ns = event_of(record)
             else:
@@ -188,7 +187,7 @@ class InputScan:
         try:
             return parse_leniently(kind, payload)
         except Rejected as rejected:
-            if position is not None and _may_be_about(self._user, payload):
+            if position is not None and may_be_about(self._user, payload):
                 self._rejected.append(
                     Input(
                         sequence=position[0],
@@ -203,17 +202,3 @@ class InputScan:
 
 def _sequence(one: Input) -> int:
     return one.sequence
-
-
-def _may_be_about(user: bytes, payload: bytes) -> bool:
-    """Of a message that was rejected: whether it names the user, as far as it can be read."""
-    try:
-        found: Any = orjson.loads(payload)
-    except orjson.JSONDecodeError:
-        return b'"%b"' % user in payload
-    if not isinstance(found, dict):
-        return False
-    return any(
-        key.lower() == "userid" and isinstance(value, str) and value.encode() == user
-        for key, value in found.items()
-    )

@@ -4,17 +4,16 @@ what the digest stream holds beside it."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
 
 import orjson
 
 from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.cli.history.found_digests import FoundDigest, FoundDigests
 from alarmdigest.cli.history.input_scan import Input
-from alarmdigest.pipeline.packed_records import bodies, event_like
+from alarmdigest.pipeline.outcomes import Outcome, merge_one
+from alarmdigest.pipeline.packed_records import event_like, messages_in
 from alarmdigest.wire.messages import STATUSES
 
-WORDS: Final = {number: word for word, number in STATUSES.items()}
 SPLIT_BYTES = 64 * 1024 * 1024
 
 
@@ -101,30 +100,25 @@ class Story:
     def due_count(self) -> int:
         return self._book.due_count
 
-    def _merge(self, record: bytes) -> bytes:
-        made, position = self._book.merge(record)
-        assert position == len(record)
-        return made
+    def _merge(self, record: bytes) -> tuple[bytes, Outcome]:
+        return merge_one(self._book, record, 0, len(record))
 
     def _event(self, message: Input) -> Step:
-        before, known, due = self._book.counters, self._book.alarm_count, self._book.due_count
-        self._merge(message.record)
-        after = self._book.counters
-        if after["late"] > before["late"]:
+        due = self._book.due_count
+        _made, outcome = self._merge(message.record)
+        if outcome == "late":
             return Step(
                 message,
-                "late",
+                outcome,
                 self.complete,
                 latest=self._latest.get(message.alarm_id),
                 due_by_it=self._book.due_count > due,
             )
-        if after["repeated"] > before["repeated"]:
-            return Step(message, "repeated", self.complete)
-        # What was told of an earlier state does not hold for this one.
-        self._latest[message.alarm_id] = Known(message.alarm_id, message.status, message.changed_ns)
-        if after["forgotten"] > before["forgotten"]:
-            return Step(message, "anew", self.complete)
-        outcome = "new" if self._book.alarm_count > known else "merged"
+        if outcome != "repeated":
+            # What was told of an earlier state does not hold for this one.
+            self._latest[message.alarm_id] = Known(
+                message.alarm_id, message.status, message.changed_ns
+            )
         return Step(message, outcome, self.complete)
 
     def _request(self, message: Input) -> Step:
@@ -132,9 +126,10 @@ class Story:
         found = self._digests.by_request.pop(place, None)
         if found is not None:
             return self._answered(message, found)
+        made, _outcome = self._merge(message.record)
         expected = [
             (alarm["AlarmID"], STATUSES[alarm["Status"]])
-            for body in bodies(self._merge(message.record))
+            for _headers, body in messages_in(made)
             for alarm in orjson.loads(body)["ActiveAlarms"]
         ]
         if not expected:

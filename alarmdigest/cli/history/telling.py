@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from alarmdigest._ext import timestamps
-from alarmdigest.cli.history.story import WORDS, Known, Step, Story
+from alarmdigest.cli.history.story import Known, Step, Story
+from alarmdigest.wire.messages import STATUS_NAMES
 
 MOST_NAMED = 5
 OF_EVENTS = {
@@ -26,7 +27,7 @@ def line_of(step: Step) -> str:
     if message.kind == "event":
         clamped = " (it said later: too far in the future)" if message.clamped else ""
         changed = f"changed at {timestamps.to_text(message.changed_ns)}{clamped}"
-        what = f"{message.alarm_id} {WORDS[message.status]}, {changed}"
+        what = f"{message.alarm_id} {STATUS_NAMES[message.status]}, {changed}"
         return f"{head} {what}: {_of_event(step)}"
     if message.kind == "forget":
         return f"{head}: all memory of the user ends here"
@@ -38,7 +39,7 @@ def _of_event(step: Step) -> str:
         return OF_EVENTS[step.outcome]
     counts = "a later one"
     if (latest := step.latest) is not None:
-        counts = f"{WORDS[latest.status]} of {timestamps.to_text(latest.changed_ns)}"
+        counts = f"{STATUS_NAMES[latest.status]} of {timestamps.to_text(latest.changed_ns)}"
     due = ", but it is a change since what was told: due again" if step.due_by_it else ""
     return f"late: {counts} counts{due}"
 
@@ -47,7 +48,7 @@ def _of_request(step: Step) -> str:
     only, alarms = step.only_alarm, step.alarms
     if only is not None:
         alarms = [one for one in alarms if one[0] == only]
-    named = _named([f"{alarm} {WORDS[status]}" for alarm, status in alarms])
+    named = _named([f"{alarm} {STATUS_NAMES[status]}" for alarm, status in alarms])
     if step.outcome == "digest":
         places = ", ".join(map(str, step.digests))
         digest = f"digest {places} with {_counted(len(step.alarms))}"
@@ -70,7 +71,9 @@ def _of_request(step: Step) -> str:
         )
     if not step.told:
         return f"no digest: no alarm is active{_as_known(step.complete)}"
-    told = _named([f"{one.alarm_id} {WORDS[one.status]}{_where_told(one)}" for one in step.told])
+    told = _named(
+        [f"{one.alarm_id} {STATUS_NAMES[one.status]}{_where_told(one)}" for one in step.told]
+    )
     return (
         f"no digest: nothing is due{_as_known(step.complete)}; told and not changed since: {told}"
     )
@@ -132,7 +135,7 @@ def json_of(step: Step) -> dict[str, Any]:
     if message.kind == "event":
         found |= {
             "AlarmID": message.alarm_id,
-            "Status": WORDS[message.status],
+            "Status": STATUS_NAMES[message.status],
             "ChangedAt": timestamps.to_text(message.changed_ns),
             "clamped": message.clamped,
             "due_by_it": step.due_by_it,
@@ -141,14 +144,14 @@ def json_of(step: Step) -> dict[str, Any]:
         found |= {
             "digests": step.digests,
             "alarms": [
-                {"AlarmID": alarm, "Status": WORDS[status]}
+                {"AlarmID": alarm, "Status": STATUS_NAMES[status]}
                 for alarm, status in step.alarms
                 if step.only_alarm in (None, alarm)
             ],
             "told": [
                 {
                     "AlarmID": one.alarm_id,
-                    "Status": WORDS[one.status],
+                    "Status": STATUS_NAMES[one.status],
                     "digest": one.digest or None,
                     "missing_for": one.missing_for or None,
                 }

@@ -4,6 +4,7 @@
 
 const EVERY_MS = 2000;
 const PATIENCE_MS = 5000;
+const USERS_EVERY_MS = 10000;
 const SENTENCES = {
   "ready": "The service is well.",
   "not ready": "The service does not do its work right now:",
@@ -268,6 +269,36 @@ function show(status) {
   say("updated", `As of ${clock(new Date())}`);
 }
 
+// With --show-users only. Less often than the rest: every alarm is looked at for it.
+let usersAt = 0;
+
+async function lookAtUsers() {
+  if (Date.now() - usersAt < USERS_EVERY_MS) return;
+  usersAt = Date.now();
+  try {
+    const answer = await fetch("users.json", {
+      cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS),
+    });
+    if (!answer.ok) throw new Error(String(answer.status));
+    showUsers(await answer.json());
+  } catch {
+    say("waiting-sentence", "The workers have no time to say.");
+  }
+}
+
+function showUsers(users) {
+  const more = users.found - users.top.length;
+  say("waiting-sentence", users.found === 0 ? "Nobody: nothing is due."
+    : `${count(users.found)} ${users.found === 1 ? "user waits" : "users wait"} for ${
+      count(users.due)} due alarms${more > 0 ? `; ${count(more)} of them are not shown` : ""}.`);
+  byId("waiting-users").hidden = users.found === 0;
+  rows("waiting-users", users.top.map((user) => [
+    [user.UserID], [count(user.due), "number"], [count(user.active), "number"],
+    [count(user.critical), "number"],
+    [duration(Math.max(0, (Date.now() - new Date(user.waits_since)) / 1000)), "number"],
+  ]));
+}
+
 let heardAt = null;
 let paused = false;
 
@@ -280,6 +311,8 @@ async function look() {
     const status = await answer.json();
     heardAt = new Date();
     if (!paused) show(status);
+    byId("waiting").hidden = !status.shows_users;
+    if (!paused && status.shows_users) await lookAtUsers();
   } catch {
     if (!paused) showState("gone", "The service cannot be reached.",
       [heardAt ? `What is shown below is from ${clock(heardAt)}.`

@@ -28,6 +28,7 @@ class InFlightBatch:
     count: int
     #: When requests were read, and how many, whose digests an earlier run has not sent.
     answers: Sequence[tuple[float, int]] = ()
+    on_confirmed: Sequence[Callable[[], None]] = ()
     sent_at: float | None = None
     added_at: float = field(default_factory=time.monotonic)
 
@@ -121,6 +122,8 @@ class Window:
                 self.bytes -= len(entry.records)
                 if self._unsent and self._unsent[0] is entry:
                     self._unsent.popleft()  # somebody else has sent it
+                for told in entry.on_confirmed:
+                    told()
                 if entry.sent_at is not None:
                     self.confirming.observe(time.monotonic() - entry.sent_at)
             self.entries.popleft()

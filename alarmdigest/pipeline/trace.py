@@ -1,0 +1,78 @@
+"""Following one user's messages through the service: a line in the log for each step.
+
+Off, it costs a look at one attribute for each read. On, it costs that user's worker a call more for
+each of that user's messages. It is the only thing that writes ids of users and alarms into the log.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from typing import Any, NamedTuple
+
+from alarmdigest.runtime.logs import Fields, Untrusted
+
+log = logging.getLogger(__name__)
+
+LINES_AT_ONCE = 200
+LINES_A_SECOND = 50
+
+
+class TracedPlace(NamedTuple):
+    """Of a traced message in a worker's batch: the offset of its record, and where the stream has
+    the message: its sequence, its time in ns since 1970; 0 without a stream."""
+
+    sequence: int
+    stored_ns: int
+    clamped: bool
+    offset: int
+
+
+class Trace:
+    """Any thread may use it. ``user`` is the UserID that is followed, in UTF-8; None: nobody."""
+
+    def __init__(self) -> None:
+        self.user: bytes | None = None
+        self._until = 0.0
+        self._lock = threading.Lock()
+        self._tokens = float(LINES_AT_ONCE)
+        self._filled_at = time.monotonic()
+        self._left_out = 0
+
+    def begin(self, user: bytes, seconds: float) -> None:
+        """Follow this user and nobody else, for so long."""
+        with self._lock:
+            self.user, self._until = user, time.monotonic() + seconds
+        log.info("trace begins%s", Fields(user=_untrusted(user), seconds=seconds))
+
+    def end(self) -> None:
+        with self._lock:
+            was, self.user, left_out, self._left_out = self.user, None, self._left_out, 0
+        if was is not None:
+            log.info("trace ends%s", Fields(lines_left_out=left_out))
+
+    def end_when_over(self) -> None:
+        """Call it now and then."""
+        if self.user is not None and time.monotonic() > self._until:
+            self.end()
+
+    def line(self, step: str, **fields: Any) -> None:
+        """A step of the user's messages, unless there are too many."""
+        with self._lock:
+            now = time.monotonic()
+            self._tokens += (now - self._filled_at) * LINES_A_SECOND
+            self._tokens = min(self._tokens, LINES_AT_ONCE)
+            self._filled_at = now
+            if self._tokens < 1.0:
+                self._left_out += 1
+                return
+            self._tokens -= 1.0
+            left_out, self._left_out = self._left_out, 0
+        if left_out:
+            log.info("trace%s", Fields(lines_left_out=left_out))
+        log.info("trace: %s%s", step, Fields(**fields))
+
+
+def _untrusted(user: bytes) -> Untrusted:
+    return Untrusted(user.decode("utf-8", "replace"))
