@@ -14,8 +14,15 @@ from alarmdigest.nats.errors import NoAnswer
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.wire.queries import addressee
 
-LEADER_S = 1.0
-ANYBODY_S = 4.0
+# For so long the leader is waited for, then, so often, anybody. A late answer is one, too.
+WAIT_S = 2.0
+WHOM = ("leader", "any", "any", "any")
+# Once an answer has begun to come, its other parts follow.
+PARTS_S = 10.0
+# How often it is looked whether an answer is whole.
+STEP_S = 0.02
+# All replicas are to answer.
+ALL_S = 1.0
 NO_RESPONDERS = b"NATS/1.0 503"
 
 
@@ -26,10 +33,11 @@ def ask(settings: Settings, name: str, items: str, **asked: Any) -> dict[str, An
     """
     connection = connect(settings, "alarmdigest-ask")
     try:
-        for whom, seconds in (("leader", LEADER_S), ("any", ANYBODY_S)):
-            answers = _publish(connection, settings, name, {**asked, "whom": whom})
-            found = _collect(answers, items, time.monotonic() + seconds)
-            if found is not None:
+        inbox = connection.new_inbox()
+        answers = Subscription(connection, inbox)
+        for whom in WHOM:
+            _publish(connection, settings, name, inbox, {**asked, "whom": whom})
+            if (found := _collect(answers, items)) is not None:
                 return found
     finally:
         connection.close()
@@ -40,10 +48,11 @@ def ask_all(settings: Settings, name: str, items: str, **asked: Any) -> list[dic
     """What every replica answers within a second. Raises as ``ask`` does."""
     connection = connect(settings, "alarmdigest-ask")
     try:
-        answers = _publish(connection, settings, name, {**asked, "whom": "any"})
-        until = time.monotonic() + LEADER_S
+        inbox = connection.new_inbox()
+        answers = Subscription(connection, inbox)
+        _publish(connection, settings, name, inbox, {**asked, "whom": "any"})
         found = []
-        for headers, body in answers.messages(until):
+        for headers, body in answers.messages(time.monotonic() + ALL_S):
             if headers.startswith(NO_RESPONDERS):
                 break
             if (part := _read(body, items)) is not None:
@@ -56,17 +65,14 @@ def ask_all(settings: Settings, name: str, items: str, **asked: Any) -> list[dic
 
 
 def _publish(
-    connection: Connection, settings: Settings, name: str, asked: dict[str, Any]
-) -> Subscription:
-    inbox = connection.new_inbox()
-    answers = Subscription(connection, inbox)
+    connection: Connection, settings: Settings, name: str, inbox: str, asked: dict[str, Any]
+) -> None:
     to = addressee(
         requests=settings.request_subject, digests=settings.digest_subject, group=settings.group
     )
     body = orjson.dumps({**asked, **to})
     place = f"{settings.query_subject}.{name} {inbox} {len(body)}".encode()
     connection.send(b"PUB %b\r\n%b\r\n" % (place, body))
-    return answers
 
 
 def _nobody(connection: Connection, settings: Settings, name: str) -> NoAnswer:
@@ -76,17 +82,18 @@ def _nobody(connection: Connection, settings: Settings, name: str) -> NoAnswer:
     )
 
 
-def _collect(answers: Subscription, items: str, deadline: float) -> dict[str, Any] | None:
+def _collect(answers: Subscription, items: str) -> dict[str, Any] | None:
     """All parts of the first answer; None where nobody answers in time."""
     first: dict[str, Any] | None = None
+    deadline = time.monotonic() + WAIT_S
     while time.monotonic() < deadline:
-        for headers, body in answers.messages(min(deadline, time.monotonic() + 0.05)):
+        for headers, body in answers.messages(min(deadline, time.monotonic() + STEP_S)):
             if headers.startswith(NO_RESPONDERS):
                 return None
             if (part := _read(body, items)) is None:
                 continue
             if first is None:
-                first = part
+                first, deadline = part, time.monotonic() + PARTS_S
             elif (part.get("replica"), part.get("at")) == (first["replica"], first["at"]):
                 first[items] += part[items]
             else:

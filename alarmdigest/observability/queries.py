@@ -15,9 +15,10 @@ import orjson
 
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
-from alarmdigest.observability.health import readiness_failures
+from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.user_listing import UserListing
 from alarmdigest.pipeline.questions import Question, RowsOfUser
+from alarmdigest.pipeline.replica import Replica
 from alarmdigest.pipeline.service import Service
 from alarmdigest.store.one_user import alarm_json, alarms_in
 from alarmdigest.wire.buckets import bucket_of
@@ -107,12 +108,19 @@ class Queries:
             digests=settings.digest_subject,
             group=settings.group,
         )
-        if any(asked.get(name, mine[name]) != mine[name] for name in mine):
-            return False
+        for name in ("requests", "digests", "group"):
+            if name in asked and asked[name] != mine.get(name):
+                return False
         replica = self._service.replica
         if everybody or replica is None or replica.leads:
             return bool(self._service.workers)
-        return asked.get("whom") == "any" and not readiness_failures(self._service)
+        return asked.get("whom") == "any" and self._is_current(replica)
+
+    def _is_current(self, replica: Replica) -> bool:
+        """Whether a follower knows what the leader would; that there is one now is not needed."""
+        listener = self._service.listener
+        current = listener is not None and listener.near_end and not replica.exchange.diverged
+        return current and not liveness_failures(self._service)
 
     def _trace(self, asked: dict[str, Any]) -> bytes:
         """Begin to trace a user, or end it."""

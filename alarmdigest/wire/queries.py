@@ -14,5 +14,7 @@ LONGEST_TRACE_S: Final = 24 * 3600
 
 
 def addressee(*, requests: str, digests: str, group: str) -> dict[str, str]:
-    """Whom a question is for, since several services may hear it: the one with these subjects."""
-    return {"requests": requests, "digests": digests, "group": group}
+    """Whom a question is for, since several services may hear it: the one with these subjects, and
+    of this group, if one is named."""
+    named = {"requests": requests, "digests": digests, "group": group}
+    return {name: value for name, value in named.items() if value}
