@@ -138,7 +138,7 @@ class Store(ABC):
     def rows(self) -> Iterator[bytes]:
         """All rows of the last checkpoint, as packed chunks of about a MiB in the order of buckets.
 
-        Raises StoreDamaged, at the latest behind the last chunk, when they are not all there and
+        Raises StoreDamaged, at the latest after the last chunk, when they are not all there and
         as they were written: act on none of them before the end. A commit ends an iteration that
         is still going on.
         """

@@ -34,7 +34,7 @@ cdef class DigestSums:
     rise from message to message, also where a stream begins anew with its sequences."""
 
     cdef Sum folded
-    cdef Buffer later            # array of Made: for requests behind `through`
+    cdef Buffer later            # array of Made: for requests after `through`
     cdef readonly int64_t through
 
     def __cinit__(self, int64_t through=0, uint64_t count=0, object ids=0):
@@ -48,7 +48,7 @@ cdef class DigestSums:
         free(self.later.data)
 
     def __len__(self) -> int:
-        """Digests for requests behind ``through``."""
+        """Digests for requests after ``through``."""
         return self.later.used // sizeof(Made)
 
     def add(self, bytes batch not None) -> None:

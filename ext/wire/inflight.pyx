@@ -140,7 +140,7 @@ cdef class InFlight:
         self.plain_acks = ((), ())
 
     def set_position(self, int kind, uint64_t sequence, bytes id not None=b"") -> None:
-        """A sequence behind which lies everything that is still to be confirmed or made, with the id
+        """A sequence after which lies everything that is still to be confirmed or made, with the id
         of the message there."""
         self.sequences[kind] = sequence
         self.ids_known[kind] = len(id) == ID_BYTES
