@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
 CONNECTING = (
     *("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot"),
-    *("history", "forget", "clear"),
+    *("history", "forget", "clear", "users", "trace"),
 )
 
 
@@ -39,8 +39,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return exit_codes.USAGE
     given = given if _names_command(given) else ["run", *given]
     if given[0] != "run":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
-        return _run_command(given)
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
+            return _run_command(given)
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return exit_codes.INTERNAL_ERROR
     try:
         log_writer.begin()
         return _run_command(given)
@@ -84,8 +88,6 @@ def _run_command(given: list[str]) -> int:
         for problem in error.args:
             _complain(printable(str(problem)))
         return exit_codes.USAGE
-    except KeyboardInterrupt:
-        return exit_codes.INTERNAL_ERROR
     except BrokenPipeError:
         # `| head` has seen enough. What is still in the buffer must not fail at the very end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

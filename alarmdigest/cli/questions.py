@@ -26,6 +26,10 @@ ALL_S = 1.0
 NO_RESPONDERS = b"NATS/1.0 503"
 
 
+class ServiceBusy(NoAnswer):
+    """It is there, and has no time."""
+
+
 def ask(settings: Settings, name: str, items: str, **asked: Any) -> dict[str, Any]:
     """The answer of one service; ``items`` is the name of its list, which may come in parts.
 
@@ -35,13 +39,17 @@ def ask(settings: Settings, name: str, items: str, **asked: Any) -> dict[str, An
     try:
         inbox = connection.new_inbox()
         answers = Subscription(connection, inbox)
+        busy = ""
         for whom in WHOM:
             _publish(connection, settings, name, inbox, {**asked, "whom": whom})
-            if (found := _collect(answers, items)) is not None:
-                return found
+            try:
+                if (found := _collect(answers, items)) is not None:
+                    return found
+            except ServiceBusy as error:
+                busy = str(error)
     finally:
         connection.close()
-    raise _nobody(connection, settings, name)
+    raise ServiceBusy(busy) if busy else _nobody(connection, settings, name)
 
 
 def ask_all(settings: Settings, name: str, items: str, **asked: Any) -> list[dict[str, Any]]:
@@ -112,7 +120,8 @@ def _read(body: bytes, items: str) -> dict[str, Any] | None:
     if not isinstance(part, dict):
         return None
     if "error" in part:
-        raise SettingsError(f"the service says: {part['error']}")
+        said = f"the service says: {part['error']}"
+        raise ServiceBusy(said) if part.get("busy") else SettingsError(said)
     return part if {"replica", "leads", "behind", "at", items} <= part.keys() else None
 
 

@@ -18,11 +18,11 @@ from alarmdigest.cli.option_groups import GROUPS, OF_THE_STORE, TO_CONNECT
 from alarmdigest.settings import duration
 from alarmdigest.wire.queries import LONGEST_TRACE_S, MOST_TOP, ORDERS
 
+TO_ASK = (*TO_CONNECT, "query_subject", "request_subject", "digest_subject", "group")
 OF_HISTORY = (
     *("events_stream", "digests_stream", "js_domain", *TO_CONNECT, *GROUPS["subjects"]),
-    *("retention", "clock_skew"),
+    *("retention", "clock_skew", "group"),
 )
-TO_ASK = (*TO_CONNECT, "query_subject", "request_subject", "digest_subject", "group")
 INPUT = ("mode", "events_stream", "js_domain", *TO_CONNECT)
 
 
@@ -118,13 +118,13 @@ def add_user_commands(commands: argparse._SubParsersAction[argparse.ArgumentPars
         "clear",
         "have one alarm of a user cleared",
         takes="USER ALARM",
-        description="Sends an ordinary event: CLEARED, changed now. One that says it was changed\n"
-        "later still wins.",
+        description="Sends an ordinary event: CLEARED, changed now, or right after the event that\n"
+        "it clears, where the service knows one that says a later time.",
     )
     clear.add_argument("whose", metavar="USER", help="the UserID")
     clear.add_argument("alarm", metavar="ALARM", help="the AlarmID")
     add_json(clear)
-    add_settings(clear, (*INPUT, "event_subject"), {"server": ITS_SERVER})
+    add_settings(clear, (*INPUT, *TO_ASK, "event_subject"), {"server": ITS_SERVER})
 
 
 def _top(text: str) -> int:

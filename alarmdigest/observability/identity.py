@@ -41,7 +41,7 @@ def _changed(settings: Settings) -> dict[str, str]:
 
 
 def _shown(item: Field[Any], value: Any) -> str:
-    if item.name in SECRETS:
+    if item.name in SECRETS or item.name == "trace":  # which is somebody's id
         return MASK
     if item.name == "server":
         return ",".join(map(redacted, value))

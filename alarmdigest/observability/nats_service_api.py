@@ -21,7 +21,8 @@ from alarmdigest import __version__
 from alarmdigest._ext import frames
 from alarmdigest._ext.router import EVENT, REQUEST
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, NatsError
+from alarmdigest.nats.errors import NatsError
+from alarmdigest.nats.receive_buffer import ReceiveBuffer
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.observability.other_instances import Effect, OtherInstances, effect_of
 from alarmdigest.observability.queries import Queries
@@ -45,9 +46,6 @@ QUERIES_SID = ANSWERS_SID + 1
 # that those who were there before learn of it.
 ASKED_OF_US_ALL = 1
 ASK_EVERY_S = 60.0
-# Questions have no body, or a small one. A message larger than this costs whoever sends it nothing
-# and us only a new connection.
-BUFFER_BYTES = 64 * 1024
 # What is wrong here is about the surroundings and lasts; an answer to our PING can come from
 # anybody, as often as they like.
 WARN_INTERVAL_S = 60.0
@@ -110,14 +108,11 @@ class ServiceApi(threading.Thread):
         """Subscribe, ask who else is there, then answer. Raises ConnectionLost, ProtocolError."""
         self._subscribe(connection)
         connection.watch(self._waker.fileno())
-        buffer, filled = bytearray(BUFFER_BYTES), 0
+        buffer = ReceiveBuffer()
         while not self._stopping.is_set():
-            filled += connection.receive_into(buffer, filled, TICK_S)
-            found, end = frames.scan(buffer, 0, filled)
-            buffer[: filled - end] = buffer[end:filled]
-            filled -= end
-            if filled == len(buffer):
-                raise ConnectionLost(f"{connection.url}: a question of over {filled} bytes")
+            buffer.receive(connection, TICK_S)
+            found, end = frames.scan(buffer.data, 0, buffer.filled)
+            buffer.drop_before(connection, end)
             for kind, sid, _subject, reply, _headers, payload in found:
                 if kind not in (frames.MSG, frames.HMSG):
                     self._control(connection, kind, payload)

@@ -68,8 +68,9 @@ class Pages:
             "/status.json": SharedPage(printer, lambda: orjson.dumps(status.look())),
         }
         if service.settings.show_users:
+            # By another thread: workers that are busy must not hold up /metrics.
             self._made["/users.json"] = SharedPage(
-                printer, lambda: orjson.dumps(longest_waiting(service))
+                Printer(), lambda: orjson.dumps(longest_waiting(service))
             )
 
     async def __call__(self, scope: dict[str, Any], _receive: object, send: Send) -> None:
@@ -108,7 +109,8 @@ class Pages:
             return _plain(HTTPStatus.INTERNAL_SERVER_ERROR)
         if path in page.FILES:
             return 200, *page.FILES[path]
-        text = b"only /, /status.json, /metrics, /healthz and /readyz are here\n"
+        text = b"only /, /status.json, /metrics, /healthz and /readyz are here"
+        text += b" (and /users.json with --show-users)\n"
         return HTTPStatus.NOT_FOUND, text, TEXT
 
 

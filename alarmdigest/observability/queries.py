@@ -25,11 +25,12 @@ from alarmdigest.wire.buckets import bucket_of
 from alarmdigest.wire.messages import MAX_ID_BYTES
 from alarmdigest.wire.queries import LONGEST_TRACE_S, MOST_TOP, ORDERS, addressee
 
+# A UserID of the longest, written as escapes, has some 6 KiB.
+MOST_BODY_BYTES = 16 * 1024
 # So many are answered at once; more are told to come again.
 MOST_OPEN = 16
-EXPIRES_S = 10.0
-# Of an answer that is too large for one message: what each takes beside the list that is divided.
-HEAD_BYTES = 4096
+# Less than who asks waits.
+EXPIRES_S = 5.0
 
 
 class BadQuery(ValueError):
@@ -70,18 +71,18 @@ class Queries:
         """A question has come: what is to be answered at once, such as what is wrong with it; None
         also where it is for somebody else."""
         try:
-            asked = orjson.loads(body)
+            asked = orjson.loads(body) if len(body) <= MOST_BODY_BYTES else None
         except orjson.JSONDecodeError:
-            return _error("a question is a JSON object")
+            asked = None
         if not isinstance(asked, dict):
-            return _error("a question is a JSON object")
+            return _error(f"a question is a JSON object of up to {MOST_BODY_BYTES} bytes")
         if not self._is_for_us(asked, everybody=name == "trace"):
             return None
-        if len(self._open) >= MOST_OPEN:
-            return _error("too many questions at once: ask again later")
         try:
             if name == "trace":
                 return self._trace(asked)
+            if len(self._open) >= MOST_OPEN:
+                return _error("too many questions at once: ask again later", busy=True)
             query = self._show(asked, reply) if name == "show" else self._users(asked, reply)
         except BadQuery as bad:
             return _error(str(bad))
@@ -92,11 +93,17 @@ class Queries:
         """Subject and body of each message that answers; none is larger than ``most_bytes``."""
         for query in [query for query in self._open if query.done or query.expired]:
             self._open.remove(query)
-            if not query.done:
-                yield query.reply, _error("the workers have no time to answer")
-                continue
-            for part in _in_parts(*query.answer(), most_bytes):
-                yield query.reply, part
+            for body in self._answer(query, most_bytes):
+                yield query.reply, body
+
+    def _answer(self, query: Query, most_bytes: int) -> Iterator[bytes]:
+        if not query.done:
+            for part in query.parts:
+                part.cancelled = True
+            return iter([_error("the workers have no time to answer", busy=True)])
+        if any(part.failed for part in query.parts):
+            return iter([_error("no memory for the answer", busy=True)])
+        return _in_parts(*query.answer(), most_bytes)
 
     # -- whom, and what --------------------------------------------------------------------------
 
@@ -124,21 +131,30 @@ class Queries:
 
     def _trace(self, asked: dict[str, Any]) -> bytes:
         """Begin to trace a user, or end it."""
-        seconds = asked.get("seconds", 0)
-        if not isinstance(seconds, int) or not 0 <= seconds <= LONGEST_TRACE_S:
+        seconds, user = asked.get("seconds", 0), _user_of(asked).encode()
+        if type(seconds) is not int or not 0 <= seconds <= LONGEST_TRACE_S:
             raise BadQuery(f"seconds must be from 0, which ends it, to {LONGEST_TRACE_S}")
+        if not self._service.trace.is_logged:
+            raise BadQuery(
+                "a trace is logged with --log-level info or debug, and this one has less"
+            )
+        before = self._service.trace.user
         if seconds:
-            self._service.trace.begin(_user_of(asked), seconds)
-        else:
+            self._service.trace.begin(user, seconds)
+        elif before == user:
             self._service.trace.end()
-        return orjson.dumps({**self._head(), "seconds": seconds, "traces": [], "last": True})
+        elif before is not None:
+            raise BadQuery("somebody else is traced, not this user")
+        traced = [] if before in (None, user) else [before.decode()]
+        return orjson.dumps(
+            {**self._head(), "seconds": seconds, "instead_of": traced, "last": True}
+        )
 
     def _show(self, asked: dict[str, Any], reply: bytes) -> Query:
-        user = _user_of(asked)
-        user_id = user.decode()
+        user_id = _user_of(asked)
         workers = self._service.workers
         head = self._head()
-        rows = RowsOfUser(user, self._on_answered)
+        rows = RowsOfUser(user_id.encode(), self._on_answered)
         workers[bucket_of(user_id) % len(workers)].queue.put(rows)
 
         def answer() -> Answer:
@@ -181,25 +197,28 @@ class Queries:
             "ready": not readiness_failures(service),
             "at": timestamps.to_text(time.time_ns()),
             "behind": listener.behind if listener is not None else None,
+            "read_through": listener.router.sequence
+            if listener is not None and service.mode == "stream"
+            else None,
+            "retention": service.settings.retention,
+            "clock_skew": service.settings.clock_skew,
         }
 
 
-def _user_of(asked: dict[str, Any]) -> bytes:
+def _user_of(asked: dict[str, Any]) -> str:
     user_id = asked.get("UserID")
-    try:
-        user = user_id.encode() if isinstance(user_id, str) else b""
-    except UnicodeEncodeError:
-        user = b""
-    if not 1 <= len(user) <= MAX_ID_BYTES:
+    # What orjson has read is text in UTF-8.
+    if not isinstance(user_id, str) or not 1 <= len(user_id.encode()) <= MAX_ID_BYTES:
         raise BadQuery(f"UserID must be a text of 1 to {MAX_ID_BYTES} bytes")
-    return user
+    return user_id
 
 
 def _in_parts(
     head: dict[str, Any], name: str, items: list[dict[str, Any]], most_bytes: int
 ) -> Iterator[bytes]:
     """As many messages as it takes; each has the head, and the last one says so."""
-    room, part, size = max(1, most_bytes - HEAD_BYTES), 0, 0
+    whole_head = orjson.dumps({**head, "part": 2**31, "last": False, name: []})
+    room, part, size = max(1, most_bytes - len(whole_head)), 0, 0
     begun: list[dict[str, Any]] = []
     for item in items:
         length = len(orjson.dumps(item)) + 1
@@ -211,5 +230,6 @@ def _in_parts(
     yield orjson.dumps({**head, "part": part, "last": True, name: begun})
 
 
-def _error(text: str) -> bytes:
-    return orjson.dumps({"error": text, "last": True})
+def _error(text: str, *, busy: bool = False) -> bytes:
+    """``busy``: another replica may answer, or this one later."""
+    return orjson.dumps({"error": text, "busy": busy, "last": True})

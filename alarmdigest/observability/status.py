@@ -78,6 +78,7 @@ class Status:
             "output": self._output(),
             "alarms": self._alarms(),
             "shows_users": settings.show_users,
+            "trace_seconds_left": service.trace.seconds_left,
             "disk": {
                 "store_bytes": store_bytes(settings.data_dir),
                 "free_bytes": free_bytes(settings.data_dir),

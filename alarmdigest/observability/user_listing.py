@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator
 from heapq import nsmallest
 from typing import Any, Final
@@ -15,12 +16,13 @@ from alarmdigest.wire.queries import ORDERS
 
 # Of a packed line: alarms, active and critical ones, due ones, since when, the length of the id.
 _LINE: Final = struct.Struct("=IIIIqH")
-PATIENCE_S = 3.0
+PATIENCE_S = 2.0
 ON_THE_PAGE = 20
 
 
 class UserListing:
-    """One question to every worker; what they have answered once ``done``."""
+    """One question to every worker, ``parts``; what they have found once all of them are
+    answered."""
 
     def __init__(
         self,
@@ -48,10 +50,6 @@ class UserListing:
         for worker, part in zip(service.workers, self.parts, strict=True):
             worker.queue.put(part)
 
-    @property
-    def done(self) -> bool:
-        return all(part.answered for part in self.parts)
-
     def totals(self) -> dict[str, int]:
         """Of all users; ``found`` are those that were to be listed."""
         names = ("users", "alarms", "active", "due", "found")
@@ -78,8 +76,11 @@ def longest_waiting(service: Service) -> dict[str, Any]:
         only_active=False,
         on_answered=answered.release,
     )
+    deadline = time.monotonic() + PATIENCE_S
     for _ in listing.parts:
-        if not answered.acquire(timeout=PATIENCE_S):
+        if not answered.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            for part in listing.parts:
+                part.cancelled = True
             raise TimeoutError("the workers have no time to answer")
     return {**listing.totals(), "top": listing.topmost()}
 

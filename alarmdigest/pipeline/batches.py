@@ -15,7 +15,8 @@ from alarmdigest.pipeline.trace import TracedPlace
 
 @dataclass(slots=True)
 class Routed:
-    """Routed records (ext/wire/records.pxd) on their way to a worker; those of a traced user."""
+    """Routed records (ext/wire/records.pxd) on their way to a worker. ``traced`` are those of a
+    user who is followed (``trace.py``)."""
 
     records: bytes
     age_from: float

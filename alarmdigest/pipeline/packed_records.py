@@ -1,6 +1,7 @@
 """The packed forms of ext/wire/records.pxd, for who reads or writes a few of them in Python.
 
-The service's own way with them is compiled; this is for commands that apply its rule.
+The service's own way with them is compiled; this is for commands that apply its rule, and for a
+trace.
 """
 
 from __future__ import annotations

@@ -13,20 +13,24 @@ SLICE_STEPS = 8 * 1024
 
 
 class Question(ABC):
-    """To one worker. ``answered`` may be read by any thread, and what it found after that."""
+    """To one worker. Once ``answered`` any thread may read what it has found, or that it
+    ``failed``. Nobody waits any more for one that is ``cancelled``."""
 
     def __init__(self, on_answered: Callable[[], None]) -> None:
         """``on_answered`` is called by the worker's thread, and must not wait."""
-        self.answered = False
+        self.answered = self.failed = self.cancelled = False
         self._on_answered = on_answered
 
     def answer_slice(self, book: AlarmBook) -> bool:
         """Look at some more of the book; whether that was all."""
-        if not self._look(book):
-            return False
-        self.answered = True
-        self._on_answered()
-        return True
+        try:
+            done = self.cancelled or self._look(book)
+        except MemoryError:  # of the answer: the book is as it was
+            done = self.failed = True
+        if done:
+            self.answered = True
+            self._on_answered()
+        return done
 
     @abstractmethod
     def _look(self, book: AlarmBook) -> bool:
@@ -65,21 +69,25 @@ class TopUsers(Question):
         self._only_due = only_due
         self._only_active = only_active
         self._slot = self._slots = 0
+        self._floor: tuple[int, int] | None = None
         self.lines: list[bytes] = []
         self.found = self.users = self.alarms = self.due = self.active = 0
 
     def _look(self, book: AlarmBook) -> bool:
         if self._slots != book.user_slots:  # the first slice, or the table has another size now
-            self._slots, self._slot = book.user_slots, 0
+            self._slots, self._slot, self._floor = book.user_slots, 0, None
             self.lines, self.found = [], 0
-        lines, found, self._slot = book.list_users(
+        lines, found, self._slot, least = book.list_users(
             self._slot,
             SLICE_STEPS,
             order=self._order,
             top=self._top,
             only_due=self._only_due,
             only_active=self._only_active,
+            floor=self._floor,
         )
+        if least is not None:  # so many are above who was the last of a slice
+            self._floor = least
         self.lines.append(lines)
         self.found += found
         if self._slot:

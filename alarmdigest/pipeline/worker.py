@@ -99,6 +99,8 @@ class Worker(ServiceThread):
         self.waited.observe(time.monotonic() - batch.age_from)
         merging_s, offset = 0.0, 0
         for place in batch.traced:
+            if not self._trace.has_room():
+                continue  # it is merged with those that follow
             merging_s += self._merge_until(batch, offset, place.offset)
             offset = self._merge_traced(batch, place)
         merging_s += self._merge_until(batch, offset, len(batch))

@@ -49,6 +49,8 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
         )
     if settings.group and settings.mode == "core":
         yield ("group", "mode"), "--group needs streams: leave --mode core out"
+    if settings.trace and settings.log_level in ("warning", "error"):
+        yield ("trace", "log_level"), "--trace is logged with --log-level info or debug"
     if settings.replica_name and not settings.group:
         yield ("replica_name",), "--replica-name is for a replica: say --group NAME, too"
     if settings.snapshots and settings.mode == "core":

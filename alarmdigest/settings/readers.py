@@ -174,7 +174,8 @@ def http_address(text: str) -> HttpAddress | None:
     """``HOST:PORT`` (``[::1]:9595`` for IPv6), or ``off``."""
     if text == "off":
         return None
-    host, colon, port = text.rpartition(":")
+    # As the log says it, too.
+    host, colon, port = text.removeprefix("http://").removesuffix("/").rpartition(":")
     if not colon or not host or not re.fullmatch("[0-9]{1,5}", port) or int(port) > 65535:
         raise ValueError(f"{text!r} is no HOST:PORT and not off")
     return HttpAddress(host.strip("[]"), int(port))

@@ -26,6 +26,8 @@ USER_FIELDS: Final = ("UserID",)
 
 # In the headers of a digest: the sequence of the request that it answers, and its time in ns.
 ANSWERED_REQUEST: Final = re.compile(rb"\r\nAlarmdigest-Request: *(\d+) (\d+)\r\n")
+# In those of some: all digests of requests up to this input message are stored.
+STORED_THROUGH: Final = re.compile(rb"\r\nAlarmdigest-Stored-Through: *(\d+) (\d+)\r\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +109,25 @@ def _same_but_for_case(one: str, other: str) -> bool:
 
 def may_be_about(user: bytes, payload: bytes) -> bool:
     """Of a message that was rejected: whether it names the user, as far as it can be read."""
-    try:
-        found: Any = orjson.loads(payload)
-    except orjson.JSONDecodeError:
+    found = _as_object(payload)
+    if found is None:
         return b'"%b"' % user in payload
-    if not isinstance(found, dict):
-        return False
-    return any(
-        key.lower() == "userid" and isinstance(value, str) and value.encode() == user
-        for key, value in found.items()
-    )
+    return _named(found, "userid").encode() == user
+
+
+def rejected_alarm(payload: bytes) -> str:
+    """Of a message that was rejected: the alarm that it names; empty where that cannot be read."""
+    return _named(_as_object(payload) or {}, "alarmid")
+
+
+def _as_object(payload: bytes) -> dict[str, Any] | None:
+    try:
+        found = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else {}
+
+
+def _named(fields: dict[str, Any], name: str) -> str:
+    texts = [v for k, v in fields.items() if k.lower() == name and isinstance(v, str)]
+    return texts[-1] if texts else ""

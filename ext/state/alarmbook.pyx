@@ -10,7 +10,7 @@ work on them runs without the GIL. One thread at a time may use a book.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, qsort
 from libc.string cimport memcmp, memcpy, memset
@@ -272,15 +272,16 @@ cdef class AlarmBook:
 
     def list_users(
         self, uint32_t slot, uint64_t most, *, int order, uint32_t top, bint only_due,
-        bint only_active,
+        bint only_active, tuple floor=None,
     ) -> tuple:
-        """The topmost users of a part of the book; returns ``(lines, found, slot)``.
+        """The topmost users of a part of the book; returns ``(lines, found, slot, least)``.
 
         Begins at ``slot`` and takes about ``most`` steps, some 0.1 µs each, and more only for one
         user with many alarms; go on from the ``slot`` that is returned, until it is 0. Once
         ``user_slots`` has changed meanwhile, begin anew. ``order`` and the lines are those of
         ext/state/listing.pxd; ``found`` is how many users there are that were to be listed.
-        Runs without the GIL.
+        ``least`` is the rank of the last of ``top`` users, None where there are fewer: as ``floor`` it
+        leaves out of the next part who is not above it. Runs without the GIL.
         """
         cdef Listing listing
         cdef Buffer lines
@@ -290,6 +291,7 @@ cdef class AlarmBook:
         listing.top = min(top, MOST_TOP)
         listing.only_due = only_due
         listing.only_active = only_active
+        listing.floor.first, listing.floor.second = floor or (INT64_MIN, INT64_MIN)
         listing.slot = slot & self.state.users.mask
         listing.found = 0
         listing.used = 0
@@ -301,8 +303,11 @@ cdef class AlarmBook:
         try:
             if not enough_memory:
                 raise MemoryError("no memory for a list of users")
+            least = None
+            if listing.used and listing.used == listing.top:
+                least = listing.heap[0].rank.first, listing.heap[0].rank.second
             return (PyBytes_FromStringAndSize(<char*> lines.data, lines.used), listing.found,
-                    listing.slot)
+                    listing.slot, least)
         finally:
             free(lines.data)
 
@@ -388,6 +393,7 @@ cdef class AlarmBook:
         cdef uint32_t user = find_user(s, user_id, record.user_len, tag)
         cdef uint32_t handle
         cdef Alarm* alarm
+        cdef bint was_due
         self.tally.events += 1
         if user == 0:
             user = add_user(s, user_id, record.user_len, tag, record.bucket)
@@ -404,13 +410,14 @@ cdef class AlarmBook:
             mark_dirty(s, alarm.block)
         else:
             alarm = alarm_at(s, handle)
+            was_due = is_due(alarm)
             uncount_alarm(s, alarm)
             if is_expired(alarm, record.arrival_ns, self.retention_ns):
                 # Past its retention it counts as forgotten, with what was sent of it.
                 self.tally.forgotten += 1
                 self.first_event(alarm, record)
                 mark_dirty(s, alarm.block)
-            elif self.next_event(alarm, record):
+            elif self.next_event(alarm, record, was_due):
                 mark_dirty(s, alarm.block)
         count_alarm(s, alarm)
         list_as_due(s, handle)
@@ -424,7 +431,9 @@ cdef class AlarmBook:
         alarm.sent_ns = 0
         alarm.flags = STATUS_NONE | (alarm.flags & DIGEST_CANDIDATE)
 
-    cdef bint next_event(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
+    cdef bint next_event(
+        self, Alarm* alarm, const RoutedRecord* record, bint was_due
+    ) noexcept nogil:
         """A further event of a known alarm, in whatever order; whether it changed anything."""
         cdef int sent = alarm.flags & SENT_STATUS
         cdef bint news = False
@@ -435,22 +444,27 @@ cdef class AlarmBook:
         if later(record.time_ns, record.status, alarm.latest_ns, alarm.latest):
             alarm.latest_ns = record.time_ns
             alarm.latest = record.status
-            alarm.arrived_ns = record.arrival_ns
+            if not (was_due and is_due(alarm)):
+                alarm.arrived_ns = record.arrival_ns
             news = True
         elif record.time_ns == alarm.latest_ns and record.status == alarm.latest:
             self.tally.repeated += 1
         else:
             self.tally.late += 1
+            if not was_due and is_due(alarm):
+                alarm.arrived_ns = record.arrival_ns
         return news
 
     cdef void forget(self, const RoutedRecord* record) noexcept nogil:
-        """End all memory of a user: what comes later starts anew, or has done so already."""
+        """End all memory of a user: what comes later starts anew, or, in a stream that is read again, has
+        done so already."""
         cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
         cdef uint32_t tag = user_tag(&self.state, user_id, record.user_len)
         cdef uint32_t user = find_user(&self.state, user_id, record.user_len, tag)
         self.tally.forget_users += 1
         if user != 0:
-            self.tally.forgotten_with_user += forget_user(&self.state, user, record.arrival_ns)
+            self.tally.forgotten_with_user += forget_user(
+                &self.state, user, record.time_ns if record.time_ns != 0 else INT64_MAX)
 
     cdef bint digest(self, const RoutedRecord* record) noexcept nogil:
         """Answer one request; False when there is no memory.

@@ -1,6 +1,6 @@
 # Who is there: what is known of each user in numbers, and the topmost users by one of them.
 
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport INT64_MIN, int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from buffers cimport Buffer, buffer_reserve
@@ -16,7 +16,7 @@ ctypedef struct UserCounts:
     uint32_t active
     uint32_t critical            # of the active ones
     uint32_t due
-    int64_t waits_since_ns       # when the first of those that are due arrived; 0: none is
+    int64_t waits_since_ns       # when the first of those that are due became so; 0: none is
 
 cdef enum Order:
     BY_WAIT = 0                  # who has waited longest first, and whoever waits for nothing last
@@ -24,8 +24,12 @@ cdef enum Order:
     BY_ACTIVE = 2
     BY_ALARMS = 3
 
+ctypedef struct Rank:            # greater ones first
+    int64_t first
+    int64_t second               # among equal ones: who waits longest
+
 ctypedef struct Ranked:
-    int64_t rank                 # greater ones first
+    Rank rank
     uint32_t user
 
 ctypedef struct Listing:
@@ -33,6 +37,7 @@ ctypedef struct Listing:
     uint32_t top
     bint only_due
     bint only_active
+    Rank floor                   # only who ranks above it
     uint32_t slot                # where it goes on
     uint64_t found               # users that are to be listed, topmost or not
     uint32_t used                # of the heap
@@ -61,38 +66,48 @@ cdef inline UserCounts count_user(const State* s, uint32_t user) noexcept nogil:
     return counts
 
 
-cdef inline int64_t rank_of(const UserCounts* counts, int order) noexcept nogil:
+cdef inline Rank rank_of(const UserCounts* counts, int order) noexcept nogil:
+    cdef Rank rank
+    rank.second = -counts.waits_since_ns if counts.due else INT64_MIN + 1
     if order == BY_DUE:
-        return counts.due
-    if order == BY_ACTIVE:
-        return counts.active
-    if order == BY_ALARMS:
-        return counts.alarms
-    return -counts.waits_since_ns if counts.due else -0x7FFF_FFFF_FFFF_FFFF
+        rank.first = counts.due
+    elif order == BY_ACTIVE:
+        rank.first = counts.active
+    elif order == BY_ALARMS:
+        rank.first = counts.alarms
+    else:
+        rank.first = rank.second
+    return rank
+
+
+cdef inline bint is_above(Rank one, Rank other) noexcept nogil:
+    return one.first > other.first or (one.first == other.first and one.second > other.second)
 
 
 cdef inline void keep_topmost(Listing* listing, Ranked one) noexcept nogil:
     """Enter it into the heap if it is one of the topmost."""
     cdef Ranked* heap = listing.heap
     cdef uint32_t at, child
+    if not is_above(one.rank, listing.floor):
+        return
     if listing.used < listing.top:
         at = listing.used
         listing.used += 1
-        while at > 0 and heap[(at - 1) // 2].rank > one.rank:
+        while at > 0 and is_above(heap[(at - 1) // 2].rank, one.rank):
             heap[at] = heap[(at - 1) // 2]
             at = (at - 1) // 2
         heap[at] = one
         return
-    if listing.top == 0 or one.rank <= heap[0].rank:
+    if listing.top == 0 or not is_above(one.rank, heap[0].rank):
         return
     at = 0
     while True:
         child = 2 * at + 1
         if child >= listing.top:
             break
-        if child + 1 < listing.top and heap[child + 1].rank < heap[child].rank:
+        if child + 1 < listing.top and is_above(heap[child].rank, heap[child + 1].rank):
             child += 1
-        if heap[child].rank >= one.rank:
+        if not is_above(one.rank, heap[child].rank):
             break
         heap[at] = heap[child]
         at = child

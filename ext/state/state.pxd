@@ -36,7 +36,8 @@ ctypedef struct User:
 ctypedef struct Alarm:
     int64_t latest_ns
     int64_t sent_ns
-    int64_t arrived_ns           # when its latest event came: retention counts from here
+    int64_t arrived_ns           # of one that is due: when it became so; else when its latest event
+                                 # came, from where the retention of a cleared one counts
     uint32_t block               # which tells the user
     uint32_t next_listed
     uint32_t previous_listed

@@ -410,9 +410,10 @@ cdef class Router:
         self.deleted += next_seq - self.sequence - 1
 
     cdef void arrive(self) noexcept:
-        """Set the arrival of a stream's message; of one that was read before it is its timestamp."""
+        """Set the arrival of a stream's message; of one that was read before it is the greatest
+        timestamp of these so far, which is not later than its arrival was then."""
         if self.read_before:
-            self.message_arrival_ns = self.timestamp_ns
+            self.message_arrival_ns = self.reread_newest_ns
         else:
             if self.timestamp_ns > max(self.arrival_ns, self.now_ns) + A_DAY_NS:
                 self.arrival_steps += 1
@@ -492,7 +493,10 @@ cdef class Router:
             position[0] = self.sequence
             position[1] = <uint64_t> self.timestamp_ns
             place.length = POSITION_BYTES
-        return self.append(kind, user, user_id, place, STATUS_CLEARED, 0)
+        # To be forgotten again is what came by then: what came later is there already.
+        return self.append(
+            kind, user, user_id, place, STATUS_CLEARED,
+            self.message_arrival_ns if kind == KIND_FORGET and self.read_before else 0)
 
     cdef bint is_only_counted(self, int kind, int reason) except -1:
         """Whether a message that is rejected needs no more attention; if so it has been counted.

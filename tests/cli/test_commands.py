@@ -85,7 +85,18 @@ USED = {
         LOGIN | {"--group", "--list", "--json", "--data-dir", "--events-stream"},
         {"--store", "--http", "--mode", "--workers"},
     ),
-    "show": ({"--json", "--due", "--store", "--cassandra"}, LOGIN | {"--http", "--mode"}),
+    "show": (
+        LOGIN | {"--json", "--due", "--store", "--cassandra", "--from", "--query-subject"},
+        {"--http", "--mode"},
+    ),
+    "users": (
+        LOGIN | {"--json", "--due", "--active", "--top", "--sort", "--query-subject", "--group"},
+        {"--data-dir", "--store", "--http", "--mode"},
+    ),
+    "trace": (
+        LOGIN | {"--json", "--for", "--off", "--query-subject", "--group"},
+        {"--data-dir", "--store", "--http", "--mode"},
+    ),
     "history": (
         LOGIN | {"--json", "--since", "--events-stream", "--digests-stream", "--clock-skew"},
         {"--data-dir", "--store", "--http", "--mode"},

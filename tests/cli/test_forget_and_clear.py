@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
 
+from alarmdigest._ext import timestamps
 from alarmdigest.runtime import exit_codes
 from alarmdigest.wire.messages import MAX_ID_BYTES
 
@@ -112,8 +114,9 @@ def test_a_kill_before_the_checkpoint_brings_nobody_back(server: NatsServer) -> 
         bus.wait_for_digests(2)  # the message before it was read
         service.kill()
         service.start()
-        bus.publish_all([request("ada"), event("ada", "b"), request("ada")])
-        assert alarms_in(bus.wait_for_digests(3)[2]) == ["b"]
+        # What was due is not told any more; what was told is, once it comes again.
+        bus.publish_all([request("ada"), event("ada", "a"), request("ada")])
+        assert alarms_in(bus.wait_for_digests(3)[2]) == ["a"]
 
 
 def test_a_stream_of_an_earlier_version_gets_the_subject(server: NatsServer) -> None:
@@ -178,6 +181,30 @@ def test_an_alarm_is_cleared(server: NatsServer) -> None:
         [digest] = bus.wait_for_digests(1)
         assert alarms_in(digest) == ["other"]
         assert service.metric("alarmdigest_active_alarms") == 1
+        for gone in ("a b", "never"):
+            none = run_command("clear", "ada", gone, "--server", server.url)
+            assert none.returncode == exit_codes.INTERNAL_ERROR
+        assert "there is none, says the running service" in none.stderr
+        # An event that says a later time than now is cleared as well.
+        later = time.time_ns() + 1800 * 10**9
+        ahead = {"UserID": "ada", "AlarmID": "ahead", "Status": "CRITICAL"}
+        ahead["ChangedAt"] = timestamps.to_text(later)
+        bus.publish_all([("AlarmStatusChanged", orjson.dumps(ahead))])
+        bus.flush()
+        eventually(lambda: service.metric("alarmdigest_active_alarms") == 2, what="it to be merged")
+        run(server, "clear", "ada", "ahead")
+        eventually(
+            lambda: service.metric("alarmdigest_active_alarms") == 1, what="it to be cleared"
+        )
+
+
+def test_nobody_says_whether_there_is_such_an_alarm(server: NatsServer) -> None:
+    with asking(server.url) as js:
+        js.create_stream({"name": "ALARMS", "subjects": OLD_SUBJECTS})
+        done = run_command("clear", "ada", "a", "--server", server.url)
+        assert done.returncode == 0
+        assert "not known whether there is such an alarm" in done.stderr
+        assert info_of(js, "ALARMS").last_seq == 1
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -52,6 +53,19 @@ def told(server: NatsServer, user: str, *options: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def mark_as_stored(bus: Bus, sequence: int) -> None:
+    """Have bob asked for until one of his digests says that all up to this message is stored."""
+    for second in itertools.count(10 + len(bus.digests)):
+        before = len(bus.digests)
+        status = "WARNING" if second % 2 else "CRITICAL"
+        bus.publish_all([event("bob", "b", status, second), request("bob")])
+        bus.wait_for_digests(before + 1)
+        marks = [one.headers.get("Alarmdigest-Stored-Through", "0") for one in bus.digests]
+        if max(int(mark.split()[0]) for mark in marks) >= sequence:
+            return
+        assert second < 59, "no digest had a mark"
+
+
 def test_every_outcome(server: NatsServer) -> None:
     messages = [
         event("ada", "a", "WARNING", 5),
@@ -98,7 +112,14 @@ def test_every_outcome(server: NatsServer) -> None:
     assert lines[1].endswith("3  request: digest 1 with 1 alarm, with a WARNING")
     assert "late: WARNING of 2026-01-02T03:04:05.000000000Z counts" in lines[2]
     assert lines[4].endswith("no digest with a: not changed since it was told in digest 1")
-    assert lines[-1] == "at the end: 0 active, 0 due at the next request"
+    assert lines[-1] == (
+        "at the end: 0 active, 0 due at the next request; 4 events and 3 requests read"
+    )
+    assert lines[6].endswith("8  event a: rejected (schema): Status is missing")
+    other = run_command("history", "ada", "zz", "--server", server.url)
+    assert other.returncode == exit_codes.INTERNAL_ERROR
+    assert "event a: rejected" not in other.stdout
+    assert "no message about alarm 'zz' of user 'ada' was read since" in other.stderr
 
 
 @pytest.mark.slow
@@ -131,6 +152,18 @@ def test_it_is_what_the_service_has_done(server: NatsServer) -> None:
         ]
 
 
+def wait_for_hers(bus: Bus, count: int) -> None:
+    eventually(
+        lambda: sum(one.json["UserID"] == "ada" for one in bus.digests) >= count, what="her digest"
+    )
+
+
+def test_other_settings_than_the_services_are_told(server: NatsServer) -> None:
+    with ServiceProcess(server.url, mode="stream", options=["--clock-skew", "1s"]):
+        done = run_command("history", "ada", "--server", server.url)
+    assert "the service runs with --clock-skew 1s: give history the same" in done.stderr
+
+
 def test_knowledge_that_begins_late(server: NatsServer) -> None:
     with asking(server.url) as js, Bus(server.url) as bus:
         with ServiceProcess(server.url, mode="stream", options=OPTIONS):
@@ -138,13 +171,13 @@ def test_knowledge_that_begins_late(server: NatsServer) -> None:
             bus.wait_for_digests(1)
             first = js.message_time_ns(ALARMS, 2)
             assert first is not None
-            bus.publish_all([event("ada", "a", "WARNING", 2), request("ada")])
-            bus.publish_all([event("bob", "b", "WARNING", 1), request("bob"), request("ada")])
-            bus.wait_for_digests(2)
+            bus.publish_all([event("ada", "a", "WARNING", 2), request("ada"), request("ada")])
+            mark_as_stored(bus, 4)
             bus.publish_all([event("ada", "a", "CRITICAL", 3), request("ada")])
-            bus.wait_for_digests(3)
+            wait_for_hers(bus, 2)
             bus.publish_all([event("ada", "a", "WARNING", 4), request("ada"), request("ada")])
-            bus.wait_for_digests(4)
+            wait_for_hers(bus, 3)
+        newest = len(bus.digests)
         since = timestamps.to_text(first + 1)
         done = run_command("history", "ada", "--since", since, "--server", server.url)
         assert "from 3 on (what came before is not known here)" in done.stderr
@@ -152,15 +185,17 @@ def test_knowledge_that_begins_late(server: NatsServer) -> None:
         assert "told before all that was read here and not changed since, else it" in lines[1]
         assert lines[1].endswith("is missing: a WARNING")
         assert "nothing is due as far as is known here; told and not changed since" in lines[2]
-        assert lines[-2].endswith("told and not changed since: a WARNING in digest 4")
-        assert lines[-1].endswith("1 active, 0 due at the next request as far as is known here")
+        assert lines[-2].endswith(f"told and not changed since: a WARNING in digest {newest}")
+        assert "1 active, 0 due at the next request as far as is known here;" in lines[-1]
+        assert "no service answers: whether one has read all of this is not known" in done.stderr
         # A digest has told the alarm: now it is known, and one that is not there is missing.
-        js.request(f"STREAM.MSG.DELETE.{DIGESTS}", {"seq": 4})
+        js.request(f"STREAM.MSG.DELETE.{DIGESTS}", {"seq": newest})
         asked = told(server, "ada", "--since", since)[-2:]
         assert [one["outcome"] for one in asked] == ["not_answered", "nothing_due"]
         with ServiceProcess(server.url, mode="stream", options=OPTIONS):
-            bus.publish_all([event("bob", "b", "CRITICAL", 5), request("bob")])
-            bus.wait_for_digests(5)
+            mark_as_stored(bus, info_of(js, ALARMS).last_seq)
+            done = run_command("history", "ada", "--since", since, "--server", server.url)
+            assert "the running service has read all of it" in done.stderr
         asked = told(server, "ada", "--since", since)[-2:]
         assert [one["outcome"] for one in asked] == ["missing", "nothing_due"]
 
@@ -196,8 +231,8 @@ def test_a_digest_that_is_not_there(server: NatsServer) -> None:
         assert asked["alarms"] == [{"AlarmID": "a", "Status": "WARNING"}]
         assert [one["missing_for"] for one in again["told"]] == [2]
         with ServiceProcess(server.url, mode="stream", options=OPTIONS):
-            bus.publish_all([event("bob", "b", "WARNING", 1), request("bob")])
-            bus.wait_for_digests(2)
+            bus.wait_for_digests(1)
+            mark_as_stored(bus, 3)
         assert [one["outcome"] for one in told(server, "ada")][1] == "digest"
         js.request(f"STREAM.MSG.DELETE.{DIGESTS}", {"seq": 1})
         lines = run_command("history", "ada", "--server", server.url).stdout.splitlines()

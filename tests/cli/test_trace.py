@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterator
@@ -83,9 +84,13 @@ def test_each_step_of_one_user(server: NatsServer, mode: str) -> None:
             made = re.search(r"trace: digest made sequence=7 id=([0-9a-f]+) alarms=2", service.log)
             assert made is not None
             assert bus.wait_for_digests(2)[0].headers["Nats-Msg-Id"] in service.log
+        wrong = run_command("trace", "bob", "--off", "--server", server.url)
+        assert wrong.returncode == exit_codes.USAGE
+        assert "somebody else is traced, not this user" in wrong.stderr
+        assert json.loads(service.http("/status.json")[1])["trace_seconds_left"] > 500
         off = run_command("trace", "ada", "--off", "--server", server.url)
         assert off.stdout == "the running service traces nobody any more\n"
-        assert "trace ends lines_left_out=0" in service.log
+        assert "trace ends user='ada' lines_left_out=0" in service.log
         bus.publish_all([event("ada", "after", "WARNING"), event("bob", "z", "WARNING", 9)])
         bus.publish_all([request("bob")])
         bus.wait_for_digests(3)
@@ -111,6 +116,32 @@ def test_it_ends_by_itself_and_never_floods(server: NatsServer) -> None:
         assert service.metric("alarmdigest_alarms") == 5001
 
 
+def test_the_last_one_who_asks_is_served(server: NatsServer) -> None:
+    with ServiceProcess(server.url, mode="core", options=OPTIONS):
+        run_command("trace", "ada", "--server", server.url)
+        done = run_command("trace", "bob", "--server", server.url)
+        assert done.stdout.endswith("of user bob for 600 s, and no more of user ada\n")
+
+
+def test_a_log_that_would_not_show_it(server: NatsServer) -> None:
+    options = [*OPTIONS, "--log-level", "warning"]
+    service = ServiceProcess(server.url, mode="core", options=options)
+    service.start(ready=False)
+    try:
+        eventually(
+            lambda: (
+                "no service answers"
+                not in run_command("trace", "ada", "--server", server.url).stderr
+            ),
+            what="an answer",
+        )
+        done = run_command("trace", "ada", "--server", server.url)
+        assert done.returncode == exit_codes.USAGE
+        assert "a trace is logged with --log-level info or debug" in done.stderr
+    finally:
+        service.stop()
+
+
 def test_from_the_start_on(server: NatsServer) -> None:
     options = [*OPTIONS, "--trace", "ada"]
     with (
@@ -119,6 +150,7 @@ def test_from_the_start_on(server: NatsServer) -> None:
     ):
         bus.publish_all([event("ada", "a", "WARNING"), event("bob", "a", "WARNING")])
         eventually(lambda: "trace: new sequence=0 worker=" in service.log, what="the event")
+        assert json.loads(service.http("/status.json")[1])["settings"]["trace"] == "********"
 
 
 def test_what_cannot_be_traced(server: NatsServer) -> None:

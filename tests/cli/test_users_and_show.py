@@ -85,7 +85,7 @@ def test_who_waits_and_for_what(server: NatsServer, mode: str) -> None:
         shown = ask(server, "users", "--due")
         lines = shown.stdout.splitlines()
         assert lines[0] == "as the running service knows it now"
-        assert lines[1] == "4 users, 55 alarms, 53 active, 52 due; 2 of 2 users shown"
+        assert lines[1] == "users: 4, alarms: 55, active: 53, due: 52; shown: 2 of 2"
         assert lines[3].split()[:5] == ["first", "1", "1", "0", "1"]
 
 
@@ -124,6 +124,9 @@ def test_show_is_what_the_store_has_too(server: NatsServer) -> None:
         assert "as of checkpoint " in fallen_back.stdout
         strict = ask(server, "show", odd, *store, "--from", "service")
         assert strict.returncode == exit_codes.NATS_NOT_REACHABLE
+        # Who names a server and no store does not get another service's.
+        named = ask(server, "show", odd)
+        assert named.returncode == exit_codes.NATS_NOT_REACHABLE
         alone = ask(server, "users")
         assert alone.returncode == exit_codes.NATS_NOT_REACHABLE
         assert "no service answers AlarmDigestQuery.users: is one running" in alone.stderr
@@ -155,6 +158,9 @@ def test_other_services_and_bad_questions(server: NatsServer) -> None:
         assert other.returncode == exit_codes.NATS_NOT_REACHABLE
         for body in (b"", b"[]", b"{", b"\xff", b'{"UserID":7}', b'{"UserID":"\\ud800"}'):
             assert "error" in orjson.loads(bus.ask("AlarmDigestQuery.show", body)), body
+        # A body that is far too large costs no connection.
+        assert "error" in orjson.loads(bus.ask("AlarmDigestQuery.show", b"x" * 500_000))
+        assert "lost its connection" not in service.log
         for wrong in ({"top": 0}, {"top": True}, {"top": 10**30}, {"sort": "name"}, {"due": 1}):
             answer = bus.ask("AlarmDigestQuery.users", json.dumps(wrong).encode())
             assert "error" in orjson.loads(answer), wrong

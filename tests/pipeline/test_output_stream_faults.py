@@ -265,11 +265,11 @@ def test_a_full_stream_of_refusals_holds_up_no_digest() -> None:
 
 # Until it looks at the streams a second time it hears no confirmation.
 DEAF_AT_FIRST = """
-import alarmdigest.pipeline.inflight.missing_acks as doubts
+from alarmdigest.pipeline.inflight import missing_acks
 from alarmdigest.pipeline.inflight.confirmer import ReadResult
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
-doubts.ACK_TIMEOUT_S = 0.6
+missing_acks.ACK_TIMEOUT_S = 0.6
 look_up, read, looks = StreamLookup.look_up, PubAckConfirmer.read, []
 def count(self, window, go_on, *, rejected_only):
     looks.append(1)

@@ -25,6 +25,7 @@ from support.records import EVENT, FORGET, REQUEST, Outgoing, Routed, origin, pa
 from support.scale import cases
 
 from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest.store.one_user import alarms_in
 from alarmdigest.wire.buckets import bucket_of
 
 Rows = dict[bytes, bytes]
@@ -74,6 +75,12 @@ class Books:
                 outgoing, position = book.merge(batch, position)
                 made += unpack_outgoing(outgoing)
         return made
+
+    def forget_what_came_by(self, user: str, arrival: int) -> None:
+        """As the message is routed that is read again."""
+        bucket = bucket_of(user)
+        record = Routed(FORGET, user.encode(), b"", 0, arrival, arrival, bucket)
+        self.books[bucket % len(self.books)].merge(pack([record]))
 
     def take(self, most_bytes: int = 1024 * 1024) -> Rows:
         """Let the store follow; what came, an empty value being a deletion."""
@@ -526,7 +533,7 @@ def test_each_part_of_a_split_digest_has_an_id_of_its_own_and_the_size_it_had_wi
 
 
 def test_a_user_who_is_forgotten_once_more_keeps_what_came_since() -> None:
-    """A stream that was put back is read again, and its messages have the arrivals of before."""
+    """A stream that was put back is read again: such a message says up to which arrival."""
     books = Books()
     forget = (Forget("u"), START + 1)
     long = "x" * 1000  # several blocks
@@ -535,15 +542,117 @@ def test_a_user_who_is_forgotten_once_more_keeps_what_came_since() -> None:
     books.apply((warning("u", "a"), START + 2), (Request("u"), START + 3))
     books.apply(*((warning("u", f"{long}{n}"), START + 4) for n in range(10)))
     books.take()
-    books.apply((warning("u", "old"), START), forget)
+    books.apply((warning("u", "old"), START))
+    books.forget_what_came_by("u", START + 1)
     assert (books.alarms, books.active_and_due) == (11, (11, 10))
     books.take()
     books.restart(1)
     assert (books.alarms, books.active_and_due) == (11, (11, 10))
-    books.apply((Forget("u"), START + 4))
+    # One that is not read again ends everything, whatever the clocks say.
+    books.apply((Forget("u"), START))
     assert (books.alarms, books.active_and_due) == (0, (0, 0))
     books.take()
     assert books.rows == {}
+
+
+@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize("top", [1, 3, 1000])
+def test_the_topmost_users_are_those_of_a_sort(order: int, top: int) -> None:
+    """In parts of any size, with users that come and go between the parts of another listing."""
+    dice = Random(order * 7 + top)
+    books = Books()
+    book = books.books[0]
+    arrival = START
+    for _ in range(6):
+        for _ in range(150):
+            arrival += 1
+            user, alarm = f"u{dice.randrange(120)}", f"a{dice.randrange(6)}"
+            what = dice.choice([warning, warning, cleared])
+            news = what(user, alarm, arrival - dice.randrange(3))
+            message: Message = Request(user) if dice.random() < 0.3 else news
+            books.apply((message, arrival))
+            if dice.random() < 0.05:
+                arrival += 1
+                books.apply((Forget(user), arrival))
+        for only_due, only_active in ((False, False), (True, False), (False, True)):
+            listed, found = list_all(book, dice, order, top, only_due, only_active)
+            known = known_users(book, only_due=only_due, only_active=only_active)
+            assert found == len(known)
+            best = sorted(known, key=lambda user: rank(user, order))[:top]
+            assert [rank(one, order) for one in listed[:top]] == [rank(one, order) for one in best]
+
+
+UserCounts = tuple[int, int, int, int, int]
+
+
+def rank(user: UserCounts, order: int) -> tuple[int, int]:
+    """Least first: alarms, active, critical, due, since."""
+    alarms, active, _critical, due, since = user
+    wait = since if due else 2**63
+    return ({0: wait, 1: -due, 2: -active, 3: -alarms}[order], wait)
+
+
+def list_all(
+    book: AlarmBook, dice: Random, order: int, top: int, only_due: bool, only_active: bool
+) -> tuple[list[UserCounts], int]:
+    users: dict[bytes, UserCounts] = {}
+    slot, total, floor = 0, 0, None
+    while True:
+        lines, found, slot, least = book.list_users(
+            slot,
+            dice.randrange(1, 60),
+            order=order,
+            top=top,
+            only_due=only_due,
+            only_active=only_active,
+            floor=floor,
+        )
+        floor, total, position = least or floor, total + found, 0
+        while position < len(lines):
+            alarms, active, critical, due, since, length = struct.unpack_from(
+                "=IIIIqH", lines, position
+            )
+            position += 26
+            name = lines[position : position + length]
+            assert name not in users
+            users[name] = (alarms, active, critical, due, since)
+            position += length
+        if slot == 0:
+            return sorted(users.values(), key=lambda user: rank(user, order)), total
+
+
+def known_users(book: AlarmBook, *, only_due: bool, only_active: bool) -> list[UserCounts]:
+    """By their rows."""
+    found = []
+    for number in range(120):
+        alarms = alarms_in(book.rows_of(b"u%d" % number))
+        due = [one for one in alarms if one.due]
+        active = [one for one in alarms if one.status != "CLEARED"]
+        if alarms and (due or not only_due) and (active or not only_active):
+            since = min((one.arrived_ns for one in due), default=0)
+            critical = sum(one.status == "CRITICAL" for one in alarms)
+            found.append((len(alarms), len(active), critical, len(due), since))
+    return found
+
+
+def test_who_waits_waits_since_the_first_news() -> None:
+    """A newer event of an alarm that is due already does not count anew."""
+    books = Books()
+
+    def since() -> int:
+        [alarm] = alarms_in(books.books[0].rows_of(b"u"))
+        return alarm.arrived_ns - START
+
+    books.apply((Event("u", "a", Status.WARNING, START), START))
+    books.apply((Event("u", "a", Status.WARNING, START + 1), START + 5))
+    books.apply((Event("u", "a", Status.CRITICAL, START + 2), START + 6))
+    assert since() == 0
+    books.apply((Request("u"), START + 7), (Event("u", "a", Status.CRITICAL, START + 8), START + 8))
+    assert since() == 8  # not due: that of its latest event
+    books.apply((Event("u", "a", Status.CLEARED, START + 4), START + 9))
+    assert since() == 9  # due by a late one
+    books.apply((Event("u", "a", Status.CLEARED, START + 10), START + 10))
+    assert since() == 10
 
 
 # -- forgetting -----------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 import struct
 from typing import NamedTuple
 
-from alarmdigest.pipeline.packed_records import OUTGOING_HEAD, ROUTED_HEAD, padded
+ROUTED_HEAD = struct.Struct("=qqHHBBH")
+OUTGOING_HEAD = struct.Struct("=IIIIq")
 
 EVENT, REQUEST, FORGET = 0, 1, 2
 DIGEST, REJECTION = 0, 1
@@ -101,6 +102,10 @@ def pack_outgoing(records: list[Outgoing]) -> bytes:
         )
         for one in records
     )
+
+
+def padded(record: bytes) -> bytes:
+    return record + bytes(-len(record) % 8)
 
 
 def _behind_padding(batch: bytes, end: int) -> int:

@@ -30,12 +30,19 @@ def show(settings: Settings, user_id: str, *, only_due: bool, source: Source, as
         try:
             answer = ask(settings, "show", "alarms", UserID=user)
         except NatsError as error:
-            if source == "service":
+            # Who names a server and no store wants what is there, and nothing else.
+            if source == "service" or (settings.server and not _names_store(settings)):
                 raise
             print(f"alarmdigest: reading the store: {error}", file=sys.stderr, flush=True)
         else:
             return _report_answer(user, answer, only_due=only_due, as_json=as_json)
     return _report_store(settings, user_id, only_due=only_due, as_json=as_json)
+
+
+def _names_store(settings: Settings) -> bool:
+    default = Settings()
+    names = ("data_dir", "store", "cassandra", "cassandra_keyspace")
+    return any(getattr(settings, name) != getattr(default, name) for name in names)
 
 
 def _report_answer(user_id: str, answer: dict[str, Any], *, only_due: bool, as_json: bool) -> int:
@@ -74,7 +81,7 @@ def _report_store(settings: Settings, user_id: str, *, only_due: bool, as_json: 
         write_json({"UserID": user_id, "source": "store", **facts, "alarms": shown})
     else:
         age = duration_text(max(0.0, (time.time_ns() - last.written_at_ns) / 1e9))
-        where = f"checkpoint {last.number} of the store, written {age} ago"
+        where = f"checkpoint {last.number} in {settings.place_of_state}, written {age} ago"
         write_line(f"user {printable(user_id)}, as of {where}")
         _write_alarms(shown, held=len(alarms))
     return exit_codes.CLEAN

@@ -13,11 +13,14 @@ from alarmdigest.settings import Settings
 def trace(settings: Settings, user_id: str, *, seconds: int, as_json: bool) -> int:
     """Report on stdout; the exit code. 0 seconds end it. Raises NatsError, SettingsError."""
     user = checked_id(user_id, "USER")
-    for one in ask_all(settings, "trace", "traces", UserID=user, seconds=seconds):
+    for one in ask_all(settings, "trace", "instead_of", UserID=user, seconds=seconds):
         if as_json:
             write_json({"UserID": user, "seconds": seconds, "replica": one["replica"]})
         elif seconds:
-            write_line(printable(f"{who(one)} logs each step of user {user} for {seconds} s"))
+            others = "".join(f", and no more of user {other}" for other in one["instead_of"])
+            write_line(
+                printable(f"{who(one)} logs each step of user {user} for {seconds} s{others}")
+            )
         else:
             write_line(printable(f"{who(one)} traces nobody any more"))
     return exit_codes.CLEAN

@@ -12,6 +12,8 @@ from alarmdigest.runtime import exit_codes
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings
 
+# Longer ids are cut in the table; --json has all of them.
+LONGEST_NAME = 64
 HEADS = ("USER", "DUE", "ACTIVE", "CRITICAL", "ALARMS", "WAITS FOR")
 
 
@@ -25,8 +27,8 @@ def users(
         return exit_codes.CLEAN
     write_line(printable(f"as {who(found)} knows it now"))
     write_line(
-        f"{found['users']} users, {found['alarms']} alarms, {found['active']} active, "
-        f"{found['due']} due; {len(found['top'])} of {found['found']} users shown"
+        f"users: {found['users']}, alarms: {found['alarms']}, active: {found['active']}, "
+        f"due: {found['due']}; shown: {len(found['top'])} of {found['found']}"
     )
     now_ns = time.time_ns()
     for line in table(HEADS, [_row(user, now_ns) for user in found["top"]]):
@@ -40,4 +42,7 @@ def _row(user: dict[str, Any], now_ns: int) -> tuple[str, ...]:
     if since is not None:
         waits = duration_text(max(0.0, (now_ns - timestamps.to_ns(since)) / 1e9))
     counts = (str(user[name]) for name in ("due", "active", "critical", "alarms"))
-    return (printable(user["UserID"]), *counts, waits)
+    name = printable(user["UserID"])
+    if len(name) > LONGEST_NAME:
+        name = f"{name[: LONGEST_NAME - 1]}…"
+    return (name, *counts, waits)

@@ -13,7 +13,7 @@ from alarmdigest.nats.answers import StartAt
 from alarmdigest.nats.errors import NatsError
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.settings import HEADER_ROOM_BYTES, Settings, SettingsError
-from alarmdigest.wire.messages import ANSWERED_REQUEST, STATUSES
+from alarmdigest.wire.messages import ANSWERED_REQUEST, STATUSES, STORED_THROUGH
 
 BATCH = 2000
 FETCH_BYTES = 32 * 1024 * 1024
@@ -34,11 +34,11 @@ class FoundDigest:
 @dataclass(slots=True)
 class FoundDigests:
     """Those of one user by their request: its sequence, and its time in ns, since a stream that was
-    made anew numbers from 1 again. ``answered`` is the newest request that any user's digest
-    answers: who asked before has been answered, too."""
+    made anew numbers from 1 again. ``stored_through``: all digests of requests up to that one are
+    stored, says the service in headers of later ones."""
 
     by_request: dict[tuple[int, int], FoundDigest] = field(default_factory=dict)
-    answered: tuple[int, int] = (0, 0)
+    stored_through: tuple[int, int] = (0, 0)
 
 
 def digests_of_user(
@@ -68,8 +68,10 @@ def digests_of_user(
                 if (header := ANSWERED_REQUEST.search(message.headers)) is None:
                     continue
                 request = (int(header[1]), int(header[2]))
-                # By time first: the numbers of a stream that was made anew are smaller.
-                found.answered = max(found.answered, request, key=lambda one: (one[1], one[0]))
+                if (mark := STORED_THROUGH.search(message.headers)) is not None:
+                    through = (int(mark[1]), int(mark[2]))
+                    # By time first: the numbers of a stream that was made anew are smaller.
+                    found.stored_through = max(found.stored_through, through, key=_time_first)
                 # Ids are written as they are, but for what JSON escapes.
                 if user not in message.payload and b"\\" not in message.payload:
                     continue
@@ -92,6 +94,10 @@ def digests_of_user(
         return found
     finally:
         connection.close()
+
+
+def _time_first(place: tuple[int, int]) -> tuple[int, int]:
+    return place[::-1]
 
 
 def _alarms_of(payload: bytes, user_id: str) -> list[tuple[str, int, int]] | None:

@@ -25,7 +25,7 @@ from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.settings import Settings
 from alarmdigest.wire.buckets import BUCKETS
-from alarmdigest.wire.messages import Rejected, may_be_about, parse_leniently
+from alarmdigest.wire.messages import Rejected, may_be_about, parse_leniently, rejected_alarm
 
 TICK_S = 0.1
 SILENT_FOR_S = 20.0
@@ -193,6 +193,7 @@ class InputScan:
                         sequence=position[0],
                         stored_ns=position[1],
                         kind=KINDS[kind],
+                        alarm_id=rejected_alarm(payload),
                         reason=rejected.reason,
                         detail=rejected.detail,
                     )

@@ -72,6 +72,7 @@ class Story:
             secret=bytes(16),
             stream=stream.encode(),
         )
+        self.events = self.requests = 0
         self._latest: dict[str, Known] = {}
         # Alarms whose state is known though what came before is not: a digest has told it.
         self._certain: set[str] = set()
@@ -89,6 +90,11 @@ class Story:
         self.complete = True
         return Step(message, "forgotten", complete=True)
 
+    def know_less(self) -> None:
+        """Messages were deleted: what was known may not hold any more."""
+        self.complete = False
+        self._certain.clear()
+
     def latest_of(self, alarm_id: str) -> Known | None:
         return self._latest.get(alarm_id)
 
@@ -104,6 +110,7 @@ class Story:
         return merge_one(self._book, record, 0, len(record))
 
     def _event(self, message: Input) -> Step:
+        self.events += 1
         due = self._book.due_count
         _made, outcome = self._merge(message.record)
         if outcome == "late":
@@ -122,6 +129,7 @@ class Story:
         return Step(message, outcome, self.complete)
 
     def _request(self, message: Input) -> Step:
+        self.requests += 1
         place = (message.sequence, message.stored_ns)
         found = self._digests.by_request.pop(place, None)
         if found is not None:
@@ -134,7 +142,7 @@ class Story:
         ]
         if not expected:
             return Step(message, "nothing_due", self.complete, told=self.active())
-        if (message.stored_ns, message.sequence) > self._digests.answered[::-1]:
+        if (message.stored_ns, message.sequence) > self._digests.stored_through[::-1]:
             outcome = "not_answered"
         else:
             # The service may have known better of what was never in a digest that we have read.

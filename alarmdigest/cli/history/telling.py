@@ -23,12 +23,14 @@ def line_of(step: Step) -> str:
     message = step.message
     head = f"{timestamps.to_text(message.stored_ns)}  {message.sequence}  {message.kind}"
     if step.outcome == "rejected":
-        return f"{head}: rejected ({message.reason}): {message.detail}"
+        alarm = f" {message.alarm_id}" if message.alarm_id else ""
+        return f"{head}{alarm}: rejected ({message.reason}): {message.detail}"
     if message.kind == "event":
         clamped = " (it said later: too far in the future)" if message.clamped else ""
         changed = f"changed at {timestamps.to_text(message.changed_ns)}{clamped}"
         what = f"{message.alarm_id} {STATUS_NAMES[message.status]}, {changed}"
-        return f"{head} {what}: {_of_event(step)}"
+        known = "" if step.outcome == "late" else _as_known(step.complete)
+        return f"{head} {what}: {_of_event(step)}{known}"
     if message.kind == "forget":
         return f"{head}: all memory of the user ends here"
     return f"{head}: {_of_request(step)}"
@@ -53,15 +55,12 @@ def _of_request(step: Step) -> str:
         places = ", ".join(map(str, step.digests))
         digest = f"digest {places} with {_counted(len(step.alarms))}"
         if only is None:
-            return f"{digest}: {named}"
+            return f"{digest}: {named}" if named else f"{digest}: nothing is due"
         return f"{digest}, with {named}" if alarms else f"{digest}, without {_why_not(step)}"
     if only is not None and not alarms:
         return f"no digest with {_why_not(step)}"
     if step.outcome == "not_answered":
-        return (
-            f"no digest yet, {_counted(len(step.alarms))} due: {named}; no later request has one "
-            "either: has the service come so far (alarmdigest status)?"
-        )
+        return f"no digest yet, {_counted(len(step.alarms))} due: {named}"
     if step.outcome == "missing":
         return f"no digest in the stream, though {_counted(len(step.alarms))} due: {named}"
     if step.outcome == "unknown":
@@ -89,6 +88,8 @@ def _why_not(step: Step) -> str:
         return f"{step.only_alarm}: it is CLEARED"
     if one.digest or one.missing_for:
         return f"{step.only_alarm}: not changed since it was told{_where_told(one)}"
+    if step.complete:
+        return f"{step.only_alarm}, though it is {STATUS_NAMES[one.status]} and was never told"
     return f"{step.only_alarm}: told before all that was read here and not changed since"
 
 
@@ -105,10 +106,10 @@ def _as_known(complete: bool) -> str:
 
 
 def end_of(story: Story) -> str:
-    """The last line."""
+    """The last line but for what the service says."""
     return (
         f"at the end: {len(story.active())} active, {story.due_count} due at the next request"
-        f"{_as_known(story.complete)}"
+        f"{_as_known(story.complete)}; {story.events} events and {story.requests} requests read"
     )
 
 
@@ -131,7 +132,8 @@ def json_of(step: Step) -> dict[str, Any]:
         "complete": step.complete,
     }
     if message.reason:
-        return {**found, "reason": message.reason, "detail": message.detail}
+        about = {"AlarmID": message.alarm_id} if message.alarm_id else {}
+        return {**found, **about, "reason": message.reason, "detail": message.detail}
     if message.kind == "event":
         found |= {
             "AlarmID": message.alarm_id,

@@ -252,6 +252,8 @@ function show(status) {
     ["Host", status.host], ["Process", `${status.pid}, Python ${status.python}`],
     ["Started", clock(new Date(status.started_at))], ["Data directory", status.data_dir],
     ...wrongClock(status.arrival),
+    ...(status.trace_seconds_left === null ? []
+      : [["Trace", `one user's messages are logged for ${duration(status.trace_seconds_left)}`]]),
   ]);
   pairs("settings", Object.entries(status.settings));
   byId("settings-title").hidden = Object.keys(status.settings).length === 0;
@@ -268,6 +270,10 @@ function show(status) {
   ]));
   say("updated", `As of ${clock(new Date())}`);
 }
+
+// As the commands show them: what cannot be seen is escaped.
+const printable = (text) => text.replace(/[\p{C}\p{Z}]/gu, (one) => one === " " ? "\u00a0"
+  : `\\u{${one.codePointAt(0).toString(16)}}`);
 
 // With --show-users only. Less often than the rest: every alarm is looked at for it.
 let usersAt = 0;
@@ -290,12 +296,12 @@ function showUsers(users) {
   const more = users.found - users.top.length;
   say("waiting-sentence", users.found === 0 ? "Nobody: nothing is due."
     : `${count(users.found)} ${users.found === 1 ? "user waits" : "users wait"} for ${
-      count(users.due)} due alarms${more > 0 ? `; ${count(more)} of them are not shown` : ""}.`);
+      count(users.due)} due ${users.due === 1 ? "alarm" : "alarms"}${more > 0 ? `; ${count(more)} of them are not shown` : ""}.`);
   byId("waiting-users").hidden = users.found === 0;
   rows("waiting-users", users.top.map((user) => [
-    [user.UserID], [count(user.due), "number"], [count(user.active), "number"],
-    [count(user.critical), "number"],
+    [printable(user.UserID)],
     [duration(Math.max(0, (Date.now() - new Date(user.waits_since)) / 1000)), "number"],
+    [count(user.due), "number"], [count(user.active), "number"], [count(user.critical), "number"],
   ]));
 }
 

@@ -106,8 +106,8 @@ class PongConfirmer(Confirmer):
             # Which one it was is not said; a PONG after it must not confirm any.
             self._send_again()
             return PublishBlocked(message)
-        # A rejection that nobody may hear of must not hold up the digests. ReadResult come in
-        # order: it was in the first write without its PONG.
+        # A rejection that nobody may hear of must not hold up the digests. Answers come in order:
+        # it was in the first write without its PONG.
         if self._sent:
             self._sent[0].rejections -= 1
             self._sent[0].given_up += 1
