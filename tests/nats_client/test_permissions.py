@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -237,3 +238,26 @@ def test_nothing_else_is_allowed(stream_server: NatsServer, core_server: NatsSer
                 peer.flush()
                 assert len(peer.refusals) == number, f"the server took {line!r}"
                 assert peer.refusals[-1].startswith("Permissions Violation")
+
+
+@pytest.mark.parametrize("mode", ["stream", "core"])
+def test_questions_are_answered_also_in_several_messages(mode: str) -> None:
+    name = "nats-permissions.conf" if mode == "stream" else "nats-permissions-core.conf"
+    extra = f"max_payload: 65536\n{config(DEPLOY / name)}"
+    with (
+        NatsServer(extra=extra) as server,
+        Bus(url_of(server, "owner")) as bus,
+        ServiceProcess(server.url, mode=mode, environment=LOGIN) as service,
+    ):
+        body = '{"UserID":"ada","AlarmID":"%s","Status":"WARNING","ChangedAt":"%s"}'
+        when = "2026-01-02T03:04:05Z"
+        alarms = [body % (f"{n:05}" * 100, when) for n in range(500)]
+        bus.publish_all(("AlarmStatusChanged", one.encode()) for one in alarms)
+        eventually(lambda: service.metric("alarmdigest_alarms") == 500, what="all of them")
+        url = {"NATS_URL": url_of(server, "owner")}
+        shown = run_command("show", "ada", "--json", "--from", "service", **url)
+        assert shown.returncode == 0, shown.stderr
+        assert len({one["AlarmID"] for one in json.loads(shown.stdout)["alarms"]}) == 500
+        assert run_command("users", **url).returncode == 0
+        assert run_command("trace", "ada", "--for", "1s", **url).returncode == 0
+        assert_nothing_was_denied(server, service.log)
