@@ -103,20 +103,20 @@ def test_history_out_of_a_million_messages(benchmark: Any, report: Report) -> No
             go = stack.enter_context(publisher(server.url, [events(MESSAGES // 25, 25)]))
             go()
 
-            def tell() -> None:
-                command = ("history", "nobody", "--server", server.url)
-                done = subprocess.run(
-                    [sys.executable, "-m", "alarmdigest", *command],
-                    env=CLEAN_ENVIRONMENT,
-                    capture_output=True,
-                    check=False,
-                )
-                assert b"reading %d messages" % MESSAGES in done.stderr
+        def tell() -> None:
+            command = ("history", "nobody", "--server", server.url)
+            done = subprocess.run(
+                [sys.executable, "-m", "alarmdigest", *command],
+                env=CLEAN_ENVIRONMENT,
+                capture_output=True,
+                check=False,
+            )
+            assert b"reading %d messages" % MESSAGES in done.stderr
 
-            benchmark.pedantic(tell, rounds=3)
+        benchmark.pedantic(tell, rounds=3)
         report.row(
             "questions",
-            "history, 1 M messages, its start included",
+            "history, 1 M messages, start included",
             MESSAGES / benchmark.stats.stats.median,
             "messages/s",
             target=">= 200000",

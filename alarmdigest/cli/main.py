@@ -88,6 +88,8 @@ def _run_command(given: list[str]) -> int:
         for problem in error.args:
             _complain(printable(str(problem)))
         return exit_codes.USAGE
+    except KeyboardInterrupt:
+        return exit_codes.INTERNAL_ERROR
     except BrokenPipeError:
         # `| head` has seen enough. What is still in the buffer must not fail at the very end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
