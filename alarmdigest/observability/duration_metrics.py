@@ -41,7 +41,7 @@ def duration_metrics(service: Service) -> Iterator[Metric]:
         "alarmdigest_checkpoint_stage_seconds", "Durations in a checkpoint.", labels=["stage"]
     )
     checkpointer = service.checkpointer
-    _add(checkpoints, ["gather"], [checkpointer.gathering] if checkpointer is not None else [])
+    _add(checkpoints, ["gather"], [checkpointer.completing] if checkpointer is not None else [])
     _add(checkpoints, ["write"], [checkpointer.writing] if checkpointer is not None else [])
     yield checkpoints
 

@@ -36,9 +36,9 @@ class Barrier:
     #: Whether its checkpoint is of all rows, not only of those that changed since the last one.
     of_all_rows: bool = False
     age_from: float = field(default_factory=time.monotonic, compare=False)
+    #: Set once nothing more is done for it: its checkpoint is stored, nothing had changed, or the
+    #: store refused it and wants all rows with the next one. Without a checkpoint: once it has come
+    #: from every producer, since nobody knows for how long a follower has to keep it.
     done: threading.Event = field(default_factory=threading.Event, compare=False)
-    """Set once nothing more is done for it: its checkpoint is stored, nothing had changed, or the
-    store refused it and wants all rows with the next one. Without a checkpoint: once it has come
-    from every producer, since nobody knows for how long a follower has to keep it."""
+    #: Whether the store has all that its checkpoint says; set before ``done``.
     stored: bool = field(default=False, compare=False)
-    """Whether the store has all that its checkpoint says; set before ``done``."""

@@ -88,8 +88,9 @@ class Checkpointer(ServiceThread):
         self.write_seconds = 0.0
         self._memory_kept = False
         self._untidy, self._tidy_at = True, 0.0
-        # How long barriers took to come through, with everything before them confirmed; and writes.
-        self.gathering = Histogram()
+        # How long barriers took until they were complete: come from every producer, everything
+        # before them confirmed, and all rows handed over; and writes.
+        self.completing = Histogram()
         self.writing = Histogram()
 
         self._workers = workers
@@ -146,7 +147,7 @@ class Checkpointer(ServiceThread):
 
     def _complete(self, pending: _Pending, outputs: Outputs) -> None:
         barrier, last = pending.barrier, self.store.last
-        self.gathering.observe(time.monotonic() - barrier.age_from)
+        self.completing.observe(time.monotonic() - barrier.age_from)
         unchanged = (
             last is not None
             and last.position == barrier.position

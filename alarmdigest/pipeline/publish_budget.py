@@ -30,7 +30,8 @@ class PublishBudget:
         self._too_many = LimitedLog(log, logging.WARNING)
 
     def reserve(self) -> bool:
-        """Whether the next ``take`` will be granted; if so, it is."""
+        """Whether one may be published: the permission is kept for the next ``take``, however often
+        this is asked before."""
         self._reserved = self._reserved or self._grant()
         return self._reserved
 

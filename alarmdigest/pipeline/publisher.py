@@ -56,13 +56,13 @@ class Publisher(ServiceThread):
         *,
         producers: int,
         replay_end: StreamPosition | None,
-        on_confirmed: Callable[[Barrier, Outputs, ReplicaPosition | None], None],
+        on_barrier_confirmed: Callable[[Barrier, Outputs, ReplicaPosition | None], None],
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
-        """``on_confirmed`` is called when all that stood before the barrier of a checkpoint, from
-        every producer, is confirmed, with the output positions at the moment when the first of them
-        brought it, and with what a replica of a group keeps.
-        An earlier run has read the input stream up to ``replay_end`` at most (None: nothing).
+        """``on_barrier_confirmed`` is called when all that stood before the barrier of a
+        checkpoint, from every producer, is confirmed, with the output positions at the moment when
+        the first of them brought it, and with what a replica of a group keeps. An earlier run has
+        read the input stream up to ``replay_end`` at most (None in core mode).
         """
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
@@ -79,7 +79,7 @@ class Publisher(ServiceThread):
         self._replay_end = replay_end
         self._producers = producers
         self._arriving = ArrivingBarriers(producers, self._output_positions)
-        self._on_confirmed = on_confirmed
+        self._on_barrier_confirmed = on_barrier_confirmed
         self._stopped_unconfirmed = threading.Event()
         self._leaving = threading.Event()
         self._connection: Connection | None = None
@@ -132,7 +132,7 @@ class Publisher(ServiceThread):
         if lookup is not None:
             self._ask_whether_to_look_up(lookup)
             self._release()  # in a group the leader's word confirms, and no answer to us
-        must = self._must_look_up or (lookup is not None and lookup.rejected_left)
+        must = self._must_look_up or (lookup is not None and lookup.some_left)
         if must and time.monotonic() >= self._look_up_at:
             self._look_up()
         if self.pace.seconds_to_retry == 0.0:
@@ -222,7 +222,7 @@ class Publisher(ServiceThread):
                 lookup.note_stored_through(barrier.position, replay_ended=ended)
                 outputs, replica = lookup.checkpoint_of(complete.made, outputs)
             if barrier.of_checkpoint:
-                self._on_confirmed(barrier, outputs, replica)
+                self._on_barrier_confirmed(barrier, outputs, replica)
 
     # -- sending ---------------------------------------------------------------------------------
 
@@ -344,11 +344,11 @@ class Publisher(ServiceThread):
     def _look_up(self) -> None:
         """After a lost connection, or when answers do not come, nothing is sent until both streams
         were looked at. If only that of rejected messages could not be, digests go on, and it alone
-        is tried again every 2 s (``rejected_only``)."""
+        is tried again every 2 s (``only_left``)."""
         lookup, rest = self._lookup, not self._must_look_up
         try:
             with self.busy("reading what the output streams hold"):
-                if lookup and not lookup.look_up(self.window, self._go_on, rejected_only=rest):
+                if lookup and not lookup.look_up(self.window, self._go_on, only_left=rest):
                     return
         except NatsError as error:
             self.reconnector.last_error = str(error)

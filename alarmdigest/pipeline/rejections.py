@@ -16,8 +16,8 @@ from alarmdigest.wire.messages import REASONS, Rejected
 log = logging.getLogger(__name__)
 
 MAX_DETAIL_CHARS = 200
-# Core mode only: rejections that may wait for the publisher; beyond it they are counted and not
-# published. In stream mode the listener waits for the publisher.
+# Core mode only: rejections that may wait while the publisher's queue is full; beyond it they are
+# counted and not published. In stream mode the listener waits for the publisher.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
 # So many are remembered for an operator who asks what was rejected.
 LAST_REJECTIONS = 10
@@ -56,7 +56,8 @@ class Rejections:
     def count_if_sampled_out(self, kind: int, reason: int) -> bool:
         """Of a message that is certainly rejected, for ``REASONS[reason]``: whether it is one too
         many to be published. Then it has been counted, and nobody need read it. Else its permission
-        to be published is kept for ``reject``, which comes next. Only for core mode.
+        to be published is kept for ``reject``; until then it may be asked again about the same
+        message. Only for core mode.
         """
         if self._budget.reserve():
             return False

@@ -37,8 +37,9 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    - rows, position and output positions are written in one step, all of it or nothing.
 
 Each thread owns its state, and data reaches it only through its queue (the listener's: through its
-socket). Two things go the other way, without a queue: ``Worker.merged_bytes``, from which the
-listener knows the backlog, and ``Barrier.done``. In a group the publisher also shares an
+socket). Three things go the other way, without a queue: ``Worker.merged_bytes``, from which the
+listener knows the backlog; ``Barrier.done`` and ``.stored``; and ``Store.wants_all_rows``, whether
+the next checkpoint is to be of all rows. In a group the publisher also shares an
 ``Exchange`` with the thread that talks to the others (``replication/exchange.py``), which looks how
 far the listener has come, too. When the publisher cannot publish, the workers wait, and so does a
 listener that reads a stream; one that has plain subscriptions never waits (``listener.py``).
@@ -52,7 +53,9 @@ shortly before that on. Where snapshots are kept, an empty store is filled from 
 (``snapshot_restore.py``), and ``snapshot_maker.py`` makes others later.
 
 **Restart after a crash**: ``process/runner.py`` opens the store; the position is that of its last
-checkpoint (``Store.last``), and ``loading.py`` loads the books. ``sources/start_position.py``
+checkpoint (``Store.last``), and ``loading.py`` loads the books. ``thread_factory.py`` gives the
+source its position and the confirmer its output positions; ``router_factory.py`` sets the arrival
+clock. ``sources/start_position.py``
 decides where reading continues, and ``sources/pull_consumer.py`` asks the stream for what follows.
 The same messages make the same digests with the same ids. Those that are stored already are not
 sent again: after its first look at the output streams ``inflight/stream_lookup.py`` begins to

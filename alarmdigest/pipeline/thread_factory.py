@@ -16,7 +16,7 @@ from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.publisher import Publisher
 from alarmdigest.pipeline.rejections import Rejections
-from alarmdigest.pipeline.routing import make_router
+from alarmdigest.pipeline.router_factory import make_router
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.sources.pull_consumer import PullConsumerSource
 from alarmdigest.pipeline.sources.source import Source
@@ -51,7 +51,7 @@ class ThreadFactory:
             on_failure=self._on_failure,
         )
 
-    def confirmer(self, lookup: Reconnector) -> Confirmer:
+    def confirmer(self, reconnector: Reconnector) -> Confirmer:
         """That of a single instance; a replica makes its own."""
         settings, last = self._settings, self._store.last
         if self._start_plan.mode != "stream":
@@ -61,7 +61,7 @@ class ThreadFactory:
             settings.digest_subject,
             settings.rejected_subject,
             (configs.digests, configs.rejected),
-            lookup,
+            reconnector,
             create=not settings.no_create_streams,
             domain=settings.js_domain,
             outputs=last.outputs if last is not None else {},
@@ -76,7 +76,7 @@ class ThreadFactory:
             confirmer,
             producers=self._settings.workers + 1,
             replay_end=self._start_plan.replay_end,
-            on_confirmed=checkpointer.confirmed,
+            on_barrier_confirmed=checkpointer.confirmed,
             on_failure=self._on_failure,
         )
 

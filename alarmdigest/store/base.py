@@ -70,7 +70,8 @@ class Checkpoint:
     """The arrival clock: the greatest arrival time of any message so far, ns since 1970. It never
     goes back, except with ``--accept-clock-step``."""
     outputs: Outputs
-    """In each output stream, all that input after ``position`` produces lies after its position."""
+    """The output position of each output stream: what comes from input after ``position`` is stored
+    after it."""
     settings: dict[str, int]
     """The settings that decide content."""
     blocks: int
@@ -161,7 +162,7 @@ class Store(ABC):
     @property
     def wants_all_rows(self) -> bool:
         """Whether the next commit had better be of all rows that there are. Only a store that
-        others may change, or lose something of, ever asks for that."""
+        others may change, or lose something of, ever asks for that. Any thread may ask."""
         return False
 
     def share(self, term: Callable[[], int | None]) -> None:  # noqa: B027 - most are not shared

@@ -63,7 +63,7 @@ def read_event(payload: bytes) -> Event:
 
 
 def parse_leniently(kind: int, payload: bytes) -> tuple[bytes, bytes, int, int]:
-    """For the slow path (``Rejections.read_or_reject``): ``(user, alarm, status, time_ns)``
+    """For the slow path (``SlowPath.read_or_reject``): ``(user, alarm, status, time_ns)``
     with ids in UTF-8. Raises Rejected."""
     if kind != EVENT:
         return _read_fields(payload, USER_FIELDS)["UserID"].encode(), b"", 0, 0

@@ -21,8 +21,8 @@ cdef enum:
     MAX_ID_BYTES = 1024
 
 ctypedef struct RoutedRecord:    # followed by UserID, then AlarmID or position
-    int64_t time_ns              # an event's ChangedAt, clamped to arrival + skew; of a user to forget
-                                 # the arrival up to which, 0: all
+    int64_t time_ns              # an event's ChangedAt, clamped to arrival + skew; of a user to forget:
+                                 # what arrived up to then is forgotten; 0: everything
     int64_t arrival_ns
     uint16_t user_len
     uint16_t alarm_len

@@ -7,7 +7,7 @@ domain and account hash before the stream in newer servers).
 
 One call takes the plain shape of a message only: the exact field names (and Go's ``UserId``), all
 values valid. Whatever it does not take goes, at its place in the order, to
-``Rejections.read_or_reject``, which has ``alarmdigest.wire.messages`` parse it: that knows every
+``SlowPath.read_or_reject``, which has ``alarmdigest.wire.messages`` parse it: that knows every
 spelling and every reason to reject. What this one takes, that one reads the same; a property test
 holds them together.
 """
@@ -199,9 +199,9 @@ cdef class Router:
         bytes event_subject=b"AlarmStatusChanged", bytes request_subject=b"SendAlarmDigest",
         bytes forget_subject=b"ForgetUser", count_if_sampled_out=None, bytes only_user=None,
     ):
-        """``hash32(user, 0, False)`` is mmh3; ``read_or_reject(kind, payload, subject, position)``
+        """``hash32(user, 0, False)`` is mmh3; ``read_or_reject(kind, payload, subject, stored_at)``
         gives ``(user, alarm, status, time_ns)`` with ids as bytes, or None for what it has rejected.
-        ``position`` is ``(sequence, timestamp_ns, arrival_ns)`` of a stream's message, else None.
+        ``stored_at`` is ``(sequence, timestamp_ns, arrival_ns)`` of a stream's message, else None.
 
         ``count_if_sampled_out(kind, reason)`` is asked before that where a plain subscription's
         message is certainly rejected, for the reason of that place in ``messages.REASONS``: true if
@@ -453,11 +453,11 @@ cdef class Router:
                 and text_of(PyDict_GetItem(fields, "Status"), &status_text)
                 and text_of(PyDict_GetItem(fields, "ChangedAt"), &changed_at)):
             return self.route_slow_path(
-                KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
+                KIND_EVENT, payload, frame, self.reason_if_sampling(KIND_EVENT, <dict> fields))
         status = status_of(status_text)
         if status == STATUS_NONE or not parse_rfc3339(changed_at.data, changed_at.length, &time_ns):
             return self.route_slow_path(
-                KIND_EVENT, payload, frame, self.reason_if_asked(KIND_EVENT, <dict> fields))
+                KIND_EVENT, payload, frame, self.reason_if_sampling(KIND_EVENT, <dict> fields))
         return self.append(KIND_EVENT, <object> user, user_id, alarm_id, status, time_ns)
 
     cdef int route_about_user(self, int kind, Frame* frame) except -1:
@@ -478,7 +478,7 @@ cdef class Router:
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
             return self.route_slow_path(
-                kind, payload, frame, self.reason_if_asked(kind, <dict> fields))
+                kind, payload, frame, self.reason_if_sampling(kind, <dict> fields))
         return self.append_about_user(kind, <object> user, user_id)
 
     cdef int append_about_user(self, int kind, object user, Span user_id) except -1:
@@ -506,7 +506,9 @@ cdef class Router:
         return (not self.in_stream and self.count_if_sampled_out is not None
                 and bool(self.count_if_sampled_out(kind, reason)))
 
-    cdef int reason_if_asked(self, int kind, dict fields) except -1:
+    cdef int reason_if_sampling(self, int kind, dict fields) except -1:
+        """Why the slow path will reject it, where count_if_sampled_out is to be asked (core mode); else,
+        or where only the slow path can tell, REASON_UNKNOWN."""
         if self.in_stream or self.count_if_sampled_out is None:
             return REASON_UNKNOWN
         return reason_of(kind, fields)

@@ -172,13 +172,14 @@ cdef class StoredIds:
         self.compact()
         return found, missing
 
-    def drop_passed(self, uint64_t sequence) -> None:
-        """Forget ids of requests up to ``sequence``: nothing makes them again any more."""
+    def drop_passed(self, uint64_t input_sequence) -> None:
+        """Forget ids of digests whose request is at or before this sequence of the *input* stream:
+        nothing makes them again any more."""
         cdef size_t i
         cdef Entry* one
         for i in range(self.head, self.count()):
             one = self.entry(i)
-            if not one.taken and 0 < one.request <= sequence:
+            if not one.taken and 0 < one.request <= input_sequence:
                 one.taken = True
                 self.waiting -= 1
         self.compact()

@@ -271,9 +271,9 @@ from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
 from alarmdigest.pipeline.inflight.stream_lookup import StreamLookup
 missing_acks.ACK_TIMEOUT_S = 0.6
 look_up, read, looks = StreamLookup.look_up, PubAckConfirmer.read, []
-def count(self, window, go_on, *, rejected_only):
+def count(self, window, go_on, *, only_left):
     looks.append(1)
-    return look_up(self, window, go_on, rejected_only=rejected_only)
+    return look_up(self, window, go_on, only_left=only_left)
 StreamLookup.look_up = count
 def hear(self, data, end):
     return ReadResult(end) if len(looks) == 1 else read(self, data, end)
@@ -348,7 +348,7 @@ def test_an_output_stream_that_lost_its_tail_keeps_what_a_replay_will_find_there
         publish_raw(server.url, frames_with_ids("AlarmDigest", ids[5:], b"{}"))
         eventually(lambda: last_of(bus, DIGESTS) == 10, what="10 stored")
         confirmer = confirmer_at(server.url, DIGESTS, 3, ids[2])
-        assert confirmer.lookup.look_up(Window(), go_on, rejected_only=False)
+        assert confirmer.lookup.look_up(Window(), go_on, only_left=False)
         assert made_again(confirmer, ids[7]) == 1
         assert confirmer.lookup.output_positions()[DIGESTS].sequence == 3
         saved.put_back()
@@ -379,7 +379,7 @@ def test_an_output_stream_is_known_by_the_message_at_its_place(change: str) -> N
             bus.run(js(bus).purge_stream(DIGESTS))
         elif change == "taken out":
             bus.run(js(bus).delete_msg(DIGESTS, 8))
-        assert confirmer.lookup.look_up(Window(), go_on, rejected_only=False)
+        assert confirmer.lookup.look_up(Window(), go_on, only_left=False)
         # What was taken out singly is not told from a stream that never had it, but by its time.
         anew = change in ("recreated", "taken out")
         assert confirmer.lookup.stream_changes["output_recreated"] == anew

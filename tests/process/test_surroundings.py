@@ -428,7 +428,7 @@ def test_a_core_that_is_older_than_its_sources_is_said_when_something_is_wrong(
 ) -> None:
     for compiled in (ROOT / "alarmdigest/_ext").glob("*.so"):
         shutil.copy2(compiled, clone / "alarmdigest/_ext")
-    source = clone / "alarmdigest/pipeline/routing.py"
+    source = clone / "alarmdigest/pipeline/router_factory.py"
     source.write_text(source.read_text().replace("clock_skew", "skew_of_a_newer_core"))
     (clone / "ext/wire/router.pyx").touch()
     done = run_in(clone, server.url)

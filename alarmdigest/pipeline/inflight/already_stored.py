@@ -74,9 +74,10 @@ class AlreadyStored:
         read = (reader.ids.sequence, reader.ids.newest_id)
         return max(read, confirmed) if reader.done else read
 
-    def note_stored_through(self, sequence: int) -> None:
+    def note_stored_through(self, input_sequence: int) -> None:
+        """Everything that comes from input up to there is stored."""
         for reader in self.readers:
-            reader.ids.drop_passed(sequence)
+            reader.ids.drop_passed(input_sequence)
 
     def close(self) -> None:
         for reader in self.readers:

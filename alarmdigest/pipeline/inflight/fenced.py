@@ -81,7 +81,7 @@ class FencedConfirmer(PubAckConfirmer):
             domain=domain,
             outputs=outputs,
             replays=True,
-            lookup=GroupLookup,
+            lookup_class=GroupLookup,
         )
         self.leadership = Leadership(identity.incarnation, word)
         self.lookup.begin(self.leadership, sums, exchange, identity, content, start, on_diverged)

@@ -212,7 +212,7 @@ class GroupLookup(StreamLookup):
 
     # -- looking up: becoming, or staying, the leader ----------------------------------------------
 
-    def look_up(self, window: Window, go_on: Callable[[], bool], *, rejected_only: bool) -> bool:
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, only_left: bool) -> bool:
         try:
             infos = self._ensure_with_leaders(KINDS, go_on)
         except StreamConflict:

@@ -43,7 +43,7 @@ class PubAckConfirmer(Confirmer):
         domain: str,
         outputs: Outputs,
         replays: bool,
-        lookup: type[StreamLookup] = StreamLookup,
+        lookup_class: type[StreamLookup] = StreamLookup,
     ) -> None:
         """``stream_configs`` are those for digests and for rejected messages; ``outputs`` of the
         checkpoint. Looks things up on connections of ``reconnector``.
@@ -54,7 +54,7 @@ class PubAckConfirmer(Confirmer):
         self._in_flight = InFlight()
         streams = [config.name for config in stream_configs]
         self._acks = PubAckReader(self._in_flight, streams, digest_subject)
-        self.lookup: StreamLookup = lookup(
+        self.lookup: StreamLookup = lookup_class(
             stream_configs,
             reconnector,
             self._in_flight,

@@ -83,9 +83,10 @@ class StreamLookup:
         return stored if stored is not None and stored.readers else None
 
     @property
-    def rejected_left(self) -> bool:
-        """Whether the stream of rejected messages is left to be looked up, for which digests do not
-        wait."""
+    def some_left(self) -> bool:
+        """Whether a stream is left to be looked up without digests waiting for it: most often that
+        of rejected messages, which the last look-up left out; also one that seemed recreated
+        since."""
         return bool(self._to_look_up)
 
     @property
@@ -124,15 +125,15 @@ class StreamLookup:
         """What was under way on the connection before may be lost: look at all streams."""
         self._to_look_up = set(KINDS)
 
-    def look_up(self, window: Window, go_on: Callable[[], bool], *, rejected_only: bool) -> bool:
+    def look_up(self, window: Window, go_on: Callable[[], bool], *, only_left: bool) -> bool:
         """Find out what is stored of what was under way, and that more can be; whether to go on.
 
-        ``rejected_only``: digests go on; only what the last look-up had to leave out.
+        ``only_left``: digests go on; only what the last look-up had to leave out.
 
         Nothing is sent on a new connection before. What turns out not to be stored is to be sent
         again. Raises NatsError when it cannot be found out now.
         """
-        if not rejected_only:
+        if not only_left:
             self._to_look_up.update(kind for kind in KINDS if self._in_flight.floor(kind) >= 0)
         infos = self._ensure_with_leaders(self._to_look_up or KINDS, go_on)
         if infos is None:
