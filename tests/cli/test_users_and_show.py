@@ -132,6 +132,7 @@ def test_show_is_what_the_store_has_too(server: NatsServer) -> None:
         assert "no service answers AlarmDigestQuery.users: is one running" in alone.stderr
 
 
+@pytest.mark.slow
 def test_an_answer_in_several_messages() -> None:
     """What does not fit into one message of the server."""
     with (
