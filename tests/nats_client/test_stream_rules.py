@@ -7,6 +7,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -55,13 +56,27 @@ def plan_of(role: str, found: StreamConfigs = PLANS) -> StreamConfig:
     return next(plan for plan in found if plan.role == role)
 
 
+#: A server that is still busy with deleting the one before it cannot make its folder.
+STILL_DELETING = 10049
+
+
+def create(js: JetStream, config: dict[str, Any]) -> StreamInfo:
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return js.create_stream(config)
+        except JetStreamError as error:
+            if error.err_code != STILL_DELETING or time.monotonic() > deadline:
+                raise
+
+
 def make(js: JetStream, role: str, config: dict[str, Any]) -> StreamInfo:
     """The stream of this role as we would make it, but for these fields."""
     plan = plan_of(role)
     wanted = {**plan.api_config(), **config}
     # A sealed stream cannot be made, only edited to be one.
     sealed = wanted.pop("sealed", False)
-    info = js.create_stream(wanted)
+    info = create(js, wanted)
     if sealed:
         js.request(f"STREAM.UPDATE.{plan.name}", {**info.config, "sealed": True})
     return info_of(js, plan.name)
