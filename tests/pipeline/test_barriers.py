@@ -26,12 +26,12 @@ pytestmark = pytest.mark.slow
 SLOW_TO_MEET = """
 import time
 from alarmdigest.pipeline.worker import Worker
-meet = Worker._on_barrier
+meet = Worker._hand_over_rows
 def meet_late(self, barrier):
     if self.name == "worker-0":
         time.sleep(0.15)
     meet(self, barrier)
-Worker._on_barrier = meet_late
+Worker._hand_over_rows = meet_late
 """
 
 

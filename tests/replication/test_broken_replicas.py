@@ -10,6 +10,7 @@ from support.feeder import Feeder
 from support.group_service import GroupService, elections_of
 from support.nats_server import NatsServer
 from support.stream_service import assert_worth_judging, let_time_pass
+from support.wait import eventually
 from support.wrong_program import forgets_batches_once_there_is
 
 pytestmark = pytest.mark.group
@@ -34,7 +35,12 @@ def test_one_that_computes_something_else_is_found_and_kept_from_leading(tmp_pat
         assert int(told[1]) > 0
         assert wrong.http("/readyz")[0] == 503
         # Right ones may be lost: the wrong one does not stand.
+        leads, leaders = group.leader() is group.replicas[0], len(elections_of(server.url))
         group.replicas[0].kill()
+        if leads:
+            eventually(
+                lambda: len(elections_of(server.url)) > leaders, timeout=30, what="another leader"
+            )
         feeder.wait_for(500)
         group.replicas[0].start()
         feeder.wait_for(200)
