@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Any
 
@@ -11,6 +12,7 @@ from alarmdigest.cli.client import connect
 from alarmdigest.cli.subscription import Subscription
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NoAnswer
+from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings, SettingsError
 from alarmdigest.wire.queries import addressee
 
@@ -59,16 +61,23 @@ def ask_all(settings: Settings, name: str, items: str, **asked: Any) -> list[dic
         inbox = connection.new_inbox()
         answers = Subscription(connection, inbox)
         _publish(connection, settings, name, inbox, {**asked, "whom": "any"})
-        found = []
+        found: list[dict[str, Any]] = []
+        refusals: list[ServiceBusy | SettingsError] = []
         for headers, body in answers.messages(time.monotonic() + ALL_S):
             if headers.startswith(NO_RESPONDERS):
                 break
-            if (part := _read(body, items)) is not None:
-                found.append(part)
+            try:
+                if (part := _read(body, items)) is not None:
+                    found.append(part)
+            except (ServiceBusy, SettingsError) as refused:
+                refusals.append(refused)
     finally:
         connection.close()
     if not found:
-        raise _nobody(connection, settings, name)
+        raise refusals[0] if refusals else _nobody(connection, settings, name)
+    # What one of them does not do is no failure of the others.
+    for refusal in refusals:
+        print(f"alarmdigest: one of several: {printable(str(refusal))}", file=sys.stderr)
     return found
 
 

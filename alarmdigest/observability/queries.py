@@ -103,7 +103,10 @@ class Queries:
             return iter([_error("the workers have no time to answer", busy=True)])
         if any(part.failed for part in query.parts):
             return iter([_error("no memory for the answer", busy=True)])
-        return _in_parts(*query.answer(), most_bytes)
+        try:
+            return iter(list(_in_parts(*query.answer(), most_bytes)))
+        except MemoryError:
+            return iter([_error("no memory for the answer", busy=True)])
 
     # -- whom, and what --------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from support.bus import Bus
 from support.command import run_command
 from support.faults import ChangingServer, users
 from support.feeder import Feeder
+from support.inputs import event, request
 from support.jetstream import asking, info_of
 from support.judge import ALARMS, DIGESTS, judge, read_stream
 from support.nats_server import NatsServer
@@ -29,22 +30,12 @@ from alarmdigest._ext import timestamps
 from alarmdigest.runtime import exit_codes
 
 OPTIONS = ["--checkpoint-interval", "100ms"]
-T = "2026-01-02T03:04:{:02}Z"
 
 
 @pytest.fixture
 def server() -> Iterator[NatsServer]:
     with NatsServer() as server:
         yield server
-
-
-def event(user: str, alarm: str, status: str, second: int) -> tuple[str, bytes]:
-    body = {"UserID": user, "AlarmID": alarm, "Status": status, "ChangedAt": T.format(second)}
-    return "AlarmStatusChanged", orjson.dumps(body)
-
-
-def request(user: str) -> tuple[str, bytes]:
-    return "SendAlarmDigest", orjson.dumps({"UserID": user})
 
 
 def told(server: NatsServer, user: str, *options: str) -> list[dict[str, Any]]:

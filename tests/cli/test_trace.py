@@ -9,8 +9,10 @@ from collections.abc import Iterator
 
 import orjson
 import pytest
+from nats.aio.msg import Msg
 from support.bus import Bus
 from support.command import run_command
+from support.inputs import event, request
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
@@ -18,22 +20,12 @@ from support.wait import eventually
 from alarmdigest.runtime import exit_codes
 
 OPTIONS = ["--checkpoint-interval", "100ms", "--workers", "3"]
-T = "2026-01-02T03:04:{:02}Z"
 
 
 @pytest.fixture
 def server() -> Iterator[NatsServer]:
     with NatsServer() as server:
         yield server
-
-
-def event(user: str, alarm: str, status: str, second: int = 1) -> tuple[str, bytes]:
-    body = {"UserID": user, "AlarmID": alarm, "Status": status, "ChangedAt": T.format(second)}
-    return "AlarmStatusChanged", orjson.dumps(body)
-
-
-def request(user: str) -> tuple[str, bytes]:
-    return "SendAlarmDigest", orjson.dumps({"UserID": user})
 
 
 STORY = [
@@ -122,6 +114,20 @@ def test_the_last_one_who_asks_is_served(server: NatsServer) -> None:
         run_command("trace", "ada", "--server", server.url)
         done = run_command("trace", "bob", "--server", server.url)
         assert done.stdout.endswith("of user bob for 600 s, and no more of user ada\n")
+
+
+def test_one_that_refuses_does_not_hide_the_others(server: NatsServer) -> None:
+    with ServiceProcess(server.url, mode="core", options=OPTIONS), Bus(server.url) as bus:
+
+        async def refuse(message: Msg) -> None:
+            await message.respond(b'{"error":"not here","busy":false,"last":true}')
+
+        bus.run(bus.client.subscribe("AlarmDigestQuery.trace", cb=refuse))
+        bus.flush()
+        done = run_command("trace", "ada", "--server", server.url)
+        assert done.returncode == 0, done.stderr
+        assert "logs each step of user ada" in done.stdout
+        assert "one of several: the service says: not here" in done.stderr
 
 
 def test_a_log_that_would_not_show_it(server: NatsServer) -> None:

@@ -12,6 +12,7 @@ import pytest
 from support.bus import Bus
 from support.command import run_command
 from support.faults import ChangingServer, users
+from support.inputs import event, request
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
@@ -19,22 +20,12 @@ from support.wait import eventually
 from alarmdigest.runtime import exit_codes
 
 OPTIONS = ["--checkpoint-interval", "100ms"]
-T = "2026-01-02T03:04:{:02}Z"
 
 
 @pytest.fixture
 def server() -> Iterator[NatsServer]:
     with NatsServer() as server:
         yield server
-
-
-def event(user: str, alarm: str, status: str, second: int = 1) -> tuple[str, bytes]:
-    body = {"UserID": user, "AlarmID": alarm, "Status": status, "ChangedAt": T.format(second)}
-    return "AlarmStatusChanged", orjson.dumps(body)
-
-
-def request(user: str) -> tuple[str, bytes]:
-    return "SendAlarmDigest", orjson.dumps({"UserID": user})
 
 
 def ask(server: NatsServer, *arguments: str) -> subprocess.CompletedProcess[str]:

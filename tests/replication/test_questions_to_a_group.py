@@ -8,25 +8,15 @@ import signal
 import subprocess
 from typing import Any
 
-import orjson
 import pytest
 from support.bus import Bus
 from support.command import run_command
 from support.feeder import Feeder
 from support.group_service import GroupService, let_lead
+from support.inputs import event, request
 from support.nats_server import NatsServer
 from support.stream_service import RETENTION_NS, SKEW_NS, StreamService, assert_worth_judging
 from support.wait import eventually
-
-
-def event(user: str, alarm: str, status: str, second: int = 1) -> tuple[str, bytes]:
-    when = f"2026-01-02T03:04:{second:02}Z"
-    body = {"UserID": user, "AlarmID": alarm, "Status": status, "ChangedAt": when}
-    return "AlarmStatusChanged", orjson.dumps(body)
-
-
-def request(user: str) -> tuple[str, bytes]:
-    return "SendAlarmDigest", orjson.dumps({"UserID": user})
 
 
 def ask(server: NatsServer, *arguments: str) -> subprocess.CompletedProcess[str]:
