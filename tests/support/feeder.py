@@ -235,7 +235,7 @@ class Feeder:
     """Several publishers at once. ``with Feeder(url, seed=1) as feeder: …``
 
     ``rate`` is in messages a second of all of them, ``window`` how many each may have without
-    confirmation. ``users``, ``alarms`` and ``requests`` are those of their histories.
+    confirmation. ``users``, ``alarms``, ``requests`` and ``forgets`` are those of their histories.
     """
 
     def __init__(
@@ -249,6 +249,7 @@ class Feeder:
         users: list[str] = USERS,
         alarms: list[str] = ALARMS,
         requests: float = 0.25,
+        forgets: float = 0.01,
     ) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None
@@ -261,6 +262,7 @@ class Feeder:
                     users=users,
                     alarms=alarms,
                     requests=requests,
+                    forgets=forgets,
                 ),
                 rate / publishers,
                 window,

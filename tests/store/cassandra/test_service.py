@@ -249,7 +249,8 @@ def test_show_backup_and_copy_between_stores(
     folder = tmp_path_factory.mktemp("copies")
     with (
         StreamService(server.url, *keyspace.options) as service,
-        Feeder(server.url, seed=76, rate=300) as feeder,
+        # A user who has just been forgotten would have no alarms.
+        Feeder(server.url, seed=76, rate=300, forgets=0) as feeder,
     ):
         feeder.wait_for(400)
         written = checkpoints(service)
