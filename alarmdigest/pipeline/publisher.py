@@ -66,7 +66,7 @@ class Publisher(ServiceThread):
         """
         super().__init__("publisher", on_failure)
         self.queue: ByteQueue[Outgoing | Barrier | None] = ByteQueue(MAX_QUEUED_BYTES)
-        # Set while what is published reaches the server, and what it holds is known.
+        # Set while what is published reaches the server, and it is known how far its streams are.
         self.ready = threading.Event()
         self.window = Window()
         self.pace = Pace()

@@ -105,7 +105,7 @@ class Rejections:
         )
         headers = rejection_headers(rejection, subject)
         if stored_at is not None:
-            # The id is the last line: whoever looks for it counts from the end.
+            # The last line of the record's headers: `InFlight.set_confirmed` counts on that.
             message_id = outgoing.published_id(self._stream.encode(), *stored_at[:2], payload)
             headers += b"Nats-Msg-Id: %b\r\n" % message_id
         record = outgoing.pack_rejection(headers, payload, stored_at[2] if stored_at else 0)

@@ -8,8 +8,8 @@ An ``AlarmStatusChanged`` that an agent publishes takes these steps:
    subscriptions, and a stream. A message that the compiled code does not recognise (another
    spelling of a field's name, for instance) is handed to ``slow_path.py``, which has
    ``wire/messages.py`` parse it. An invalid one is rejected (``rejections.py``): counted, logged
-   and queued for the publisher (in core mode, of a flood of them, one in a hundred). One batch per
-   worker goes into its queue.
+   and queued for the publisher; in core mode, of a flood of them, 99 of 100 are only counted, many
+   of those by the compiled code without the slow path. One batch per worker goes into its queue.
 2. ``worker.py``, threads *worker-0…*: merges the batch into the worker's alarm book
    (``ext/state/alarmbook.pyx``), which holds the latest state of every alarm of the worker's users.
    A ``SendAlarmDigest`` takes the same way, and makes the book write the user's due alarms as one
@@ -45,8 +45,9 @@ far the listener has come, too. When the publisher cannot publish, the workers w
 listener that reads a stream; one that has plain subscriptions never waits (``listener.py``).
 
 **Start**, from the end of the pipeline to its beginning, so that all are ready before data comes:
-``startup.py`` checks the server, creates the streams and claims the store; the publisher connects;
-the books are loaded from the store; then the checkpointer, the workers and the listener start. The
+``startup.py`` checks the server, creates the streams and claims the store; the publisher
+connects and looks how far the output streams are (not yet which ids they hold); the books are
+loaded from the store; then the checkpointer, the workers and the listener start. The
 listener continues with the first message after the checkpoint. ``process/runner.py`` logs
 ``ready``. In stream mode ``stream_watcher.py`` looks at the streams from
 shortly before that on. Where snapshots are kept, an empty store is filled from one first

@@ -1,6 +1,7 @@
 """The slow path: input messages that the compiled router does not recognise.
 
-It takes the plain shape of a message by itself. Everything else, another spelling of a field's name
+It takes the plain shape of a message by itself (and may only count one, see ``publish_budget.py``).
+Everything else, another spelling of a field's name
 as well as nonsense, is parsed here, and is then routed like any other, or rejected.
 """
 

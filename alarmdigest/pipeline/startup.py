@@ -120,7 +120,7 @@ def _prepare(
     check_stored(settings, last)
     _check_version(connection, "core", asked_for=settings.mode)
     mode = "core"
-    events = digests = replay_end = None
+    inputs = digests = replay_end = None  # `inputs` is the stream of all input
     # A user who is to use plain subscriptions need not be allowed a single request of JetStream's.
     if settings.mode != "core":
         jetstream = JetStream(connection, domain=settings.js_domain)
@@ -131,7 +131,7 @@ def _prepare(
                 _check_version(connection, "group", asked_for="group")
                 check_other_groups(jetstream, settings)
             streams = ready_streams(jetstream, settings)
-            events, digests = streams["alarms"], streams["digests"]
+            inputs, digests = streams["alarms"], streams["digests"]
             if not settings.group:
                 check_no_group(jetstream, settings)
     if mode == "core":
@@ -140,18 +140,18 @@ def _prepare(
     store.claim()
     last = store.last
     check_stored(settings, last)
-    if events is not None:
+    if inputs is not None:
         # Only now: whoever had the store may have read on until it was ours.
-        events = jetstream.stream_info(events.name) or events
+        inputs = jetstream.stream_info(inputs.name) or inputs
         replay_end = StreamPosition(
-            events.name, events.created, events.last_seq, events.last_ts or 0
+            inputs.name, inputs.created, inputs.last_seq, inputs.last_ts or 0
         )
-    if last is None and fill_store is not None and events is not None:
+    if last is None and fill_store is not None and inputs is not None:
         last = fill_store(content)  # from here on `store` may be closed
     group_start = GroupStart()
-    if settings.group and events is not None and digests is not None:
+    if settings.group and inputs is not None and digests is not None:
         in_common = content_of(settings, content)
-        group_start = check_group(jetstream, settings, in_common, last, events, digests)
+        group_start = check_group(jetstream, settings, in_common, last, inputs, digests)
     if last is not None and last.position is not None:
         _warn_of_changed_settings(
             last, content, replay_end.sequence if replay_end is not None else 0

@@ -567,7 +567,7 @@ cdef class AlarmBook:
         self.out.used += sizeof(OutgoingRecord)
         if self.request_position != NULL:
             buffer_put(&self.out, self.request_line, self.request_line_len)
-            # The id is the last line: whoever looks for it counts from the end.
+            # The id is the last line of the record: `InFlight.set_confirmed` counts on it.
             buffer_put(&self.out, b"Nats-Msg-Id: ", 13)
             self.out.used += PUBLISHED_ID_BYTES       # end_message() knows it
             buffer_put(&self.out, b"\r\n", 2)

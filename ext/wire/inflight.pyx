@@ -100,7 +100,8 @@ cdef class InFlight:
     cdef uint64_t sequences[2]   # the greatest confirmed one, by kind
     cdef char ids[2][ID_BYTES]   # of the message with that sequence
     cdef bint ids_known[2]
-    cdef public bint batch_under_way     # digests are answered together: Python reads the answers
+    # Of an atomic batch, in a group: its digests are answered together, and Python reads that.
+    cdef public bint atomic_batch_under_way
     cdef object batches          # (number after it, bytes): what the slots point into
     cdef list other
     cdef bint busy
@@ -686,7 +687,7 @@ cdef class InFlight:
         if number < <long long> self.base or number >= <long long> self.next:
             return False
         slot = self.slot(number)
-        if slot.state != SENT or (self.batch_under_way and slot.kind == OUTGOING_DIGEST):
+        if slot.state != SENT or (self.atomic_batch_under_way and slot.kind == OUTGOING_DIGEST):
             return False
         for begins in <tuple> self.plain_acks[slot.kind]:
             length = PyBytes_GET_SIZE(begins)

@@ -140,7 +140,7 @@ cdef class Router:
     A stream may have to be read again by books that know it already. Its events merge to what is
     there; its requests were answered, and would get what came since then. So those that may have
     been read before (see ``begin_reread``) are counted in ``not_answered`` and not routed, and such
-    events count as having arrived when the stream stored them. Whom to forget is routed again: else
+    events count as having arrived at the greatest of the stream's times among those reread so far. Whom to forget is routed again: else
     the events before it would bring back what was forgotten. ``stepped_back_ns`` is how much
     earlier, at most, a message's time was than that of one before it; ``arrival_steps`` how often one was
     more than a day ahead of both our clock and all earlier ones.

@@ -149,11 +149,11 @@ def test_an_answer_to_nothing_of_ours_confirms_nothing(wire: bytes) -> None:
 def test_while_a_batch_is_under_way_no_plain_answer_confirms_a_digest() -> None:
     """Only the commit of the batch does: Python reads it."""
     messages = sent(DIGEST, REJECTION)
-    messages.batch_under_way = True
+    messages.atomic_batch_under_way = True
     [(_kind, number, _headers, text)] = scan(messages, ack(1, 17) + ack(2, 9, REJECTION))
     assert (number, text) == (1, b'{"stream":"%b", "seq":17}' % STREAMS[DIGEST])
     assert (messages.digests, messages.rejections) == (0, 1)
-    messages.batch_under_way = False
+    messages.atomic_batch_under_way = False
     assert scan(messages, ack(1, 17)) == []
     assert messages.digests == 1
 

@@ -166,7 +166,7 @@ class FencedConfirmer(PubAckConfirmer):
             self.lookup.mark = b""
         self._last = last
         self._batch, self._batch_count = (batch, digests) if digests > 1 else (b"", digests)
-        self._in_flight.batch_under_way = digests > 1
+        self._in_flight.atomic_batch_under_way = digests > 1
         if digests or rejections:
             connection.send(wire)
         self.resent = self._in_flight.resent
@@ -224,7 +224,7 @@ class FencedConfirmer(PubAckConfirmer):
 
     def _end_batch(self) -> None:
         self._last, self._batch = 0, b""
-        self._in_flight.batch_under_way = False
+        self._in_flight.atomic_batch_under_way = False
 
     def _on_error(self, number: int, error: dict[str, Any], answers: ReadResult) -> bool:
         code = error.get("err_code")
