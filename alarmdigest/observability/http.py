@@ -1,30 +1,25 @@
-"""The HTTP side: uvicorn in a thread of its own, which leaves signals and logging alone."""
+"""The page, metrics and health of one service, over HTTP."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from collections.abc import Callable
-from threading import Thread
-from typing import Any
+from http import HTTPStatus
 
-import uvicorn
-
-from alarmdigest.observability.guard import BoundedConnection, places
+from alarmdigest.http.bounded import BoundedConnection
+from alarmdigest.http.server import HttpThread, listen
 from alarmdigest.observability.metrics import registry_of
 from alarmdigest.observability.other_instances import OtherInstances
 from alarmdigest.observability.pages import Pages
 from alarmdigest.observability.status import Status
 from alarmdigest.pipeline.service import Service
-from alarmdigest.runtime.logs import Fields, LimitedLog
+from alarmdigest.runtime.logs import Fields
 from alarmdigest.settings import HttpAddress, SettingsError
 
 log = logging.getLogger(__name__)
 
-# So many may knock at once; whoever finds this full would try again after a second only.
-KNOCKING = 1024
-STOP_TIMEOUT_S = 1
+CONNECTION_LIFE_S = 10.0
+MAX_REQUEST_BYTES = 16 * 1024
 
 
 class HttpServer:
@@ -34,20 +29,21 @@ class HttpServer:
         """Raises SettingsError when the address cannot be had and may not be another."""
         host, port, may_move = address
         try:
-            self._socket = _listen(host, port)
+            listening = listen(host, port)
         except OSError as error:
             if not may_move:
                 place = address.url.removeprefix("http://")
                 raise SettingsError(
                     f"--http {place}: {error.strerror}; choose another port, or --http off"
                 ) from error
-            self._socket = _listen(host, 0)
+            listening = listen(host, 0)
             log.warning("port %d is taken, HTTP moves to another one", port)
-        self.url = HttpAddress(host, self._socket.getsockname()[1]).url
+        self.url = HttpAddress(host, listening.getsockname()[1]).url
         status = Status(service, others)
         pages = Pages(service, registry_of(service, others), status, host)
-        self._server = _Server(pages, status.remember)
-        self._thread = Thread(target=self._serve, name="http", daemon=True)
+        self._thread = HttpThread(
+            pages, listening, protocol=ShortConnection, every_second=status.remember
+        )
 
     def start(self) -> None:
         self._thread.start()
@@ -55,78 +51,28 @@ class HttpServer:
         log.info("http listening%s", Fields(on=self.url))
 
     def stop(self) -> None:
-        """Ends what is being answered within STOP_TIMEOUT_S."""
-        self._server.should_exit = True
-        self._thread.join(2 * STOP_TIMEOUT_S)
-
-    def _serve(self) -> None:
-        # A loop of our own, not asyncio.run(): that would wait for what a client holds up.
-        loop = asyncio.new_event_loop()
-        loop.set_exception_handler(self._server.on_trouble)
-        try:
-            loop.run_until_complete(self._server.serve(sockets=[self._socket]))
-        except Exception:
-            log.exception("the HTTP side has ended; nothing else depends on it")
-        finally:
-            self._socket.close()
-            loop.close()
+        self._thread.stop()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises OSError."""
-    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(KNOCKING)
-    except OSError:
-        listening.close()
-        raise
-    return listening
+class ShortConnection(BoundedConnection):
+    """One that lives for CONNECTION_LIFE_S at most, and asks once: a probe is answered within
+    milliseconds."""
 
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        # A timeout of the socket would begin again with every byte.
+        self._end_of_life = self.loop.call_later(CONNECTION_LIFE_S, self.end)
+        self._received = 0
 
-class _Server(uvicorn.Server):
-    """Does nothing but HTTP/1.1 over the given sockets: no signals (it is not in the main thread),
-    no logging of its own, no lifespan, no environment variables."""
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end_of_life.cancel()
+        super().connection_lost(exc)
 
-    def __init__(self, app: Any, remember: Callable[[], None]) -> None:
-        async def every_second() -> None:
-            remember()
-
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http=BoundedConnection,
-                ws="none",
-                loop="none",
-                interface="asgi3",
-                lifespan="off",
-                log_config=None,
-                # Above all levels: a stranger's nonsense is no news, and failures we log ourselves.
-                log_level=logging.CRITICAL + 1,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                workers=1,
-                # asyncio accepts so many at once before it lets any of them in: each newcomer is to
-                # be counted before the next one takes a descriptor.
-                backlog=1,
-                timeout_graceful_shutdown=STOP_TIMEOUT_S,
-                callback_notify=every_second,
-                timeout_notify=0,
-            )
-        )
-        self._trouble = LimitedLog(log, logging.ERROR)
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for listening in sockets or ():  # whose queue has become as short as asyncio's
-            listening.listen(KNOCKING)
-
-    def on_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        """What asyncio could not do. When there is no descriptor for one more connection, it tries
-        again after a second."""
-        error = context.get("exception")
-        self._trouble("the HTTP side has trouble", reason=error or context.get("message"))
-        if isinstance(error, OSError):
-            places.be_fewer()
+    def data_received(self, data: bytes) -> None:
+        if self.cycle is not None:  # one request each: whatever comes behind it is not for us
+            return
+        self._received += len(data)
+        if self._received > MAX_REQUEST_BYTES:
+            self.refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+        else:
+            super().data_received(data)

@@ -12,7 +12,11 @@ from alarmdigest import __version__
 from alarmdigest.nats.embedded.discovery import EmbeddedServerError, choose_server, server_name_at
 from alarmdigest.nats.embedded.server import NAME_PREFIX, EmbeddedServer
 from alarmdigest.nats.errors import UrlError
-from alarmdigest.observability.health import degradations
+from alarmdigest.observability.health import (
+    degradations,
+    liveness_failures,
+    readiness_failures,
+)
 from alarmdigest.observability.http import HttpServer
 from alarmdigest.observability.nats_service_api import ServiceApi
 from alarmdigest.observability.other_instances import OtherInstances
@@ -200,7 +204,9 @@ class Runner:
     def _watch(self, service: Service) -> int:
         while service.failure is None:
             time.sleep(WATCH_INTERVAL_S)
-            self._supervisor.look_at(service)
+            self._supervisor.look_at(
+                lambda: readiness_failures(service), lambda: liveness_failures(service)
+            )
             self._reloader.reload_if_asked(service)
             if self._signals.stop_asked:
                 self._supervisor.stopping()

@@ -6,10 +6,8 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from alarmdigest.observability.health import liveness_failures, readiness_failures
-from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import LimitedLog
 
 log = logging.getLogger(__name__)
@@ -43,8 +41,13 @@ class Supervisor:
     def stopping(self) -> None:
         self._tell("STOPPING=1\nSTATUS=draining")
 
-    def look_at(self, service: Service) -> None:
-        """Call it often: feeds the watchdog while the service is healthy, and tells its state.
+    def look_at(
+        self,
+        readiness_failures: Callable[[], list[str]],
+        liveness_failures: Callable[[], list[str]],
+    ) -> None:
+        """Call it often: feeds the watchdog while nothing keeps us from living, and tells what keeps
+        us from being ready.
 
         Not needed while it drains: systemd stops its watchdog at STOPPING=1.
         """
@@ -53,11 +56,11 @@ class Supervisor:
             return
         self._next_look = now + self._interval_s
         messages = []
-        status = "; ".join(readiness_failures(service)) or "ready"
+        status = "; ".join(readiness_failures()) or "ready"
         if status != self._status:
             self._status = status
             messages.append(f"STATUS={status[:STATUS_MAX_CHARS]}")
-        if self._watchdog and not liveness_failures(service):
+        if self._watchdog and not liveness_failures():
             messages.append("WATCHDOG=1")
         if messages:
             self._tell("\n".join(messages))

@@ -14,7 +14,8 @@ from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
 
-from alarmdigest.observability.guard import MAX_REQUEST_BYTES, may_ask_as
+from alarmdigest.observability.guard import may_ask_as
+from alarmdigest.observability.http import MAX_REQUEST_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -102,8 +103,8 @@ def test_a_request_without_end_is_cut(service: ServiceProcess) -> None:
 
 
 SHORT_LIVES = """
-from alarmdigest.observability import guard
-guard.CONNECTION_LIFE_S = 0.5
+from alarmdigest.observability import http
+http.CONNECTION_LIFE_S = 0.5
 """
 
 

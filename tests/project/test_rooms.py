@@ -11,8 +11,8 @@ from support.paths import ROOT
 PACKAGE = ROOT / "alarmdigest"
 # From the command line down to what knows nobody. `alarmdigest` itself holds the version only.
 ROOMS = (
-    *("cli", "process", "observability", "pipeline", "replication", "store"),
-    *("state", "settings", "nats", "wire", "runtime", "_ext"),
+    *("cli", "connect", "process", "observability", "pipeline", "replication", "store"),
+    *("state", "settings", "nats", "wire", "http", "runtime", "_ext"),
 )
 
 
