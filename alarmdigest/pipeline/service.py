@@ -71,7 +71,8 @@ everything is new.
 the leader, publishes. A replica does not look into the output streams at its restart: it waits for
 the leader's word, and reads the digest stream only when it is elected. ``inflight/fenced.py``
 replaces the PubAck confirmer: what a follower has in flight is confirmed by the leader's word
-(``inflight/group_lookup.py``), which comes in beats (``replication/group.py``). Who leads is
+(``inflight/group_lookup.py``, after ``inflight/comparison.py`` has compared what both have made),
+which comes in beats (``replication/group.py``). Who leads is
 decided by ``replication/leadership.py``; ``docs/replicas.md`` explains it.
 
 **Stop**, from the beginning to the end, so that everything that was read comes out: the listener

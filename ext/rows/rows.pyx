@@ -1,8 +1,8 @@
 """Packed rows: ordered and sealed to be written, checked and packed again when read, shared out.
 
 A packed row is ``u32 length (little-endian) | key (22 bytes) | value``; length 0 says that the row
-is deleted. The store keeps the value with a *seal* after it: eight bytes that only this key with
-this value has, since neither a disk nor LMDB tells when it gives back other bytes than it was
+is deleted. The store keeps the value with a *seal* after it, beside the checksum that the value
+itself ends with (``row_codec.pxd``): eight bytes that only this key with this value has, since neither a disk nor LMDB tells when it gives back other bytes than it was
 given.
 """
 

@@ -8,7 +8,8 @@ domain and account hash before the stream in newer servers).
 One call takes the plain shape of a message only: the exact field names (and Go's ``UserId``), all
 values valid. Whatever it does not take goes, at its place in the order, to
 ``SlowPath.read_or_reject``, which has ``alarmdigest.wire.messages`` parse it: that knows every
-spelling and every reason to reject. What this one takes, that one reads the same; a property test
+spelling and every reason to reject. In core mode, of a flood of them, most are only counted here
+(``Rejections.count_if_sampled_out``). What this one takes, that one reads the same; a property test
 holds them together.
 """
 
