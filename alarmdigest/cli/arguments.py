@@ -15,6 +15,7 @@ from alarmdigest.cli.argument_helpers import (
     command,
     with_message,
 )
+from alarmdigest.cli.connect_arguments import add_connect_commands
 from alarmdigest.cli.option_groups import (
     EVERYTHING,
     EVERYWHERE,
@@ -59,6 +60,7 @@ COMMANDS = (
         "copy-store",
         "schema",
         "check-config",
+        "bridge",
     ),
 )
 
@@ -249,6 +251,8 @@ def parser() -> argparse.ArgumentParser:
     )
     check.add_argument("--json", action="store_true", help="print one JSON object instead of lines")
     add_settings(check, EVERYTHING)
+
+    add_connect_commands(commands)
     return whole
 
 

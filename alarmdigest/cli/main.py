@@ -27,8 +27,12 @@ log = logging.getLogger(__name__)
 WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
 CONNECTING = (
     *("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot"),
-    *("history", "forget", "clear", "users", "trace"),
+    *("history", "forget", "clear", "users", "trace", "bridge"),
 )
+
+
+# Those that run until a signal ends them, and log what they do.
+SERVICES = ("run", "bridge")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _complain(f"{given[0]!r} is no command; there are {', '.join(COMMANDS)}")
         return exit_codes.USAGE
     given = given if _names_command(given) else ["run", *given]
-    if given[0] != "run":
+    if given[0] not in SERVICES:
         try:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED_SIGNALS)
             return _run_command(given)
@@ -52,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise
     except Exception as error:
         if (why := exhausted_resource(error)) is None:
-            log.critical("an internal error, the service cannot go on", exc_info=error)
+            log.critical("an internal error, we cannot go on", exc_info=error)
             if core_is_older_than_its_sources():
                 _complain("the compiled core is older than its sources: `make build`")
         else:
@@ -257,7 +261,18 @@ def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
     )
 
 
+def _bridge(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.bridge import bridge, explain
+
+    rules = parsed.rules or os.environ.get("ALARMDIGEST_BRIDGE_RULES")
+    file = Path(rules) if rules else None
+    if parsed.explain is not None:
+        return explain(file, Path(parsed.explain), sender=parsed.sender, as_json=parsed.json)
+    return bridge(settings, rules_file=file, listen_on=parsed.listen)
+
+
 _TOOLS = {
+    "bridge": _bridge,
     "verify": _verify,
     "emulate": _emulate,
     "status": _status,

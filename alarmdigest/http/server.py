@@ -24,7 +24,8 @@ STOP_TIMEOUT_S = 1
 
 class HttpThread:
     """Serves an ASGI application over HTTP/1.1 from a thread named ``http``, on a socket that
-    listens already. ``every_second`` is called by the event loop. With ``tls`` over TLS."""
+    listens already. ``every_second`` is called by the event loop. With ``tls`` over TLS.
+    ``stop_timeout_s`` is what answers under way get when it stops."""
 
     def __init__(
         self,
@@ -34,18 +35,20 @@ class HttpThread:
         protocol: type[BoundedConnection],
         every_second: Callable[[], None] = lambda: None,
         tls: ssl.SSLContext | None = None,
+        stop_timeout_s: int = STOP_TIMEOUT_S,
     ) -> None:
+        self._stop_timeout_s = stop_timeout_s
         self._socket = listening
-        self._server = _Server(app, protocol, every_second, tls)
+        self._server = _Server(app, protocol, every_second, tls, stop_timeout_s)
         self._thread = Thread(target=self._serve, name="http", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends what is being answered within STOP_TIMEOUT_S."""
+        """Takes nothing new, and ends what is being answered in time or not at all."""
         self._server.should_exit = True
-        self._thread.join(2 * STOP_TIMEOUT_S)
+        self._thread.join(self._stop_timeout_s + STOP_TIMEOUT_S)
 
     @property
     def is_alive(self) -> bool:
@@ -87,6 +90,7 @@ class _Server(uvicorn.Server):
         protocol: type[BoundedConnection],
         every_second: Callable[[], None],
         tls: ssl.SSLContext | None,
+        stop_timeout_s: int,
     ) -> None:
         async def notify() -> None:
             every_second()
@@ -108,7 +112,7 @@ class _Server(uvicorn.Server):
             # asyncio accepts so many at once before it lets any of them in: each newcomer is to
             # be counted before the next one takes a descriptor.
             backlog=1,
-            timeout_graceful_shutdown=STOP_TIMEOUT_S,
+            timeout_graceful_shutdown=stop_timeout_s,
             callback_notify=notify,
             timeout_notify=0,
         )

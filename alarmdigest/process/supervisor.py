@@ -46,8 +46,8 @@ class Supervisor:
         readiness_failures: Callable[[], list[str]],
         liveness_failures: Callable[[], list[str]],
     ) -> None:
-        """Call it often: feeds the watchdog while nothing keeps us from living, and tells what keeps
-        us from being ready.
+        """Call it often: feeds the watchdog while nothing keeps us from living, and tells what
+        keeps us from being ready.
 
         Not needed while it drains: systemd stops its watchdog at STOPPING=1.
         """

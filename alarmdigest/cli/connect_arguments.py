@@ -1,0 +1,61 @@
+"""The commands that connect the service to other systems."""
+
+from __future__ import annotations
+
+import argparse
+
+from alarmdigest.cli.argument_helpers import ITS_SERVER, add_json, add_settings, command
+from alarmdigest.cli.option_groups import TO_CONNECT
+
+OF_THE_BRIDGE = (
+    *("event_subject", "rejected_subject", "events_stream", "js_domain"),
+    *("no_create_streams", "stream_replicas"),
+    *("connect_timeout", "ping_interval", "drain_timeout", *TO_CONNECT),
+)
+
+
+def add_connect_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    bridge = command(
+        commands,
+        "bridge",
+        "alerts of Alertmanager, Grafana and Netdata over HTTP become events",
+        description="Listens for webhooks at /alertmanager, /grafana, /netdata, /netdata-cloud\n"
+        "and /alerts, and publishes each alert as an event of its users. Answers 200\n"
+        "once the stream has stored all of it. docs/bridge.md describes the rules.",
+    )
+    bridge.add_argument(
+        "--rules",
+        metavar="FILE",
+        help="who an alert is for, what its alarm is called, who may send: TOML, see "
+        "deploy/bridge.toml (default: ALARMDIGEST_BRIDGE_RULES, else the defaults in there)",
+    )
+    bridge.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="where webhooks come in (default: the file's, else 127.0.0.1:9596)",
+    )
+    bridge.add_argument(
+        "--explain",
+        metavar="FILE",
+        help="start nothing; show what this webhook's body would become (- is stdin), and end with "
+        "1 if a part of it would be rejected",
+    )
+    bridge.add_argument(
+        "--sender",
+        metavar="NAME",
+        help="for --explain: alertmanager, grafana, netdata, netdata-cloud or alerts (default: by "
+        "the look of it)",
+    )
+    add_json(bridge)
+    add_settings(
+        bridge,
+        OF_THE_BRIDGE,
+        {
+            "server": ITS_SERVER,
+            "event_subject": "events go out here",
+            "rejected_subject": "and what can be none here",
+            "events_stream": "the stream that has to store events",
+            "no_create_streams": "do not make buckets that are missing: not ready instead",
+            "stream_replicas": "on how many servers of a cluster the buckets that we make are kept",
+        },
+    )

@@ -1,0 +1,1 @@
+"""What connects the service to other systems. Touches it through NATS only."""

@@ -1,0 +1,98 @@
+"""What bridges remember of an alarm's times, in a key-value bucket that all of them read."""
+
+from __future__ import annotations
+
+import secrets
+
+from alarmdigest.connect.bridge.buckets import BucketConfig
+from alarmdigest.connect.bridge.times import Entry, Times
+from alarmdigest.nats.answers import StartAt, StreamInfo
+from alarmdigest.nats.jetstream import JetStream
+
+BATCH = 2000
+FETCH_BYTES = 4 * 1024 * 1024
+# Up to so many entries are asked for one by one, which takes no consumer.
+FEW = 256
+
+
+def message_of(bucket: BucketConfig, entry: Entry) -> tuple[str, bytes]:
+    """Subject and body. The body says all of it: readers may not see the subject."""
+    kind, key, at_ns, told_ns = entry
+    return bucket.subject(f"{kind}.{key}"), f"{kind} {key} {at_ns} {told_ns}".encode()
+
+
+def entry_of(body: bytes) -> Entry | None:
+    """None for what is none: anybody who may can write there, and deletions are empty."""
+    kind, *rest = body.decode("ascii", "replace").split(" ")
+    if kind not in ("c", "f") or len(rest) != 3:
+        return None
+    key, *numbers = rest
+    if not all(number.isascii() and number.isdigit() and len(number) < 20 for number in numbers):
+        return None
+    return Entry(kind, key, *map(int, numbers))
+
+
+class Memory:
+    """Keeps ``times`` up to date with the bucket. Belongs to the publisher."""
+
+    def __init__(self, bucket: BucketConfig, times: Times) -> None:
+        self._bucket = bucket
+        self._times = times
+        self._created = ""
+        self._read_through = 0
+        self._own: set[int] = set()
+
+    def wrote(self, sequence: int) -> None:
+        """An entry of ours has this sequence: it need not be read."""
+        self._own.add(sequence)
+
+    def catch_up(self, js: JetStream) -> None:
+        """Read what other bridges have written since. Raises what JetStream's requests raise."""
+        info = js.stream_info(self._bucket.stream)
+        if info is None:
+            return  # deleted while we run: the next connection makes it again
+        self.read(js, info)
+
+    def read(self, js: JetStream, info: StreamInfo) -> None:
+        if info.created != self._created or info.last_seq < self._read_through:
+            self._times.forget_all()
+            self._created, self._read_through = info.created, 0
+            self._own.clear()
+        while (following := self._read_through + 1) in self._own:
+            self._own.discard(following)
+            self._read_through = following
+        if info.last_seq <= self._read_through or info.messages == 0:
+            return
+        first = max(self._read_through + 1, info.first_seq)
+        if info.last_seq - first < FEW:
+            self._read_few(js, first)
+        else:
+            self._read_many(js, first)
+        self._read_through = max(self._read_through, info.last_seq)
+        self._own = {one for one in self._own if one > self._read_through}
+
+    def _read_few(self, js: JetStream, first: int) -> None:
+        while found := js.leader_messages(self._bucket.stream, first):
+            for sequence, _headers, body in found:
+                self._take(body)
+                self._read_through = sequence
+            first = self._read_through + 1
+
+    def _read_many(self, js: JetStream, first: int) -> None:
+        stream, name = self._bucket.stream, f"alarmdigest-bridge-{secrets.token_hex(6)}"
+        waiting = js.create_consumer(stream, name=name, start=StartAt("sequence", first))
+        left = int(waiting.get("num_pending") or 0)
+        try:
+            while left > 0:
+                got = js.fetch(stream, name, batch=BATCH, max_bytes=FETCH_BYTES)
+                if not got:
+                    return
+                for one in got:
+                    self._take(one.payload)
+                left = got[-1].ack.pending
+        finally:
+            js.delete_consumer(stream, name)
+
+    def _take(self, body: bytes) -> None:
+        if (entry := entry_of(body)) is not None:
+            self._times.remember(entry)

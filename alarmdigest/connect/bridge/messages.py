@@ -1,0 +1,64 @@
+"""The bridge's messages on NATS: events, and alerts that cannot be one."""
+
+from __future__ import annotations
+
+import hashlib
+
+import orjson
+
+from alarmdigest._ext import timestamps
+from alarmdigest.connect.bridge.alerts import Refusal
+from alarmdigest.connect.bridge.mapping import Alarm
+from alarmdigest.connect.bridge.publishing import Outgoing
+
+MAX_DETAIL_CHARS = 300
+# A refused body keeps room for its headers in the smallest max_payload that anybody sets.
+MAX_REFUSED_BYTES = 64 * 1024
+# In place of a subject: it came in over HTTP.
+CAME_THROUGH = "bridge"
+
+
+def event_message(subject: str, expected: bytes, alarm: Alarm, at_ns: int) -> Outgoing:
+    """An AlarmStatusChanged. ``expected`` is the header line that names the stream.
+
+    The id is the same for the same news of the same alarm, so within its window JetStream drops
+    what a sender repeats.
+    """
+    changed_at = timestamps.to_text(at_ns)
+    body = orjson.dumps(
+        {
+            "AlarmID": alarm.alarm_id,
+            "UserID": alarm.user_id,
+            "Status": alarm.status,
+            "ChangedAt": changed_at,
+        }
+    )
+    headers = b"NATS/1.0\r\n%bNats-Msg-Id: bridge-%b-%b-%d\r\n\r\n" % (
+        expected,
+        alarm.key.encode(),
+        alarm.status.encode(),
+        at_ns,
+    )
+    return Outgoing(subject, body, headers)
+
+
+def expected_stream(stream: str) -> bytes:
+    return b"Nats-Expected-Stream: %b\r\n" % stream.encode()
+
+
+def refusal_message(subject: str, sender: str, refusal: Refusal) -> Outgoing:
+    """An AlarmRejected. Its body is the alert as it came, or as far as it was understood."""
+    body = refusal.body[:MAX_REFUSED_BYTES]
+    detail = refusal.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
+    lines = [
+        "NATS/1.0",
+        f"Alarmdigest-Reason: {refusal.reason}",
+        f"Alarmdigest-Detail: {detail}",
+        f"Alarmdigest-Subject: {CAME_THROUGH}/{sender}",
+    ]
+    if len(body) < len(refusal.body):
+        lines.append("Alarmdigest-Cut: true")
+    # What a sender repeats within the stream's window is there once.
+    hashed = hashlib.sha256(f"{sender} {refusal.reason} ".encode() + refusal.body).hexdigest()[:32]
+    lines.append(f"Nats-Msg-Id: bridge-{hashed}")
+    return Outgoing(subject, body, ("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -1,0 +1,99 @@
+"""The bridge's counters as Prometheus metrics; docs/bridge.md lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import accumulate
+
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.utils import floatToGoString
+
+from alarmdigest import __version__
+from alarmdigest.connect.bridge.publisher import Publisher
+from alarmdigest.connect.bridge.receiver import Receiver
+from alarmdigest.http.bounded import places
+from alarmdigest.runtime.histogram import BOUNDS_S
+
+PREFIX = "alarmdigest_bridge_"
+_BOUNDS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
+
+
+class BridgeCollector:
+    """Reads a bridge. ``receiver`` gives the receiver, once there is one."""
+
+    def __init__(self, publisher: Publisher, receiver: Callable[[], Receiver]) -> None:
+        self._publisher = publisher
+        self._receiver = receiver
+
+    def collect(self) -> Iterator[Metric]:
+        publisher, receiver = self._publisher, self._receiver()
+        info = GaugeMetricFamily(PREFIX + "info", "Always 1: what is running.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        yield _gauge("ready", "1 while alerts are taken.", not receiver.readiness_failures)
+        yield _gauge("connections", "HTTP connections that are open.", len(places))
+        yield _gauge(
+            "waiting", "Messages that wait for NATS, and their requests.", publisher.queue.qsize()
+        )
+        yield _gauge("remembered", "Alarms whose last CLEARED is remembered.", len(publisher.times))
+        requests = CounterMetricFamily(
+            PREFIX + "requests", "Requests, by sender and answer.", labels=["sender", "code"]
+        )
+        for (sender, code), count in sorted(receiver.requests.items()):
+            requests.add_metric([sender, str(code)], count)
+        yield requests
+        alerts = CounterMetricFamily(
+            PREFIX + "alerts",
+            "What requests held: alarms (one for each user), alerts that were refused, bodies that "
+            "are unreadable, and what is no alarm's news.",
+            labels=["sender", "result"],
+        )
+        for (sender, result), count in sorted(receiver.alerts.items()):
+            alerts.add_metric([sender, result], count)
+        yield alerts
+        times = CounterMetricFamily(
+            PREFIX + "times_replaced",
+            "Alarms that got the time of their receipt, by what was wrong with the sender's.",
+            labels=["why"],
+        )
+        for why, count in publisher.times.counts.items():
+            times.add_metric([why], count)
+        yield times
+        yield _counter("published", "Messages that a stream has stored.", publisher.published)
+        yield _counter(
+            "duplicates", "Messages that a stream had stored before.", publisher.duplicates
+        )
+        yield _counter(
+            "failed", "Requests that were not confirmed; senders repeat them.", publisher.failed
+        )
+        yield _counter("details_written", "Entries of details.", publisher.details_written)
+        yield _counter(
+            "details_failed", "Entries of details that are lost.", publisher.details_failed
+        )
+        yield _counter(
+            "reconnects",
+            "Connections to NATS after the first.",
+            publisher.reconnector.reconnects,
+        )
+        confirming = HistogramMetricFamily(
+            PREFIX + "confirm_seconds",
+            "From the end of a request to the last confirmation of its messages.",
+            labels=[],
+        )
+        counts = accumulate(publisher.confirming.counts)
+        buckets = list(zip(_BOUNDS, map(float, counts), strict=True))
+        confirming.add_metric([], buckets, publisher.confirming.sum_s)
+        yield confirming
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(PREFIX + name, text, value=value)
+
+
+def _counter(name: str, text: str, value: int) -> Metric:
+    return CounterMetricFamily(PREFIX + name, text, value=value)

@@ -1,0 +1,108 @@
+"""Many messages to JetStream at once, and what became of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import orjson
+
+from alarmdigest.nats.answers import status_of
+from alarmdigest.nats.jetstream import JetStream
+
+# JetStream refuses more than 10,000 that wait for one stream.
+WINDOW_MESSAGES = 4000
+WINDOW_BYTES = 8 * 1024 * 1024
+# So long without any confirmation, and those that are missing are taken for lost.
+SILENCE_S = 5.0
+
+
+class Outgoing(NamedTuple):
+    """``headers`` is a whole block, or empty."""
+
+    subject: str
+    body: bytes
+    headers: bytes = b""
+
+
+class Outcome(NamedTuple):
+    """``problem`` is empty for a message that the stream has, under ``sequence``, or had already:
+    then it is a ``duplicate``."""
+
+    problem: str
+    sequence: int = 0
+    duplicate: bool = False
+
+
+UNANSWERED = Outcome("JetStream did not confirm it in time")
+
+
+class BatchJetStream(JetStream):
+    """Publishes with one write for many messages. Raises what JetStream's requests raise."""
+
+    def publish_all(self, messages: Sequence[Outgoing]) -> list[Outcome]:
+        """What became of each, in order, once all are answered or for SILENCE_S nothing came."""
+        outcomes: list[Outcome] = []
+        for window in _windows(messages):
+            outcomes += self._publish_window(window)
+        return outcomes
+
+    def _publish_window(self, messages: Sequence[Outgoing]) -> list[Outcome]:
+        first = self._requests + 1
+        self._requests += len(messages)
+        inbox = self._inbox
+        frames = []
+        for number, (subject, body, headers) in enumerate(messages, first):
+            if headers:
+                frames.append(
+                    f"HPUB {subject} {inbox}.{number} {len(headers)} {len(headers) + len(body)}"
+                    "\r\n".encode()
+                )
+                frames.append(headers)
+            else:
+                frames.append(f"PUB {subject} {inbox}.{number} {len(body)}\r\n".encode())
+            frames.append(body)
+            frames.append(b"\r\n")
+        self._connection.send(b"".join(frames))
+        outcomes: list[Outcome | None] = [None] * len(messages)
+        left, prefix = len(messages), len(inbox) + 1
+        deadline = time.monotonic() + SILENCE_S
+        while left and time.monotonic() < deadline:
+            for _kind, _sid, to, _reply, headers, payload in self._receive(deadline):
+                which = to[prefix:]
+                place = int(which) - first if which.isdigit() else -1
+                if not 0 <= place < len(messages) or outcomes[place] is not None:
+                    continue  # an answer that was given up
+                outcome = _outcome(headers, payload, messages[place].subject)
+                if outcome is not None:
+                    outcomes[place] = outcome
+                    left -= 1
+                    deadline = time.monotonic() + SILENCE_S
+        return [UNANSWERED if one is None else one for one in outcomes]
+
+
+def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
+    first = size = 0
+    for place, message in enumerate(messages):
+        size += len(message.body)
+        if place - first >= WINDOW_MESSAGES or size > WINDOW_BYTES:
+            if place > first:
+                yield messages[first:place]
+            first, size = place, len(message.body)
+    if first < len(messages):
+        yield messages[first:]
+
+
+def _outcome(headers: bytes, payload: bytes, subject: str) -> Outcome | None:
+    """None for what is no answer of JetStream's, whoever sent it."""
+    if headers and status_of(headers) == 503:
+        return Outcome(f"no stream captures {subject}")
+    try:
+        answer = orjson.loads(payload)
+        if (error := answer.get("error")) is not None:
+            text = str(error.get("description"))[:200]
+            return Outcome(f"{subject}: JetStream refuses it: {text} ({error.get('err_code')})")
+        return Outcome("", int(answer["seq"]), bool(answer.get("duplicate")))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None

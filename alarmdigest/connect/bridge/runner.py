@@ -1,0 +1,214 @@
+"""The command ``bridge``: one bridge in one process, from its first log line to its exit code."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from alarmdigest import __version__
+from alarmdigest.connect.bridge.authentication import Authentication, tls_context
+from alarmdigest.connect.bridge.connections import connections_with
+from alarmdigest.connect.bridge.metrics import BridgeCollector
+from alarmdigest.connect.bridge.publisher import Publisher
+from alarmdigest.connect.bridge.receiver import Receiver
+from alarmdigest.connect.bridge.rules import Rules
+from alarmdigest.http.server import HttpThread, listen
+from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.process import thread_dump
+from alarmdigest.process.signals import Signals
+from alarmdigest.process.supervisor import Supervisor
+from alarmdigest.runtime import exit_codes, log_writer
+from alarmdigest.runtime.logs import Fields
+from alarmdigest.runtime.service_thread import STUCK_AFTER_S
+from alarmdigest.settings import HttpAddress, Settings, SettingsError
+from alarmdigest.settings.readers import http_address
+
+log = logging.getLogger(__name__)
+
+LOCAL_SERVER = "nats://127.0.0.1:4222"
+WATCH_INTERVAL_S = 0.1
+GC_THRESHOLD = 50_000
+FINAL_LOG_FLUSH_S = 0.5
+# Of the drain, what the HTTP side gets to finish its answers.
+HTTP_SHARE = 0.5
+
+
+class BridgeRunner:
+    """Starts the publisher and the HTTP side, watches both, and ends them in this order: no new
+    requests, the answers of those that are there, what is in the queue."""
+
+    def __init__(self, settings: Settings, read_rules: Callable[[], Rules]) -> None:
+        """Raises SettingsError for rules that cannot be used."""
+        self._settings = settings
+        self._read_rules = read_rules
+        self._rules = read_rules()
+        self._address = _address(self._rules.http.listen)
+        self._failure: tuple[str, BaseException] | None = None
+        self._reload_asked = threading.Event()
+        self._signals = Signals(stop_at_once=self._stop_at_once, hung_up=self._reload_asked.set)
+        self._supervisor = Supervisor(os.environ)
+        authentication = Authentication(self._rules.http)
+        self._tls = tls_context(self._rules.http)
+        self._publisher = Publisher(
+            settings,
+            self._rules,
+            Reconnector(
+                list(settings.server) or [LOCAL_SERVER],
+                name="alarmdigest-bridge",
+                login=settings.login,
+                ping_interval=settings.ping_interval.seconds,
+                attempt_timeout=settings.connect_attempt_timeout.seconds,
+            ),
+            self._on_failure,
+        )
+        registry = CollectorRegistry()
+        self._receiver = Receiver(
+            self._rules, authentication, self._publisher, registry, self._liveness_failures
+        )
+        registry.register(BridgeCollector(self._publisher, lambda: self._receiver))
+        ProcessCollector(registry=registry)
+        self._open = authentication.is_open
+
+    def run(self) -> int:
+        """The exit code. Raises SettingsError when the address cannot be had."""
+        os.umask(0o077)
+        self._signals.start()
+        thread_dump.write_in_a_crash()
+        log.info("alarmdigest bridge %s%s", __version__, Fields(pid=os.getpid()))
+        # Alerts live until their answer; looking at each of them in between finds no garbage.
+        gc.freeze()
+        gc.set_threshold(GC_THRESHOLD)
+        http = self._http()
+        self._publisher.start()
+        http.start()
+        scheme = "https" if self._tls else "http"
+        log.info("http listening%s", Fields(on=self._address.url.replace("http", scheme, 1)))
+        try:
+            return self._watch(http)
+        finally:
+            self._signals.end()
+
+    def _http(self) -> HttpThread:
+        host, port, _may_move = self._address
+        try:
+            listening = listen(host, port)
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {host}:{port}: {error.strerror}; choose another with --listen"
+            ) from error
+        self._address = HttpAddress(host, listening.getsockname()[1])
+        if self._open and host not in ("127.0.0.1", "::1", "localhost"):
+            log.warning(
+                "everybody who reaches %s:%d may send alerts: see [http] bearer_file",
+                *self._address[:2],
+            )
+        drain_s = self._settings.drain_timeout.seconds
+        return HttpThread(
+            self._receiver,
+            listening,
+            protocol=connections_with(self._rules.http.timeout.seconds),
+            tls=self._tls,
+            stop_timeout_s=max(1, round(drain_s * HTTP_SHARE)),
+        )
+
+    def _watch(self, http: HttpThread) -> int:
+        publisher, ready = self._publisher, False
+        deadline = time.monotonic() + self._settings.connect_timeout.seconds
+        while self._failure is None and not self._signals.stop_asked:
+            time.sleep(WATCH_INTERVAL_S)
+            if not ready and not publisher.blocked:
+                ready = True
+                log.info("ready%s", Fields(stream=self._settings.events_stream))
+                self._supervisor.ready()
+            if publisher.reconnector.connections == 0 and time.monotonic() > deadline:
+                log.error("NATS is not reachable: %s", publisher.reconnector.last_error)
+                return exit_codes.NATS_NOT_REACHABLE
+            self._supervisor.look_at(
+                lambda: self._receiver.readiness_failures, self._liveness_failures
+            )
+            if self._reload_asked.is_set():
+                self._reload_asked.clear()
+                self._reload()
+            if not http.is_alive:
+                log.critical("thread http died, the bridge cannot go on")
+                return exit_codes.INTERNAL_ERROR
+        if self._failure is not None:
+            thread, cause = self._failure
+            log.critical("thread %s died, the bridge cannot go on", thread, exc_info=cause)
+            return exit_codes.INTERNAL_ERROR
+        return self._drain(http)
+
+    def _drain(self, http: HttpThread) -> int:
+        self._supervisor.stopping()
+        drain_s = self._settings.drain_timeout.seconds
+        log.info("draining%s", Fields(at_most_seconds=drain_s))
+        deadline = time.monotonic() + drain_s
+        self._receiver.stopping = True
+        http.stop()
+        self._publisher.stop()
+        self._publisher.join(max(0.0, deadline - time.monotonic()))
+        if self._publisher.is_alive() or http.is_alive:
+            log.error("the drain timed out; what was not answered is sent again")
+            return exit_codes.DRAIN_TIMED_OUT
+        log.info("stopped: everything that was taken is confirmed")
+        return exit_codes.CLEAN
+
+    def _liveness_failures(self) -> list[str]:
+        if self._publisher.stuck:
+            return [f"thread publisher is stuck: no sign of life for {STUCK_AFTER_S:g} s"]
+        return []
+
+    def _reload(self) -> None:
+        """Rules, tokens and certificates; the rest counts from the next start on."""
+        try:
+            rules = self._read_rules()
+            authentication = Authentication(rules.http)
+            tls_context(rules.http)  # whether it can be used: the one in use is not spoilt
+            if self._tls is not None and rules.http.tls_cert:
+                self._tls.load_cert_chain(rules.http.tls_cert, rules.http.tls_key)
+        except SettingsError as error:
+            for problem in error.args:
+                log.error("not reloaded: %s", problem)
+            return
+        self._receiver.use(rules, authentication)
+        log.info("reloaded%s", Fields(file=rules.file or "none"))
+
+    def _on_failure(self, thread: threading.Thread, error: BaseException) -> None:
+        self._failure = thread.name, error
+
+    def _stop_at_once(self, name: str) -> None:
+        try:
+            log.error("second %s: stopping at once; what was not answered is sent again", name)
+            log_writer.end(FINAL_LOG_FLUSH_S)
+        finally:
+            os._exit(exit_codes.DRAIN_TIMED_OUT)
+
+
+def _address(text: str) -> HttpAddress:
+    try:
+        found = http_address(text)
+    except ValueError as error:
+        raise SettingsError(f"[http] listen: {error}") from error
+    if found is None:
+        raise SettingsError("[http] listen: a bridge that listens nowhere is of no use")
+    return found
+
+
+def rules_reader(file: Path | None, listen_on: str | None) -> Callable[[], Rules]:
+    """Reads the rules, now and at each reload; ``listen_on`` goes before the file's."""
+    from dataclasses import replace
+
+    from alarmdigest.connect.bridge.rules import read_rules
+
+    def read() -> Rules:
+        rules = read_rules(file)
+        return replace(rules, http=replace(rules.http, listen=listen_on)) if listen_on else rules
+
+    return read

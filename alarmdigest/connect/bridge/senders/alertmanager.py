@@ -1,0 +1,122 @@
+"""Webhooks of Prometheus Alertmanager (version 4 of its format), and of Grafana alerting.
+
+Formats: prometheus.io/docs/alerting/latest/configuration/#webhook_config and
+grafana.com/docs/grafana/latest/alerting/configure-notifications/manage-contact-points/integrations/
+webhook-notifier/. Grafana's is Alertmanager's with more fields.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+
+from alarmdigest.connect.bridge.alerts import (
+    Alert,
+    Found,
+    NoAlarm,
+    Refusal,
+    UnreadableBody,
+    text_in,
+    texts_of,
+)
+from alarmdigest.connect.bridge.label_text import matchers_of
+from alarmdigest.connect.bridge.sender_times import rfc3339
+
+NAME_LABEL = "alertname"
+VERSION = "4"
+# What Grafana sends besides alerts: its own state of a rule that has no data, or failed.
+GRAFANA_LINKS = {
+    "silence": "silenceURL",
+    "dashboard": "dashboardURL",
+    "panel": "panelURL",
+    "source": "generatorURL",
+}
+
+
+_USUAL = [(character, quote(character)) for character in '{}"=,: ']
+_PLAIN = re.compile(r"[\w.~/%-]*", re.ASCII)
+
+
+def read(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
+    """Alertmanager's. Raises UnreadableBody, also for another version of the format."""
+    if isinstance(body, dict) and (version := body.get("version")) not in (VERSION, 4, None):
+        raise UnreadableBody(f"version {version!r:.20} of Alertmanager's format, we know {VERSION}")
+    external = text_in(body, "externalURL").rstrip("/") if isinstance(body, dict) else ""
+    for fields, hints in _alerts_of(body, extra):
+        yield _alert(fields, hints, {"source": "generatorURL"}, external)
+
+
+def read_grafana(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
+    """Grafana's, whatever its version says. Raises UnreadableBody."""
+    for fields, hints in _alerts_of(body, extra):
+        yield _alert(fields, hints, GRAFANA_LINKS, "")
+
+
+def _alerts_of(body: Any, extra: Mapping[str, str]) -> Iterator[tuple[Any, Mapping[str, str]]]:
+    if not isinstance(body, dict):
+        raise UnreadableBody("the body must be one JSON object")
+    alerts = body.get("alerts")
+    if not isinstance(alerts, list):
+        raise UnreadableBody("it has no list `alerts`")
+    hints = dict(extra)
+    if receiver := text_in(body, "receiver"):
+        hints.setdefault("receiver", receiver)
+    for fields in alerts:
+        yield fields, hints
+
+
+def _alert(
+    fields: Any, hints: Mapping[str, str], link_fields: Mapping[str, str], external: str
+) -> Found:
+    if not isinstance(fields, dict):
+        return _refused("an alert must be a JSON object", fields)
+    try:
+        labels = texts_of(fields.get("labels"))
+        annotations = texts_of(fields.get("annotations"))
+    except TypeError:
+        return _refused("labels and annotations must be objects", fields)
+    status = fields.get("status")
+    if status not in ("firing", "resolved"):
+        return _refused(f"status {status!r:.40} is neither firing nor resolved", fields, "status")
+    if not labels:
+        return _refused("it has no labels: nothing tells which alert it is", fields)
+    if labels.get(NAME_LABEL) == "TestAlert" and labels.get("instance") == "Grafana":
+        return NoAlarm("test")
+    links = {name: link for name, key in link_fields.items() if (link := text_in(fields, key))}
+    if runbook := text_in(annotations, "runbook_url", "runbook"):
+        links["runbook"] = runbook
+    if external:
+        links["silence"] = _silence_link(external, labels)
+    return Alert(
+        name=labels.get(NAME_LABEL, ""),
+        labels={name: value for name, value in labels.items() if name != NAME_LABEL},
+        resolved=status == "resolved",
+        starts_at_ns=rfc3339(fields.get("startsAt")),
+        ends_at_ns=rfc3339(fields.get("endsAt")),
+        hints=hints,
+        summary=text_in(annotations, "summary", "title", "message"),
+        description=text_in(annotations, "description"),
+        links=links,
+    )
+
+
+def _silence_link(external: str, labels: Mapping[str, str]) -> str:
+    """Alertmanager's page for a new silence, filled in."""
+    matchers = "{" + matchers_of(labels) + "}"
+    return f"{external}/#/silences/new?filter={_quoted(matchers)}"
+
+
+def _quoted(matchers: str) -> str:
+    """As ``quote`` does it, which is the dearest part of an alert; its usual characters quickly."""
+    text = matchers.replace("%", "%25")
+    for character, code in _USUAL:
+        text = text.replace(character, code)
+    return text if _PLAIN.fullmatch(text) else quote(matchers)
+
+
+def _refused(detail: str, fields: Any, reason: str = "schema") -> Refusal:
+    return Refusal(reason, detail, orjson.dumps(fields))
