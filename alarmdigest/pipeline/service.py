@@ -45,7 +45,8 @@ far the listener has come, too. When the publisher cannot publish, the workers w
 listener that reads a stream; one that has plain subscriptions never waits (``listener.py``).
 
 **Start**, from the end of the pipeline to its beginning, so that all are ready before data comes:
-``startup.py`` checks the server, creates the streams and claims the store; the publisher
+``startup.py`` checks the server, creates the streams and claims the store (LMDB's is
+ours since ``process/runner.py`` opened it); the publisher
 connects and looks how far the output streams are (not yet which ids they hold); the books are
 loaded from the store; then the checkpointer, the workers and the listener start. The
 listener continues with the first message after the checkpoint. ``process/runner.py`` logs

@@ -1,5 +1,5 @@
 """Before the threads start: what can this server do, and does it fit what the store holds? Then the
-store becomes ours, and is filled from a snapshot if it is empty."""
+store becomes ours (LMDB's is since it was opened), and is filled from a snapshot if it is empty."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _prepare(
     last = store.last
     check_stored(settings, last)
     if inputs is not None:
-        # Only now: whoever had the store may have read on until it was ours.
+        # Only now: whoever had the store (in Cassandra) may have read on until it was ours.
         inputs = jetstream.stream_info(inputs.name) or inputs
         replay_end = StreamPosition(
             inputs.name, inputs.created, inputs.last_seq, inputs.last_ts or 0

@@ -9,8 +9,9 @@
 #     alarm  latest_ns i64 | sent_ns i64 | arrived_ns i64 | length u16 | states u8 | AlarmID
 #     states bits 0-1 latest status, 2-3 status sent, 4 changed
 #
-# The checksum is SipHash-1-3 with an all-zero key over the key and the value before it. It finds
-# damage, not malice; yet no bytes whatever make the reader leave its bounds.
+# The checksum (not the seal, which the store adds: rows.pyx) is SipHash-1-3 with an all-zero key
+# over the key and the value before it. It finds damage, not malice; yet no bytes whatever make the
+# reader leave its bounds.
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy

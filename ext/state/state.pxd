@@ -36,8 +36,9 @@ ctypedef struct User:
 ctypedef struct Alarm:
     int64_t latest_ns
     int64_t sent_ns
-    int64_t arrived_ns           # of one that is due: when it became so; else when its latest event
-                                 # came, from where the retention of a cleared one counts
+    int64_t arrived_ns           # of a cleared one: when its latest event came, from where its
+                                 # retention counts; of an active one: when it last became due, or
+                                 # a later event came while it was not
     uint32_t block               # which tells the user
     uint32_t next_listed
     uint32_t previous_listed

@@ -141,8 +141,8 @@ cdef class InFlight:
         self.plain_acks = ((), ())
 
     def set_position(self, int kind, uint64_t sequence, bytes id not None=b"") -> None:
-        """A sequence after which lies everything that is still to be confirmed or made, with the id
-        of the message there."""
+        """A sequence after which the stream stores whatever is sent for the first time from now on,
+        with the id of the message there. What was sent already lies after its own ``floor``."""
         self.sequences[kind] = sequence
         self.ids_known[kind] = len(id) == ID_BYTES
         if self.ids_known[kind]:
@@ -578,8 +578,8 @@ cdef class InFlight:
         return self.digests - digests, self.rejections - rejections
 
     def confirm(self, uint64_t number, uint64_t sequence=0) -> None:
-        """A message is in its stream, or given up. ``sequence`` only where nothing that is
-        unconfirmed may lie before it in the stream."""
+        """A message is in its stream, or given up. ``sequence`` where the stream has told
+        it: whatever is sent for the first time from now on is stored after it."""
         if self.base <= number < self.next:
             self.set_confirmed(number, sequence)
 

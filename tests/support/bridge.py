@@ -30,9 +30,10 @@ class BridgeProcess(ServiceProcess):
         rules: str = "",
         options: Sequence[str] = (),
         program: Sequence[str] = ("-m", "alarmdigest"),
+        environment: dict[str, str] | None = None,
         listen: str = "127.0.0.1:0",
     ) -> None:
-        super().__init__(program=program)
+        super().__init__(program=program, environment=environment)
         self.rules_file = Path(self._folder.name) / "bridge.toml"
         self.rules_file.write_text(rules, "utf-8")
         self._arguments = [sys.executable, *program, "bridge", "--listen", listen]
@@ -100,8 +101,8 @@ def webhook(*alerts: dict[str, Any], receiver: str = "alarmdigest") -> dict[str,
 class Streams:
     """The service's three streams on a server, without a service, and what is in them."""
 
-    def __init__(self, server: NatsServer, *, create: bool = True) -> None:
-        self._connection = Connection(server.url, name="test-streams")
+    def __init__(self, server: NatsServer, *, create: bool = True, url: str = "") -> None:
+        self._connection = Connection(url or server.url, name="test-streams")
         self._connection.connect()
         self.js = JetStream(self._connection)
         if create:

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from support.wait import eventually
 
@@ -23,6 +24,9 @@ CLEAN_ENVIRONMENT = {
     for name, value in os.environ.items()
     if not name.startswith(("ALARMDIGEST_", "NATS_"))
 }
+
+
+Process = TypeVar("Process", bound="ServiceProcess")
 
 
 class ServiceProcess:
@@ -60,7 +64,7 @@ class ServiceProcess:
         """For the next start; those that were given before stay, unless these say otherwise."""
         self._arguments += options
 
-    def start(self, *, ready: bool = True) -> ServiceProcess:
+    def start(self: Process, *, ready: bool = True) -> Process:
         """Start it, and unless told otherwise wait for its ``ready`` line."""
         assert self._process is None or self._process.poll() is not None, "it runs already"
         self._lines = []
@@ -147,7 +151,7 @@ class ServiceProcess:
         self.terminate()
         return self.wait()
 
-    def __enter__(self) -> ServiceProcess:
+    def __enter__(self: Process) -> Process:
         return self.start()
 
     def __exit__(
@@ -156,10 +160,14 @@ class ServiceProcess:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
         if error is not None:
             sys.stderr.write(self.log)
+        self.end()
+
+    def end(self) -> None:
+        """Whatever state it is in; its folder goes, too."""
+        if self._process is not None and self._process.poll() is None:
+            self.kill()
         self._folder.cleanup()
 
 

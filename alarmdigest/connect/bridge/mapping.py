@@ -125,8 +125,8 @@ def _own(alert: Alert) -> Mapping[str, str]:
 def _refused(reason: str, detail: str, alert: Alert) -> Refusal:
     told = {
         "name": alert.name,
-        "labels": alert.labels,
-        "hints": alert.hints,
+        "labels": dict(alert.labels),
+        "hints": dict(alert.hints),
         "resolved": alert.resolved,
         "severity": alert.severity,
     }

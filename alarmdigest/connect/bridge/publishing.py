@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import orjson
 
+from alarmdigest._ext import frames
 from alarmdigest.nats.answers import status_of
 from alarmdigest.nats.jetstream import JetStream
 
@@ -35,11 +37,17 @@ class Outcome(NamedTuple):
     duplicate: bool = False
 
 
+# What the server says of a message that it throws away (nats-server, client.go).
+_DENIED = re.compile(rb'Permissions Violation for Publish to "(.*)"', re.IGNORECASE)
+
 UNANSWERED = Outcome("JetStream did not confirm it in time")
 
 
 class BatchJetStream(JetStream):
-    """Publishes with one write for many messages. Raises what JetStream's requests raise."""
+    """Publishes with one write for many messages. Raises what JetStream's requests raise; a subject
+    that we may not publish to is the problem of its messages only."""
+
+    _denied: frozenset[str] = frozenset()
 
     def publish_all(self, messages: Sequence[Outgoing]) -> list[Outcome]:
         """What became of each, in order, once all are answered or for SILENCE_S nothing came."""
@@ -69,7 +77,11 @@ class BatchJetStream(JetStream):
         left, prefix = len(messages), len(inbox) + 1
         deadline = time.monotonic() + SILENCE_S
         while left and time.monotonic() < deadline:
-            for _kind, _sid, to, _reply, headers, payload in self._receive(deadline):
+            received = self._receive(deadline)
+            for place in self._denied_places(messages, outcomes):
+                outcomes[place] = Outcome(f"we may not publish to {messages[place].subject}")
+                left -= 1
+            for _kind, _sid, to, _reply, headers, payload in received:
                 which = to[prefix:]
                 place = int(which) - first if which.isdigit() else -1
                 if not 0 <= place < len(messages) or outcomes[place] is not None:
@@ -80,6 +92,25 @@ class BatchJetStream(JetStream):
                     left -= 1
                     deadline = time.monotonic() + SILENCE_S
         return [UNANSWERED if one is None else one for one in outcomes]
+
+    def _denied_places(
+        self, messages: Sequence[Outgoing], outcomes: Sequence[Outcome | None]
+    ) -> list[int]:
+        """Those of messages that the server has thrown away, as it has just said."""
+        denied, self._denied = self._denied, frozenset()
+        if not denied:
+            return []
+        return [
+            place
+            for place, message in enumerate(messages)
+            if outcomes[place] is None and message.subject in denied
+        ]
+
+    def _control(self, kind: int, text: bytes) -> None:
+        if kind == frames.ERR and (match := _DENIED.search(text)) is not None:
+            self._denied |= {match[1].decode("utf-8", "replace")}
+        else:
+            super()._control(kind, text)
 
 
 def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:

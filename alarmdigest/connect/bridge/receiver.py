@@ -136,7 +136,9 @@ class Receiver:
                         alarms.append(one)
                     elif isinstance(one, Refusal):
                         refusals.append(one)
-                        self._refused("refused an alert", sender=sender, reason=Untrusted(one.detail))
+                        self._refused(
+                            "refused an alert", sender=sender, reason=Untrusted(one.detail)
+                        )
                     else:
                         assert isinstance(one, NoAlarm)
                         counts[one.why] += 1

@@ -87,16 +87,14 @@ class Times:
         return self._fire(alarm.key, told_ns or received_ns, received_ns)
 
     def _resolve(self, key: str, told_ns: int, received_ns: int) -> tuple[int, Entry | None]:
-        at_ns = told_ns or received_ns
         last_ns = self._cleared.get(key, 0)
-        if last_ns and told_ns == self._resolved.get(key, last_ns):
-            return last_ns, None  # a repeat
-        fired_ns = self._fired.get(key, 0)
-        if last_ns < at_ns <= fired_ns:
+        last_told_ns = self._resolved.get(key, last_ns)
+        if 0 < told_ns <= last_told_ns:  # a repeat, or an older one that comes late
+            return (last_ns if told_ns == last_told_ns else told_ns), None
+        at_ns, newest_ns = told_ns or received_ns, max(last_ns, self._fired.get(key, 0))
+        if at_ns <= newest_ns:
             self.counts["resolved_again"] += 1
-            at_ns = max(received_ns, fired_ns + 1)
-        if at_ns < last_ns:  # an older one that comes late
-            return at_ns, None
+            at_ns = max(received_ns, newest_ns + 1)
         entry = Entry("c", key, at_ns, told_ns or at_ns)
         self.remember(entry)
         return at_ns, entry
