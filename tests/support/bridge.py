@@ -136,10 +136,11 @@ class Streams:
         return [json.loads(body) for _headers, body in self.messages(stream)]
 
     def events(self) -> list[tuple[str, str, str, str]]:
-        """(user, alarm, status, changed at) of each."""
+        """(user, alarm, status, changed at) of each event."""
         return [
             (one["UserID"], one["AlarmID"], one["Status"], one["ChangedAt"])
             for one in self.bodies("ALARMS")
+            if "AlarmID" in one
         ]
 
     def purge(self, stream: str) -> None:

@@ -1,0 +1,276 @@
+"""Whatever is sent to its port, others are answered, and nothing is lost or stuck behind it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
+
+import pytest
+from support.bridge import BridgeProcess, Streams, alert, webhook
+from support.nats_server import NatsServer
+from support.service import memory
+from support.wait import eventually
+
+pytestmark = pytest.mark.bridge
+
+TIMEOUT_S = 1.0
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[NatsServer]:
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def streams(server: NatsServer) -> Iterator[Streams]:
+    streams = Streams(server)
+    yield streams
+    streams.close()
+
+
+@pytest.fixture(scope="module")
+def bridge(server: NatsServer, streams: Streams) -> Iterator[BridgeProcess]:
+    assert streams.info("ALARMS").messages == 0
+    with BridgeProcess(server.url, rules=f'[http]\ntimeout = "{TIMEOUT_S:g}s"') as bridge:
+        yield bridge
+
+
+def connect(bridge: BridgeProcess) -> socket.socket:
+    return socket.create_connection(bridge.address, timeout=20)
+
+
+def head(length: int, path: str = "/alertmanager") -> bytes:
+    return f"POST {path} HTTP/1.1\r\nHost: bridge\r\nContent-Length: {length}\r\n\r\n".encode()
+
+
+def everything(connection: socket.socket) -> bytes:
+    """Until the other side closes it, or breaks it off."""
+    received = b""
+    try:
+        while data := connection.recv(65536):
+            received += data
+    except ConnectionResetError:
+        pass
+    return received
+
+
+def one_answer(connection: socket.socket) -> bytes:
+    received = b""
+    while not received.endswith(b"}") and (data := connection.recv(65536)):
+        received += data
+    return received
+
+
+def test_half_a_request_is_answered_with_408_and_closed(bridge: BridgeProcess) -> None:
+    for part in (b"", b"POST /alert", head(1000), head(1000) + b'{"alerts"'):
+        with closing(connect(bridge)) as connection:
+            connection.sendall(part)
+            began = time.monotonic()
+            received = everything(connection)
+            assert received == b"" or b" 408 " in received.splitlines()[0], received
+            assert time.monotonic() - began < TIMEOUT_S + 5
+
+
+def test_a_request_that_drips_is_not_taken_for_one_that_comes(bridge: BridgeProcess) -> None:
+    """A timeout of the socket would begin again with every byte."""
+    with closing(connect(bridge)) as connection:
+        connection.sendall(head(10_000))
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            while time.monotonic() - began < 20:
+                connection.sendall(b" ")
+                time.sleep(0.05)
+        assert time.monotonic() - began < TIMEOUT_S + 5
+
+
+def test_a_client_that_goes_away_in_the_middle_costs_nothing(bridge: BridgeProcess) -> None:
+    before = bridge.metric("alarmdigest_bridge_failed_total")
+    for _ in range(50):
+        with closing(connect(bridge)) as connection:
+            connection.sendall(head(1000) + b'{"alerts"')
+    assert bridge.post("/alertmanager", webhook(alert(user="ada")))[0] == 200
+    assert bridge.metric("alarmdigest_bridge_failed_total") == before
+
+
+def test_a_client_that_goes_away_before_its_answer_has_been_taken_all_the_same(
+    bridge: BridgeProcess, streams: Streams
+) -> None:
+    body = json.dumps(webhook(alert("Gone away", user="ada"))).encode()
+    with closing(connect(bridge)) as connection:
+        connection.sendall(head(len(body)) + body)
+    eventually(
+        lambda: any(one[1].startswith("Gone away") for one in streams.events()), what="the event"
+    )
+
+
+def test_beside_a_thousand_idle_sockets_all_are_answered(bridge: BridgeProcess) -> None:
+    with ExitStack() as stack:
+        for _ in range(1000):
+            stack.enter_context(closing(connect(bridge)))
+        began = time.monotonic()
+        assert bridge.http("/healthz") == (200, "ok\n")
+        assert bridge.post("/alertmanager", webhook(alert(user="ada")))[0] == 200
+        assert time.monotonic() - began < 5
+
+
+def test_newcomers_do_not_throw_out_a_request_that_is_being_answered(
+    server: NatsServer, bridge: BridgeProcess
+) -> None:
+    """While NATS stands still all places are taken, many times over."""
+    answers: list[int] = []
+    body = webhook(alert("Waits", user="ada"))
+
+    def post() -> None:
+        answers.append(bridge.post("/alertmanager", body)[0])
+
+    thread = threading.Thread(target=post)
+    with ExitStack() as stack:
+        server.pause()
+        thread.start()
+        # The one that asks, and the one that waits.
+        open_now = "alarmdigest_bridge_connections"
+        eventually(lambda: bridge.metric(open_now) >= 2, what="the request")
+        for _ in range(400):
+            stack.enter_context(closing(connect(bridge)))
+        server.resume()
+        thread.join(20)
+    assert answers
+    assert answers[0] in (200, 503)  # an answer, not a connection that was broken off
+    eventually(lambda: bridge.post("/alertmanager", body)[0] == 200, timeout=20)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+        b"GET\r\n\r\n",
+        b"POST /alertmanager HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST /alertmanager HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST /alertmanager HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"POST /alertmanager HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x00" * 1000,
+    ],
+)
+def test_what_is_no_http_is_answered_with_400_and_closed(
+    nonsense: bytes, bridge: BridgeProcess
+) -> None:
+    with closing(connect(bridge)) as connection:
+        with suppress(ConnectionError):
+            connection.sendall(nonsense)
+        received = everything(connection)
+        assert received == b"" or received.split()[1] in (b"400", b"404", b"408", b"501"), received
+    assert bridge.http("/readyz") == (200, "ok\n")
+
+
+def test_several_requests_on_one_connection(bridge: BridgeProcess) -> None:
+    """Alertmanager keeps its connections; so does whoever sends the next before the answer."""
+    bodies = [json.dumps(webhook(alert(f"K{n}", user="ada"))).encode() for n in range(20)]
+    with closing(connect(bridge)) as connection:
+        for body in bodies:
+            connection.sendall(head(len(body)) + body)
+            assert b" 200 OK" in one_answer(connection)
+        connection.sendall(b"".join(head(len(body)) + body for body in bodies))
+        received = b""
+        while received.count(b" 200 OK") < 20:
+            data = connection.recv(65536)
+            assert data, received
+            received += data
+
+
+def test_a_connection_may_stay_idle_longer_than_a_request_may_take(
+    bridge: BridgeProcess,
+) -> None:
+    body = json.dumps(webhook(alert(user="ada"))).encode()
+    with closing(connect(bridge)) as connection:
+        for _ in range(2):
+            connection.sendall(head(len(body)) + body)
+            assert b" 200 OK" in one_answer(connection)
+            time.sleep(TIMEOUT_S + 0.5)
+
+
+def test_chunked_bodies_and_expect_continue(bridge: BridgeProcess) -> None:
+    body = json.dumps(webhook(alert(user="ada"))).encode()
+    with closing(connect(bridge)) as connection:
+        connection.sendall(
+            b"POST /alertmanager HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+            + b"".join(b"%x\r\n%b\r\n" % (1, body[n : n + 1]) for n in range(len(body)))
+            + b"0\r\n\r\n"
+        )
+        assert b" 200 OK" in one_answer(connection)
+    with closing(connect(bridge)) as connection:
+        connection.sendall(
+            b"POST /alertmanager HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\n"
+            b"Content-Length: %d\r\n\r\n" % len(body)
+        )
+        assert b" 100 " in connection.recv(1000)
+        connection.sendall(body)
+        assert b" 200 OK" in one_answer(connection)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/alertmanager", 405),
+        ("DELETE", "/alertmanager", 405),
+        ("POST", "/alertmanagers", 404),
+        ("POST", "/metrics", 404),
+        ("GET", "/", 404),
+        ("GET", "/..%2f..%2fetc/passwd", 404),
+        ("POST", "/alertmanager?" + "a=b&" * 100, 400),
+    ],
+)
+def test_other_ways_in(method: str, path: str, status: int, bridge: BridgeProcess) -> None:
+    with closing(connect(bridge)) as connection:
+        connection.sendall(
+            f"{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n"
+            "Connection: close\r\n\r\n{}".encode()
+        )
+        assert everything(connection).split()[1] == str(status).encode()
+
+
+def test_a_compressed_body_is_refused_in_words(bridge: BridgeProcess) -> None:
+    status, answer = bridge.post("/alertmanager", b"x", {"Content-Encoding": "gzip"})
+    assert (status, answer) == (415, {"error": "the body must not be compressed"})
+
+
+def test_many_large_bodies_at_a_time_stay_within_bounds(server: NatsServer) -> None:
+    """Four times the largest body may be read at once; who comes beyond that is told so."""
+    rules = '[http]\nmax_body = "2MiB"'
+    with BridgeProcess(server.url, rules=rules) as bridge, ExitStack() as stack:
+        before = memory(bridge)
+        sockets = [stack.enter_context(closing(connect(bridge))) for _ in range(40)]
+
+        def send(connection: socket.socket) -> None:
+            with suppress(OSError):
+                connection.sendall(head(2_000_000) + b"[" + b" " * 1_900_000)
+
+        threads = [threading.Thread(target=send, args=(one,)) for one in sockets]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        sample = 'alarmdigest_bridge_requests_total{code="503",sender="alertmanager"}'
+        eventually(lambda: bridge.metric(sample) >= 30, timeout=20, what="refusals")
+        assert memory(bridge) - before < 64 * 2**20
+        assert bridge.http("/healthz") == (200, "ok\n")
+        for one in sockets:
+            one.close()
+        eventually(
+            lambda: bridge.post("/alertmanager", webhook(alert(user="ada")))[0] == 200,
+            what="room again",
+        )
+
+
+def test_broken_utf8_in_one_body_leaves_the_next_alone(
+    bridge: BridgeProcess, streams: Streams
+) -> None:
+    broken = json.dumps(webhook(alert(user="XX"))).encode().replace(b"XX", b"\xc3\x28")
+    assert bridge.post("/alertmanager", broken)[0] == 400
+    assert bridge.post("/alertmanager", webhook(alert("After", user="ada")))[0] == 200
+    assert streams.events()[-1][1].startswith("After")
