@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-cassandra test-cluster test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-slow test-bridge test-cassandra test-cluster test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -19,6 +19,9 @@ test: build  ## run the tests, the linters among them: 5 to 8 minutes
 
 test-slow: build  ## kill the service at many points, cut networks, fill disks, build the wheel: 5 minutes
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile $(ARGS)
+
+test-bridge: build  ## run the bridge with real senders, kill it and its servers: 2 minutes
+	$(BIN)/python -m pytest -m bridge -q --numprocesses 2 --dist loadfile $(ARGS)
 
 test-cassandra: build  ## keep the state in a real Cassandra, and kill both of them: needs Java 17 and mvn
 	$(BIN)/python -m pytest -m cassandra -q --numprocesses 2 --dist loadfile $(ARGS)

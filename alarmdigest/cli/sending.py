@@ -55,7 +55,7 @@ def send_input(settings: Settings, subject: str, body: bytes, *, may_add: bool =
         connection.close()
 
 
-def report(sent: Sent, what: str, *, as_json: bool, **fields: str) -> None:
+def report(sent: Sent, what: str, *, as_json: bool, **fields: str | int) -> None:
     """On stdout. ``what`` will be so when the service has read the message."""
     if as_json:
         write_json({**fields, "stream": sent.stream or None, "sequence": sent.sequence or None})

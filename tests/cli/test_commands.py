@@ -117,6 +117,10 @@ USED = {
     "copy-store": ({"--json", "--from", "--to", "--cassandra"}, LOGIN | {"--http", "--mode"}),
     "schema": ({"--replication-factor", "--cassandra-keyspace"}, LOGIN | {"--http", "--mode"}),
     "check-config": (LOGIN | {"--json", "--retention"}, set[str]()),
+    "bridge": (
+        LOGIN | {"--rules", "--listen", "--explain", "--sender", "--json", "--event-subject"},
+        {"--data-dir", "--store", "--http", "--mode", "--workers"},
+    ),
 }
 
 

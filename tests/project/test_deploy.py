@@ -26,6 +26,7 @@ from support.service import ServiceProcess
 
 from alarmdigest import __version__
 from alarmdigest.cli.main import main
+from alarmdigest.connect.bridge.rules import DEFAULT_LISTEN, Rules, read_rules
 from alarmdigest.nats.embedded.discovery import choose_server
 from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
 from alarmdigest.store.cassandra.schema import keyspace_cql
@@ -39,8 +40,12 @@ DRAIN_S = Settings().drain_timeout.seconds
 
 
 def options_of_run(capsys: pytest.CaptureFixture[str]) -> set[str]:
+    return options_of("run", capsys)
+
+
+def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
     with pytest.raises(SystemExit):
-        main(["run", "--help"])
+        main([command, "--help"])
     return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
 
 
@@ -145,13 +150,28 @@ def test_compose_runs_a_server_with_jetstream_and_one_service_on_volumes() -> No
     assert "nats:/data" in nats["volumes"]
     assert set(document["volumes"]) == {"nats", "alarmdigest", "cassandra"}
     only_asked_for = {name for name, one in document["services"].items() if "profiles" in one}
-    assert only_asked_for == {"cassandra", "cassandra-keyspace"}
+    assert only_asked_for == {"bridge", "cassandra", "cassandra-keyspace"}
     cql = document["services"]["cassandra-keyspace"]["command"][-1]
     assert cql == keyspace_cql("alarmdigest", "datacenter1", 1)
     assert ours["environment"]["NATS_URL"] == "nats://nats:4222"
     assert ours["depends_on"]["nats"]["condition"] == "service_healthy"
     assert duration(ours["stop_grace_period"]) > DRAIN_S * 10**9
     assert "deploy" not in ours, "one instance only"
+
+
+def test_compose_runs_a_bridge_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    bridge = compose()["services"]["bridge"]
+    assert bridge["image"] == f"alarmdigest:{__version__}"
+    command, *rest = bridge["command"]
+    assert command == "bridge"
+    assert {word for word in rest if word.startswith("-")} <= options_of("bridge", capsys)
+    rules = rest[rest.index("--rules") + 1]
+    assert bridge["volumes"] == [f"./deploy/bridge.toml:{rules}:ro"]
+    port = rest[rest.index("--listen") + 1].rpartition(":")[2]
+    assert bridge["ports"] == [f"{HOST}:{port}:{port}"]
+    assert f":{port}/healthz" in bridge["healthcheck"]["test"][-1]
+    assert DEFAULT_LISTEN == f"{HOST}:{port}"
+    assert duration(bridge["stop_grace_period"]) > DRAIN_S * 10**9
 
 
 def test_compose_with_replicas_runs_three_on_three_servers() -> None:
@@ -236,6 +256,21 @@ def test_the_unit_gives_it_time_to_drain_and_does_not_repeat_what_cannot_work() 
     assert unit("RestartPreventExitStatus") == ["2 4"]
 
 
+BRIDGE_UNIT = (DEPLOY / "alarmdigest-bridge.service").read_text("utf-8")
+
+
+def test_the_unit_of_the_bridge_is_as_tight_as_that_of_the_service(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    [start] = re.findall(r"^ExecStart=(.*)$", BRIDGE_UNIT, re.MULTILINE)
+    _program, command, *rest = shlex.split(start)
+    assert command == "bridge"
+    assert {word for word in rest if word.startswith("-")} <= options_of("bridge", capsys)
+    only_the_service = {"StateDirectory=alarmdigest", "StateDirectoryMode=0700"}
+    after = UNIT.partition("\nDynamicUser")[2].splitlines()
+    assert set(after) - only_the_service <= set(BRIDGE_UNIT.splitlines())
+
+
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here")
@@ -258,6 +293,34 @@ def skeleton(name: str) -> Any:
     text = (CHART / "templates" / name).read_text("utf-8")
     text = re.sub(r"^\s*\{\{-? .*? ?\}\}\n", "", text, flags=re.MULTILINE)
     return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "x", text))
+
+
+def test_the_bridge_of_the_chart_has_probes_and_no_rights() -> None:
+    text = (CHART / "templates" / "bridge.yaml").read_text("utf-8")
+    text = re.sub(r"^\s*\{\{-? .*? ?\}\}\n", "", text, flags=re.MULTILINE)
+    deployment, rules, service = yaml.safe_load_all(re.sub(r"\{\{.*?\}\}", "x", text))
+    assert [one["kind"] for one in (deployment, rules, service)] == [
+        *("Deployment", "ConfigMap", "Service")
+    ]
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > DRAIN_S
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    [container] = pod["containers"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["args"][0] == "bridge"
+    assert f"0.0.0.0:{container['ports'][0]['containerPort']}" in container["args"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+    # What the service and the bridge share.
+    shared = (CHART / "templates" / "_nats.tpl").read_text("utf-8")
+    for name in ("NATS_URL", "NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY"):
+        assert f"- name: {name}\n" in shared
+
+
+def test_the_rules_of_the_chart_can_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "bridge.toml"
+    file.write_text(values()["bridge"]["rules"], "utf-8")
+    assert read_rules(file).user == Rules().user
 
 
 def check_stateful_set(document: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from alarmdigest.cli.client import connect
 from alarmdigest.cli.rejected_message import UNREADABLE, read_rejection, write_rejection
 from alarmdigest.cli.subscription import Subscription
 from alarmdigest.cli.terminal import write_json, write_line
+from alarmdigest.connect.bridge.messages import CAME_THROUGH
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import JetStreamDenied, JetStreamError, JetStreamOff
@@ -20,6 +21,8 @@ from alarmdigest.nats.subjects import valid_subject
 from alarmdigest.runtime import exit_codes
 from alarmdigest.settings import Settings
 
+# What a bridge writes in place of a subject.
+FROM_A_BRIDGE = f"{CAME_THROUGH}/"
 # How often a stream is asked for more while it is followed.
 LOOK_EVERY_S = 0.5
 BATCH = 500
@@ -203,11 +206,8 @@ def _refeed_one(
         rejection = read_rejection(headers, body, sequence=sequence, at_ns=0, with_body=True)
         if rejection.cut:
             return "its body was cut when it was rejected"
-        # Whoever may publish rejections must not have us publish anywhere.
-        if not valid_subject(rejection.subject) or UNREADABLE in rejection.subject:
-            return f"{rejection.subject!a}, where it says it came in, is no subject to publish to"
-        if not _is_input(rejection.subject, settings):
-            return f"{rejection.subject!a} is none of the service's input subjects"
+        if (why := _not_to_be_fed(rejection.subject, settings)) is not None:
+            return why
         stream, stored, _domain = jetstream.publish(rejection.subject, body)
     except JetStreamError as error:
         if error.err_code == NO_STREAM:
@@ -216,6 +216,20 @@ def _refeed_one(
     except JetStreamOff as error:
         return str(error)
     return _Refed(rejection.subject, stream, stored)
+
+
+def _not_to_be_fed(subject: str, settings: Settings) -> str | None:
+    """Whoever may publish rejections must not have us publish anywhere."""
+    if subject.startswith(FROM_A_BRIDGE):
+        return (
+            "it came through a bridge: mend its labels or the bridge's rules, and have its sender "
+            "send it again"
+        )
+    if not valid_subject(subject) or UNREADABLE in subject:
+        return f"{subject!a}, where it says it came in, is no subject to publish to"
+    if not _is_input(subject, settings):
+        return f"{subject!a} is none of the service's input subjects"
+    return None
 
 
 def _is_input(subject: str, settings: Settings) -> bool:

@@ -44,10 +44,11 @@ MAX_TOGETHER = 10_000
 # How often it is looked whether what is missing on the server is there by now.
 LOOK_AGAIN_S = 2.0
 SWEEP_EVERY_S = 600.0
-# Details that are the same as before are written again after this part of their bucket's age.
+# Details that are the same as before are written again after this part of their bucket's age, or
+# after this time: somebody may have removed them.
 RENEWED_AFTER = 1 / 3
+RENEWED_AFTER_S = 3600.0
 MAX_KNOWN_DETAILS = 200_000
-# So long nobody is told for a short loss of the connection.
 NO_CONNECTION = "there is no connection to NATS"
 
 
@@ -73,7 +74,8 @@ class Publisher(ServiceThread):
             details.bucket, details.max_age, details.max_bytes, replicas, domain
         )
         self._with_details = not details.off
-        self._renew_after_s = details.max_age.seconds * RENEWED_AFTER or float("inf")
+        age_s = details.max_age.seconds * RENEWED_AFTER
+        self._renew_after_s = min(RENEWED_AFTER_S, age_s or RENEWED_AFTER_S)
         self._known_details: dict[str, int] = {}
         self._known_since = time.monotonic()
         self.times = Times(ahead_ns=time_rules.ahead, remember_ns=time_rules.remember)

@@ -14,8 +14,10 @@ from contextlib import suppress
 import pytest
 from support.bridge import BridgeProcess, Streams, alert, webhook
 from support.bus import Bus
+from support.command import run_command
 from support.inputs import request
 from support.nats_server import HOST, NatsServer, free_port
+from support.paths import ROOT
 from support.service import ServiceProcess
 from support.wait import eventually
 
@@ -24,11 +26,16 @@ from alarmdigest.runtime import exit_codes
 
 pytestmark = pytest.mark.bridge
 
-DENY_DETAILS = """
-authorization { users = [ { user: "b", password: "b", permissions: {
-    publish: { allow: ["AlarmStatusChanged", "AlarmRejected", "$JS.API.>", "$KV.ALARM_BRIDGE.>"] }
-    subscribe: "_INBOX.>"
-} }, { user: "t", password: "t" } ] }
+PERMISSIONS = (ROOT / "deploy/nats-permissions-bridge.conf").read_text("utf-8")
+
+
+def guarded(permissions: str) -> str:
+    """Of a server whose user b, for bridge, has these, and whose user t may do everything."""
+    return f"""
+authorization {{ users: [
+  {{ user: b, password: b, {permissions} }}
+  {{ user: t, password: t }}
+] }}
 """
 
 
@@ -210,7 +217,8 @@ def test_a_stream_that_is_full_is_503(server: NatsServer, streams: Streams) -> N
 
 
 def test_details_that_may_not_be_written_cost_no_alarm() -> None:
-    with NatsServer(extra=DENY_DETAILS) as server:
+    denied = PERMISSIONS.replace('"$KV.ALARM_DETAILS.>"', "")
+    with NatsServer(extra=guarded(denied)) as server:
         with_user = server.url.replace("nats://", "nats://t:t@")
         streams = Streams(server, create=False, url=with_user)
         streams.create()
@@ -221,6 +229,23 @@ def test_details_that_may_not_be_written_cost_no_alarm() -> None:
             assert bridge.metric("alarmdigest_bridge_details_failed_total") == 2
             bridge.wait_for_log("details are not stored.*may not publish")
         assert streams.info("ALARMS").messages == 2
+        streams.close()
+
+
+def test_with_the_permissions_as_shipped_it_does_all_of_its_work() -> None:
+    with NatsServer(extra=guarded(PERMISSIONS)) as server:
+        streams = Streams(server, create=False, url=server.url.replace("nats://", "nats://t:t@"))
+        streams.create()
+        environment = {"NATS_URL": server.url.replace("nats://", "nats://b:b@")}
+        with BridgeProcess(environment=environment) as bridge:
+            many = [alert(f"A{n}", user="u", status="resolved") for n in range(400)]
+            assert bridge.post("/alertmanager", webhook(*many, alert(status="x")))[0] == 200
+            with BridgeProcess(environment=environment) as other:
+                assert other.post("/alertmanager", webhook(alert("A1", user="u")))[0] == 200
+                assert other.metric("alarmdigest_bridge_details_failed_total") == 0
+        assert "iolation" not in server.log
+        assert streams.info("ALARMS").messages == 401
+        assert streams.info("KV_ALARM_DETAILS").messages == 400
         streams.close()
 
 
@@ -383,6 +408,32 @@ def test_exit_codes(server: NatsServer) -> None:
     code, log = code_of(nobody, options=("--connect-timeout", "300ms"))
     assert code == exit_codes.NATS_NOT_REACHABLE
     assert "NATS is not reachable" in log
+
+
+def test_forget_removes_what_a_bridge_keeps_about_a_user(
+    server: NatsServer, streams: Streams
+) -> None:
+    with BridgeProcess(server.url) as bridge:
+        for user in ("ada", "bob"):
+            cleared = alert(user=user, status="resolved", ends_at="2026-11-28T10:05:00Z")
+            assert bridge.post("/alertmanager", webhook(cleared))[0] == 200
+        done = run_command("forget", "ada", "--json", "--server", server.url)
+        assert (done.returncode, json.loads(done.stdout)["details_removed"]) == (0, 2)
+    assert [one["UserID"] for one in streams.bodies("KV_ALARM_DETAILS")] == ["bob"]
+    assert streams.info("KV_ALARM_BRIDGE").messages == 1
+
+
+def test_what_a_bridge_has_refused_is_not_fed_to_the_service(
+    server: NatsServer, streams: Streams
+) -> None:
+    with BridgeProcess(server.url) as bridge:
+        assert bridge.post("/alertmanager", webhook(alert(status="purple")))[0] == 200
+    done = run_command("rejected", "--refeed", "1", "--server", server.url)
+    assert done.returncode == exit_codes.INTERNAL_ERROR
+    assert "it came through a bridge" in done.stderr
+    assert streams.info("ALARMS").messages == 0
+    shown = run_command("rejected", "--server", server.url)
+    assert "bridge/alertmanager" in shown.stdout
 
 
 class Sender:

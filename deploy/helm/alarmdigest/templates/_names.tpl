@@ -7,6 +7,11 @@ app.kubernetes.io/name: alarmdigest
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "alarmdigest.bridgeSelector" -}}
+app.kubernetes.io/name: alarmdigest-bridge
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "alarmdigest.labels" -}}
 {{ include "alarmdigest.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
