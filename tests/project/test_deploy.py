@@ -170,7 +170,7 @@ def test_compose_runs_a_bridge_where_it_is_asked_for(capsys: pytest.CaptureFixtu
     port = rest[rest.index("--listen") + 1].rpartition(":")[2]
     assert bridge["ports"] == [f"{HOST}:{port}:{port}"]
     assert f":{port}/healthz" in bridge["healthcheck"]["test"][-1]
-    assert DEFAULT_LISTEN == f"{HOST}:{port}"
+    assert f"{HOST}:{port}" == DEFAULT_LISTEN
     assert duration(bridge["stop_grace_period"]) > DRAIN_S * 10**9
 
 
@@ -267,7 +267,7 @@ def test_the_unit_of_the_bridge_is_as_tight_as_that_of_the_service(
     assert command == "bridge"
     assert {word for word in rest if word.startswith("-")} <= options_of("bridge", capsys)
     only_the_service = {"StateDirectory=alarmdigest", "StateDirectoryMode=0700"}
-    after = UNIT.partition("\nDynamicUser")[2].splitlines()
+    after = UNIT[UNIT.index("DynamicUser") :].splitlines()
     assert set(after) - only_the_service <= set(BRIDGE_UNIT.splitlines())
 
 

@@ -200,6 +200,10 @@ def check_variable(name: str) -> None:
     known = {variable(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     setup = (ROOT / "setup.py").read_text("utf-8")
     known |= {f"ALARMDIGEST_{name}" for name in re.findall(r'switch\("(\w+)"\)', setup)}
+    # Of the command `bridge`, and of the sender for Netdata, which is a shell script.
+    known |= {"ALARMDIGEST_BRIDGE_RULES"}
+    sender = (ROOT / "deploy/netdata/alarmdigest.sh").read_text("utf-8")
+    known |= set(re.findall(r"^: \"\$\{(ALARMDIGEST_\w+):=", sender, re.MULTILINE))
     assert name in known, f"there is no variable {name}"
 
 
@@ -212,12 +216,12 @@ def test_variables_that_are_named_are_there(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_metrics_that_are_named_are_there(document: Path) -> None:
-    # A test compares that list with what the service shows.
-    listed = (ROOT / "docs/metrics.md").read_text("utf-8")
+    # Tests compare these lists with what the service and the bridge show.
+    listed = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge"))
     text = (ROOT / document).read_text("utf-8")
     for name in set(re.findall(r"\balarmdigest_\w+", text)) - {"alarmdigest_"}:
         known = f"| `{name}` |" in listed or name.endswith("_")
-        assert known or document.name == "metrics.md", f"there is no metric {name}"
+        assert known or document.name in ("metrics.md", "bridge.md"), f"there is no metric {name}"
 
 
 def test_the_readme_lists_every_exit_code_and_every_reason() -> None:
@@ -260,7 +264,9 @@ def test_the_program_says_what_the_faq_quotes(part: str) -> None:
 @pytest.mark.parametrize("document", ["README.md", "docs/wire.md"])
 def test_the_messages_that_are_shown_belong_together(document: str) -> None:
     text = (ROOT / document).read_text("utf-8")
-    event, *about_user, digest = (block.encode() for block in blocks(text, "json"))
+    event, *others = (block.encode() for block in blocks(text, "json"))
+    [digest] = [one for one in others if b"ActiveAlarms" in one]
+    about_user = [one for one in others if set(orjson.loads(one)) == {"UserID"}]
     assert tuple(orjson.loads(event)) == EVENT_FIELDS
     alarm = read_event(event)
     assert about_user

@@ -37,6 +37,7 @@ SERVICES = (
     "run --server nats://nats.example.com:4222",
     "rejected --follow --body",
     "--group mail",
+    "bridge",  # tests/connect/bridge
 )
 # These need Cassandra: tests/store/cassandra/test_service.py runs them.
 OF_CASSANDRA = ("--store cassandra", "copy-store")

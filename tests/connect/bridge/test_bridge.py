@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
 import threading
 import time
@@ -356,6 +357,22 @@ def test_details_are_bounded(server: NatsServer, streams: Streams) -> None:
     config = streams.info("KV_ALARM_DETAILS").config
     assert config["max_bytes"] == 256 * 2**20
     assert config["max_age"] == 30 * 86_400 * 10**9
+
+
+def test_every_metric_is_in_the_documentation_and_the_other_way_round(
+    server: NatsServer, streams: Streams
+) -> None:
+    assert streams.info("ALARMS").messages == 0
+    with BridgeProcess(server.url) as bridge:
+        assert bridge.post("/alertmanager", webhook(alert(status="purple")))[0] == 200
+        _status, text = bridge.http("/metrics")
+    shown = {
+        name.removesuffix("_bucket") if name.endswith("_bucket") else name
+        for name in re.findall(r"^(alarmdigest_\w+)", text, re.MULTILINE)
+        if not name.endswith(("_sum", "_count", "_created"))
+    }
+    page = (ROOT / "docs/bridge.md").read_text("utf-8")
+    assert shown == set(re.findall(r"^\| `(alarmdigest_\w+)`", page, re.MULTILINE))
 
 
 def test_sighup_reads_the_rules_again_and_keeps_them_when_they_are_wrong(
