@@ -38,6 +38,11 @@ class BridgeCollector:
         yield _gauge("ready", "1 while alerts are taken.", not receiver.readiness_failures)
         yield _gauge("connections", "HTTP connections that are open.", len(places))
         yield _gauge(
+            "unconfirmed_requests",
+            "Requests that wait for JetStream's confirmation.",
+            receiver.unconfirmed,
+        )
+        yield _gauge(
             "waiting", "Messages that wait for NATS, and their requests.", publisher.queue.qsize()
         )
         yield _gauge("remembered", "Alarms whose last CLEARED is remembered.", len(publisher.times))

@@ -67,6 +67,7 @@ class Receiver:
         self._registry = registry
         self._liveness_failures = liveness_failures
         self._held = 0
+        self.unconfirmed = 0  # requests that wait for JetStream
         self.stopping = False
         self.requests: Counter[tuple[str, int]] = Counter()
         self.alerts: Counter[tuple[str, str]] = Counter()
@@ -210,10 +211,13 @@ class Receiver:
         problem = self._publisher.submit(Work(sender, alarms, refusals, answered))
         if not problem:
             wait_s = self._parts[0].answer_timeout.seconds
+            self.unconfirmed += 1
             try:
                 problem = await asyncio.wait_for(confirmed, wait_s)
             except asyncio.TimeoutError:
                 problem = f"NATS has not confirmed it within {wait_s:g} s"
+            finally:
+                self.unconfirmed -= 1
         if problem:
             raise Answered(HTTPStatus.SERVICE_UNAVAILABLE, problem)
 

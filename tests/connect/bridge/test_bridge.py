@@ -262,6 +262,8 @@ def fired(server: NatsServer, *bridges: BridgeProcess, kill: bool) -> None:
     for number, step in enumerate(steps):
         bridge = bridges[number % len(bridges)]
         assert bridge.post("/alertmanager", webhook(step))[0] == 200
+        newest = max(streams.events(), key=lambda one: one[3])
+        assert newest[2] == ("CLEARED" if step["status"] == "resolved" else "WARNING")
         if kill:
             bridge.kill()
             bridge.start()

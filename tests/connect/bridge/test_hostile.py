@@ -15,6 +15,8 @@ from support.nats_server import NatsServer
 from support.service import memory
 from support.wait import eventually
 
+from alarmdigest.http.bounded import MAX_CONNECTIONS
+
 pytestmark = pytest.mark.bridge
 
 TIMEOUT_S = 1.0
@@ -132,11 +134,12 @@ def test_newcomers_do_not_throw_out_a_request_that_is_being_answered(
     with ExitStack() as stack:
         server.pause()
         thread.start()
-        # The one that asks, and the one that waits.
-        open_now = "alarmdigest_bridge_connections"
-        eventually(lambda: bridge.metric(open_now) >= 2, what="the request")
+        unconfirmed = "alarmdigest_bridge_unconfirmed_requests"
+        eventually(lambda: bridge.metric(unconfirmed) == 1, what="the request")
         for _ in range(400):
             stack.enter_context(closing(connect(bridge)))
+        taken = "alarmdigest_bridge_connections"
+        eventually(lambda: bridge.metric(taken) >= MAX_CONNECTIONS, what="no place is left")
         server.resume()
         thread.join(20)
     assert answers
