@@ -1,7 +1,7 @@
 """The slow path: input messages that the compiled router does not recognise.
 
-It takes the plain shape of a message by itself (and may only count one, see ``publish_budget.py``).
-Everything else, another spelling of a field's name
+The router takes the plain shape of a message by itself (and in core mode may only count one that is
+certainly rejected, see ``publish_budget.py``). Everything else, another spelling of a field's name
 as well as nonsense, is parsed here, and is then routed like any other, or rejected.
 """
 

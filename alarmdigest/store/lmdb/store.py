@@ -3,7 +3,7 @@
 LMDB writes every page to a place that the last checkpoint does not use and syncs before it changes
 over, so a process or a machine may die at any instant. It does not validate its file: it maps it,
 and a missing or invalid page crashes the process. So all pages are checked before it is opened
-(ext/rows/pages.pyx), every value ends with a seal, a checksum of its key and itself
+(ext/rows/pages.pyx), every value is followed by a seal, a checksum of its key and of it
 (ext/rows/rows.pyx), and the rows are counted. No ``writemap`` either: a full disk would be a
 SIGBUS, too.
 """
@@ -272,8 +272,9 @@ def _short_turns() -> Iterator[None]:
     """Have busy threads give up the GIL sooner, as long as a commit takes.
 
     The library gives it up for every row that it writes. Where other threads snatch it each time,
-    thousands of turns of 5 ms make seconds of a commit that takes 0.1 s: 14 s were seen (7,000
-    rows beside three threads of nothing but Python, on two cores); with short ones 0.2 to 0.6 s.
+    thousands of turns of 5 ms (the interpreter's default; the service has 0.5) make seconds of a
+    commit that takes 0.1 s: 14 s were seen (7,000 rows beside three threads of nothing but Python,
+    on two cores); with short ones 0.2 to 0.6 s.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(min(before, TURN))
