@@ -2,52 +2,45 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from alarmdigest.cli.client import connect
-from alarmdigest.connect.bridge.buckets import BucketConfig
 from alarmdigest.connect.bridge.details import user_key
-from alarmdigest.connect.bridge.rules import DetailRules, TimeRules
-from alarmdigest.nats.errors import JetStreamError, JetStreamOff, NatsError
+from alarmdigest.connect.bridge.rules import Rules, read_rules
+from alarmdigest.nats.errors import JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
-from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings
 
+RULES_VARIABLE = "ALARMDIGEST_BRIDGE_RULES"
 
-def purge_user(settings: Settings, user_id: str) -> int | None:
-    """How many entries were removed; None where there is no bucket. Raises NatsError.
 
-    Of the buckets that a bridge has unless its file names others.
-    """
-    key = user_key(user_id)
-    purges = (
-        (DetailRules().bucket, f"{key}.>"),
-        (TimeRules().bucket, f"*.{key}.>"),
-    )
+def rules_of_environment() -> Rules:
+    """Those of the file that the variable names. Raises SettingsError."""
+    file = os.environ.get(RULES_VARIABLE)
+    return read_rules(Path(file) if file else None)
+
+
+def entries_of(rules: Rules, user_id: str) -> list[tuple[str, str]]:
+    """Streams, and the subjects of a user in them."""
+    key, details, times = user_key(user_id), rules.details.bucket, rules.time.bucket
+    return [
+        (f"KV_{details}", f"$KV.{details}.{key}.>"),
+        (f"KV_{times}", f"$KV.{times}.*.{key}.>"),
+    ]
+
+
+def purge(settings: Settings, stream: str, subject: str) -> int | None:
+    """How many entries were removed; None where there is no such bucket. Raises NatsError."""
     connection = connect(settings, "alarmdigest-forget")
     try:
         js = JetStream(connection, domain=settings.js_domain)
-        removed: int | None = None
-        for name, keys in purges:
-            bucket = BucketConfig(name, 0, -1)
-            try:
-                body = {"filter": f"$KV.{name}.{keys}"}
-                answer = js.request(f"STREAM.PURGE.{bucket.stream}", body)
-            except JetStreamError as error:
-                if error.err_code not in (NO_STREAM, OFF, OFF_FOR_ACCOUNT):
-                    raise
-            else:
-                removed = (removed or 0) + int(answer.get("purged") or 0)
-        return removed
+        return int(js.request(f"STREAM.PURGE.{stream}", {"filter": subject}).get("purged") or 0)
     except JetStreamOff:
+        return None
+    except JetStreamError as error:
+        if error.err_code not in (NO_STREAM, OFF, OFF_FOR_ACCOUNT):
+            raise
         return None
     finally:
         connection.close()
-
-
-def remedy(error: NatsError, user_id: str) -> str:
-    """What to do about entries that could not be removed."""
-    key = user_key(user_id)
-    return (
-        f"if you have a bridge, its details about {printable(user_id)} are still there ({error}): "
-        f"`nats stream purge KV_{DetailRules().bucket} "
-        f"--subject '$KV.{DetailRules().bucket}.{key}.>'`"
-    )

@@ -262,9 +262,10 @@ def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def _bridge(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.bridge_buckets import RULES_VARIABLE
     from alarmdigest.cli.commands.bridge import bridge, explain
 
-    rules = parsed.rules or os.environ.get("ALARMDIGEST_BRIDGE_RULES")
+    rules = parsed.rules or os.environ.get(RULES_VARIABLE)
     file = Path(rules) if rules else None
     if parsed.explain is not None:
         return explain(file, Path(parsed.explain), sender=parsed.sender, as_json=parsed.json)

@@ -49,10 +49,11 @@ class Places:
         self._taken.pop(connection, None)
 
     def be_fewer(self) -> None:
-        """There was no descriptor for one more: end all, and have fewer for a while."""
+        """There was no descriptor for one more: end all but those that are being answered, and have
+        fewer for a while."""
         self._most = max(2, len(self._taken) - 4)
         self._fewer_until = time.monotonic() + FEWER_FOR_S
-        for connection in list(self._taken):
+        for connection in [one for one in self._taken if not one.is_answering]:
             connection.end()
 
 

@@ -7,6 +7,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable
+from functools import partial
 from threading import Thread
 from typing import Any
 
@@ -18,8 +19,9 @@ from alarmdigest.runtime.logs import LimitedLog
 log = logging.getLogger(__name__)
 
 # So many may knock at once; whoever finds this full would try again after a second only.
-KNOCKING = 1024
+BACKLOG = 1024
 STOP_TIMEOUT_S = 1
+HANDSHAKE_TIMEOUT_S = 5.0
 
 
 class HttpThread:
@@ -57,6 +59,11 @@ class HttpThread:
     def _serve(self) -> None:
         # A loop of our own, not asyncio.run(): that would wait for what a client holds up.
         loop = asyncio.new_event_loop()
+        if self._server.config.ssl is not None:
+            # uvicorn does not say it, and asyncio bears silence for a minute.
+            loop.create_server = partial(  # type: ignore[method-assign]
+                loop.create_server, ssl_handshake_timeout=HANDSHAKE_TIMEOUT_S
+            )
         loop.set_exception_handler(self._server.on_trouble)
         try:
             loop.run_until_complete(self._server.serve(sockets=[self._socket]))
@@ -73,7 +80,7 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind((host, port))
-        listening.listen(KNOCKING)
+        listening.listen(BACKLOG)
     except OSError:
         listening.close()
         raise
@@ -124,7 +131,7 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for listening in sockets or ():  # whose queue has become as short as asyncio's
-            listening.listen(KNOCKING)
+            listening.listen(BACKLOG)
 
     def on_trouble(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """What asyncio could not do. When there is no descriptor for one more connection, it tries

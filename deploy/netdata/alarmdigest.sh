@@ -17,6 +17,10 @@
 # Seconds between two attempts: the first, and the longest.
 : "${ALARMDIGEST_PAUSE:=2}"
 : "${ALARMDIGEST_PAUSE_MAX:=60}"
+# Whoever reads this file has set some of these as plain variables; the process in the background
+# needs them, too.
+export ALARMDIGEST_URL ALARMDIGEST_HEADER_FILE ALARMDIGEST_SPOOL ALARMDIGEST_SPOOL_MAX
+export ALARMDIGEST_PAUSE ALARMDIGEST_PAUSE_MAX
 # So many events go out in one request.
 ALARMDIGEST_BATCH=100
 
@@ -111,7 +115,8 @@ alarmdigest_post() {
     )"
     case "${code}" in
         200)
-            rm -f -- "$@"
+            # Else they would be sent again and again.
+            rm -f -- "$@" || return 1
             ;;
         400 | 413)
             # Perhaps one of them only.
@@ -123,9 +128,9 @@ alarmdigest_post() {
                 return 0
             fi
             # Repeated it would be answered so for ever, and hold up all that is behind it.
-            mkdir -p "${ALARMDIGEST_SPOOL}/refused"
-            mv -f -- "$@" "${ALARMDIGEST_SPOOL}/refused/"
-            alarmdigest_log "the bridge cannot read an event (${code}): see ${ALARMDIGEST_SPOOL}/refused"
+            mkdir -p "${ALARMDIGEST_SPOOL}/unreadable"
+            mv -f -- "$@" "${ALARMDIGEST_SPOOL}/unreadable/" || return 1
+            alarmdigest_log "the bridge cannot read an event (${code}): see ${ALARMDIGEST_SPOOL}/unreadable"
             ;;
         *)
             alarmdigest_log "not sent to ${ALARMDIGEST_URL}: ${code}; tried again"

@@ -166,7 +166,7 @@ def test_who_may_not_change_the_stream_is_told_how() -> None:
             assert run_command("forget", "ada", NATS_URL=boss).returncode == 0
             done = run_command("forget", "ada", NATS_URL=clerk)
             assert done.returncode == 0
-            assert "if you have a bridge, its details about ada are still there" in done.stderr
+            assert "if you have a bridge, what its KV_ALARM_DETAILS holds about ada" in done.stderr
             assert info_of(js, "ALARMS").last_seq == 2
 
 

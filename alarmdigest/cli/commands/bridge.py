@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,10 +52,14 @@ def _write_table(found: list[dict[str, Any]]) -> None:
     if rows:
         for line in table(("USER", "ALARM", "STATUS", "CHANGED AT", "TIME"), rows):
             write_line(line)
+    if found:
+        print(f"taken for a body of /{found[0]['sender']}", file=sys.stderr, flush=True)
     for one in found:
         if one["becomes"] == "rejected":
-            write_line(printable(f"rejected ({one['reason']}): {one['detail']}"))
+            write_line(
+                printable(f"alert {one['alert']} rejected ({one['reason']}): {one['detail']}")
+            )
         elif one["becomes"] == "nothing":
-            write_line(printable(f"no alarm: {one['why']}"))
+            write_line(printable(f"alert {one['alert']} is no alarm: {one['why']}"))
     if not found:
         write_line("the payload has no alerts")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from alarmdigest.cli.bridge_buckets import purge_user, remedy
+from alarmdigest.cli.bridge_buckets import entries_of, purge, rules_of_environment
 from alarmdigest.cli.client import request_body
 from alarmdigest.cli.sending import report, send_input
 from alarmdigest.cli.user_id import checked_id
 from alarmdigest.nats.errors import JetStreamDenied, NatsError
 from alarmdigest.runtime import exit_codes
+from alarmdigest.runtime.text import printable
 from alarmdigest.settings import Settings
 
 
@@ -20,21 +21,27 @@ def forget(settings: Settings, user_id: str, *, as_json: bool) -> int:
     Raises NatsError, SettingsError.
     """
     user = checked_id(user_id, "USER")
+    entries = entries_of(rules_of_environment(), user) if settings.mode != "core" else []
     sent = send_input(settings, settings.forget_subject, request_body(user), may_add=True)
-    what = f"user {user_id} is to be forgotten"
     removed: int | None = None
-    failed: NatsError | None = None
-    if settings.mode != "core":
+    code = exit_codes.CLEAN
+    for stream, subject in entries:
         try:
-            removed = purge_user(settings, user)
+            count = purge(settings, stream, subject)
         except NatsError as error:
-            failed = error
+            if not isinstance(error, JetStreamDenied):
+                code = exit_codes.INTERNAL_ERROR
+            print(
+                f"alarmdigest: if you have a bridge, what its {stream} holds about "
+                f"{printable(user)} is still there ({error}): "
+                f"`nats stream purge {stream} --subject '{subject}'`",
+                file=sys.stderr,
+            )
+            continue
+        if count is not None:
+            removed = (removed or 0) + count
     fields: dict[str, str | int] = {"UserID": user_id}
     if removed is not None:
-        fields["details_removed"] = removed
-    report(sent, what, as_json=as_json, **fields)
-    if failed is not None:
-        print(f"alarmdigest: {remedy(failed, user)}", file=sys.stderr)
-        if not isinstance(failed, JetStreamDenied):
-            return exit_codes.INTERNAL_ERROR
-    return exit_codes.CLEAN
+        fields["entries_removed"] = removed
+    report(sent, f"user {user_id} is to be forgotten", as_json=as_json, **fields)
+    return code

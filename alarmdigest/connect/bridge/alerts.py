@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
+
+import orjson
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 
@@ -13,10 +16,11 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class Alert(NamedTuple):
     """One alert of one sender.
 
-    ``labels`` tell which alert it is. ``hints`` are what else may name its user: labels of the
-    request, the receiver. Times are in ns since 1970, 0 where the sender told none that can be
-    used. ``severity`` is the sender's word where it has a field of its own for that; else it is
-    one of the labels.
+    ``labels`` tell which alert it is. ``user`` says whose it is, where the sender or the address of
+    the request says so; ``hints`` are what else may. Times are in ns since 1970, 0 where the sender
+    told none that can be used. ``keeps_start``: the time of its beginning may be an old one when it
+    fires again; else each change has its own time. ``severity`` is the sender's word where it has a
+    field of its own for that; else it is one of the labels.
     """
 
     name: str
@@ -24,7 +28,9 @@ class Alert(NamedTuple):
     resolved: bool
     starts_at_ns: int = 0
     ends_at_ns: int = 0
+    keeps_start: bool = False
     severity: str = ""
+    user: str = ""
     hints: Mapping[str, str] = NOTHING
     summary: str = ""
     description: str = ""
@@ -32,7 +38,7 @@ class Alert(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """What cannot become an alarm. ``reason`` is one of ``wire.messages.REASONS``, ``detail`` one
     line for a person, ``body`` what was received."""
 
@@ -43,19 +49,30 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class NoAlarm:
-    """What is no alarm's news, and is not wrong either, such as a sender's test message."""
+    """What is no alarm's news, and is not wrong either, such as a sender's test message; so many
+    of them."""
 
     why: str
+    count: int = 1
 
 
-Found: TypeAlias = Alert | Refusal | NoAlarm
-
-
-_TEXT = frozenset((str,))
+Found: TypeAlias = Alert | Rejection | NoAlarm
 
 
 class UnreadableBody(ValueError):
     """A body that is not its sender's format at all; says why."""
+
+
+def rejected(reason: str, detail: str, fields: Any) -> Rejection:
+    """Of an alert as it was decoded."""
+    try:
+        body = orjson.dumps(fields)
+    except TypeError:  # it reads lists within lists four times as deep as it writes them
+        try:
+            body = json.dumps(fields).encode()
+        except RecursionError:
+            body = b"null"
+    return Rejection(reason, detail, body)
 
 
 def text_in(fields: Mapping[str, Any], *names: str) -> str:
@@ -65,6 +82,9 @@ def text_in(fields: Mapping[str, Any], *names: str) -> str:
         if isinstance(value, str) and (text := value.strip()):
             return text
     return ""
+
+
+_TEXT = frozenset((str,))
 
 
 def texts_of(value: Any) -> dict[str, str]:

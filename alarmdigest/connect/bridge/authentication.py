@@ -37,12 +37,14 @@ class Authentication:
     def is_open(self) -> bool:
         return not (self._tokens or self._logins or self._by_certificate)
 
-    def allows(self, headers: Iterable[tuple[bytes, bytes]], certified: Sequence[str]) -> bool:
-        """``certified`` are the names in the client's certificate, if it showed one that our CA has
-        signed."""
+    def allows(
+        self, headers: Iterable[tuple[bytes, bytes]], certified: Sequence[str] | None
+    ) -> bool:
+        """``certified`` are the names in the client's certificate, None if it showed none that our
+        CA has signed."""
         if self.is_open:
             return True
-        if certified and self._by_certificate and (not self._names or self._names & {*certified}):
+        if certified is not None and (not self._names or self._names & {*certified}):
             return True
         for name, value in headers:
             if name != b"authorization":
@@ -79,7 +81,7 @@ def _decoded(text: bytes) -> bytes:
 
 
 def _secrets(file: str, key: str, problems: list[str]) -> list[bytes]:
-    """The lines of a file that are not empty."""
+    """The lines of a file but for empty ones and comments."""
     if not file:
         return []
     try:
@@ -87,9 +89,9 @@ def _secrets(file: str, key: str, problems: list[str]) -> list[bytes]:
     except OSError as error:
         problems.append(f"[http] {key}: cannot read {file}: {error.strerror}")
         return []
-    lines = [line for one in data.splitlines() if (line := one.strip())]
+    lines = [line for one in data.splitlines() if (line := one.strip()) and line[:1] != b"#"]
     if not lines:
-        problems.append(f"[http] {key}: {file} is empty")
+        problems.append(f"[http] {key}: {file} has no line")
     return lines
 
 

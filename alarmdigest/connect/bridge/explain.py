@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from alarmdigest._ext import timestamps
-from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Refusal, UnreadableBody
+from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection, UnreadableBody
 from alarmdigest.connect.bridge.mapping import Alarm, Mapped, Mapper
 from alarmdigest.connect.bridge.rules import Rules
 from alarmdigest.connect.bridge.senders import SENDERS, sender_of
@@ -19,7 +19,7 @@ from alarmdigest.settings import SettingsError
 
 
 def explained(rules: Rules, file: Path, sender: str | None) -> list[dict[str, Any]]:
-    """One object for each alarm, refusal, or piece of other news, in the payload's order.
+    """One object for each alarm, rejection, or piece of other news, in the payload's order.
 
     ``-`` is stdin. Raises SettingsError for a file that cannot be read, and for a payload that the
     bridge would answer with 400.
@@ -40,10 +40,11 @@ def explained(rules: Rules, file: Path, sender: str | None) -> list[dict[str, An
         raise SettingsError(f"{file}: {error} (400 Bad Request from /{name})") from error
     mapper = Mapper(rules)
     times = Times(ahead_ns=rules.time.ahead, remember_ns=rules.time.remember)
-    mapped = [
-        one for item in found for one in (mapper.map(item) if isinstance(item, Alert) else (item,))
+    return [
+        {"sender": name, "alert": number, **_told(one, times)}
+        for number, item in enumerate(found, 1)
+        for one in (mapper.map(item) if isinstance(item, Alert) else (item,))
     ]
-    return [{"sender": name, **_told(one, times)} for one in mapped]
 
 
 def _told(one: Mapped, times: Times) -> dict[str, Any]:
@@ -55,10 +56,18 @@ def _told(one: Mapped, times: Times) -> dict[str, Any]:
             "AlarmID": one.alarm_id,
             "Status": one.status,
             "ChangedAt": timestamps.to_text(at_ns),
-            "time": "of the sender" if at_ns == one.time_ns else "of receipt",
+            "time": _whose(one, at_ns),
             "details": None if one.details is None else orjson.loads(one.details),
         }
-    if isinstance(one, Refusal):
+    if isinstance(one, Rejection):
         return {"becomes": "rejected", "reason": one.reason, "detail": one.detail}
     assert isinstance(one, NoAlarm)
-    return {"becomes": "nothing", "why": one.why}
+    return {"becomes": "nothing", "why": one.why, "count": one.count}
+
+
+def _whose(alarm: Alarm, at_ns: int) -> str:
+    if alarm.time_ns == 0:
+        return "of receipt (none that can be read)"
+    if at_ns == alarm.time_ns:
+        return "of the sender"
+    return "of receipt (the sender's is in the future)"

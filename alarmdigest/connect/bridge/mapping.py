@@ -6,23 +6,23 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
-import orjson
-
-from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Refusal
+from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection, rejected
 from alarmdigest.connect.bridge.details import details_of, key_of, packed
 from alarmdigest.connect.bridge.label_text import matchers_of
 from alarmdigest.connect.bridge.rules import CRITICAL, WARNING, Rules
 from alarmdigest.wire.messages import MAX_ID_BYTES
 
 CLEARED = "CLEARED"
+# So many users may share an alert: each gets an event and details of his own.
+MAX_USERS = 100
 # A longer AlarmID is cut, and gets a hash of the whole behind it.
 HASH_BYTES = 8
 
 
 class Alarm(NamedTuple):
     """A change of one alarm of one user. ``time_ns`` is what the sender told, 0 for nothing that
-    can be used. ``details`` is the entry for ALARM_DETAILS under ``key``, None where none are to be
-    kept."""
+    can be used; ``keeps_start`` as in ``Alert``. ``details`` is the entry for ALARM_DETAILS under
+    ``key``, None where none are to be kept."""
 
     user_id: str
     alarm_id: str
@@ -30,9 +30,10 @@ class Alarm(NamedTuple):
     time_ns: int
     key: str
     details: bytes | None
+    keeps_start: bool = True
 
 
-Mapped: TypeAlias = Alarm | Refusal | NoAlarm
+Mapped: TypeAlias = Alarm | Rejection | NoAlarm
 
 
 class Mapper:
@@ -52,22 +53,26 @@ class Mapper:
     def map(self, alert: Alert) -> Iterator[Mapped]:
         """Alarms, one for each of its users; or what stands in the way."""
         word = (alert.severity or alert.labels.get(self._severity_label, "")).strip().lower()
-        if word in self._ignored:
+        # Its end is news all the same: it may have been an alarm before the rules were changed.
+        if word in self._ignored and not alert.resolved:
             yield NoAlarm("severity")
             return
         status = self._statuses.get(word, self._default_status)
         if alert.resolved:
             status = CLEARED
         elif status not in (WARNING, CRITICAL):
-            yield _refused("status", f"severity {word[:40]!r} is in none of the lists", alert)
+            yield _rejected("status", f"severity {word[:40]!r} is in none of the lists", alert)
             return
         users = self._users_of(alert)
         if not users:
-            yield _refused("schema", "nothing names its user, and there is no default", alert)
+            yield _rejected("schema", "nothing names its user, and there is no default", alert)
+            return
+        if len(users) > MAX_USERS:
+            yield _rejected("too_long", f"it names more than {MAX_USERS} users", alert)
             return
         alarm_id = self._alarm_id(alert)
         if not alarm_id:
-            yield _refused(
+            yield _rejected(
                 "schema",
                 "nothing makes its AlarmID: no name, or a label of the template is missing",
                 alert,
@@ -78,18 +83,23 @@ class Mapper:
         for user in users:
             if len(user) * 4 > MAX_ID_BYTES and len(user.encode()) > MAX_ID_BYTES:
                 detail = f"the user's id has more than {MAX_ID_BYTES} bytes"
-                yield _refused("too_long", detail, alert)
+                yield _rejected("too_long", detail, alert)
                 continue
             entry = None if details is None else packed(user, alarm_id, details)
-            yield Alarm(user, alarm_id, status, time_ns, key_of(user, alarm_id), entry)
+            key = key_of(user, alarm_id)
+            yield Alarm(user, alarm_id, status, time_ns, key, entry, alert.keeps_start)
 
     def _users_of(self, alert: Alert) -> list[str]:
         rules, sources = self._user, (alert.labels, alert.hints)
-        named: list[str] = []
-        if rules.template is not None and (one := rules.template.fill(*sources, _own(alert))):
+        named = [alert.user] if alert.user else []
+        if (
+            not named
+            and rules.template is not None
+            and (one := rules.template.fill(*sources, _own(alert)))
+        ):
             named.append(one)
         for label in rules.labels:
-            if named and not rules.all:
+            if alert.user or (named and not rules.all):
                 break
             for source in sources:
                 if value := source.get(label, ""):
@@ -122,12 +132,13 @@ def _own(alert: Alert) -> Mapping[str, str]:
     return {"name": alert.name, "severity": alert.severity}
 
 
-def _refused(reason: str, detail: str, alert: Alert) -> Refusal:
+def _rejected(reason: str, detail: str, alert: Alert) -> Rejection:
     told = {
         "name": alert.name,
         "labels": dict(alert.labels),
+        "user": alert.user,
         "hints": dict(alert.hints),
         "resolved": alert.resolved,
         "severity": alert.severity,
     }
-    return Refusal(reason, detail, orjson.dumps(told))
+    return rejected(reason, detail, told)

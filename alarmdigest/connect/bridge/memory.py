@@ -7,6 +7,7 @@ import secrets
 from alarmdigest.connect.bridge.buckets import BucketConfig
 from alarmdigest.connect.bridge.times import Entry, Times
 from alarmdigest.nats.answers import StartAt, StreamInfo
+from alarmdigest.nats.errors import StreamMissing
 from alarmdigest.nats.jetstream import JetStream
 
 BATCH = 2000
@@ -47,11 +48,16 @@ class Memory:
         self._own.add(sequence)
 
     def catch_up(self, js: JetStream) -> None:
-        """Read what other bridges have written since. Raises what JetStream's requests raise."""
+        """Read what other bridges have written since. Raises StreamMissing, and what JetStream's
+        requests raise."""
         info = js.stream_info(self._bucket.stream)
         if info is None:
-            return  # deleted while we run: the next connection makes it again
+            raise StreamMissing(f"the bucket {self._bucket.name} was deleted; we make it again")
         self.read(js, info)
+
+    def forget(self) -> None:
+        """Something that was decided may not be in the bucket: read all of it again."""
+        self._created = ""
 
     def read(self, js: JetStream, info: StreamInfo) -> None:
         if info.created != self._created or info.last_seq < self._read_through:

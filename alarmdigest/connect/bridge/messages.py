@@ -7,13 +7,13 @@ import hashlib
 import orjson
 
 from alarmdigest._ext import timestamps
-from alarmdigest.connect.bridge.alerts import Refusal
+from alarmdigest.connect.bridge.alerts import Rejection
 from alarmdigest.connect.bridge.mapping import Alarm
 from alarmdigest.connect.bridge.publishing import Outgoing
 
 MAX_DETAIL_CHARS = 300
-# A refused body keeps room for its headers in the smallest max_payload that anybody sets.
-MAX_REFUSED_BYTES = 64 * 1024
+# A rejected body keeps room for its headers in the smallest max_payload that anybody sets.
+MAX_REJECTED_BYTES = 64 * 1024
 # In place of a subject: it came in over HTTP.
 CAME_THROUGH = "bridge"
 
@@ -46,19 +46,21 @@ def expected_stream(stream: str) -> bytes:
     return b"Nats-Expected-Stream: %b\r\n" % stream.encode()
 
 
-def refusal_message(subject: str, sender: str, refusal: Refusal) -> Outgoing:
+def rejection_message(subject: str, sender: str, rejection: Rejection) -> Outgoing:
     """An AlarmRejected. Its body is the alert as it came, or as far as it was understood."""
-    body = refusal.body[:MAX_REFUSED_BYTES]
-    detail = refusal.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
+    body = rejection.body[:MAX_REJECTED_BYTES]
+    detail = rejection.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
     lines = [
         "NATS/1.0",
-        f"Alarmdigest-Reason: {refusal.reason}",
+        f"Alarmdigest-Reason: {rejection.reason}",
         f"Alarmdigest-Detail: {detail}",
         f"Alarmdigest-Subject: {CAME_THROUGH}/{sender}",
     ]
-    if len(body) < len(refusal.body):
+    if len(body) < len(rejection.body):
         lines.append("Alarmdigest-Cut: true")
     # What a sender repeats within the stream's window is there once.
-    hashed = hashlib.sha256(f"{sender} {refusal.reason} ".encode() + refusal.body).hexdigest()[:32]
+    hashed = hashlib.sha256(f"{sender} {rejection.reason} ".encode() + rejection.body).hexdigest()[
+        :32
+    ]
     lines.append(f"Nats-Msg-Id: bridge-{hashed}")
     return Outgoing(subject, body, ("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import accumulate
 
 from prometheus_client.core import (
@@ -24,18 +24,18 @@ _BOUNDS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
 
 
 class BridgeCollector:
-    """Reads a bridge. ``receiver`` gives the receiver, once there is one."""
+    """Reads a bridge."""
 
-    def __init__(self, publisher: Publisher, receiver: Callable[[], Receiver]) -> None:
+    def __init__(self, publisher: Publisher, receiver: Receiver) -> None:
         self._publisher = publisher
         self._receiver = receiver
 
     def collect(self) -> Iterator[Metric]:
-        publisher, receiver = self._publisher, self._receiver()
+        publisher, receiver = self._publisher, self._receiver
         info = GaugeMetricFamily(PREFIX + "info", "Always 1: what is running.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
-        yield _gauge("ready", "1 while alerts are taken.", not receiver.readiness_failures)
+        yield _gauge("ready", "1 while alerts are taken.", not receiver.readiness_failures())
         yield _gauge("connections", "HTTP connections that are open.", len(places))
         yield _gauge(
             "unconfirmed_requests",
@@ -45,7 +45,9 @@ class BridgeCollector:
         yield _gauge(
             "waiting", "Messages that wait for NATS, and their requests.", publisher.queue.qsize()
         )
-        yield _gauge("remembered", "Alarms whose last CLEARED is remembered.", len(publisher.times))
+        yield _gauge(
+            "remembered", "Alarms whose last CLEARED is remembered.", len(publisher.batches.times)
+        )
         requests = CounterMetricFamily(
             PREFIX + "requests", "Requests, by sender and answer.", labels=["sender", "code"]
         )
@@ -54,8 +56,8 @@ class BridgeCollector:
         yield requests
         alerts = CounterMetricFamily(
             PREFIX + "alerts",
-            "What requests held: alarms (one for each user), alerts that were refused, bodies that "
-            "are unreadable, and what is no alarm's news.",
+            "What requests held: alarms (one for each user), rejected alerts, unreadable bodies, "
+            "and what is no alarm's news.",
             labels=["sender", "result"],
         )
         for (sender, result), count in sorted(receiver.alerts.items()):
@@ -66,19 +68,21 @@ class BridgeCollector:
             "Alarms that got the time of their receipt, by what was wrong with the sender's.",
             labels=["why"],
         )
-        for why, count in publisher.times.counts.items():
+        for why, count in publisher.batches.times.counts.items():
             times.add_metric([why], count)
         yield times
-        yield _counter("published", "Messages that a stream has stored.", publisher.published)
         yield _counter(
-            "duplicates", "Messages that a stream had stored before.", publisher.duplicates
+            "published", "Messages that a stream has stored.", publisher.batches.published
+        )
+        yield _counter(
+            "duplicates", "Messages that a stream had stored before.", publisher.batches.duplicates
         )
         yield _counter(
             "failed", "Requests that were not confirmed; senders repeat them.", publisher.failed
         )
-        yield _counter("details_written", "Entries of details.", publisher.details_written)
+        yield _counter("details_written", "Entries of details.", publisher.batches.details_written)
         yield _counter(
-            "details_failed", "Entries of details that are lost.", publisher.details_failed
+            "details_failed", "Entries of details that are lost.", publisher.batches.details_failed
         )
         yield _counter(
             "reconnects",

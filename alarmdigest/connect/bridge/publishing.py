@@ -17,7 +17,7 @@ from alarmdigest.nats.jetstream import JetStream
 WINDOW_MESSAGES = 4000
 WINDOW_BYTES = 8 * 1024 * 1024
 # So long without any confirmation, and those that are missing are taken for lost.
-SILENCE_S = 5.0
+SILENCE_S = 3.0
 
 
 class Outgoing(NamedTuple):
@@ -40,6 +40,7 @@ class Outcome(NamedTuple):
 # What the server says of a message that it throws away (nats-server, client.go).
 _DENIED = re.compile(rb'Permissions Violation for Publish to "(.*)"', re.IGNORECASE)
 
+NO_STREAM = "no stream captures"
 UNANSWERED = Outcome("JetStream did not confirm it in time")
 
 
@@ -50,11 +51,14 @@ class BatchJetStream(JetStream):
     _denied: frozenset[str] = frozenset()
 
     def publish_all(self, messages: Sequence[Outgoing]) -> list[Outcome]:
-        """What became of each, in order, once all are answered or for SILENCE_S nothing came."""
+        """What became of each, in order, once all are answered or for SILENCE_S nothing came: then
+        the rest is not sent."""
         outcomes: list[Outcome] = []
         for window in _windows(messages):
             outcomes += self._publish_window(window)
-        return outcomes
+            if outcomes[-1] is UNANSWERED:
+                break
+        return outcomes + [UNANSWERED] * (len(messages) - len(outcomes))
 
     def _publish_window(self, messages: Sequence[Outgoing]) -> list[Outcome]:
         first = self._requests + 1
@@ -128,7 +132,7 @@ def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
 def _outcome(headers: bytes, payload: bytes, subject: str) -> Outcome | None:
     """None for what is no answer of JetStream's, whoever sent it."""
     if headers and status_of(headers) == 503:
-        return Outcome(f"no stream captures {subject}")
+        return Outcome(f"{NO_STREAM} {subject}")
     try:
         answer = orjson.loads(payload)
         if (error := answer.get("error")) is not None:

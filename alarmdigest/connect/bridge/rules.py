@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from alarmdigest.connect.bridge.templates import Template
-from alarmdigest.connect.bridge.toml_tables import Readers, of_text, read_tables, text, texts, truth
+from alarmdigest.connect.bridge.toml_tables import (
+    Readers,
+    boolean,
+    of_text,
+    read_tables,
+    text,
+    texts,
+)
 from alarmdigest.settings import Duration, SettingsError, duration, size
 from alarmdigest.settings.readers import age_limit, size_limit, stream_name
 
@@ -34,6 +41,8 @@ class UserRules:
 
 @dataclass(frozen=True, slots=True)
 class AlarmRules:
+    """``without`` are labels that are no part of the AlarmID."""
+
     template: Template | None = None
     without: tuple[str, ...] = ()
 
@@ -64,6 +73,8 @@ class TimeRules:
 
 @dataclass(frozen=True, slots=True)
 class DetailRules:
+    """``max_age`` in ns, ``max_bytes`` of the bucket."""
+
     off: bool = False
     bucket: str = "ALARM_DETAILS"
     max_age: Duration = Duration(30 * DAY_NS)
@@ -72,7 +83,8 @@ class DetailRules:
 
 @dataclass(frozen=True, slots=True)
 class HttpRules:
-    """``timeout`` is for a request to come in, ``answer_timeout`` for NATS to confirm it."""
+    """``timeout`` is for a request to come in, ``answer_timeout`` for NATS to confirm it, both in
+    ns; ``max_body`` in bytes."""
 
     listen: str = DEFAULT_LISTEN
     max_body: int = 16 * 2**20
@@ -109,15 +121,15 @@ def _words(value: Any) -> tuple[str, ...]:
 
 
 def _status(value: Any) -> str:
-    if value not in (WARNING, CRITICAL, "refuse"):
-        raise ValueError(f"{value!r:.40} is none of WARNING, CRITICAL, refuse")
+    if value not in (WARNING, CRITICAL, "reject"):
+        raise ValueError(f"{value!r:.40} is none of WARNING, CRITICAL, reject")
     return str(value)
 
 
 _READERS: Readers = {
     "user": {
         "labels": texts,
-        "all": truth,
+        "all": boolean,
         "template": _template,
         "separator": text,
         "default": text,
@@ -136,7 +148,7 @@ _READERS: Readers = {
         "bucket": of_text(stream_name),
     },
     "details": {
-        "off": truth,
+        "off": boolean,
         "bucket": of_text(stream_name),
         "max_age": of_text(age_limit),
         "max_bytes": of_text(size_limit),
@@ -183,11 +195,28 @@ def _contradictions(rules: Rules) -> list[str]:
         found.append("[user] nothing can name a user: give labels, a template or a default")
     named = [*severity.critical, *severity.warning, *severity.ignored]
     if twice := sorted({word for word in named if named.count(word) > 1}):
-        found.append(f"[severity] {', '.join(twice)} stands in two lists")
+        found.append(
+            f"[severity] {', '.join(twice)} stands in two lists; `critical` has defaults where the "
+            "file does not give it"
+        )
     if bool(http.tls_cert) != bool(http.tls_key):
         found.append("[http] tls_cert and tls_key belong together")
     if http.tls_client_ca and not http.tls_cert:
         found.append("[http] tls_client_ca needs tls_cert and tls_key")
     if http.tls_client_names and not http.tls_client_ca:
         found.append("[http] tls_client_names needs tls_client_ca")
+    return found
+
+
+def needs_restart(old: Rules, new: Rules) -> list[str]:
+    """The names of what has changed and is used from a start on only."""
+    found = [
+        f"[{title}]" for title in ("time", "details") if getattr(old, title) != getattr(new, title)
+    ]
+    at_start = ("listen", "timeout", "tls_client_ca")
+    found += [
+        f"[http] {name}" for name in at_start if getattr(old.http, name) != getattr(new.http, name)
+    ]
+    if bool(old.http.tls_cert) != bool(new.http.tls_cert):
+        found.append("[http] tls_cert")
     return found

@@ -8,6 +8,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -16,9 +17,10 @@ from alarmdigest import __version__
 from alarmdigest.connect.bridge.authentication import Authentication, tls_context
 from alarmdigest.connect.bridge.connections import connections_with
 from alarmdigest.connect.bridge.metrics import BridgeCollector
+from alarmdigest.connect.bridge.pages import Pages
 from alarmdigest.connect.bridge.publisher import Publisher
 from alarmdigest.connect.bridge.receiver import Receiver
-from alarmdigest.connect.bridge.rules import Rules
+from alarmdigest.connect.bridge.rules import Rules, needs_restart, read_rules
 from alarmdigest.http.server import HttpThread, listen
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.process import thread_dump
@@ -36,6 +38,7 @@ LOCAL_SERVER = "nats://127.0.0.1:4222"
 WATCH_INTERVAL_S = 0.1
 GC_THRESHOLD = 50_000
 FINAL_LOG_FLUSH_S = 0.5
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Of the drain, what the HTTP side gets to finish its answers.
 HTTP_SHARE = 0.5
 
@@ -54,7 +57,7 @@ class BridgeRunner:
         self._reload_asked = threading.Event()
         self._signals = Signals(stop_at_once=self._stop_at_once, hung_up=self._reload_asked.set)
         self._supervisor = Supervisor(os.environ)
-        authentication = Authentication(self._rules.http)
+        self._authentication = Authentication(self._rules.http)
         self._tls = tls_context(self._rules.http)
         self._publisher = Publisher(
             settings,
@@ -68,13 +71,15 @@ class BridgeRunner:
             ),
             self._on_failure,
         )
+        self._receiver = Receiver(self._rules, self._authentication, self._publisher)
         registry = CollectorRegistry()
-        self._receiver = Receiver(
-            self._rules, authentication, self._publisher, registry, self._liveness_failures
-        )
-        registry.register(BridgeCollector(self._publisher, lambda: self._receiver))
+        registry.register(BridgeCollector(self._publisher, self._receiver))
         ProcessCollector(registry=registry)
-        self._open = authentication.is_open
+        self._receiver.pages = Pages(
+            registry,
+            liveness=self._liveness_failures,
+            readiness=self._receiver.readiness_failures,
+        )
 
     def run(self) -> int:
         """The exit code. Raises SettingsError when the address cannot be had."""
@@ -104,16 +109,15 @@ class BridgeRunner:
                 f"cannot listen on {host}:{port}: {error.strerror}; choose another with --listen"
             ) from error
         self._address = HttpAddress(host, listening.getsockname()[1])
-        if self._open and host not in ("127.0.0.1", "::1", "localhost"):
-            log.warning(
-                "everybody who reaches %s:%d may send alerts: see [http] bearer_file",
-                *self._address[:2],
-            )
+        self._warn_if_open(self._authentication)
         drain_s = self._settings.drain_timeout.seconds
+        request_s = self._rules.http.timeout.seconds
         return HttpThread(
             self._receiver,
             listening,
-            protocol=connections_with(self._rules.http.timeout.seconds),
+            protocol=connections_with(
+                request_s, self._rules.http.answer_timeout.seconds + request_s
+            ),
             tls=self._tls,
             stop_timeout_s=max(1, round(drain_s * HTTP_SHARE)),
         )
@@ -130,9 +134,7 @@ class BridgeRunner:
             if publisher.reconnector.connections == 0 and time.monotonic() > deadline:
                 log.error("NATS is not reachable: %s", publisher.reconnector.last_error)
                 return exit_codes.NATS_NOT_REACHABLE
-            self._supervisor.look_at(
-                lambda: self._receiver.readiness_failures, self._liveness_failures
-            )
+            self._supervisor.look_at(self._receiver.readiness_failures, self._liveness_failures)
             if self._reload_asked.is_set():
                 self._reload_asked.clear()
                 self._reload()
@@ -152,9 +154,10 @@ class BridgeRunner:
         deadline = time.monotonic() + drain_s
         self._receiver.stopping = True
         http.stop()
+        unanswered = self._receiver.unconfirmed
         self._publisher.stop()
         self._publisher.join(max(0.0, deadline - time.monotonic()))
-        if self._publisher.is_alive() or http.is_alive:
+        if self._publisher.is_alive() or http.is_alive or unanswered:
             log.error("the drain timed out; what was not answered is sent again")
             return exit_codes.DRAIN_TIMED_OUT
         log.info("stopped: everything that was taken is confirmed")
@@ -166,7 +169,7 @@ class BridgeRunner:
         return []
 
     def _reload(self) -> None:
-        """Rules, tokens and certificates; the rest counts from the next start on."""
+        """Rules, tokens and the certificate; the rest counts from the next start on."""
         try:
             rules = self._read_rules()
             authentication = Authentication(rules.http)
@@ -177,8 +180,22 @@ class BridgeRunner:
             for problem in error.args:
                 log.error("not reloaded: %s", problem)
             return
-        self._receiver.use(rules, authentication)
+        except OSError as error:  # changed between the two looks at it
+            log.error("not reloaded: %s", error)
+            return
+        if names := needs_restart(self._rules, rules):
+            log.warning("counts from the next start on: %s", ", ".join(names))
+        # Its details are of the bucket that is in use.
+        self._receiver.use(replace(rules, details=self._rules.details), authentication)
+        self._warn_if_open(authentication)
         log.info("reloaded%s", Fields(file=rules.file or "none"))
+
+    def _warn_if_open(self, authentication: Authentication) -> None:
+        host, port = self._address[:2]
+        if authentication.is_open and host not in LOOPBACK:
+            log.warning(
+                "everybody who reaches %s:%d may send alerts: see [http] bearer_file", host, port
+            )
 
     def _on_failure(self, thread: threading.Thread, error: BaseException) -> None:
         self._failure = thread.name, error
@@ -193,19 +210,15 @@ class BridgeRunner:
 
 def _address(text: str) -> HttpAddress:
     try:
-        found = http_address(text)
-    except ValueError as error:
-        raise SettingsError(f"[http] listen: {error}") from error
-    if found is None:
-        raise SettingsError("[http] listen: a bridge that listens nowhere is of no use")
-    return found
+        if (found := http_address(text)) is not None:
+            return found
+    except ValueError:
+        pass
+    raise SettingsError(f"[http] listen: {text!r} is no HOST:PORT")
 
 
 def rules_reader(file: Path | None, listen_on: str | None) -> Callable[[], Rules]:
     """Reads the rules, now and at each reload; ``listen_on`` goes before the file's."""
-    from dataclasses import replace
-
-    from alarmdigest.connect.bridge.rules import read_rules
 
     def read() -> Rules:
         rules = read_rules(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timezone
 from typing import Any
 
 from alarmdigest._ext import timestamps
@@ -58,10 +57,3 @@ def any_time(value: Any) -> int:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return unix(value) if value < 2**33 else unix(value / 1000)
     return rfc3339(value)
-
-
-def shown(ns: int) -> str:
-    """For a person."""
-    if ns == 0:
-        return "none"
-    return datetime.fromtimestamp(ns / NS, timezone.utc).isoformat(timespec="seconds")

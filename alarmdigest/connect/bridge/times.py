@@ -7,6 +7,8 @@ of its alarm gets the time at which it was received, and keeps it over its repea
 resolved once more, but not later than that time (by a clock that is behind ours), gets the time of
 receipt, too.
 
+Other senders have a time of its own for each change; there what is told is what counts.
+
 Several bridges may take an alarm's news by turns. What they must know of each other stands in a
 key-value bucket (``memory.py``).
 """
@@ -82,6 +84,8 @@ class Times:
         elif told_ns > received_ns + self._ahead_ns:
             self.counts["future"] += 1
             told_ns = 0
+        if not alarm.keeps_start:
+            return told_ns or received_ns, None
         if alarm.status == CLEARED:
             return self._resolve(alarm.key, told_ns, received_ns)
         return self._fire(alarm.key, told_ns or received_ns, received_ns)

@@ -63,7 +63,7 @@ def text(value: Any) -> str:
     return value
 
 
-def truth(value: Any) -> bool:
+def boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"{value!r:.80} is neither true nor false")
     return value

@@ -6,22 +6,22 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from alarmdigest.connect.bridge.alerts import Refusal
+from alarmdigest.connect.bridge.alerts import Rejection
 from alarmdigest.connect.bridge.mapping import Alarm
 
 
 @dataclass(slots=True, eq=False)
 class Work:
-    """``answered`` is called once, from the publisher's thread, with what went wrong; empty when
-    JetStream has confirmed everything. Times: ``received_ns`` since 1970, ``at`` monotonic."""
+    """``on_published`` is called once, from the publisher's thread, with what went wrong; empty
+    when JetStream has confirmed everything. Times: ``received_ns`` since 1970, ``at`` monotonic."""
 
     sender: str
     alarms: Sequence[Alarm]
-    refusals: Sequence[Refusal]
-    answered: Callable[[str], None]
+    rejections: Sequence[Rejection]
+    on_published: Callable[[str], None]
     received_ns: int = field(default_factory=time.time_ns)
     at: float = field(default_factory=time.monotonic)
 
     def __len__(self) -> int:
         """Messages, for the bound of the queue: a request without any counts too."""
-        return len(self.alarms) + len(self.refusals) + 1
+        return len(self.alarms) + len(self.rejections) + 1

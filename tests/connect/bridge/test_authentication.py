@@ -7,8 +7,12 @@ import hashlib
 import hmac
 import http.client
 import json
+import signal
+import socket
 import ssl
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
@@ -81,7 +85,7 @@ def test_a_wrong_token_is_refused_before_the_body_is_looked_at(
     ("key", "text", "said"),
     [
         ("bearer_file", None, "cannot read"),
-        ("bearer_file", "\n \n", "is empty"),
+        ("bearer_file", "\n \n", "has no line"),
         ("basic_file", "nobody", "write name:password"),
     ],
 )
@@ -121,7 +125,7 @@ class Authority:
 
     def issue(self, name: str) -> tuple[Path, Path]:
         """Certificate and key."""
-        issued = self._ca.issue_cert(name, common_name=name)
+        issued = self._ca.issue_cert(name, common_name=None if "@" in name else name)
         cert, key = self._folder / f"{name}.crt", self._folder / f"{name}.key"
         cert.unlink(missing_ok=True)
         issued.private_key_pem.write_to_path(key)
@@ -164,6 +168,49 @@ tls_client_names = ["app.netdata.cloud"]
         assert post_over_tls(bridge, ours, ours.issue("app.netdata.cloud")) == 200
 
 
+def test_a_certificate_without_any_name_will_do_where_no_name_is_asked_for(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    ours = Authority(tmp_path, "ours")
+    cert, key = ours.issue("127.0.0.1")
+    rules = f'[http]\ntls_cert = "{cert}"\ntls_key = "{key}"\ntls_client_ca = "{ours.file}"'
+    with BridgeProcess(server.url, rules=rules) as bridge:
+        assert post_over_tls(bridge, ours, ours.issue("someone@example.com")) == 200
+        assert post_over_tls(bridge, ours, None) == 401
+
+
+def test_silent_clients_of_the_tls_port_hold_up_nobody(server: NatsServer, tmp_path: Path) -> None:
+    ours = Authority(tmp_path, "ours")
+    cert, key = ours.issue("127.0.0.1")
+    rules = f'[http]\ntls_cert = "{cert}"\ntls_key = "{key}"'
+    with BridgeProcess(server.url, rules=rules) as bridge, ExitStack() as stack:
+        silent = [
+            stack.enter_context(closing(socket.create_connection(bridge.address, timeout=20)))
+            for _ in range(500)
+        ]
+        assert post_over_tls(bridge, ours, None) == 200
+        began = time.monotonic()
+        with suppress(ConnectionError):
+            assert silent[0].recv(1) == b""
+        assert time.monotonic() - began < 15, "asyncio would bear it for a minute"
+
+
+def test_sighup_says_what_it_did_not_apply_and_who_may_send_now(
+    server: NatsServer, tmp_path: Path
+) -> None:
+    (tmp_path / "tokens").write_text("# of Alertmanager\none\n")
+    rules = f'[http]\nbearer_file = "{tmp_path}/tokens"'
+    with BridgeProcess(server.url, rules=rules, listen="0.0.0.0:0") as bridge:
+        assert "everybody who reaches" not in bridge.log
+        assert bridge.post("/alertmanager", BODY, bearer("# of Alertmanager"))[0] == 401
+        assert bridge.post("/alertmanager", BODY, bearer("one"))[0] == 200
+        bridge.rules_file.write_text('[http]\ntimeout = "5s"\n[time]\nahead = "5m"')
+        bridge.process.send_signal(signal.SIGHUP)
+        bridge.wait_for_log(r"counts from the next start on: \[time\], \[http\] timeout")
+        bridge.wait_for_log("everybody who reaches")
+        assert bridge.post("/alertmanager", BODY)[0] == 200
+
+
 def test_a_renewed_certificate_counts_from_sighup_on(server: NatsServer, tmp_path: Path) -> None:
     old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
     cert, key = old.issue("127.0.0.1")
@@ -172,7 +219,7 @@ def test_a_renewed_certificate_counts_from_sighup_on(server: NatsServer, tmp_pat
     ) as bridge:
         assert post_over_tls(bridge, old, None) == 200
         new.issue("127.0.0.1")
-        bridge.process.send_signal(1)
+        bridge.process.send_signal(signal.SIGHUP)
         bridge.wait_for_log("reloaded")
         assert eventually(lambda: post_over_tls(bridge, new, None)) == 200
 

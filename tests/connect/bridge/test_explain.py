@@ -42,9 +42,9 @@ def test_rules_count_and_what_would_be_rejected_is_exit_code_1(tmp_path: Path) -
         done = run_command("bridge", *options, "--explain", str(payload), **given)
         assert done.returncode == exit_codes.INTERNAL_ERROR
         assert "eve   x" in done.stdout
-        assert "rejected (schema): nothing names its user" in done.stdout
-        assert "rejected (status): " in done.stdout
-        assert done.stderr == ""
+        assert "alert 2 rejected (schema): nothing names its user" in done.stdout
+        assert "alert 3 rejected (status): " in done.stdout
+        assert done.stderr == "taken for a body of /alerts\n"
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from support.paths import ROOT
 
-from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Refusal
+from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection
 from alarmdigest.connect.bridge.details import key_of, user_key
 from alarmdigest.connect.bridge.mapping import Alarm, Mapped, Mapper
 from alarmdigest.connect.bridge.rules import Rules, read_rules
@@ -61,9 +61,21 @@ def test_whose_it_is(
     assert users(toml, alert, tmp_path) == expected
 
 
-def test_without_a_user_and_a_default_it_is_refused(tmp_path: Path) -> None:
+def test_who_the_sender_names_goes_before_all_labels(tmp_path: Path) -> None:
+    """A field of its own, or the address of the request."""
+    for toml in (
+        "",
+        '[user]\nlabels = ["owner"]',
+        '[user]\ntemplate = "{team}"',
+        "[user]\nall = true",
+    ):
+        alert = Alert("Down", {"owner": "eve", "team": "blue"}, resolved=False, user="ada,bob")
+        assert users(toml, alert, tmp_path) == ["ada", "bob"]
+
+
+def test_without_a_user_and_a_default_it_is_rejected(tmp_path: Path) -> None:
     [found] = mapped('[user]\ndefault = ""', Alert("Down", {}, resolved=False), tmp_path)
-    assert isinstance(found, Refusal)
+    assert isinstance(found, Rejection)
     assert found.reason == "schema"
     assert "user" in found.detail
 
@@ -118,8 +130,8 @@ def test_a_name_that_is_too_long_is_cut_and_stays_itself(tmp_path: Path) -> None
         ('[severity]\ndefault = "CRITICAL"', "warn", "WARNING"),
         ('[severity]\ncritical = ["rot"]\nwarning = ["gelb"]', "Rot", "CRITICAL"),
         ('[severity]\nignored = ["info"]', "info", None),
-        ('[severity]\ndefault = "refuse"', "purple", "status"),
-        ('[severity]\ndefault = "refuse"\nwarning = ["purple"]', "purple", "WARNING"),
+        ('[severity]\ndefault = "reject"', "purple", "status"),
+        ('[severity]\ndefault = "reject"\nwarning = ["purple"]', "purple", "WARNING"),
     ],
 )
 def test_which_status_it_has(
@@ -128,15 +140,23 @@ def test_which_status_it_has(
     [found] = mapped(toml, ALERT._replace(labels={"severity": severity, "a": "b"}), tmp_path)
     if expected is None:
         assert found == NoAlarm("severity")
-    elif isinstance(found, Refusal):
+    elif isinstance(found, Rejection):
         assert found.reason == expected
     else:
         assert isinstance(found, Alarm)
         assert found.status == expected
 
 
+def test_the_end_of_an_ignored_alert_is_news_all_the_same(tmp_path: Path) -> None:
+    """It may have been an alarm before the rules were changed."""
+    ended = ALERT._replace(labels={"severity": "info", "a": "b"}, resolved=True)
+    [found] = mapped('[severity]\nignored = ["info"]', ended, tmp_path)
+    assert isinstance(found, Alarm)
+    assert found.status == "CLEARED"
+
+
 def test_resolved_is_cleared_whatever_its_severity(tmp_path: Path) -> None:
-    toml = '[severity]\ndefault = "refuse"'
+    toml = '[severity]\ndefault = "reject"'
     [found] = mapped(toml, ALERT._replace(labels={"severity": "purple"}, resolved=True), tmp_path)
     assert isinstance(found, Alarm)
     assert found.status == "CLEARED"

@@ -24,8 +24,10 @@ pytestmark = [
 ]
 
 SCRIPT = ROOT / "deploy/netdata/alarmdigest.sh"
-# What alarm-notify.sh has in its variables, and does with its configuration.
+# What alarm-notify.sh has in its variables, and does with its configuration: none is exported.
 NOTIFY = """
+ALARMDIGEST_URL="$URL"; ALARMDIGEST_SPOOL="$SPOOL"; ALARMDIGEST_HEADER_FILE="$HEADER_FILE"
+ALARMDIGEST_SPOOL_MAX="$SPOOL_MAX"; ALARMDIGEST_PAUSE=1; ALARMDIGEST_PAUSE_MAX=1
 host="$HOST"; name="$NAME"; chart="disk_space._"; family="/"; status="$STATUS"
 when="$WHEN"; event_id="$EVENT"; value_string="91%"; goto_url="https://registry/goto"
 info="$INFO"; roles="sysadmin"
@@ -54,10 +56,10 @@ class Netdata:
         self.environment = {
             "PATH": os.environ["PATH"],
             "SCRIPT": str(SCRIPT),
-            "ALARMDIGEST_URL": f"http://{HOST}:{port}/netdata",
-            "ALARMDIGEST_SPOOL": str(self.spool),
-            "ALARMDIGEST_PAUSE": "1",
-            "ALARMDIGEST_PAUSE_MAX": "1",
+            "URL": f"http://{HOST}:{port}/netdata",
+            "SPOOL": str(self.spool),
+            "SPOOL_MAX": "10000",
+            "HEADER_FILE": "",
         }
         self.events = 0
 
@@ -120,6 +122,25 @@ def test_what_did_not_arrive_is_sent_later_in_its_order(
     assert sorted(ours, key=lambda one: one[3]) == ours
 
 
+def test_what_is_sent_twice_because_the_answer_was_lost_changes_nothing(
+    server: NatsServer, streams: Streams, tmp_path: Path
+) -> None:
+    port = free_port()
+    with Netdata(tmp_path, port) as netdata:
+        for status in ("WARNING", "CLEAR", "CRITICAL", "CLEAR"):
+            netdata.notify(status)
+        copies = {one.name: one.read_bytes() for one in netdata.spool.glob("*.json")}
+        with BridgeProcess(server.url, listen=f"{HOST}:{port}"):
+            eventually(lambda: netdata.waiting == 0, what="an empty spool")
+            for name, body in copies.items():
+                (netdata.spool / name).write_bytes(body)
+            netdata.notify("UNDEFINED", name="other")
+            eventually(lambda: netdata.waiting == 0, what="an empty spool")
+    latest = max((one[3], one[2]) for one in streams.events())
+    assert latest[1] == "CLEARED"
+    assert streams.info("ALARMS").messages == 8, "two users"
+
+
 def test_the_bridge_is_killed_and_nats_goes_away_in_between(
     server: NatsServer, streams: Streams, tmp_path: Path
 ) -> None:
@@ -148,7 +169,7 @@ def test_the_bridge_is_killed_and_nats_goes_away_in_between(
 
 def test_the_spool_is_bounded_and_what_is_lost_is_said(tmp_path: Path) -> None:
     with Netdata(tmp_path, free_port()) as netdata:
-        netdata.environment["ALARMDIGEST_SPOOL_MAX"] = "3"
+        netdata.environment["SPOOL_MAX"] = "3"
         for number in range(5):
             netdata.notify("WARNING", name=f"alarm{number}")
         files = sorted(netdata.spool.glob("*.json"))
@@ -166,10 +187,10 @@ def test_the_header_of_a_token_comes_from_a_file(
         BridgeProcess(server.url, rules=rules) as bridge,
         Netdata(tmp_path, bridge.address[1]) as netdata,
     ):
-        netdata.environment["ALARMDIGEST_HEADER_FILE"] = str(tmp_path / "header")
+        netdata.environment["HEADER_FILE"] = str(tmp_path / "header")
         netdata.notify("WARNING")
         sample = 'alarmdigest_bridge_requests_total{code="401",sender="netdata"}'
-        eventually(lambda: "401" in bridge.log and bridge.metric(sample) >= 1, what="a refusal")
+        eventually(lambda: "401" in bridge.log and bridge.metric(sample) >= 1, what="a rejection")
         assert netdata.waiting == 1, "a wrong token may be put right"
         (tmp_path / "header").write_text("Authorization: Bearer right")
         eventually(lambda: streams.info("ALARMS").messages == 2, what="two events")
@@ -188,7 +209,7 @@ def test_what_the_bridge_can_never_read_does_not_hold_up_the_rest(
         eventually(lambda: netdata.waiting == 0, what="an empty spool")
         netdata.notify("WARNING", name="second")
         eventually(lambda: streams.info("ALARMS").messages == 4, what="events")
-        refused = {file.name for file in (netdata.spool / "refused").iterdir()}
+        refused = {file.name for file in (netdata.spool / "unreadable").iterdir()}
         assert refused == {"1-damaged.json"}
         names = {one[1].partition("{")[0] for one in streams.events()}
         assert names == {"first", "second"}

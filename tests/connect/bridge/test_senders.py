@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Refusal, UnreadableBody
+from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection, UnreadableBody
 from alarmdigest.connect.bridge.mapping import Alarm, Mapped, Mapper
 from alarmdigest.connect.bridge.rules import Rules
 from alarmdigest.connect.bridge.senders import SENDERS, sender_of
@@ -24,7 +24,7 @@ def payload(name: str) -> Any:
     return json.loads((PAYLOADS / f"{name}.json").read_text("utf-8"))
 
 
-def read(sender: str, body: Any, **extra: str) -> list[Alert | Refusal | NoAlarm]:
+def read(sender: str, body: Any, **extra: str) -> list[Alert | Rejection | NoAlarm]:
     return list(SENDERS[sender](body, extra))
 
 
@@ -213,6 +213,11 @@ def test_a_body_that_is_not_the_senders_is_unreadable_as_a_whole(sender: str, bo
         read(sender, body)
 
 
+NESTED: list[Any] = []
+for _ in range(300):  # orjson reads this, and does not write it
+    NESTED = [NESTED]
+
+
 def alertmanagers(**changed: Any) -> dict[str, Any]:
     body = payload("alertmanager-0.25.0-firing")
     body["alerts"] = [{**body["alerts"][0], **changed}, *body["alerts"]]
@@ -230,13 +235,15 @@ def alertmanagers(**changed: Any) -> dict[str, Any]:
         ({"labels": {"alertname": None}}, "schema"),
         ({"annotations": "text"}, "schema"),
         ({"labels": {"alertname": "x", "team": "u" * 2000}}, "too_long"),
+        ({"labels": {"alertname": "x", "team": ",".join(map(str, range(101)))}}, "too_long"),
+        ({"status": "x", "values": NESTED}, "status"),
     ],
 )
 def test_one_unreadable_alert_does_not_spoil_the_others(
     changed: dict[str, Any], reason: str
 ) -> None:
     bad, good = mapped("alertmanager", alertmanagers(**changed))
-    assert isinstance(bad, Refusal)
+    assert isinstance(bad, Rejection)
     assert bad.reason == reason
     assert bad.detail
     assert json.loads(bad.body)
@@ -287,6 +294,11 @@ def test_the_others_are_known_by_their_look() -> None:
     assert sender_of([]) == "alerts"
 
 
+def test_what_the_sender_has_left_out_is_counted() -> None:
+    body = {**payload("alertmanager-0.25.0-firing"), "truncatedAlerts": 3}
+    assert mapped("alertmanager", body)[1:] == [NoAlarm("truncated", 3)]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.floats(allow_nan=False)
     | st.text(max_size=20) | st.sampled_from(["firing", "resolved", "critical", "clear", "CLEAR"]),
@@ -323,7 +335,7 @@ def test_whatever_is_posted_becomes_messages_that_the_service_takes(body: Any, s
             read_event(orjson.dumps(event))  # else it would be rejected
             assert len(one.alarm_id.encode()) <= MAX_ID_BYTES
             assert one.time_ns >= 0
-        elif isinstance(one, Refusal):
+        elif isinstance(one, Rejection):
             assert one.reason in REASONS
             assert "\n" not in one.detail
 

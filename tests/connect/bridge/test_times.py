@@ -18,7 +18,7 @@ T0 = 1_795_860_000 * S
 
 
 def alarm(status: str, time_ns: int, key: str = "u.a") -> Alarm:
-    return Alarm("u", "a", status, time_ns, key, None)
+    return Alarm("u", "a", status, time_ns, key, None, keeps_start=True)
 
 
 def new_times() -> Times:
@@ -72,6 +72,22 @@ def test_an_old_cleared_that_comes_late_changes_nothing() -> None:
     times.decide(alarm("CLEARED", T0 + 9 * S), T0 + 10 * S)
     assert times.decide(alarm("CLEARED", T0), T0 + 11 * S) == (T0, None)
     assert times.decide(alarm("WARNING", T0 + 8 * S), T0 + 12 * S)[0] == T0 + 12 * S
+
+
+def test_where_each_change_has_its_own_time_a_repeat_is_no_new_firing() -> None:
+    """As of Netdata: what was sent together is repeated together, in its order."""
+    times = new_times()
+    changes = [
+        ("WARNING", T0),
+        ("CLEARED", T0 + S),
+        ("WARNING", T0 + 2 * S),
+        ("CLEARED", T0 + 3 * S),
+    ]
+    for _ in range(2):
+        for status, told_ns in changes:
+            one = alarm(status, told_ns)._replace(keeps_start=False)
+            assert times.decide(one, T0 + 60 * S) == (told_ns, None)
+    assert times.counts["fired_again"] == 0
 
 
 def test_alarms_are_independent() -> None:

@@ -24,8 +24,8 @@ SENDERS: Mapping[str, Reader] = {
 def sender_of(body: Any) -> str:
     """Whose format a decoded body has, as far as that can be told; ``alerts`` else."""
     if isinstance(body, dict):
-        if "alerts" in body and "groupKey" in body:
-            return "grafana" if "orgId" in body or "state" in body else "alertmanager"
+        if "alerts" in body and {"groupKey", "version"} & body.keys():
+            return "grafana" if {"orgId", "state"} & body.keys() else "alertmanager"
         if "netdata" in body:
             return "netdata"
         if "alerts" not in body and "message" in body and not {"name", "labels"} & body.keys():

@@ -12,14 +12,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
-import orjson
-
 from alarmdigest.connect.bridge.alerts import (
     Alert,
     Found,
     NoAlarm,
-    Refusal,
     UnreadableBody,
+    rejected,
     text_in,
     texts_of,
 )
@@ -28,7 +26,7 @@ from alarmdigest.connect.bridge.sender_times import rfc3339
 
 NAME_LABEL = "alertname"
 VERSION = "4"
-# What Grafana sends besides alerts: its own state of a rule that has no data, or failed.
+MAX_TRUNCATED = 10**6
 GRAFANA_LINKS = {
     "silence": "silenceURL",
     "dashboard": "dashboardURL",
@@ -48,12 +46,14 @@ def read(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
     external = text_in(body, "externalURL").rstrip("/") if isinstance(body, dict) else ""
     for fields, hints in _alerts_of(body, extra):
         yield _alert(fields, hints, {"source": "generatorURL"}, external)
+    yield from _truncated(body)
 
 
 def read_grafana(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
     """Grafana's, whatever its version says. Raises UnreadableBody."""
     for fields, hints in _alerts_of(body, extra):
         yield _alert(fields, hints, GRAFANA_LINKS, "")
+    yield from _truncated(body)
 
 
 def _alerts_of(body: Any, extra: Mapping[str, str]) -> Iterator[tuple[Any, Mapping[str, str]]]:
@@ -69,21 +69,29 @@ def _alerts_of(body: Any, extra: Mapping[str, str]) -> Iterator[tuple[Any, Mappi
         yield fields, hints
 
 
+def _truncated(body: Any) -> Iterator[NoAlarm]:
+    """What its sender has left out, for a limit of its own (``max_alerts``)."""
+    count = body.get("truncatedAlerts")
+    if isinstance(count, int) and count > 0:
+        yield NoAlarm("truncated", min(count, MAX_TRUNCATED))
+
+
 def _alert(
     fields: Any, hints: Mapping[str, str], link_fields: Mapping[str, str], external: str
 ) -> Found:
     if not isinstance(fields, dict):
-        return _refused("an alert must be a JSON object", fields)
+        return rejected("schema", "an alert must be a JSON object", fields)
     try:
         labels = texts_of(fields.get("labels"))
         annotations = texts_of(fields.get("annotations"))
     except TypeError:
-        return _refused("labels and annotations must be objects", fields)
+        return rejected("schema", "labels and annotations must be objects", fields)
     status = fields.get("status")
     if status not in ("firing", "resolved"):
-        return _refused(f"status {status!r:.40} is neither firing nor resolved", fields, "status")
+        detail = f"status {status!r:.40} is neither firing nor resolved"
+        return rejected("status", detail, fields)
     if not labels:
-        return _refused("it has no labels: nothing tells which alert it is", fields)
+        return rejected("schema", "it has no labels: nothing tells which alert it is", fields)
     if labels.get(NAME_LABEL) == "TestAlert" and labels.get("instance") == "Grafana":
         return NoAlarm("test")
     links = {name: link for name, key in link_fields.items() if (link := text_in(fields, key))}
@@ -97,6 +105,8 @@ def _alert(
         resolved=status == "resolved",
         starts_at_ns=rfc3339(fields.get("startsAt")),
         ends_at_ns=rfc3339(fields.get("endsAt")),
+        keeps_start=True,
+        user=hints.get("user", ""),
         hints=hints,
         summary=text_in(annotations, "summary", "title", "message"),
         description=text_in(annotations, "description"),
@@ -116,7 +126,3 @@ def _quoted(matchers: str) -> str:
     for character, code in _USUAL:
         text = text.replace(character, code)
     return text if _PLAIN.fullmatch(text) else quote(matchers)
-
-
-def _refused(detail: str, fields: Any, reason: str = "schema") -> Refusal:
-    return Refusal(reason, detail, orjson.dumps(fields))

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from alarmdigest.connect.bridge.alerts import (
     Alert,
     Found,
-    Refusal,
     UnreadableBody,
+    rejected,
     text_in,
     texts_of,
 )
@@ -34,27 +32,28 @@ def read(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
 
 def _alert(fields: Any, extra: Mapping[str, str]) -> Found:
     if not isinstance(fields, dict):
-        return Refusal("schema", "an alert must be a JSON object", orjson.dumps(fields))
+        return rejected("schema", "an alert must be a JSON object", fields)
     try:
         labels, links = texts_of(fields.get("labels")), texts_of(fields.get("links"))
     except TypeError:
-        return Refusal("schema", "labels and links must be objects", orjson.dumps(fields))
+        return rejected("schema", "labels and links must be objects", fields)
     name, status = text_in(fields, "name"), text_in(fields, "status").lower()
     if not name:
-        return Refusal("schema", "name is missing", orjson.dumps(fields))
+        return rejected("schema", "name is missing", fields)
     if status not in (*RESOLVED, *FIRING, *SEVERE):
         words = ", ".join((FIRING[0], RESOLVED[0], *SEVERE))
-        return Refusal("status", f"status {status[:40]!r} is none of {words}", orjson.dumps(fields))
+        return rejected("status", f"status {status[:40]!r} is none of {words}", fields)
     at_ns = any_time(fields.get("at"))
-    user = {"user": user} if (user := text_in(fields, "user")) else {}
     return Alert(
         name=name,
         labels=labels,
         resolved=status in RESOLVED,
         starts_at_ns=any_time(fields.get("starts_at")) or at_ns,
         ends_at_ns=any_time(fields.get("ends_at")) or at_ns,
+        keeps_start="starts_at" in fields or "ends_at" in fields,
         severity=text_in(fields, "severity") or (status if status in SEVERE else ""),
-        hints={**extra, **user},
+        user=text_in(fields, "user") or extra.get("user", ""),
+        hints=extra,
         summary=text_in(fields, "summary"),
         description=text_in(fields, "description"),
         links=links,

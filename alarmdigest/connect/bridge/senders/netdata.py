@@ -10,14 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from alarmdigest.connect.bridge.alerts import (
     Alert,
     Found,
     NoAlarm,
-    Refusal,
     UnreadableBody,
+    rejected,
     text_in,
 )
 from alarmdigest.connect.bridge.sender_times import unix
@@ -28,8 +26,7 @@ OVER = ("CLEAR", "REMOVED")
 # Not known yet, or not computable: no news.
 UNKNOWN = ("UNINITIALIZED", "UNDEFINED")
 IDENTITY = ("host", "chart", "family")
-HINTS = ("user", "roles", "component", "type", "classification")
-NS = 10**9
+HINTS = ("roles", "component", "type", "classification")
 
 
 def read(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
@@ -44,13 +41,11 @@ def read(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
 def _alert(fields: dict[str, Any], extra: Mapping[str, str]) -> Found:
     name, status = text_in(fields, "name"), text_in(fields, "status").upper()
     if not name:
-        return Refusal("schema", "name is missing", orjson.dumps(fields))
+        return rejected("schema", "name is missing", fields)
     if status in UNKNOWN:
         return NoAlarm(status.lower())
     if status not in ACTIVE and status not in OVER:
-        return Refusal(
-            "status", f"status {status[:40]!r} is none of Netdata's", orjson.dumps(fields)
-        )
+        return rejected("status", f"status {status[:40]!r} is none of Netdata's", fields)
     at_ns = unix(fields.get("when"))
     event = fields.get("event_id")
     if at_ns and isinstance(event, str) and event.isascii() and event.isdigit():
@@ -65,6 +60,7 @@ def _alert(fields: dict[str, Any], extra: Mapping[str, str]) -> Found:
         starts_at_ns=at_ns,
         ends_at_ns=at_ns,
         severity=status,
+        user=text_in(fields, "user") or extra.get("user", ""),
         hints={**{hint: text for hint in HINTS if (text := text_in(fields, hint))}, **extra},
         summary=f"{text_in(fields, 'summary') or name.replace('_', ' ')} = {value}".rstrip("= "),
         description=text_in(fields, "info"),

@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import orjson
-
 from alarmdigest.connect.bridge.alerts import (
     Alert,
     Found,
     NoAlarm,
-    Refusal,
     UnreadableBody,
+    rejected,
     text_in,
 )
 from alarmdigest.connect.bridge.sender_times import any_time
@@ -45,10 +43,10 @@ def read(body: Any, extra: Mapping[str, str]) -> Iterator[Found]:
 def _alert(body: dict[str, Any], extra: Mapping[str, str]) -> Found:
     name, severity = text_in(body, "alert", "alarm"), text_in(body, "severity").lower()
     if not name:
-        return Refusal("schema", "alert is missing", orjson.dumps(body))
+        return rejected("schema", "alert is missing", body)
     if severity not in SEVERITIES:
         detail = f"severity {severity[:40]!r} is none of {', '.join(SEVERITIES)}"
-        return Refusal("status", detail, orjson.dumps(body))
+        return rejected("status", detail, body)
     at_ns = any_time(body.get("date"))
     link = text_in(body, "alert_url", "alarm_url")
     return Alert(
@@ -58,6 +56,7 @@ def _alert(body: dict[str, Any], extra: Mapping[str, str]) -> Found:
         starts_at_ns=at_ns,
         ends_at_ns=at_ns,
         severity=severity,
+        user=extra.get("user", ""),
         hints={**_hints(body), **extra},
         summary=text_in(body, "message"),
         description=text_in(body, "info"),
@@ -69,13 +68,14 @@ def _reachability(body: dict[str, Any], extra: Mapping[str, str]) -> Found:
     host, reachable = text_in(body, "host"), body["status"].get("reachable")
     if not host or not isinstance(reachable, bool):
         detail = "a node's news needs host and status.reachable"
-        return Refusal("schema", detail, orjson.dumps(body))
+        return rejected("schema", detail, body)
     link = text_in(body, "url")
     return Alert(
         name=UNREACHABLE,
         labels={"host": host},
         resolved=reachable,
         severity="critical",
+        user=extra.get("user", ""),
         hints={**_hints(body), **extra},
         summary=text_in(body, "message"),
         description=text_in(body["status"], "text"),
