@@ -18,8 +18,8 @@ from alarmdigest.observability.stream_changes import CHANGES
 RULES = ROOT / "deploy/prometheus-alerts.yml"
 HISTORIES = ROOT / "tests/alerts_test.yml"
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
-# Another test holds this list to what the service shows.
-LISTED = (ROOT / "docs/metrics.md").read_text("utf-8")
+# Other tests hold these lists to what the service and the bridge show.
+LISTED = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge"))
 
 
 def known_series() -> set[str]:
