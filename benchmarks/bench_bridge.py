@@ -23,7 +23,7 @@ from support.service import CLEAN_ENVIRONMENT
 
 ALERTS_IN_A_BODY = 100
 BODIES = 600
-CONNECTIONS = 32
+CONNECTIONS = 100
 ROUNDS = 5
 
 # The library alone: the same server, thread and kind of connection; it reads a body and says 200.
@@ -40,17 +40,18 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": b"}" * 40})
 
 listening = listen("127.0.0.1", 0)
-HttpThread(app, listening, protocol=connections_with(30.0)).start()
+HttpThread(app, listening, protocol=connections_with(30.0, 30.0)).start()
 print(listening.getsockname()[1], flush=True)
 time.sleep(3600)
 """
 
 
 class Spent(NamedTuple):
-    """Of one round: seconds by the clock, and of the process's processor."""
+    """Of one round: seconds by the clock, of the process's processor, and of the others'."""
 
     wall_s: float
     cpu_s: float
+    others_s: float
 
 
 def requests(first: int, status: str) -> list[bytes]:
@@ -107,10 +108,11 @@ def drive(address: tuple[str, int], bodies: list[bytes]) -> None:
                 send_next(ready)
 
 
-def spent(pid: int, work: Callable[[], None]) -> Spent:
-    before, began = cpu_s(pid), time.perf_counter()
+def spent(pid: int, others: tuple[int, ...], work: Callable[[], None]) -> Spent:
+    before, before_others, began = cpu_s(pid), sum(map(cpu_s, others)), time.perf_counter()
     work()
-    return Spent(time.perf_counter() - began, cpu_s(pid) - before)
+    took = time.perf_counter() - began
+    return Spent(took, cpu_s(pid) - before, sum(map(cpu_s, others)) - before_others)
 
 
 def cpu_s(pid: int) -> float:
@@ -166,11 +168,16 @@ def test_alerts_a_second_of_one_core(benchmark: Any, report: Report) -> None:
         def one_round(number: int) -> None:
             first = number * BODIES
             new, resolved = requests(first, "firing"), requests(first, "resolved")
+            others = (server.pid, os.getpid())
             for what, bodies in (("new", new), ("repeated", new), ("resolved", resolved)):
                 found[what].append(
-                    spent(bridge.process.pid, lambda bodies=bodies: drive(bridge.address, bodies))  # type: ignore[misc]
+                    spent(
+                        bridge.process.pid,
+                        others,
+                        lambda bodies=bodies: drive(bridge.address, bodies),
+                    )
                 )
-            found["bare"].append(spent(bare_pid, lambda: drive(bare_address, alone)))
+            found["bare"].append(spent(bare_pid, others, lambda: drive(bare_address, alone)))
 
         numbers = iter(range(ROUNDS + 1))
         benchmark.pedantic(lambda: one_round(next(numbers)), rounds=ROUNDS, warmup_rounds=1)
@@ -178,15 +185,22 @@ def test_alerts_a_second_of_one_core(benchmark: Any, report: Report) -> None:
         assert streams.info("ALARMS").messages == 2 * (ROUNDS + 1) * BODIES * ALERTS_IN_A_BODY
     alerts = BODIES * ALERTS_IN_A_BODY
     for what, rounds in found.items():
-        rate = statistics.median(alerts / one.wall_s for one in rounds)
         cpu_us = statistics.median(one.cpu_s / alerts * 1e6 for one in rounds)
         target = ">= 20000" if what != "bare" else ""
-        report.row("bridge", f"{what}: alerts/s", rate, "", target=target)
-        report.row("bridge", f"{what}: processor time an alert", cpu_us, "us", better="less")
+        per_core = "alerts for a second of its processor"
+        report.row("bridge", f"{what}: {per_core}", 1e6 / cpu_us, "", target=target)
+        # With 100 connections the bridge waits for the server now and then.
+        rate = statistics.median(alerts / one.wall_s for one in rounds)
+        report.row("bridge", f"{what}: alerts/s by the clock", rate, "")
+        busy = statistics.median(one.others_s / one.wall_s for one in rounds)
+        report.row("bridge", f"{what}: server and sender, of a core", busy, "", better="less")
     ratios = [
-        ours.wall_s / theirs.wall_s
-        for ours, theirs in zip(found["new"], found["bare"], strict=True)
+        ours.cpu_s / theirs.cpu_s for ours, theirs in zip(found["new"], found["bare"], strict=True)
     ]
     report.row(
-        "bridge", "new: time, x the library alone", statistics.median(ratios), "x", better="less"
+        "bridge",
+        "new: processor time, x the library alone",
+        statistics.median(ratios),
+        "x",
+        better="less",
     )

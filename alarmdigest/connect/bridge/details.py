@@ -21,6 +21,7 @@ MAX_LABELS = 64
 MAX_LABEL_CHARS = 500
 MAX_BYTES = 16 * 1024
 HASH_CHARS = 32
+WEB = ("https://", "http://")
 
 
 def key_of(user_id: str, alarm_id: str) -> str:
@@ -43,14 +44,14 @@ def _hash(data: bytes) -> str:
 def details_of(alert: Alert) -> dict[str, Any]:
     """Those of an alert, without the ids; texts cut to what a mail can show."""
     labels = alert.labels
-    if len(labels) > MAX_LABELS or any(len(one) > MAX_LABEL_CHARS for one in labels.values()):
+    if len(labels) > MAX_LABELS or max(map(len, labels.values()), default=0) > MAX_LABEL_CHARS:
         few = list(labels.items())[:MAX_LABELS]
         labels = {name: cut(value, MAX_LABEL_CHARS) for name, value in few}
     # What anybody may write becomes a link in somebody's mail: nothing but web pages.
     links = {
         name: link
         for name, link in alert.links.items()
-        if len(link) <= MAX_LINK_CHARS and link.startswith(("https://", "http://"))
+        if len(link) <= MAX_LINK_CHARS and link.startswith(WEB)
     }
     return {
         "name": cut(alert.name, MAX_SUMMARY_CHARS),
@@ -66,6 +67,8 @@ def packed(user_id: str, alarm_id: str, details: dict[str, Any]) -> bytes:
     if it must be."""
     entry = {"UserID": user_id, "AlarmID": alarm_id, **details}
     value = orjson.dumps(entry)
+    if len(value) <= MAX_BYTES:
+        return value
     for name, empty in (("labels", {}), ("description", ""), ("links", {})):
         if len(value) <= MAX_BYTES:
             break

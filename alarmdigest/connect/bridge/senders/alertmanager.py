@@ -94,14 +94,16 @@ def _alert(
         return rejected("schema", "it has no labels: nothing tells which alert it is", fields)
     if labels.get(NAME_LABEL) == "TestAlert" and labels.get("instance") == "Grafana":
         return NoAlarm("test")
-    links = {name: link for name, key in link_fields.items() if (link := text_in(fields, key))}
+    others = labels.copy()
+    name = others.pop(NAME_LABEL, "")
+    links = {title: link for title, key in link_fields.items() if (link := text_in(fields, key))}
     if runbook := text_in(annotations, "runbook_url", "runbook"):
         links["runbook"] = runbook
     if external:
         links["silence"] = _silence_link(external, labels)
     return Alert(
-        name=labels.get(NAME_LABEL, ""),
-        labels={name: value for name, value in labels.items() if name != NAME_LABEL},
+        name=name,
+        labels=others,
         resolved=status == "resolved",
         starts_at_ns=rfc3339(fields.get("startsAt")),
         ends_at_ns=rfc3339(fields.get("endsAt")),
