@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from report import Report
@@ -170,14 +171,9 @@ def test_alerts_a_second_of_one_core(benchmark: Any, report: Report) -> None:
             new, resolved = requests(first, "firing"), requests(first, "resolved")
             others = (server.pid, os.getpid())
             for what, bodies in (("new", new), ("repeated", new), ("resolved", resolved)):
-                found[what].append(
-                    spent(
-                        bridge.process.pid,
-                        others,
-                        lambda bodies=bodies: drive(bridge.address, bodies),
-                    )
-                )
-            found["bare"].append(spent(bare_pid, others, lambda: drive(bare_address, alone)))
+                work = partial(drive, bridge.address, bodies)
+                found[what].append(spent(bridge.process.pid, others, work))
+            found["bare"].append(spent(bare_pid, others, partial(drive, bare_address, alone)))
 
         numbers = iter(range(ROUNDS + 1))
         benchmark.pedantic(lambda: one_round(next(numbers)), rounds=ROUNDS, warmup_rounds=1)

@@ -364,6 +364,21 @@ def test_changes_without_times_keep_the_order_of_their_request(
     assert max(streams.events(), key=lambda event: event[3])[2] == "CLEARED"
 
 
+def test_changes_with_times_of_their_own_that_are_sent_twice_change_nothing(
+    server: NatsServer, streams: Streams
+) -> None:
+    """As after an answer that was lost: the firing is not one that fires again."""
+    body = [
+        {"name": "x", "user": "ada", "status": status, "at": f"2026-11-28T10:00:0{second}Z"}
+        for second, status in enumerate(("critical", "resolved", "warning", "resolved"))
+    ]
+    with BridgeProcess(server.url) as bridge:
+        for _ in range(2):
+            assert bridge.post("/alerts", body)[0] == 200
+    assert streams.info("ALARMS").messages == 4
+    assert max(streams.events(), key=lambda event: event[3])[2] == "CLEARED"
+
+
 def test_a_server_without_jetstream_is_named() -> None:
     with NatsServer(jetstream=False) as plain:
         bridge = BridgeProcess(plain.url)
