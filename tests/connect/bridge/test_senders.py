@@ -136,6 +136,25 @@ def test_the_netdata_agent() -> None:
     assert json.loads(first.details)["summary"] == "disk full = 91%"
 
 
+def test_what_the_script_of_netdata_1_37_hands_to_our_sender() -> None:
+    """Recorded: alarm-notify.sh of Debian's package, with deploy/netdata/alarmdigest.sh."""
+    warning, cleared = (
+        [one for one in mapped("netdata", body) if isinstance(one, Alarm)]
+        for body in payload("netdata-1.37.1")
+    )
+    name = 'disk_space_usage{chart="disk_space._",family="/",host="web1"}'
+    assert [one.user_id for one in cleared] == ["ops"]
+    assert {one.alarm_id for one in (*warning, *cleared)} == {name}
+    assert {one.status for one in warning} == {"WARNING"}
+    assert {one.status for one in cleared} == {"CLEARED"}
+    assert warning[0].time_ns < cleared[0].time_ns
+    assert warning[0].details is not None
+    details = json.loads(warning[0].details)
+    assert details["summary"] == "disk space usage = 91.2%"
+    assert details["description"] == "disk / space utilization"
+    assert details["links"]["source"].startswith("https://registry.my-netdata.io/goto-host")
+
+
 def test_within_one_second_netdatas_events_keep_their_order() -> None:
     """WARNING and CLEAR of one second: by the rule for equal times the WARNING would win."""
     warning = mapped("netdata", {**NETDATA, "event_id": "17"})[0]
