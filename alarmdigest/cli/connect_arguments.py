@@ -8,7 +8,7 @@ from alarmdigest.cli.argument_helpers import ITS_SERVER, add_json, add_settings,
 from alarmdigest.cli.option_groups import TO_CONNECT
 
 OF_THE_BRIDGE = (
-    *("event_subject", "rejected_subject", "events_stream", "js_domain"),
+    *("event_subject", "rejected_subject", "events_stream", "rejected_stream", "js_domain"),
     *("no_create_streams", "stream_replicas"),
     *("connect_timeout", "ping_interval", "drain_timeout", *TO_CONNECT),
 )
@@ -55,6 +55,7 @@ def add_connect_commands(commands: argparse._SubParsersAction[argparse.ArgumentP
             "event_subject": "events go out here",
             "rejected_subject": "and what can be none here",
             "events_stream": "the stream that has to store events",
+            "rejected_stream": "the stream that has to be there for those that can be none",
             "no_create_streams": "do not make buckets that are missing: not ready instead",
             "stream_replicas": "on how many servers of a cluster the buckets that we make are kept",
         },

@@ -109,6 +109,7 @@ class Streams:
             self.create()
 
     def create(self) -> None:
+        """Those that are not there."""
         for config in make_stream_configs():
             self.js.create_stream(config.api_config())
 

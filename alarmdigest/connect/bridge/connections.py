@@ -70,7 +70,8 @@ class _TimedConnection(BoundedConnection):
     def _is_late(self) -> None:
         """With a word for whoever is only slow to send."""
         if self._timed == "reading" and (self.cycle is None or not self.cycle.response_started):
-            self.refuse(HTTPStatus.REQUEST_TIMEOUT)
+            # Not 408: Alertmanager does not repeat what was answered with 4xx.
+            self.refuse(HTTPStatus.SERVICE_UNAVAILABLE)
         # close() would wait for a client that does not read.
         self.loop.call_soon(self.end)
 

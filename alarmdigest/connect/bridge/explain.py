@@ -70,4 +70,4 @@ def _whose(alarm: Alarm, at_ns: int) -> str:
         return "of receipt (none that can be read)"
     if at_ns == alarm.time_ns:
         return "of the sender"
-    return "of receipt (the sender's is in the future)"
+    return "a little after receipt (the sender's is in the future)"

@@ -21,7 +21,7 @@ HASH_BYTES = 8
 
 class Alarm(NamedTuple):
     """A change of one alarm of one user. ``time_ns`` is what the sender told, 0 for nothing that
-    can be used; ``keeps_start`` as in ``Alert``. ``details`` is the entry for ALARM_DETAILS under
+    can be used; ``began_ns`` is when its alert began, as told, and ``keeps_start`` as in ``Alert``. ``details`` is the entry for ALARM_DETAILS under
     ``key``, None where none are to be kept."""
 
     user_id: str
@@ -31,6 +31,7 @@ class Alarm(NamedTuple):
     key: str
     details: bytes | None
     keeps_start: bool = True
+    began_ns: int = 0
 
 
 Mapped: TypeAlias = Alarm | Rejection | NoAlarm
@@ -87,7 +88,9 @@ class Mapper:
                 continue
             entry = None if details is None else packed(user, alarm_id, details)
             key = key_of(user, alarm_id)
-            yield Alarm(user, alarm_id, status, time_ns, key, entry, alert.keeps_start)
+            yield Alarm(
+                user, alarm_id, status, time_ns, key, entry, alert.keeps_start, alert.starts_at_ns
+            )
 
     def _users_of(self, alert: Alert) -> list[str]:
         rules, sources = self._user, (alert.labels, alert.hints)

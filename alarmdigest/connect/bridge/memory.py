@@ -70,10 +70,10 @@ class Memory:
         if info.last_seq <= self._read_through or info.messages == 0:
             return
         first = max(self._read_through + 1, info.first_seq)
-        if info.last_seq - first < FEW:
-            self._read_few(js, first)
-        else:
-            self._read_many(js, first)
+        if info.last_seq - first >= FEW:
+            first = self._read_many(js, first)
+        # The end always from the leader: a consumer may live on a server that lags.
+        self._read_few(js, first)
         self._read_through = max(self._read_through, info.last_seq)
         self._own = {one for one in self._own if one > self._read_through}
 
@@ -84,7 +84,8 @@ class Memory:
                 self._read_through = sequence
             first = self._read_through + 1
 
-    def _read_many(self, js: JetStream, first: int) -> None:
+    def _read_many(self, js: JetStream, first: int) -> int:
+        """The sequence after the last one that was read."""
         stream, name = self._bucket.stream, f"alarmdigest-bridge-{secrets.token_hex(6)}"
         waiting = js.create_consumer(stream, name=name, start=StartAt("sequence", first))
         left = int(waiting.get("num_pending") or 0)
@@ -92,12 +93,14 @@ class Memory:
             while left > 0:
                 got = js.fetch(stream, name, batch=BATCH, max_bytes=FETCH_BYTES)
                 if not got:
-                    return
+                    break
                 for one in got:
                     self._take(one.payload)
+                first = got[-1].ack.stream_seq + 1
                 left = got[-1].ack.pending
         finally:
             js.delete_consumer(stream, name)
+        return first
 
     def _take(self, body: bytes) -> None:
         if (entry := entry_of(body)) is not None:

@@ -22,11 +22,11 @@ from collections.abc import Callable
 
 from alarmdigest.connect.bridge.batch import BatchPublisher
 from alarmdigest.connect.bridge.buckets import ensure_bucket
-from alarmdigest.connect.bridge.publishing import BatchJetStream
+from alarmdigest.connect.bridge.publishing import NO_STREAM, BatchJetStream
 from alarmdigest.connect.bridge.rules import Rules
 from alarmdigest.connect.bridge.work import Work
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, JetStreamOff, NatsError
+from alarmdigest.nats.errors import ConnectionLost, JetStreamOff, NatsError, StreamMissing
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.subjects import covers
 from alarmdigest.runtime.histogram import Histogram
@@ -140,10 +140,15 @@ class Publisher(ServiceThread):
             while count < MAX_TOGETHER and (more := self._next(0)) is not None:
                 together.append(more)
                 count += len(more)
-            self._publish(js, together)
+            wanted = [one for one in together if not one.abandoned]
+            self.failed += len(together) - len(wanted)
+            problems = self._publish(js, wanted)
+            for problem in problems:
+                if problem.startswith(NO_STREAM):
+                    raise StreamMissing(problem)
 
-    def _publish(self, js: BatchJetStream, works: list[Work]) -> None:
-        """Raises NatsError; all of them are answered then, too."""
+    def _publish(self, js: BatchJetStream, works: list[Work]) -> list[str]:
+        """What went wrong with each. Raises NatsError; all of them are answered then, too."""
         problems = ["an internal error"] * len(works)
         try:
             # It takes as long as the server does.
@@ -155,6 +160,7 @@ class Publisher(ServiceThread):
         finally:
             for work, problem in zip(works, problems, strict=True):
                 self._finish(work, problem)
+        return problems
 
     def _forget_old(self) -> None:
         self.batches.known_details.forget_old()
@@ -197,6 +203,11 @@ class Publisher(ServiceThread):
             )
         if not any(covers(one, settings.event_subject) for one in info.subjects):
             return f"stream {info.name} does not capture {settings.event_subject}"
+        if js.stream_info(settings.rejected_stream) is None:
+            return (
+                f"there is no stream {settings.rejected_stream}: start the service, which makes "
+                "it, or name its stream with --rejected-stream"
+            )
         create = not settings.no_create_streams
         try:
             memory = ensure_bucket(js, batches.memory_bucket, create=create)

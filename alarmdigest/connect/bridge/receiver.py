@@ -31,12 +31,12 @@ Receive: TypeAlias = Callable[[], Awaitable[Mapping[str, Any]]]
 # What requests that are not answered yet may hold in memory, their bodies and what was made of
 # them, in multiples of the largest body.
 HELD_BODIES = 4
-# An alarm without its texts.
-ALARM_BYTES = 500
-# So many alarms are made before other requests, probes for instance, get their turn.
+# An alarm or a rejection without its texts.
+ITEM_BYTES = 500
+# So many are made before other requests, probes for instance, get their turn.
 TURN = 200
 MAX_QUERY_LABELS = 20
-MAX_QUERY_CHARS = 200
+MAX_QUERY_CHARS = 2000
 
 
 class _Parts(NamedTuple):
@@ -161,18 +161,19 @@ class Receiver:
         rejections: list[Rejection] = []
         ignored: Counter[str] = Counter()
         try:
-            for one in _mapped(sender, decoded, _labels_of(scope["query_string"]), parts.mapper):
+            found = _mapped(sender, decoded, _labels_of(scope["query_string"]), parts.mapper)
+            for number, one in enumerate(found, 1):
                 if isinstance(one, Alarm):
                     alarms.append(one)
-                    take(ALARM_BYTES + len(one.details or b""))
-                    if len(alarms) % TURN == 0:
-                        await asyncio.sleep(0)
+                    take(ITEM_BYTES + len(one.details or b""))
                 elif isinstance(one, Rejection):
                     rejections.append(one)
-                    take(len(one.body))
+                    take(ITEM_BYTES + len(one.body))
                     self._warn("rejected an alert", sender, reason=Untrusted(one.detail))
                 else:
                     ignored[one.why] += one.count
+                if number % TURN == 0:
+                    await asyncio.sleep(0)
         except UnreadableBody as error:
             await self._reject_whole(sender, "schema", str(error), body)
         del decoded
@@ -218,14 +219,15 @@ class Receiver:
                 loop.call_soon_threadsafe(settle, problem)
 
         wait_s = self._parts.http.answer_timeout.seconds
+        work = Work(sender, alarms, rejections, on_published)
         self.unconfirmed += 1
         try:
-            work = Work(sender, alarms, rejections, on_published)
             problem = self._publisher.submit(work)
             if not problem:
                 problem = await asyncio.wait_for(confirmed, wait_s)
         except asyncio.TimeoutError:
             problem = f"NATS has not confirmed it within {wait_s:g} s"
+            work.abandoned = True
         finally:
             self.unconfirmed -= 1
         if problem:
@@ -255,7 +257,7 @@ async def _body(
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise NotTaken(HTTPStatus.REQUEST_TIMEOUT, "the request was not sent as a whole")
+            raise NotTaken(HTTPStatus.SERVICE_UNAVAILABLE, "the request was not sent as a whole")
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
@@ -275,7 +277,10 @@ def _labels_of(query: bytes) -> dict[str, str]:
         pairs = parse_qsl(query.decode("ascii"), max_num_fields=MAX_QUERY_LABELS, errors="strict")
     except ValueError:
         raise NotTaken(HTTPStatus.BAD_REQUEST, "the address has no such query") from None
-    return {name: value for name, value in pairs if len(value) <= MAX_QUERY_CHARS}
+    if any(len(value) > MAX_QUERY_CHARS for _name, value in pairs):
+        why = f"the address has more than {MAX_QUERY_CHARS} characters for a label"
+        raise NotTaken(HTTPStatus.BAD_REQUEST, why)
+    return dict(pairs)
 
 
 def _challenge(scope: Mapping[str, Any], authentication: Authentication) -> Mapping[str, str]:

@@ -63,7 +63,7 @@ class SeverityRules:
 
 @dataclass(frozen=True, slots=True)
 class TimeRules:
-    """Durations in ns. A time further in the future than ``ahead`` is replaced by that of receipt;
+    """Durations in ns. A time further in the future than ``ahead`` counts as so long after receipt;
     what was CLEARED is remembered for ``remember``."""
 
     ahead: Duration = Duration(60 * 10**9)
@@ -213,7 +213,7 @@ def needs_restart(old: Rules, new: Rules) -> list[str]:
     found = [
         f"[{title}]" for title in ("time", "details") if getattr(old, title) != getattr(new, title)
     ]
-    at_start = ("listen", "timeout", "tls_client_ca")
+    at_start = ("listen", "timeout", "answer_timeout", "tls_client_ca")
     found += [
         f"[http] {name}" for name in at_start if getattr(old.http, name) != getattr(new.http, name)
     ]

@@ -172,7 +172,13 @@ class BridgeRunner:
         """Rules, tokens and the certificate; the rest counts from the next start on."""
         try:
             rules = self._read_rules()
-            authentication = Authentication(rules.http)
+            # What counts from the next start on stays as it is until then.
+            kept = replace(
+                rules.http,
+                tls_client_ca=self._rules.http.tls_client_ca,
+                answer_timeout=self._rules.http.answer_timeout,
+            )
+            authentication = Authentication(kept)
             tls_context(rules.http)  # whether it can be used: the one in use is not spoilt
             if self._tls is not None and rules.http.tls_cert:
                 self._tls.load_cert_chain(rules.http.tls_cert, rules.http.tls_key)
@@ -185,8 +191,8 @@ class BridgeRunner:
             return
         if names := needs_restart(self._rules, rules):
             log.warning("counts from the next start on: %s", ", ".join(names))
-        # Its details are of the bucket that is in use.
-        self._receiver.use(replace(rules, details=self._rules.details), authentication)
+        used = replace(rules, http=kept, details=self._rules.details)
+        self._receiver.use(used, authentication)
         self._warn_if_open(authentication)
         log.info("reloaded%s", Fields(file=rules.file or "none"))
 

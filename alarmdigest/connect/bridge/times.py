@@ -78,16 +78,20 @@ class Times:
 
     def decide(self, alarm: Alarm, received_ns: int) -> tuple[int, Entry | None]:
         """The ChangedAt, and what other bridges must know before it is published."""
-        told_ns = alarm.time_ns
+        told_ns, latest_ns = alarm.time_ns, received_ns + self._ahead_ns
         if told_ns == 0:
             self.counts["missing"] += 1
-        elif told_ns > received_ns + self._ahead_ns:
+        elif told_ns > latest_ns:
+            # Not the time of receipt: what is told later, and is near enough then, stays later.
             self.counts["future"] += 1
-            told_ns = 0
+            told_ns = latest_ns
         if not alarm.keeps_start:
             return told_ns or received_ns, None
         if alarm.status == CLEARED:
-            return self._resolve(alarm.key, told_ns, received_ns)
+            # Never at or before its own beginning: at equal times what is active wins.
+            first_ns = min(alarm.began_ns, latest_ns) + 1
+            told_ns = max(told_ns, first_ns) if told_ns else 0
+            return self._resolve(alarm.key, told_ns, max(received_ns, first_ns))
         return self._fire(alarm.key, told_ns or received_ns, received_ns)
 
     def _resolve(self, key: str, told_ns: int, received_ns: int) -> tuple[int, Entry | None]:

@@ -211,6 +211,18 @@ def test_sighup_says_what_it_did_not_apply_and_who_may_send_now(
         assert bridge.post("/alertmanager", BODY)[0] == 200
 
 
+def test_a_ca_that_is_added_by_sighup_locks_nobody_out(server: NatsServer, tmp_path: Path) -> None:
+    """It counts from the next start on: this one asks nobody for a certificate."""
+    ours = Authority(tmp_path, "ours")
+    cert, key = ours.issue("127.0.0.1")
+    rules = f'[http]\ntls_cert = "{cert}"\ntls_key = "{key}"\n'
+    with BridgeProcess(server.url, rules=rules) as bridge:
+        bridge.rules_file.write_text(f'{rules}tls_client_ca = "{ours.file}"\n')
+        bridge.process.send_signal(signal.SIGHUP)
+        bridge.wait_for_log(r"next start on: \[http\] tls_client_ca")
+        assert post_over_tls(bridge, ours, None) == 200
+
+
 def test_a_renewed_certificate_counts_from_sighup_on(server: NatsServer, tmp_path: Path) -> None:
     old, new = Authority(tmp_path, "old"), Authority(tmp_path, "new")
     cert, key = old.issue("127.0.0.1")

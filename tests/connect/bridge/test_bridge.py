@@ -181,6 +181,44 @@ def test_a_server_that_stands_still_gets_503_in_time(server: NatsServer, streams
     assert streams.info("ALARMS").messages == 1
 
 
+def test_what_was_answered_with_503_is_not_published_later(
+    server: NatsServer, streams: Streams
+) -> None:
+    """Its sender repeats it, perhaps at another bridge, and then tells how it goes on."""
+    rules = '[http]\nanswer_timeout = "100ms"'
+    with BridgeProcess(server.url, rules=rules) as bridge, ThreadPoolExecutor(4) as pool:
+        server.pause()
+        # One is with the server; those behind it wait, and are given up.
+        answers = [
+            pool.submit(bridge.post, "/alertmanager", webhook(alert(f"A{n}", user="ada")))
+            for n in range(4)
+        ]
+        assert [answer.result(20)[0] for answer in answers] == [503] * 4
+        server.resume()
+        eventually(lambda: bridge.http("/readyz")[0] == 200, timeout=20, what="ready")
+        assert bridge.post("/alertmanager", webhook(alert("Last", user="ada")))[0] == 200
+        assert bridge.metric("alarmdigest_bridge_failed_total") >= 3
+    assert len(streams.events()) <= 2
+
+
+@pytest.mark.parametrize("stream", ["ALARMS", "ALARM_REJECTED"])
+def test_a_stream_that_is_deleted_makes_it_not_ready(
+    stream: str, server: NatsServer, streams: Streams
+) -> None:
+    with BridgeProcess(server.url) as bridge:
+        streams.js.request(f"STREAM.DELETE.{stream}")
+        body = webhook(alert(user="ada"), alert(status="purple"))
+        assert bridge.post("/alertmanager", body)[0] == 503
+
+        def not_ready() -> bool:
+            status, text = bridge.http("/readyz")
+            return status == 503 and f"there is no stream {stream}" in text
+
+        eventually(not_ready, timeout=20, what="not ready")
+        streams.create()
+        eventually(lambda: bridge.post("/alertmanager", body)[0] == 200, timeout=20)
+
+
 def test_it_waits_for_the_stream_of_a_service_that_is_not_there_yet(server: NatsServer) -> None:
     bridge = BridgeProcess(server.url)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -58,13 +59,34 @@ def test_by_a_clock_behind_ours_it_is_resolved_all_the_same() -> None:
     assert times.decide(alarm("CLEARED", T0 + 3 * S), T0 + 200 * S) == (cleared, None)
 
 
-def test_zero_and_future_times_are_those_of_receipt() -> None:
+def test_times_that_cannot_be_used_are_those_of_receipt() -> None:
     times = new_times()
     assert times.decide(alarm("WARNING", 0), T0)[0] == T0
-    assert times.decide(alarm("WARNING", T0 + 3600 * S), T0)[0] == T0
-    assert times.decide(alarm("WARNING", T0 + 59 * S), T0)[0] == T0 + 59 * S
-    assert times.decide(alarm("CLEARED", 0), T0)[0] == T0
-    assert (times.counts["missing"], times.counts["future"]) == (2, 1)
+    assert times.decide(alarm("CLEARED", 0), T0 + 1)[0] == T0 + 1
+    assert times.counts["missing"] == 2
+
+
+@pytest.mark.parametrize("keeps_start", [True, False])
+def test_a_sender_whose_clock_is_ahead_keeps_its_order(keeps_start: bool) -> None:
+    """Two minutes, of which one is permitted: first it fires, then that is repeated, then over."""
+    times = new_times()
+    told = [("WARNING", T0 + 120 * S, T0), ("WARNING", T0 + 120 * S, T0 + 70 * S)]
+    told += [("CLEARED", T0 + 210 * S, T0 + 90 * S)]
+    events = [
+        (times.decide(alarm(status, at)._replace(keeps_start=keeps_start), received)[0], status)
+        for status, at, received in told
+    ]
+    assert max(events)[1] == "CLEARED"
+    assert events[0][0] == T0 + 60 * S
+    assert times.counts["future"] == 2
+
+
+@pytest.mark.parametrize("ends_at", [0, T0 + 20 * S, T0 + 10 * S])
+def test_a_cleared_is_never_before_its_own_beginning(ends_at: int) -> None:
+    times = new_times()
+    began, _ = times.decide(alarm("WARNING", T0 + 20 * S), T0)
+    over = alarm("CLEARED", ends_at)._replace(began_ns=T0 + 20 * S)
+    assert times.decide(over, T0 + 10 * S)[0] > began
 
 
 def test_an_old_cleared_that_comes_late_changes_nothing() -> None:
