@@ -92,6 +92,7 @@ def test_no_snapshot_is_made_of_it(group: GroupService, folder: tuple[str, Path]
         assert "other." not in shown.stdout
 
 
+@pytest.mark.group
 def test_a_single_service_becomes_a_group_with_its_folder() -> None:
     with NatsServer() as server, StreamService(server.url) as service:
         publish(server.url, "u")

@@ -27,6 +27,7 @@ def name_of(service: StreamService) -> str:
     return name
 
 
+@pytest.mark.group
 def test_members_are_shown_and_another_one_is_elected_on_request() -> None:
     with (
         NatsServer() as server,

@@ -21,8 +21,8 @@ HASH_BYTES = 8
 
 class Alarm(NamedTuple):
     """A change of one alarm of one user. ``time_ns`` is what the sender told, 0 for nothing that
-    can be used; ``began_ns`` is when its alert began, as told, and ``keeps_start`` as in ``Alert``. ``details`` is the entry for ALARM_DETAILS under
-    ``key``, None where none are to be kept."""
+    can be used; ``began_ns`` is when its alert began, as told, and ``keeps_start`` as in ``Alert``.
+    ``details`` is the entry for ALARM_DETAILS under ``key``, None where none are to be kept."""
 
     user_id: str
     alarm_id: str
