@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from alarmdigest.connect.bridge.buckets import BucketConfig
 from alarmdigest.connect.bridge.known_details import KnownDetails
-from alarmdigest.connect.bridge.mapping import Alarm
 from alarmdigest.connect.bridge.memory import Memory, message_of
-from alarmdigest.connect.bridge.messages import event_message, expected_stream, rejection_message
+from alarmdigest.connect.bridge.messages import event_message, rejection_message
 from alarmdigest.connect.bridge.publishing import (
     NO_STREAM,
     UNANSWERED,
@@ -50,7 +49,6 @@ class BatchPublisher:
         self.memory = Memory(self.memory_bucket, self.times)
         self.lacks_details_bucket = False
         self.known_details = KnownDetails(rules.details.max_age.seconds)
-        self._expected = expected_stream(settings.events_stream)
         self.published = self.duplicates = 0
         self.details_written = self.details_failed = 0
         self._not_stored = LimitedLog(log, logging.WARNING)
@@ -105,7 +103,9 @@ class BatchPublisher:
         if known.paused:
             self.details_failed += len(written)
             return
-        outcomes = js.publish_all([Outgoing(bucket.subject(key), one) for key, one in written])
+        outcomes = js.publish_all(
+            [Outgoing(bucket.stream, bucket.subject(key), one) for key, one in written]
+        )
         for (key, details), outcome in zip(written, outcomes, strict=True):
             if outcome.problem:
                 self.details_failed += 1
@@ -122,7 +122,7 @@ class BatchPublisher:
         if not entries:
             return ""
         bucket = self.memory_bucket
-        outcomes = js.publish_all([Outgoing(*message_of(bucket, entry)) for entry in entries])
+        outcomes = js.publish_all([message_of(bucket, entry) for entry in entries])
         for outcome in outcomes:
             if outcome.problem:
                 self._not_stored("not stored", reason=outcome.problem)
@@ -133,15 +133,18 @@ class BatchPublisher:
     def _publish_events(
         self, js: BatchJetStream, works: Sequence[Work], decided: Sequence[Sequence[int]]
     ) -> list[str]:
+        settings = self._settings
         messages: list[Outgoing] = []
         places: list[int] = []
         for place, work in enumerate(works):
             messages += [
-                self._event(alarm, at_ns)
+                event_message(settings.events_stream, settings.event_subject, alarm, at_ns)
                 for alarm, at_ns in zip(work.alarms, decided[place], strict=True)
             ]
             messages += [
-                rejection_message(self._settings.rejected_subject, work.sender, one)
+                rejection_message(
+                    settings.rejected_stream, settings.rejected_subject, work.sender, one
+                )
                 for one in work.rejections
             ]
             places += [place] * (len(messages) - len(places))
@@ -155,6 +158,3 @@ class BatchPublisher:
             else:
                 self.published += 1
         return problems
-
-    def _event(self, alarm: Alarm, at_ns: int) -> Outgoing:
-        return event_message(self._settings.event_subject, self._expected, alarm, at_ns)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 
 from alarmdigest.connect.bridge.buckets import BucketConfig
+from alarmdigest.connect.bridge.publishing import Outgoing
 from alarmdigest.connect.bridge.times import Entry, Times
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.errors import StreamMissing
@@ -16,10 +17,11 @@ FETCH_BYTES = 4 * 1024 * 1024
 FEW = 256
 
 
-def message_of(bucket: BucketConfig, entry: Entry) -> tuple[str, bytes]:
-    """Subject and body. The body says all of it: readers may not see the subject."""
+def message_of(bucket: BucketConfig, entry: Entry) -> Outgoing:
+    """The body says all of it: readers may not see the subject."""
     kind, key, at_ns, told_ns = entry
-    return bucket.subject(f"{kind}.{key}"), f"{kind} {key} {at_ns} {told_ns}".encode()
+    body = f"{kind} {key} {at_ns} {told_ns}".encode()
+    return Outgoing(bucket.stream, bucket.subject(f"{kind}.{key}"), body)
 
 
 def entry_of(body: bytes) -> Entry | None:

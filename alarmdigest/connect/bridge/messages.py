@@ -18,8 +18,8 @@ MAX_REJECTED_BYTES = 64 * 1024
 CAME_THROUGH = "bridge"
 
 
-def event_message(subject: str, expected: bytes, alarm: Alarm, at_ns: int) -> Outgoing:
-    """An AlarmStatusChanged. ``expected`` is the header line that names the stream.
+def event_message(stream: str, subject: str, alarm: Alarm, at_ns: int) -> Outgoing:
+    """An AlarmStatusChanged, for this stream only.
 
     The id is the same for the same news of the same alarm, so within its window JetStream drops
     what a sender repeats.
@@ -33,20 +33,14 @@ def event_message(subject: str, expected: bytes, alarm: Alarm, at_ns: int) -> Ou
             "ChangedAt": changed_at,
         }
     )
-    headers = b"NATS/1.0\r\n%bNats-Msg-Id: bridge-%b-%b-%d\r\n\r\n" % (
-        expected,
-        alarm.key.encode(),
-        alarm.status.encode(),
-        at_ns,
+    headers = (
+        f"NATS/1.0\r\nNats-Expected-Stream: {stream}\r\n"
+        f"Nats-Msg-Id: bridge-{alarm.key}-{alarm.status}-{at_ns}\r\n\r\n"
     )
-    return Outgoing(subject, body, headers)
+    return Outgoing(stream, subject, body, headers.encode())
 
 
-def expected_stream(stream: str) -> bytes:
-    return b"Nats-Expected-Stream: %b\r\n" % stream.encode()
-
-
-def rejection_message(subject: str, sender: str, rejection: Rejection) -> Outgoing:
+def rejection_message(stream: str, subject: str, sender: str, rejection: Rejection) -> Outgoing:
     """An AlarmRejected. Its body is the alert as it came, or as far as it was understood."""
     body = rejection.body[:MAX_REJECTED_BYTES]
     detail = rejection.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
@@ -63,4 +57,4 @@ def rejection_message(subject: str, sender: str, rejection: Rejection) -> Outgoi
         :32
     ]
     lines.append(f"Nats-Msg-Id: bridge-{hashed}")
-    return Outgoing(subject, body, ("\r\n".join(lines) + "\r\n\r\n").encode())
+    return Outgoing(stream, subject, body, ("\r\n".join(lines) + "\r\n\r\n").encode())

@@ -201,6 +201,7 @@ class Publisher(ServiceThread):
                 f"there is no stream {settings.events_stream}: start the service, which makes it, "
                 "or name its stream with --events-stream"
             )
+        js.home = info.domain
         if not any(covers(one, settings.event_subject) for one in info.subjects):
             return f"stream {info.name} does not capture {settings.event_subject}"
         if js.stream_info(settings.rejected_stream) is None:

@@ -21,8 +21,9 @@ SILENCE_S = 3.0
 
 
 class Outgoing(NamedTuple):
-    """``headers`` is a whole block, or empty."""
+    """``stream`` is the one that is to store it; ``headers`` is a whole block, or empty."""
 
+    stream: str
     subject: str
     body: bytes
     headers: bytes = b""
@@ -46,8 +47,14 @@ UNANSWERED = Outcome("JetStream did not confirm it in time")
 
 class BatchJetStream(JetStream):
     """Publishes with one write for many messages. Raises what JetStream's requests raise; a subject
-    that we may not publish to is the problem of its messages only."""
+    that we may not publish to is the problem of its messages only.
 
+    ``home`` is the JetStream domain of our streams, once it is known, empty for none. Where there
+    are several domains, a stream of the same name in another one may take what we publish, too, and
+    answer: what it has stored, or refused, says nothing.
+    """
+
+    home: str = ""
     _denied: frozenset[str] = frozenset()
 
     def publish_all(self, messages: Sequence[Outgoing]) -> list[Outcome]:
@@ -65,7 +72,7 @@ class BatchJetStream(JetStream):
         self._requests += len(messages)
         inbox = self._inbox
         frames = []
-        for number, (subject, body, headers) in enumerate(messages, first):
+        for number, (_stream, subject, body, headers) in enumerate(messages, first):
             if headers:
                 frames.append(
                     f"HPUB {subject} {inbox}.{number} {len(headers)} {len(headers) + len(body)}"
@@ -78,6 +85,7 @@ class BatchJetStream(JetStream):
             frames.append(b"\r\n")
         self._connection.send(b"".join(frames))
         outcomes: list[Outcome | None] = [None] * len(messages)
+        refused: dict[int, Outcome] = {}
         left, prefix = len(messages), len(inbox) + 1
         deadline = time.monotonic() + SILENCE_S
         while left and time.monotonic() < deadline:
@@ -90,12 +98,19 @@ class BatchJetStream(JetStream):
                 place = int(which) - first if which.isdigit() else -1
                 if not 0 <= place < len(messages) or outcomes[place] is not None:
                     continue  # an answer that was given up
-                outcome = _outcome(headers, payload, messages[place].subject)
-                if outcome is not None:
-                    outcomes[place] = outcome
-                    left -= 1
-                    deadline = time.monotonic() + SILENCE_S
-        return [UNANSWERED if one is None else one for one in outcomes]
+                outcome = _outcome(headers, payload, messages[place], self.home)
+                if outcome is None:
+                    continue
+                if outcome.problem and self.home:
+                    refused[place] = outcome  # by a stream that it does not name: ours may follow
+                    continue
+                outcomes[place] = outcome
+                left -= 1
+                deadline = time.monotonic() + SILENCE_S
+        return [
+            refused.get(place, UNANSWERED) if one is None else one
+            for place, one in enumerate(outcomes)
+        ]
 
     def _denied_places(
         self, messages: Sequence[Outgoing], outcomes: Sequence[Outcome | None]
@@ -129,8 +144,9 @@ def _windows(messages: Sequence[Outgoing]) -> Iterator[Sequence[Outgoing]]:
         yield messages[first:]
 
 
-def _outcome(headers: bytes, payload: bytes, subject: str) -> Outcome | None:
-    """None for what is no answer of JetStream's, whoever sent it."""
+def _outcome(headers: bytes, payload: bytes, message: Outgoing, home: str) -> Outcome | None:
+    """None for what is no answer of our stream's, whoever sent it."""
+    subject = message.subject
     if headers and status_of(headers) == 503:
         return Outcome(f"{NO_STREAM} {subject}")
     try:
@@ -138,6 +154,8 @@ def _outcome(headers: bytes, payload: bytes, subject: str) -> Outcome | None:
         if (error := answer.get("error")) is not None:
             text = str(error.get("description"))[:200]
             return Outcome(f"{subject}: JetStream refuses it: {text} ({error.get('err_code')})")
+        if (answer["stream"], answer.get("domain", "")) != (message.stream, home):
+            return None
         return Outcome("", int(answer["seq"]), bool(answer.get("duplicate")))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

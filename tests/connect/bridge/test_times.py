@@ -130,9 +130,9 @@ def test_what_is_older_than_its_bucket_is_forgotten() -> None:
 def test_an_entry_is_read_as_it_was_written() -> None:
     bucket = BucketConfig("B", 0, -1)
     entry = Entry("f", "ab.cd", T0, T0 - S)
-    subject, body = message_of(bucket, entry)
-    assert subject == "$KV.B.f.ab.cd"
-    assert entry_of(body) == entry
+    message = message_of(bucket, entry)
+    assert (message.stream, message.subject) == ("KV_B", "$KV.B.f.ab.cd")
+    assert entry_of(message.body) == entry
 
 
 def test_what_strangers_write_into_the_bucket_is_no_entry() -> None:
