@@ -143,7 +143,11 @@ class BatchPublisher:
             ]
             messages += [
                 rejection_message(
-                    settings.rejected_stream, settings.rejected_subject, work.sender, one
+                    settings.rejected_stream,
+                    settings.rejected_subject,
+                    work.sender,
+                    one,
+                    js.max_payload,
                 )
                 for one in work.rejections
             ]

@@ -12,8 +12,8 @@ from alarmdigest.connect.bridge.mapping import Alarm
 from alarmdigest.connect.bridge.publishing import Outgoing
 
 MAX_DETAIL_CHARS = 300
-# A rejected body keeps room for its headers in the smallest max_payload that anybody sets.
-MAX_REJECTED_BYTES = 64 * 1024
+# What the headers of a rejection take of max_payload at most.
+HEADER_ROOM_BYTES = 1024
 # In place of a subject: it came in over HTTP.
 CAME_THROUGH = "bridge"
 
@@ -40,9 +40,12 @@ def event_message(stream: str, subject: str, alarm: Alarm, at_ns: int) -> Outgoi
     return Outgoing(stream, subject, body, headers.encode())
 
 
-def rejection_message(stream: str, subject: str, sender: str, rejection: Rejection) -> Outgoing:
-    """An AlarmRejected. Its body is the alert as it came, or as far as it was understood."""
-    body = rejection.body[:MAX_REJECTED_BYTES]
+def rejection_message(
+    stream: str, subject: str, sender: str, rejection: Rejection, max_payload: int
+) -> Outgoing:
+    """An AlarmRejected. Its body is the alert as it came, or as far as it was understood; cut to
+    what the server takes at once (``max_payload`` bytes, headers included)."""
+    body = rejection.body[: max(0, max_payload - HEADER_ROOM_BYTES)]
     detail = rejection.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
     lines = [
         "NATS/1.0",

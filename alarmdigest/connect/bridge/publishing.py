@@ -57,6 +57,11 @@ class BatchJetStream(JetStream):
     home: str = ""
     _denied: frozenset[str] = frozenset()
 
+    @property
+    def max_payload(self) -> int:
+        """Bytes that the server takes as one message, headers included."""
+        return self._connection.max_payload
+
     def publish_all(self, messages: Sequence[Outgoing]) -> list[Outcome]:
         """What became of each, in order, once all are answered or for SILENCE_S nothing came: then
         the rest is not sent."""

@@ -34,7 +34,7 @@ class Times:
     """Decides, and remembers. Belongs to the publisher.
 
     Plain numbers in dictionaries, so that the garbage collector need not look at them: about
-    250 bytes for an alarm that was CLEARED.
+    220 bytes for an alarm that was CLEARED.
     """
 
     def __init__(self, *, ahead_ns: int, remember_ns: int) -> None:

@@ -150,6 +150,19 @@ def test_a_body_that_nobody_can_read_is_kept_and_answered_with_400(
 
 
 @pytest.mark.usefixtures("streams")
+def test_a_large_body_that_nobody_can_read_is_kept_as_far_as_the_server_takes_it(
+    server: NatsServer, streams: Streams
+) -> None:
+    with BridgeProcess(server.url) as bridge:
+        for size in (500_000, 3_000_000):
+            assert bridge.post("/alertmanager", b"x" * size)[0] == 400
+        assert bridge.post("/alertmanager", webhook(alert(user="ada")))[0] == 200
+    (whole_headers, whole), (cut_headers, cut) = streams.messages("ALARM_REJECTED")
+    assert (len(whole), b"Alarmdigest-Cut" in whole_headers) == (500_000, False)
+    assert b"Alarmdigest-Cut: true" in cut_headers
+    assert 1_000_000 < len(cut) < 1024 * 1024
+
+
 def test_without_nats_it_says_503_until_nats_is_back(server: NatsServer) -> None:
     with BridgeProcess(server.url) as bridge:
         assert bridge.http("/readyz") == (200, "ok\n")
