@@ -123,7 +123,8 @@ class Publisher(ServiceThread):
     def _use(self, connection: Connection) -> None:
         js = BatchJetStream(connection, domain=self._settings.js_domain)
         while not self.stopping.is_set() and (missing := self._prepare(js)):
-            self._trouble("not ready", reason=missing)
+            # Without the word that comes once all is there: scripts wait for it.
+            self._trouble("no alerts are taken yet", reason=missing)
             self._block(missing)
             self._wait(js, LOOK_AGAIN_S)
         if self.blocked and not self.stopping.is_set():

@@ -149,7 +149,6 @@ def test_a_body_that_nobody_can_read_is_kept_and_answered_with_400(
     assert body.startswith(kept)
 
 
-@pytest.mark.usefixtures("streams")
 def test_a_large_body_that_nobody_can_read_is_kept_as_far_as_the_server_takes_it(
     server: NatsServer, streams: Streams
 ) -> None:
@@ -163,6 +162,7 @@ def test_a_large_body_that_nobody_can_read_is_kept_as_far_as_the_server_takes_it
     assert 1_000_000 < len(cut) < 1024 * 1024
 
 
+@pytest.mark.usefixtures("streams")
 def test_without_nats_it_says_503_until_nats_is_back(server: NatsServer) -> None:
     with BridgeProcess(server.url) as bridge:
         assert bridge.http("/readyz") == (200, "ok\n")
@@ -236,6 +236,7 @@ def test_it_waits_for_the_stream_of_a_service_that_is_not_there_yet(server: Nats
     bridge = BridgeProcess(server.url)
     try:
         bridge.start(ready=False).wait_for_log("there is no stream ALARMS: start the service")
+        assert not re.search(r"\bready\b", bridge.log), "scripts wait for this word"
         status, answer = bridge.post("/alertmanager", webhook(alert(user="ada")))
         assert status == 503
         assert "start the service" in answer["error"]
