@@ -65,6 +65,16 @@ def test_no_room_knows_one_above_it() -> None:
     assert [line for file in files() for line in upwards(file, ROOMS)] == []
 
 
+def test_what_connects_the_service_touches_it_only_through_nats() -> None:
+    service = ("observability", "pipeline", "replication", "store", "state")
+    inside = [file for file in files() if file.is_relative_to(PACKAGE / "connect")]
+    assert inside
+    known = {room_of(name, ROOMS) for file in inside for name in imports_of(file)}
+    assert not known & {*service}, known
+    others = [file for file in files() if file not in inside and "cli" not in file.parts]
+    assert not [file for file in others for name in imports_of(file) if name.startswith("connect.")]
+
+
 def test_the_look_finds_what_it_looks_for() -> None:
     """Else the one above could not fail."""
     assert upwards(PACKAGE / "cli/main.py", tuple(reversed(ROOMS)))
