@@ -5,16 +5,12 @@ from __future__ import annotations
 import queue
 import time
 from collections.abc import Iterable, Iterator
-from itertools import accumulate
 from typing import Any
 
 from prometheus_client.core import HistogramMetricFamily, Metric
-from prometheus_client.utils import floatToGoString
 
 from alarmdigest.pipeline.service import Service
-from alarmdigest.runtime.histogram import BOUNDS_S, Histogram
-
-_LABELS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
+from alarmdigest.runtime.histogram import Histogram, cumulated
 
 
 def duration_metrics(service: Service) -> Iterator[Metric]:
@@ -48,14 +44,7 @@ def duration_metrics(service: Service) -> Iterator[Metric]:
 
 def _add(family: HistogramMetricFamily, labels: list[str], parts: Iterable[Histogram]) -> None:
     """Add one sample: the sum of the histograms that several threads keep."""
-    counts = [0] * len(_LABELS)
-    sum_s = 0.0
-    for part in parts:
-        counts = [a + b for a, b in zip(counts, part.counts, strict=True)]
-        sum_s += part.sum_s
-    family.add_metric(
-        labels, list(zip(_LABELS, map(float, accumulate(counts)), strict=True)), sum_s
-    )
+    family.add_metric(labels, *cumulated(parts))
 
 
 def oldest_age_s(waiting: queue.Queue[Any]) -> float:

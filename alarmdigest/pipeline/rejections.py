@@ -12,10 +12,10 @@ from alarmdigest._ext.router import EVENT, FORGET, REQUEST
 from alarmdigest.pipeline.publish_budget import PublishBudget
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
 from alarmdigest.wire.messages import REASONS, Rejected
+from alarmdigest.wire.rejection_headers import rejection_headers
 
 log = logging.getLogger(__name__)
 
-MAX_DETAIL_CHARS = 200
 # Core mode only: rejections that may wait while the publisher's queue is full; beyond it they are
 # counted and not published. In stream mode the listener waits for the publisher.
 MAX_WAITING_BYTES = 16 * 1024 * 1024
@@ -24,8 +24,6 @@ LAST_REJECTIONS = 10
 
 StoredAt: TypeAlias = "tuple[int, int, int]"
 """Where a stream has a message: its sequence, its timestamp and its arrival, both in ns."""
-
-_NO_LINE_ENDS = bytes.maketrans(b"\r\n", b"??")
 
 
 class Rejections:
@@ -103,7 +101,7 @@ class Rejections:
             subject=Untrusted(subject.decode("utf-8", "replace")),
             bytes=len(payload),
         )
-        headers = rejection_headers(rejection, subject)
+        headers = rejection_headers(rejection.reason, rejection.detail, subject)
         if stored_at is not None:
             # The last line of the record's headers: `InFlight.set_confirmed` counts on that.
             message_id = outgoing.published_id(self._stream.encode(), *stored_at[:2], payload)
@@ -121,18 +119,3 @@ class Rejections:
             return
         self._waiting.append(record)
         self._waiting_bytes += len(record)
-
-
-def rejection_headers(rejection: Rejected, subject: bytes) -> bytes:
-    """The headers of an AlarmRejected message, as ``Key: value`` lines.
-
-    Neither value can hold a CR or LF: the detail is escaped to printable ASCII, and in the subject
-    they are replaced, though the protocol knows no such subject.
-    """
-    detail = rejection.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
-    return (
-        f"Alarmdigest-Reason: {rejection.reason}\r\nAlarmdigest-Detail: {detail}\r\n".encode()
-        + b"Alarmdigest-Subject: "
-        + subject.translate(_NO_LINE_ENDS)
-        + b"\r\n"
-    )

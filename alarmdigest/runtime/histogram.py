@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Iterable
+from itertools import accumulate
 
 # Seconds, from what merging a lone message takes to an outage that somebody has noticed.
 BOUNDS_S = (
@@ -30,3 +32,14 @@ class Histogram:
         """Note that something took so long, or ``times`` things each did."""
         self.counts[bisect_left(BOUNDS_S, seconds)] += times
         self.sum_s += seconds * times
+
+
+def cumulated(parts: Iterable[Histogram]) -> tuple[list[tuple[str, float]], float]:
+    """Several as one, as Prometheus wants it: for each bound how many were at most that, and the
+    sum in seconds."""
+    counts, sum_s = [0] * (len(BOUNDS_S) + 1), 0.0
+    for part in parts:
+        counts = [a + b for a, b in zip(counts, part.counts, strict=True)]
+        sum_s += part.sum_s
+    bounds = [*map(str, BOUNDS_S), "+Inf"]
+    return list(zip(bounds, map(float, accumulate(counts)), strict=True)), sum_s

@@ -16,9 +16,9 @@ from support.scale import cases
 
 from alarmdigest._ext import outgoing
 from alarmdigest._ext.router import EVENT, REQUEST
-from alarmdigest.pipeline.rejections import Rejections, rejection_headers
+from alarmdigest.pipeline.rejections import Rejections
 from alarmdigest.pipeline.slow_path import SlowPath
-from alarmdigest.wire.messages import Rejected
+from alarmdigest.wire.rejection_headers import rejection_headers
 
 MAX_PAYLOAD = 1024 * 1024
 MAX_WAITING = 16 * 1024 * 1024
@@ -180,7 +180,7 @@ def test_only_bytes_are_taken() -> None:
     st.one_of(st.binary(max_size=50), st.sampled_from([b"a\r\nb: c", b"\r", b"\n", b"a\r\n\r\n"])),
 )
 def test_no_header_value_holds_a_line_end(detail: str, subject: bytes) -> None:
-    headers = rejection_headers(Rejected("schema", detail), subject)
+    headers = rejection_headers("schema", detail, subject)
     reason, said, where, nothing = headers.split(b"\r\n")
     assert not nothing
     assert not set(b"\r\n") & set(reason + said + where)

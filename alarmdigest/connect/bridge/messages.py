@@ -10,8 +10,8 @@ from alarmdigest._ext import timestamps
 from alarmdigest.connect.bridge.alerts import Rejection
 from alarmdigest.connect.bridge.mapping import Alarm
 from alarmdigest.connect.bridge.publishing import Outgoing
+from alarmdigest.wire.rejection_headers import rejection_headers
 
-MAX_DETAIL_CHARS = 300
 # What the headers of a rejection take of max_payload at most.
 HEADER_ROOM_BYTES = 1024
 # In place of a subject: it came in over HTTP.
@@ -46,18 +46,13 @@ def rejection_message(
     """An AlarmRejected. Its body is the alert as it came, or as far as it was understood; cut to
     what the server takes at once (``max_payload`` bytes, headers included)."""
     body = rejection.body[: max(0, max_payload - HEADER_ROOM_BYTES)]
-    detail = rejection.detail.encode("unicode_escape").decode("ascii")[:MAX_DETAIL_CHARS]
-    lines = [
-        "NATS/1.0",
-        f"Alarmdigest-Reason: {rejection.reason}",
-        f"Alarmdigest-Detail: {detail}",
-        f"Alarmdigest-Subject: {CAME_THROUGH}/{sender}",
-    ]
-    if len(body) < len(rejection.body):
-        lines.append("Alarmdigest-Cut: true")
+    came_through = f"{CAME_THROUGH}/{sender}".encode()
+    cut = b"Alarmdigest-Cut: true\r\n" if len(body) < len(rejection.body) else b""
     # What a sender repeats within the stream's window is there once.
-    hashed = hashlib.sha256(f"{sender} {rejection.reason} ".encode() + rejection.body).hexdigest()[
-        :32
-    ]
-    lines.append(f"Nats-Msg-Id: bridge-{hashed}")
-    return Outgoing(stream, subject, body, ("\r\n".join(lines) + "\r\n\r\n").encode())
+    hashed = hashlib.sha256(f"{sender} {rejection.reason} ".encode() + rejection.body).hexdigest()
+    headers = b"NATS/1.0\r\n%b%bNats-Msg-Id: bridge-%b\r\n\r\n" % (
+        rejection_headers(rejection.reason, rejection.detail, came_through),
+        cut,
+        hashed[:32].encode(),
+    )
+    return Outgoing(stream, subject, body, headers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import accumulate
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -11,16 +10,14 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.utils import floatToGoString
 
 from alarmdigest import __version__
 from alarmdigest.connect.bridge.publisher import Publisher
 from alarmdigest.connect.bridge.receiver import Receiver
 from alarmdigest.http.bounded import places
-from alarmdigest.runtime.histogram import BOUNDS_S
+from alarmdigest.runtime.histogram import cumulated
 
 PREFIX = "alarmdigest_bridge_"
-_BOUNDS = [*map(floatToGoString, BOUNDS_S), "+Inf"]
 
 
 class BridgeCollector:
@@ -94,9 +91,7 @@ class BridgeCollector:
             "From the end of a request to the last confirmation of its messages.",
             labels=[],
         )
-        counts = accumulate(publisher.confirming.counts)
-        buckets = list(zip(_BOUNDS, map(float, counts), strict=True))
-        confirming.add_metric([], buckets, publisher.confirming.sum_s)
+        confirming.add_metric([], *cumulated([publisher.confirming]))
         yield confirming
 
 

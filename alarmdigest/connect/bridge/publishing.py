@@ -76,19 +76,19 @@ class BatchJetStream(JetStream):
         first = self._requests + 1
         self._requests += len(messages)
         inbox = self._inbox
-        frames = []
+        parts = []
         for number, (_stream, subject, body, headers) in enumerate(messages, first):
             if headers:
-                frames.append(
+                parts.append(
                     f"HPUB {subject} {inbox}.{number} {len(headers)} {len(headers) + len(body)}"
                     "\r\n".encode()
                 )
-                frames.append(headers)
+                parts.append(headers)
             else:
-                frames.append(f"PUB {subject} {inbox}.{number} {len(body)}\r\n".encode())
-            frames.append(body)
-            frames.append(b"\r\n")
-        self._connection.send(b"".join(frames))
+                parts.append(f"PUB {subject} {inbox}.{number} {len(body)}\r\n".encode())
+            parts.append(body)
+            parts.append(b"\r\n")
+        self._connection.send(b"".join(parts))
         outcomes: list[Outcome | None] = [None] * len(messages)
         refused: dict[int, Outcome] = {}
         left, prefix = len(messages), len(inbox) + 1

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,19 +33,6 @@ info="$INFO"; roles="sysadmin"
 source "$SCRIPT"
 custom_sender "ops ada"
 """
-
-
-@pytest.fixture
-def server() -> Iterator[NatsServer]:
-    with NatsServer() as server:
-        yield server
-
-
-@pytest.fixture
-def streams(server: NatsServer) -> Iterator[Streams]:
-    streams = Streams(server)
-    yield streams
-    streams.close()
 
 
 class Netdata:
