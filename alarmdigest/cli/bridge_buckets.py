@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from alarmdigest.cli.client import connect
-from alarmdigest.connect.bridge.details import user_key
 from alarmdigest.connect.bridge.rules import Rules, read_rules
+from alarmdigest.connect.detail_keys import user_key
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
 from alarmdigest.settings import Settings

@@ -85,6 +85,14 @@ class Requests:
             raise NoAnswer(f"{self._connection.url}: nobody answers {subject}")
         raise AssertionError("it ends with NoAnswer only")
 
+    def ask_parts(self, subject: str, data: bytes, *, timeout_s: float) -> Iterator[bytes]:
+        """Publish a request, once; the body of each message that answers it, until the caller has
+        all. Raises NoAnswer where nobody is there, and when no more come in time."""
+        for frame in self._ask(subject, data, again=False, timeout_s=timeout_s):
+            if frame[4].startswith(b"NATS/1.0 503"):
+                raise NoAnswer(f"{self._connection.url}: nobody answers {subject}")
+            yield frame[5]
+
     def see_to_connection(self) -> None:
         """For who owns the connection and is busy elsewhere between two requests: answer the
         server's pings. Raises ConnectionLost and JetStreamDenied."""

@@ -14,8 +14,8 @@ from support.nats_server import HOST, NatsServer
 from support.service import ServiceProcess
 from support.wait import eventually
 
+from alarmdigest.http.short import MAX_REQUEST_BYTES
 from alarmdigest.observability.guard import may_ask_as
-from alarmdigest.observability.http import MAX_REQUEST_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +103,8 @@ def test_a_request_without_end_is_cut(service: ServiceProcess) -> None:
 
 
 SHORT_LIVES = """
-from alarmdigest.observability import http
-http.CONNECTION_LIFE_S = 0.5
+from alarmdigest.http import short
+short.CONNECTION_LIFE_S = 0.5
 """
 
 

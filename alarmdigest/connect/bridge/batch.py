@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from alarmdigest.connect.bridge.buckets import BucketConfig
 from alarmdigest.connect.bridge.known_details import KnownDetails
 from alarmdigest.connect.bridge.memory import Memory, message_of
 from alarmdigest.connect.bridge.messages import event_message, rejection_message
-from alarmdigest.connect.bridge.publishing import (
+from alarmdigest.connect.bridge.rules import Rules
+from alarmdigest.connect.bridge.times import Entry, Times
+from alarmdigest.connect.bridge.work import Work
+from alarmdigest.connect.buckets import BucketConfig
+from alarmdigest.connect.publishing import (
     NO_STREAM,
     UNANSWERED,
     BatchJetStream,
     Outgoing,
 )
-from alarmdigest.connect.bridge.rules import Rules
-from alarmdigest.connect.bridge.times import Entry, Times
-from alarmdigest.connect.bridge.work import Work
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.settings import Settings
 

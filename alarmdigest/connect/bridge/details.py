@@ -1,13 +1,11 @@
 """What a person may want to read about an alarm, for the key-value bucket ALARM_DETAILS.
 
-The wire carries ids only. Whoever renders a message looks an alarm up by ``key_of``, or does
-without: docs/wire.md has the format.
+The wire carries ids only. Whoever renders a message looks an alarm up (``connect/detail_keys.py``),
+or does without: docs/wire.md has the format.
 """
 
 from __future__ import annotations
 
-import hashlib
-from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -20,25 +18,7 @@ MAX_LINK_CHARS = 2000
 MAX_LABELS = 64
 MAX_LABEL_CHARS = 500
 MAX_BYTES = 16 * 1024
-HASH_CHARS = 32
 WEB = ("https://", "http://")
-
-
-def key_of(user_id: str, alarm_id: str) -> str:
-    """Of the entry: ``<hash of the user>.<hash of the user and the alarm>``, each the first 32
-    hexadecimal digits of a SHA-256. The length in front tells where the user's id ends."""
-    user = user_id.encode()
-    return f"{user_key(user_id)}.{_hash(b'%d:%b%b' % (len(user), user, alarm_id.encode()))}"
-
-
-@lru_cache(maxsize=4096)
-def user_key(user_id: str) -> str:
-    """What the keys of all of a user's alarms begin with, up to the dot."""
-    return _hash(user_id.encode())
-
-
-def _hash(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:HASH_CHARS]
 
 
 def details_of(alert: Alert) -> dict[str, Any]:

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeAlias
 
 from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection, rejected
-from alarmdigest.connect.bridge.details import details_of, key_of, packed
+from alarmdigest.connect.bridge.details import details_of, packed
 from alarmdigest.connect.bridge.label_text import matchers_of
 from alarmdigest.connect.bridge.rules import CRITICAL, WARNING, Rules
+from alarmdigest.connect.detail_keys import key_of
 from alarmdigest.wire.messages import MAX_ID_BYTES
 
 CLEARED = "CLEARED"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import secrets
 
-from alarmdigest.connect.bridge.buckets import BucketConfig
-from alarmdigest.connect.bridge.publishing import Outgoing
 from alarmdigest.connect.bridge.times import Entry, Times
+from alarmdigest.connect.buckets import BucketConfig
+from alarmdigest.connect.publishing import Outgoing
 from alarmdigest.nats.answers import StartAt, StreamInfo
 from alarmdigest.nats.errors import StreamMissing
 from alarmdigest.nats.jetstream import JetStream

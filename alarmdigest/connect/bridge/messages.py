@@ -9,7 +9,7 @@ import orjson
 from alarmdigest._ext import timestamps
 from alarmdigest.connect.bridge.alerts import Rejection
 from alarmdigest.connect.bridge.mapping import Alarm
-from alarmdigest.connect.bridge.publishing import Outgoing
+from alarmdigest.connect.publishing import Outgoing
 from alarmdigest.wire.rejection_headers import rejection_headers
 
 # What the headers of a rejection take of max_payload at most.

@@ -21,10 +21,10 @@ import time
 from collections.abc import Callable
 
 from alarmdigest.connect.bridge.batch import BatchPublisher
-from alarmdigest.connect.bridge.buckets import ensure_bucket
-from alarmdigest.connect.bridge.publishing import NO_STREAM, BatchJetStream
 from alarmdigest.connect.bridge.rules import Rules
 from alarmdigest.connect.bridge.work import Work
+from alarmdigest.connect.buckets import ensure_bucket
+from alarmdigest.connect.publishing import NO_STREAM, BatchJetStream
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, JetStreamOff, NatsError, StreamMissing
 from alarmdigest.nats.reconnect import Reconnector

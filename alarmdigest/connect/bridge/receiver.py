@@ -13,15 +13,15 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from alarmdigest.connect.answers import NotTaken, Send, in_json
 from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection, UnreadableBody
-from alarmdigest.connect.bridge.answers import NotTaken, Send, in_json
 from alarmdigest.connect.bridge.authentication import Authentication
 from alarmdigest.connect.bridge.mapping import Alarm, Mapped, Mapper
-from alarmdigest.connect.bridge.pages import Pages
 from alarmdigest.connect.bridge.publisher import Publisher
 from alarmdigest.connect.bridge.rules import HttpRules, Rules
 from alarmdigest.connect.bridge.senders import SENDERS
 from alarmdigest.connect.bridge.work import Work
+from alarmdigest.connect.pages import Pages
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from alarmdigest.connect.bridge.templates import Template
-from alarmdigest.connect.bridge.toml_tables import (
+from alarmdigest.connect.toml_tables import (
     Readers,
     boolean,
     of_text,

@@ -17,10 +17,11 @@ from alarmdigest import __version__
 from alarmdigest.connect.bridge.authentication import Authentication, tls_context
 from alarmdigest.connect.bridge.connections import connections_with
 from alarmdigest.connect.bridge.metrics import BridgeCollector
-from alarmdigest.connect.bridge.pages import Pages
 from alarmdigest.connect.bridge.publisher import Publisher
 from alarmdigest.connect.bridge.receiver import Receiver
 from alarmdigest.connect.bridge.rules import Rules, needs_restart, read_rules
+from alarmdigest.connect.bridge.senders import SENDERS
+from alarmdigest.connect.pages import Pages
 from alarmdigest.http.server import HttpThread, listen
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.process import thread_dump
@@ -79,6 +80,7 @@ class BridgeRunner:
             registry,
             liveness=self._liveness_failures,
             readiness=self._receiver.readiness_failures,
+            others=SENDERS,
         )
 
     def run(self) -> int:

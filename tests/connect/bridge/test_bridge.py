@@ -18,7 +18,7 @@ from support.paths import ROOT
 from support.service import ServiceProcess
 from support.wait import eventually
 
-from alarmdigest.connect.bridge.details import key_of
+from alarmdigest.connect.detail_keys import key_of
 from alarmdigest.runtime import exit_codes
 
 pytestmark = pytest.mark.bridge

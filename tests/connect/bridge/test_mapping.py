@@ -10,10 +10,10 @@ import pytest
 from support.paths import ROOT
 
 from alarmdigest.connect.bridge.alerts import Alert, NoAlarm, Rejection
-from alarmdigest.connect.bridge.details import key_of, user_key
 from alarmdigest.connect.bridge.mapping import Alarm, Mapped, Mapper
 from alarmdigest.connect.bridge.rules import Rules, read_rules
 from alarmdigest.connect.bridge.templates import Template
+from alarmdigest.connect.detail_keys import key_of, user_key
 from alarmdigest.settings import SettingsError
 from alarmdigest.wire.messages import MAX_ID_BYTES
 

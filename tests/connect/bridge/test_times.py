@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alarmdigest.connect.bridge.buckets import BucketConfig
 from alarmdigest.connect.bridge.mapping import Alarm
 from alarmdigest.connect.bridge.memory import entry_of, message_of
 from alarmdigest.connect.bridge.times import Entry, Times
+from alarmdigest.connect.buckets import BucketConfig
 
 S = 10**9
 RANK = {"CLEARED": 0, "WARNING": 1, "CRITICAL": 2}

@@ -1,4 +1,4 @@
-"""The bridge's key-value buckets: ADR-8 of nats-io/nats-architecture-and-design.
+"""Key-value buckets: ADR-8 of nats-io/nats-architecture-and-design.
 
 A bucket is a stream ``KV_<name>`` of the subjects ``$KV.<name>.>``, the newest message of each.
 """
@@ -21,7 +21,7 @@ DUPLICATE_WINDOW_NS = 120 * 10**9
 class BucketConfig:
     """A bucket as we make it: age in ns, 0 for ever; size in bytes, -1 for no limit.
 
-    The oldest entries go when it is full: nobody waits for any of them.
+    With a limit, the oldest entries go when it is full.
     """
 
     name: str
@@ -76,9 +76,7 @@ def ensure_bucket(js: JetStream, bucket: BucketConfig, *, create: bool) -> Strea
         except JetStreamError as error:
             if error.err_code != NAME_IN_USE:
                 raise
-            info = js.stream_info(bucket.stream)  # another bridge was faster
+            info = js.stream_info(bucket.stream)  # somebody else was faster
     if info is None or f"$KV.{bucket.name}.>" not in info.subjects:
-        raise StreamConflict(
-            f"stream {bucket.stream} is no key-value bucket: name another one in the bridge's file"
-        )
+        raise StreamConflict(f"stream {bucket.stream} is no key-value bucket: give another name")
     return info

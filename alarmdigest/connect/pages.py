@@ -1,19 +1,20 @@
-"""What the bridge serves besides webhooks: health, and its metrics."""
+"""Health and metrics of a process that connects the service to something, over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http import HTTPStatus
+from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from alarmdigest.connect.bridge.answers import Answer, in_text
-from alarmdigest.connect.bridge.senders import SENDERS
+from alarmdigest.connect.answers import Answer, Send, in_text
 
 
 class Pages:
-    """``liveness`` and ``readiness`` give sentences about what is wrong, none when all is well."""
+    """``liveness`` and ``readiness`` give sentences about what is wrong, none when all is well.
+    ``others`` are paths that somebody else serves."""
 
     def __init__(
         self,
@@ -21,7 +22,9 @@ class Pages:
         *,
         liveness: Callable[[], list[str]],
         readiness: Callable[[], list[str]],
+        others: Iterable[str] = (),
     ) -> None:
+        self._others = tuple(others)
         self._pages = {
             "healthz": lambda: _health(liveness()),
             "readyz": lambda: _health([*liveness(), *readiness()]),
@@ -34,8 +37,12 @@ class Pages:
         page = self._pages.get(name)
         if page is not None and method in ("GET", "HEAD"):
             return page()
-        known = ", ".join(f"/{one}" for one in (*SENDERS, *self._pages))
+        known = ", ".join(f"/{one}" for one in (*self._others, *self._pages))
         return in_text(f"there are {known}\n", HTTPStatus.NOT_FOUND)
+
+    async def __call__(self, scope: Any, receive: Any, send: Send) -> None:
+        """As an ASGI application of its own."""
+        await self.answer(scope["method"], scope["path"].strip("/")).to(send)
 
 
 def _health(failures: list[str]) -> Answer:
