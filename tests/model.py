@@ -160,6 +160,15 @@ class Model:
     def due_count(self) -> int:
         return sum(alarm.due for alarms in self._users.values() for alarm in alarms.values())
 
+    def worst_due(self) -> dict[str, Status]:
+        """Of each user with due alarms, the worst status of these."""
+        found = {}
+        for user, alarms in self._users.items():
+            due = [alarm.latest.status for alarm in alarms.values() if alarm.due]
+            if due:
+                found[user] = max(due)
+        return found
+
     def _forget(self, arrival_ns: int) -> None:
         """Drop what is past retention before the message is looked at.
 

@@ -14,7 +14,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
     "TLS": ("tls_ca", "tls_cert", "tls_key", "tls_first"),
     "subjects": (
         *("event_subject", "request_subject", "forget_subject"),
-        *("digest_subject", "rejected_subject", "query_subject"),
+        *("digest_subject", "rejected_subject", "query_subject", "due_subject"),
     ),
     "streams": (
         *("events_stream", "digests_stream", "rejected_stream", "start"),

@@ -24,6 +24,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NatsError
 from alarmdigest.nats.receive_buffer import ReceiveBuffer
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.observability.due_news import DueNews
 from alarmdigest.observability.other_instances import Effect, OtherInstances, effect_of
 from alarmdigest.observability.queries import Queries
 from alarmdigest.pipeline.server_checks import stream_configs_of
@@ -80,7 +81,9 @@ class ServiceApi(threading.Thread):
         self._inbox = b""
         self._ask_at = 0.0
         self._waker = Waker()
-        self._queries = Queries(service, self._waker.wake)
+        self._news = DueNews(service.due_watch)
+        service.due_watch.on_news = self._waker.wake
+        self._queries = Queries(service, self._news, self._waker.wake)
 
     def stop(self) -> None:
         """Does not wait: a drain must not depend on it."""
@@ -128,6 +131,7 @@ class ServiceApi(threading.Thread):
             self._waker.clear()
             for reply, answer in self._queries.answers(connection.max_payload):
                 _publish(connection, reply, answer)
+            self._tell_news(connection)
             connection.keep_alive()
             self._trouble.catch_up()
             if time.monotonic() >= self._ask_at:
@@ -166,6 +170,19 @@ class ServiceApi(threading.Thread):
             return
         if (error := self._queries.ask(name, payload, reply)) is not None:
             _publish(connection, reply, error)
+
+    def _tell_news(self, connection: Connection) -> None:
+        """Of who became due; in a group the leader's word counts, and others say none."""
+        replica, subject = self._service.replica, self._service.settings.due_subject.encode()
+        told = list(self._news.messages())
+        if told and (replica is None or replica.leads):
+            connection.send(
+                b"".join(
+                    b"HPUB %b %d %d\r\n%b%b\r\n"
+                    % (subject, len(headers), len(headers) + len(body), headers, body)
+                    for headers, body in told
+                )
+            )
 
     # -- what we say -----------------------------------------------------------------------------
 

@@ -15,15 +15,16 @@ import orjson
 
 from alarmdigest import __version__
 from alarmdigest._ext import timestamps
+from alarmdigest.observability.due_news import DueNews, due_lines, user_json
 from alarmdigest.observability.health import liveness_failures, readiness_failures
 from alarmdigest.observability.user_listing import UserListing
-from alarmdigest.pipeline.questions import Question, RowsOfUser
+from alarmdigest.pipeline.questions import DueUsers, Question, RowsOfUser
 from alarmdigest.pipeline.replica import Replica
 from alarmdigest.pipeline.service import Service
 from alarmdigest.store.one_user import alarm_json, alarms_in
 from alarmdigest.wire.buckets import bucket_of
 from alarmdigest.wire.messages import MAX_ID_BYTES
-from alarmdigest.wire.queries import LONGEST_TRACE_S, MOST_TOP, ORDERS, addressee
+from alarmdigest.wire.queries import LONGEST_TRACE_S, LONGEST_WATCH_S, MOST_TOP, ORDERS, addressee
 
 # A UserID of the longest, written as escapes, has some 6 KiB.
 MOST_BODY_BYTES = 16 * 1024
@@ -62,10 +63,12 @@ Answer = tuple[dict[str, Any], str, list[dict[str, Any]]]
 class Queries:
     """Used by one thread. ``on_answered`` is called by others once ``answers()`` has something."""
 
-    def __init__(self, service: Service, on_answered: Callable[[], None]) -> None:
+    def __init__(self, service: Service, news: DueNews, on_answered: Callable[[], None]) -> None:
         self._service = service
+        self._news = news
         self._on_answered = on_answered
         self._open: list[Query] = []
+        self._divided = {"show": self._show, "users": self._users, "due": self._due}
 
     def ask(self, name: str, body: bytes, reply: bytes) -> bytes | None:
         """A question has come: what is to be answered at once, such as what is wrong with it; None
@@ -81,9 +84,11 @@ class Queries:
         try:
             if name == "trace":
                 return self._trace(asked)
+            if name == "watch":
+                return self._watch(asked)
             if len(self._open) >= MOST_OPEN:
                 return _error("too many questions at once: ask again later", busy=True)
-            query = self._show(asked, reply) if name == "show" else self._users(asked, reply)
+            query = self._divided[name](asked, reply)
         except BadQuery as bad:
             return _error(str(bad))
         self._open.append(query)
@@ -152,6 +157,32 @@ class Queries:
         return orjson.dumps(
             {**self._head(), "seconds": seconds, "instead_of": traced, "last": True}
         )
+
+    def _watch(self, asked: dict[str, Any]) -> bytes:
+        """Have those told for a while who become due."""
+        seconds = asked.get("seconds")
+        if type(seconds) is not int or not 1 <= seconds <= LONGEST_WATCH_S:
+            raise BadQuery(f"seconds must be from 1 to {LONGEST_WATCH_S}")
+        begun = {**self._news.begin(seconds), "subject": self._service.settings.due_subject}
+        return orjson.dumps({**self._head(), **begun, "items": [], "last": True})
+
+    def _due(self, asked: dict[str, Any], reply: bytes) -> Query:
+        """Some of the users of one worker who have due alarms."""
+        workers = self._service.workers
+        worker, slot, slots = (asked.get(name, 0) for name in ("worker", "slot", "slots"))
+        if type(worker) is not int or not 0 <= worker < len(workers):
+            raise BadQuery(f"worker must be from 0 to {len(workers) - 1}")
+        if not all(type(one) is int and 0 <= one < 1 << 32 for one in (slot, slots)):
+            raise BadQuery("slot and slots must be what the last answer said, or 0")
+        head = {**self._head(), "worker": worker, "workers": len(workers)}
+        found = DueUsers(slot, slots, self._on_answered)
+        workers[worker].queue.put(found)
+
+        def answer() -> Answer:
+            users = [user_json(*one) for lines in found.lines for one in due_lines(lines)]
+            return {**head, "slot": found.slot, "slots": found.slots}, "users", users
+
+        return Query(reply, [found], answer)
 
     def _show(self, asked: dict[str, Any], reply: bytes) -> Query:
         user_id = _user_of(asked)

@@ -10,6 +10,9 @@ from alarmdigest._ext.alarmbook import AlarmBook
 
 # Steps through a book at a time, some 0.1 µs each: a millisecond or two.
 SLICE_STEPS = 8 * 1024
+# Of one answer about users who are due; who wants all of them asks again.
+MOST_DUE_BYTES = 1024 * 1024
+MOST_DUE_SLICES = 128
 
 
 class Question(ABC):
@@ -48,6 +51,28 @@ class RowsOfUser(Question):
     def _look(self, book: AlarmBook) -> bool:
         self.rows = book.rows_of(self._user_id)
         return True
+
+
+class DueUsers(Question):
+    """Packed ``lines`` (ext/state/due.pxd) of users with due alarms, from ``slot`` on; ``slot`` is
+    where it goes on afterwards, 0 at the end. ``slots`` is the size of the table of users: when it
+    is not what was expected, the answer begins anew, and is about as much as one would be."""
+
+    def __init__(self, slot: int, slots: int, on_answered: Callable[[], None]) -> None:
+        super().__init__(on_answered)
+        self.slot, self.slots = slot, slots
+        self.lines: list[bytes] = []
+        self._bytes = self._slices = 0
+
+    def _look(self, book: AlarmBook) -> bool:
+        if self.slots != book.user_slots:
+            self.slots, self.slot = book.user_slots, 0
+            self.lines, self._bytes, self._slices = [], 0, 0
+        lines, self.slot = book.due_users(self.slot, SLICE_STEPS, MOST_DUE_BYTES - self._bytes)
+        self.lines.append(lines)
+        self._bytes += len(lines)
+        self._slices += 1
+        return self.slot == 0 or self._bytes >= MOST_DUE_BYTES or self._slices >= MOST_DUE_SLICES
 
 
 class TopUsers(Question):

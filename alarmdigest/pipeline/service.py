@@ -94,6 +94,7 @@ from collections.abc import Callable
 
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.pipeline.due_watch import DueWatch
 from alarmdigest.pipeline.listener import Listener
 from alarmdigest.pipeline.loading import load_books
 from alarmdigest.pipeline.publisher import Publisher
@@ -142,6 +143,7 @@ class Service:
         self.mode = ""
         self.rejections = Rejections(settings.events_stream)
         self.trace = Trace()
+        self.due_watch = DueWatch()
         if settings.trace:
             self.trace.begin(settings.trace.encode(errors="surrogateescape"), TRACED_FROM_START_S)
         self.workers: list[Worker] = []
@@ -181,7 +183,14 @@ class Service:
         if self.settings.group:
             self.replica = Replica(self.settings, self.store.last, start_plan)
             self.store.share(self.replica.term)
-        make = ThreadFactory(self.settings, self.store, start_plan, self.trace, self._thread_died)
+        make = ThreadFactory(
+            self.settings,
+            self.store,
+            start_plan,
+            self.trace,
+            self.due_watch,
+            self._thread_died,
+        )
         checkpointer = self.checkpointer = make.checkpointer()
         self.publisher = make.publisher(
             make.confirmer(self.reconnectors.lookup)

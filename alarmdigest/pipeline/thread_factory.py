@@ -10,6 +10,7 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.pipeline.barrier_schedule import BarrierSchedule
 from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.pipeline.due_watch import DueWatch
 from alarmdigest.pipeline.inflight.confirmer import Confirmer
 from alarmdigest.pipeline.inflight.pong import PongConfirmer
 from alarmdigest.pipeline.inflight.puback import PubAckConfirmer
@@ -35,12 +36,14 @@ class ThreadFactory:
         store: Store,
         start_plan: StartPlan,
         trace: Trace,
+        due_watch: DueWatch,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         self._settings = settings
         self._store = store
         self._start_plan = start_plan
         self._trace = trace
+        self._due_watch = due_watch
         self._on_failure = on_failure
 
     def checkpointer(self) -> Checkpointer:
@@ -97,6 +100,7 @@ class ThreadFactory:
                 publisher.queue,
                 checkpointer,
                 self._trace,
+                self._due_watch,
                 self._on_failure,
             )
             for number in range(settings.workers)

@@ -12,6 +12,7 @@ from alarmdigest._ext.alarmbook import AlarmBook
 from alarmdigest.pipeline.barrier import Barrier
 from alarmdigest.pipeline.batches import Outgoing, Routed
 from alarmdigest.pipeline.checkpointer import Checkpointer
+from alarmdigest.pipeline.due_watch import DueWatch
 from alarmdigest.pipeline.outcomes import merge_one
 from alarmdigest.pipeline.packed_records import describe, digests_in, record_end
 from alarmdigest.pipeline.questions import Question
@@ -51,11 +52,13 @@ class Worker(ServiceThread):
         publisher_queue: queue.Queue[Outgoing | Barrier | None],
         checkpointer: Checkpointer,
         trace: Trace,
+        due_watch: DueWatch,
         on_failure: Callable[[threading.Thread, BaseException], None],
     ) -> None:
         super().__init__(f"worker-{number}", on_failure)
         self.number = number
         self._trace = trace
+        self._due_watch = due_watch
         self.book = book
         # Not bounded by itself: the listener must never wait for a worker, so it is the one
         # that bounds, in bytes over all workers (see listener.py). None ends the worker.
@@ -97,6 +100,8 @@ class Worker(ServiceThread):
 
     def _merge(self, batch: Routed) -> None:
         self.waited.observe(time.monotonic() - batch.age_from)
+        if self.book.watched != self._due_watch.on:
+            self.book.watch(self._due_watch.on)
         merging_s, offset = 0.0, 0
         for place in batch.traced:
             if not self._trace.has_room():
@@ -105,6 +110,8 @@ class Worker(ServiceThread):
             offset = self._merge_traced(batch, place)
         merging_s += self._merge_until(batch, offset, len(batch))
         self.merging.observe(merging_s)
+        if self.book.watched and (news := self.book.take_news()):
+            self._due_watch.offer(news)
 
     def _merge_until(self, batch: Routed, offset: int, end: int) -> float:
         """From one offset to the other; for how long the book was at it."""

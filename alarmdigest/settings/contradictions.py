@@ -28,7 +28,9 @@ def contradictions(settings: Settings) -> Iterator[tuple[tuple[str, ...], str]]:
                 f"{flag_of(names[0])} {one} and {flag_of(names[1])} {other} overlap; "
                 "neither may lie below the other",
             )
-    for out_name, in_name in product((*outputs, "query_subject", "inbox_prefix"), inputs):
+    for out_name, in_name in product(
+        (*outputs, "query_subject", "due_subject", "inbox_prefix"), inputs
+    ):
         out, inside = getattr(settings, out_name), getattr(settings, in_name)
         if _inside(out, inside):
             yield (

@@ -179,6 +179,9 @@ class Settings:
     query_subject: str = option(
         subject, "AlarmDigestQuery", "SUBJECT", "questions of operators are answered below it"
     )
+    due_subject: str = option(
+        subject, "AlarmDue", "SUBJECT", "who became due is told here, while a scheduler asks for it"
+    )
 
     events_stream: str = option(stream_name, "ALARMS", "NAME", "the stream that captures all input")
     digests_stream: str = option(

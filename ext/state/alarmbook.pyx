@@ -19,11 +19,12 @@ from arena cimport arena_bytes, arena_free
 from blake2b cimport Blake2b
 from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
 from digest_json cimport put_entry, put_head
+from due cimport list_due_users, put_due
 from listing cimport Listing, MOST_TOP, list_users, write_lines
 from manners cimport DEBUG_CHECKS, enter
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport (
-    KIND_EVENT, KIND_REQUEST, OUTGOING_DIGEST, POSITION_BYTES, STATUS_NONE, OutgoingRecord, RoutedRecord,
+    KIND_EVENT, KIND_REQUEST, OUTGOING_DIGEST, POSITION_BYTES, STATUS_CRITICAL, STATUS_NONE, OutgoingRecord, RoutedRecord,
     check_routed, padded,
 )
 from row_codec cimport (
@@ -107,6 +108,8 @@ cdef class AlarmBook:
     cdef Buffer entry            # one alarm of it
     cdef Buffer out
     cdef Buffer rows             # taken, but not yet handed over
+    cdef Buffer news             # users who became due, while it is watched
+    cdef readonly bint watched
     cdef Blake2b id_start        # of the ids of digests: what all of one stream have in common
     cdef const uint8_t* request_position  # of the one that is being answered, or NULL
     cdef int64_t request_arrival_ns
@@ -151,6 +154,7 @@ cdef class AlarmBook:
         free(self.entry.data)
         free(self.out.data)
         free(self.rows.data)
+        free(self.news.data)
 
     def merge(self, bytes batch not None, size_t start=0, end=None) -> tuple:
         """Apply routed records from offset ``start`` to ``end``; returns ``(outgoing, offset)``.
@@ -311,6 +315,45 @@ cdef class AlarmBook:
         finally:
             free(lines.data)
 
+    def watch(self, bint on) -> None:
+        """Whether merge() notes who becomes due. What was noted before is dropped when it ends."""
+        self.watched = on
+        if not on:
+            buffer_clear(&self.news, 0)
+
+    def take_news(self) -> bytes:
+        """Users with an alarm that became due, or critical while it was, since this was last asked:
+        as packed lines (ext/state/due.pxd), a line for each such alarm."""
+        if self.news.used == 0:
+            return b""
+        try:
+            return PyBytes_FromStringAndSize(<char*> self.news.data, self.news.used)
+        finally:
+            buffer_clear(&self.news, KEEP_ROWS_BYTES)
+
+    def due_users(self, uint32_t slot, uint64_t most_steps, size_t most_bytes) -> tuple:
+        """Users with due alarms in a part of the book, as packed lines (ext/state/due.pxd), and the
+        slot at which it goes on, 0 at the end.
+
+        Takes about ``most_steps`` steps, some 0.1 µs each, or ends once there are ``most_bytes``,
+        and takes more of both only for one run of neighbours. Once ``user_slots`` has changed
+        meanwhile, begin anew. Runs without the GIL.
+        """
+        cdef Buffer lines
+        cdef bint enough_memory
+        memset(&lines, 0, sizeof(Buffer))
+        slot &= self.state.users.mask
+        enter(&self.busy)
+        with nogil:
+            enough_memory = list_due_users(&self.state, &slot, most_steps, most_bytes, &lines)
+        self.busy = False
+        try:
+            if not enough_memory:
+                raise MemoryError("no memory for a list of users")
+            return PyBytes_FromStringAndSize(<char*> lines.data, lines.used), slot
+        finally:
+            free(lines.data)
+
     @property
     def user_slots(self) -> int:
         """The size of the table of users."""
@@ -350,7 +393,7 @@ cdef class AlarmBook:
             + table_bytes(&self.state.users)
             + table_bytes(&self.state.alarms)
             + self.due.capacity + self.head.capacity + self.entry.capacity
-            + self.out.capacity + self.rows.capacity
+            + self.out.capacity + self.rows.capacity + self.news.capacity
         )
 
     @property
@@ -393,7 +436,7 @@ cdef class AlarmBook:
         cdef uint32_t user = find_user(s, user_id, record.user_len, tag)
         cdef uint32_t handle
         cdef Alarm* alarm
-        cdef bint was_due
+        cdef bint was_due = False, was_critical = False
         self.tally.events += 1
         if user == 0:
             user = add_user(s, user_id, record.user_len, tag, record.bucket)
@@ -411,6 +454,7 @@ cdef class AlarmBook:
         else:
             alarm = alarm_at(s, handle)
             was_due = is_due(alarm)
+            was_critical = alarm.latest == STATUS_CRITICAL
             uncount_alarm(s, alarm)
             if is_expired(alarm, record.arrival_ns, self.retention_ns):
                 # Past its retention it counts as forgotten, with what was sent of it.
@@ -420,6 +464,10 @@ cdef class AlarmBook:
             elif self.next_event(alarm, record, was_due):
                 mark_dirty(s, alarm.block)
         count_alarm(s, alarm)
+        if self.watched and is_due(alarm) and not (
+                was_due and (was_critical or alarm.latest != STATUS_CRITICAL)):
+            if not put_due(&self.news, user_at(s, user), alarm.latest, alarm.arrived_ns):
+                return False
         list_as_due(s, handle)
         return True
 

@@ -157,7 +157,7 @@ def test_an_unknown_choice_is_refused_with_those_there_are(name: str) -> None:
 # -- subjects -------------------------------------------------------------------------------------
 
 INPUTS = ["event_subject", "request_subject", "forget_subject"]
-SUBJECTS = [*INPUTS, "digest_subject", "rejected_subject", "query_subject"]
+SUBJECTS = [*INPUTS, "digest_subject", "rejected_subject", "query_subject", "due_subject"]
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_a_subject_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    "output", ["digest_subject", "rejected_subject", "query_subject", "inbox_prefix"]
+    "output", ["digest_subject", "rejected_subject", "query_subject", "due_subject", "inbox_prefix"]
 )
 @pytest.mark.parametrize("given", INPUTS)
 def test_an_output_within_an_input_is_refused(output: str, given: str) -> None:
@@ -245,7 +245,7 @@ def test_every_default_is_the_contracts() -> None:
     assert (made.workers, made.server, made.data_dir) == (12, (), Path("alarmdigest-data"))
     assert [getattr(made, name) for name in SUBJECTS] == [
         *("AlarmStatusChanged", "SendAlarmDigest", "ForgetUser", "AlarmDigest", "AlarmRejected"),
-        "AlarmDigestQuery",
+        *("AlarmDigestQuery", "AlarmDue"),
     ]
     assert (made.clock_skew, made.retention) == (3600 * S, 7 * 86_400 * S)
     assert made.http == HttpAddress("127.0.0.1", 9595, may_move=True)
@@ -262,6 +262,7 @@ OTHER_VALUES = {
         "digest_subject": "d",
         "rejected_subject": "j",
         "query_subject": "q",
+        "due_subject": "u",
     },
     **{"clock_skew": "2h", "retention": "1d", "split_size": "32KiB", "backlog_limit": "1GiB"},
     **{"cassandra": "a:1,b", "cassandra_keyspace": "k", "cassandra_datacenter": "dc"},
