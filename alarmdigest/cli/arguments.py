@@ -61,6 +61,8 @@ COMMANDS = (
         "schema",
         "check-config",
         "bridge",
+        "schedule",
+        "scheduler",
     ),
 )
 

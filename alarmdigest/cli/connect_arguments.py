@@ -1,4 +1,4 @@
-"""The commands that connect the service to other systems."""
+"""The commands that connect the service to other systems, and to people."""
 
 from __future__ import annotations
 
@@ -13,8 +13,113 @@ OF_THE_BRIDGE = (
     *("connect_timeout", "ping_interval", "drain_timeout", *TO_CONNECT),
 )
 
+OF_SCHEDULES = ("js_domain", "no_create_streams", "stream_replicas", *TO_CONNECT)
+OF_THE_SCHEDULER = (
+    *("request_subject", "digest_subject", "query_subject", "due_subject", "group"),
+    *("events_stream", "connect_timeout", "ping_interval", "drain_timeout", *OF_SCHEDULES),
+)
+NO_BUCKET = "do not make the bucket of schedules if it is missing: fail instead"
+ITS_REPLICAS = "on how many servers of a cluster the bucket is kept, if we make it"
+
 
 def add_connect_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    _add_bridge(commands)
+    _add_schedule(commands)
+    _add_scheduler(commands)
+
+
+def _add_schedule(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    schedule = command(
+        commands,
+        "schedule",
+        "who gets a digest when: set, pause, resume, list, remove, import, export",
+        takes="set|pause|resume|list|remove|import|export [USER]",
+        description="Changes the schedules, which a scheduler follows at once:\n"
+        "  schedule set USER|--default --cron LINE | --within TIME ...\n"
+        "  schedule pause USER|--default [--until WHEN], schedule resume USER|--default\n"
+        "  schedule list [USER], schedule remove USER|--default\n"
+        "  schedule export > FILE, schedule import FILE [--only-these]\n"
+        "Needs the extra: pip install 'alarmdigest[schedule]'. docs/schedules.md.",
+    )
+    schedule.add_argument(
+        "action",
+        metavar="ACTION",
+        choices=("set", "pause", "resume", "list", "remove", "import", "export"),
+        help="what to do",
+    )
+    schedule.add_argument("whose", metavar="USER", nargs="?", help="the UserID, or the file")
+    schedule.add_argument(
+        "--default", action="store_true", help="for all users without a schedule of their own"
+    )
+    schedule.add_argument(
+        "--cron",
+        metavar="LINE",
+        action="append",
+        help='five fields, such as "0 8 * * 1-5"; may be repeated',
+    )
+    schedule.add_argument("--timezone", metavar="ZONE", help="such as Europe/Athens (default: UTC)")
+    schedule.add_argument(
+        "--within",
+        metavar="TIME",
+        help="so long something waits at most from when it became due",
+    )
+    schedule.add_argument(
+        "--critical-within", metavar="TIME", help="the same where something is CRITICAL"
+    )
+    schedule.add_argument(
+        "--send-between", metavar="FROM-TO", help="local times, such as 07:00-22:00; else wait"
+    )
+    schedule.add_argument(
+        "--critical-anytime", action="store_true", help="but not where something is CRITICAL"
+    )
+    schedule.add_argument(
+        "--until",
+        metavar="WHEN",
+        help="the end of a pause, such as 2026-12-24T08:00 (default: until resumed)",
+    )
+    schedule.add_argument(
+        "--only-these", action="store_true", help="with import: remove all that the file has not"
+    )
+    add_json(schedule)
+    add_settings(
+        schedule,
+        OF_SCHEDULES,
+        {"server": ITS_SERVER, "no_create_streams": NO_BUCKET, "stream_replicas": ITS_REPLICAS},
+    )
+
+
+def _add_scheduler(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    scheduler = command(
+        commands,
+        "scheduler",
+        "sends the requests for digests at the times of the schedules",
+        description="Hears from the service who becomes due, and publishes a SendAlarmDigest for\n"
+        "each at the time of the user's schedule. Of several that run, one acts.\n"
+        "Needs the extra: pip install 'alarmdigest[schedule]'. docs/schedules.md.",
+    )
+    scheduler.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9597",
+        help="where health and metrics are served, or off (default: 127.0.0.1:9597)",
+    )
+    add_settings(
+        scheduler,
+        OF_THE_SCHEDULER,
+        {
+            "server": ITS_SERVER,
+            "request_subject": "requests go out here",
+            "digest_subject": "the service's; of several services it tells which one is meant",
+            "query_subject": "the service is asked below it",
+            "due_subject": "the service tells here who became due",
+            "events_stream": "the stream that has to store requests",
+            "no_create_streams": NO_BUCKET,
+            "stream_replicas": ITS_REPLICAS,
+        },
+    )
+
+
+def _add_bridge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     bridge = command(
         commands,
         "bridge",

@@ -27,12 +27,12 @@ log = logging.getLogger(__name__)
 WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
 CONNECTING = (
     *("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot"),
-    *("history", "forget", "clear", "users", "trace", "bridge"),
+    *("history", "forget", "clear", "users", "trace", "bridge", "schedule", "scheduler"),
 )
 
 
 # Those that run until a signal ends them, and log what they do.
-SERVICES = ("run", "bridge")
+SERVICES = ("run", "bridge", "scheduler")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -272,8 +272,57 @@ def _bridge(settings: Settings, parsed: argparse.Namespace) -> int:
     return bridge(settings, rules_file=file, listen_on=parsed.listen)
 
 
+def _schedule(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands import schedule
+
+    action, as_json = parsed.action, parsed.json
+    if action in ("import", "export"):
+        _only_with(parsed, action)
+        if action == "export":
+            return schedule.export(settings)
+        if parsed.whose is None:
+            raise SettingsError("say which file: schedule import FILE")
+        file = Path(parsed.whose)
+        return schedule.import_file(settings, file, only_these=parsed.only_these, as_json=as_json)
+    user = schedule.user_named(parsed.whose, default=parsed.default, action=action)
+    _only_with(parsed, action)
+    if action == "set":
+        names = ("timezone", "within", "critical_within", "send_between")
+        fields = {name: getattr(parsed, name) for name in names}
+        fields |= {"cron": parsed.cron, "critical_anytime": parsed.critical_anytime}
+        return schedule.set_schedule(settings, user, fields, as_json=as_json)
+    if action == "pause":
+        return schedule.pause(settings, user, parsed.until, as_json=as_json)
+    if action == "resume":
+        return schedule.resume(settings, user, as_json=as_json)
+    if action == "remove":
+        return schedule.remove(settings, user, as_json=as_json)
+    return schedule.list_schedules(settings, user, as_json=as_json)
+
+
+def _only_with(parsed: argparse.Namespace, action: str) -> None:
+    """Options of other actions are mistakes. Raises SettingsError."""
+    of_set = ("cron", "timezone", "within", "critical_within", "send_between", "critical_anytime")
+    belongs = {**dict.fromkeys(of_set, "set"), "until": "pause", "only_these": "import"}
+    wrong = [
+        f"--{name.replace('_', '-')} belongs to schedule {its}, not to schedule {action}"
+        for name, its in belongs.items()
+        if getattr(parsed, name) and its != action
+    ]
+    if wrong:
+        raise SettingsError(*wrong)
+
+
+def _scheduler(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands.schedule import scheduler
+
+    return scheduler(settings, listen_on=parsed.listen)
+
+
 _TOOLS = {
     "bridge": _bridge,
+    "schedule": _schedule,
+    "scheduler": _scheduler,
     "verify": _verify,
     "emulate": _emulate,
     "status": _status,

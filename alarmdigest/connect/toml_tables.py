@@ -24,14 +24,7 @@ Readers = Mapping[str, Mapping[str, Callable[[Any], Any]]]
 
 def read_tables(file: Path, readers: Readers) -> dict[str, dict[str, Any]]:
     """The values that the file has, by table and key. Raises SettingsError, a line for each."""
-    try:
-        tables = tomllib.loads(pipes.read(file, MAX_FILE_BYTES).decode())
-    except OSError as error:
-        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{file} is not text in UTF-8") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{file} is no TOML: {error}") from error
+    tables = read_document(file)
     found: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
     for title, table in tables.items():
@@ -50,6 +43,24 @@ def read_tables(file: Path, readers: Readers) -> dict[str, dict[str, Any]]:
     if problems:
         raise SettingsError(*problems)
     return found
+
+
+def read_document(file: Path, most_bytes: int = MAX_FILE_BYTES) -> dict[str, Any]:
+    """What the file holds, unchecked. Raises SettingsError."""
+    try:
+        data = pipes.read(file, most_bytes + 1)
+        if len(data) > most_bytes:
+            raise SettingsError(f"{file} has more than {most_bytes} bytes")
+        document: dict[str, Any] = tomllib.loads(data.decode())
+        return document
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{file} is not text in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file} is no TOML: {error}") from error
+    except RecursionError as error:
+        raise SettingsError(f"{file} is nested too deeply") from error
 
 
 def _like(name: str, known: Mapping[str, object]) -> str:

@@ -8,12 +8,17 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 CORE = "alarmdigest._ext"
+# Packages that only some commands need, and the extra that brings each.
+EXTRAS = {"cronsim": "schedule", "apprise": "deliver", "jinja2": "deliver"}
 SUFFIX = EXTENSION_SUFFIXES[0]  # of this very Python
 
 
 def what_to_do(error: ImportError) -> str:
     """About a module that cannot be imported."""
     of_core = CORE in f"{error.name} {error}" or "_ext" in (error.path or "")
+    if (extra := EXTRAS.get((error.name or "").partition(".")[0])) is not None:
+        package = f"alarmdigest[{extra}]"
+        return f"this command needs {error.name}: {sys.executable} -m pip install '{package}'"
     if not of_core:
         return (
             f"the installation is not complete: {error}. Install alarmdigest again: "

@@ -117,6 +117,14 @@ USED = {
     "copy-store": ({"--json", "--from", "--to", "--cassandra"}, LOGIN | {"--http", "--mode"}),
     "schema": ({"--replication-factor", "--cassandra-keyspace"}, LOGIN | {"--http", "--mode"}),
     "check-config": (LOGIN | {"--json", "--retention"}, set[str]()),
+    "schedule": (
+        LOGIN | {"--default", "--cron", "--within", "--until", "--only-these", "--json"},
+        {"--data-dir", "--store", "--http", "--mode", "--workers", "--event-subject"},
+    ),
+    "scheduler": (
+        LOGIN | {"--listen", "--due-subject", "--request-subject", "--events-stream", "--group"},
+        {"--data-dir", "--store", "--http", "--mode", "--workers", "--event-subject"},
+    ),
     "bridge": (
         LOGIN | {"--rules", "--listen", "--explain", "--sender", "--json", "--event-subject"},
         {"--data-dir", "--store", "--http", "--mode", "--workers"},

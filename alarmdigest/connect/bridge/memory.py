@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-
 from alarmdigest.connect.bridge.times import Entry, Times
+from alarmdigest.connect.bucket_reader import entries_from
 from alarmdigest.connect.buckets import BucketConfig
 from alarmdigest.connect.publishing import Outgoing
-from alarmdigest.nats.answers import StartAt, StreamInfo
+from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import StreamMissing
 from alarmdigest.nats.jetstream import JetStream
-
-BATCH = 2000
-FETCH_BYTES = 4 * 1024 * 1024
-# Up to so many entries are asked for one by one, which takes no consumer.
-FEW = 256
 
 
 def message_of(bucket: BucketConfig, entry: Entry) -> Outgoing:
@@ -71,38 +65,11 @@ class Memory:
             self._read_through = following
         if info.last_seq <= self._read_through or info.messages == 0:
             return
-        first = max(self._read_through + 1, info.first_seq)
-        if info.last_seq - first >= FEW:
-            first = self._read_many(js, first)
-        # The end always from the leader: a consumer may live on a server that lags.
-        self._read_few(js, first)
+        for sequence, body in entries_from(js, info, self._read_through + 1):
+            self._take(body)
+            self._read_through = max(self._read_through, sequence)
         self._read_through = max(self._read_through, info.last_seq)
         self._own = {one for one in self._own if one > self._read_through}
-
-    def _read_few(self, js: JetStream, first: int) -> None:
-        while found := js.leader_messages(self._bucket.stream, first):
-            for sequence, _headers, body in found:
-                self._take(body)
-                self._read_through = sequence
-            first = self._read_through + 1
-
-    def _read_many(self, js: JetStream, first: int) -> int:
-        """The sequence after the last one that was read."""
-        stream, name = self._bucket.stream, f"alarmdigest-bridge-{secrets.token_hex(6)}"
-        waiting = js.create_consumer(stream, name=name, start=StartAt("sequence", first))
-        left = int(waiting.get("num_pending") or 0)
-        try:
-            while left > 0:
-                got = js.fetch(stream, name, batch=BATCH, max_bytes=FETCH_BYTES)
-                if not got:
-                    break
-                for one in got:
-                    self._take(one.payload)
-                first = got[-1].ack.stream_seq + 1
-                left = got[-1].ack.pending
-        finally:
-            js.delete_consumer(stream, name)
-        return first
 
     def _take(self, body: bytes) -> None:
         if (entry := entry_of(body)) is not None:

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 from prometheus_client.core import (
     CounterMetricFamily,
-    GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
 
-from alarmdigest import __version__
 from alarmdigest.connect.bridge.publisher import Publisher
 from alarmdigest.connect.bridge.receiver import Receiver
+from alarmdigest.connect.metric_families import MetricFamilies
 from alarmdigest.http.bounded import places
 from alarmdigest.runtime.histogram import cumulated
 
@@ -29,20 +28,19 @@ class BridgeCollector:
 
     def collect(self) -> Iterator[Metric]:
         publisher, receiver = self._publisher, self._receiver
-        info = GaugeMetricFamily(PREFIX + "info", "Always 1: what is running.", labels=["version"])
-        info.add_metric([__version__], 1)
-        yield info
-        yield _gauge("ready", "1 while alerts are taken.", not receiver.readiness_failures())
-        yield _gauge("connections", "HTTP connections that are open.", len(places))
-        yield _gauge(
+        make = MetricFamilies(PREFIX)
+        yield make.info()
+        yield make.gauge("ready", "1 while alerts are taken.", not receiver.readiness_failures())
+        yield make.gauge("connections", "HTTP connections that are open.", len(places))
+        yield make.gauge(
             "unconfirmed_requests",
             "Requests that wait for JetStream's confirmation.",
             receiver.unconfirmed,
         )
-        yield _gauge(
+        yield make.gauge(
             "waiting", "Messages that wait for NATS, and their requests.", publisher.queue.qsize()
         )
-        yield _gauge(
+        yield make.gauge(
             "remembered", "Alarms whose last CLEARED is remembered.", len(publisher.batches.times)
         )
         requests = CounterMetricFamily(
@@ -68,20 +66,22 @@ class BridgeCollector:
         for why, count in publisher.batches.times.counts.items():
             times.add_metric([why], count)
         yield times
-        yield _counter(
+        yield make.counter(
             "published", "Messages that a stream has stored.", publisher.batches.published
         )
-        yield _counter(
+        yield make.counter(
             "duplicates", "Messages that a stream had stored before.", publisher.batches.duplicates
         )
-        yield _counter(
+        yield make.counter(
             "failed", "Requests that were not confirmed; senders repeat them.", publisher.failed
         )
-        yield _counter("details_written", "Entries of details.", publisher.batches.details_written)
-        yield _counter(
+        yield make.counter(
+            "details_written", "Entries of details.", publisher.batches.details_written
+        )
+        yield make.counter(
             "details_failed", "Entries of details that are lost.", publisher.batches.details_failed
         )
-        yield _counter(
+        yield make.counter(
             "reconnects",
             "Connections to NATS after the first.",
             publisher.reconnector.reconnects,
@@ -93,11 +93,3 @@ class BridgeCollector:
         )
         confirming.add_metric([], *cumulated([publisher.confirming]))
         yield confirming
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, text, value=value)
-
-
-def _counter(name: str, text: str, value: int) -> Metric:
-    return CounterMetricFamily(PREFIX + name, text, value=value)
