@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from alarmdigest.connect.schedule.schedule import FOREVER_NS
 
+# So much later than its time nothing is looked at again.
+LATE_NS = 10**9
+
 
 class Waiting(NamedTuple):
     """A user with due alarms: since when (ns), whether one is critical, when he is told (ns)."""
@@ -25,13 +28,13 @@ class Due(NamedTuple):
 
 
 class Agenda:
-    """For one thread. ``due_at(user, since_ns, critical)`` is when a user is to be told in ns, None
-    for one without a schedule: he is not entered.
+    """For one thread. ``due_at(user, since_ns, critical, not_before_ns)`` is when a user is to be
+    told in ns, None for one without a schedule: he is not entered.
 
     A million users who wait for the same instant are one entry of the heap.
     """
 
-    def __init__(self, due_at: Callable[[str, int, bool], int | None]) -> None:
+    def __init__(self, due_at: Callable[[str, int, bool, int], int | None]) -> None:
         self._due_at = due_at
         self._waiting: dict[str, Waiting] = {}
         self._at: dict[int, list[str]] = {}
@@ -48,7 +51,11 @@ class Agenda:
             since_ns, critical = min(since_ns, before.since_ns), critical or before.critical
             if (since_ns, critical) == before[:2]:
                 return True
-        at_ns = self._due_at(user, since_ns, critical)
+        return self._enter(user, since_ns, critical)
+
+    def _enter(self, user: str, since_ns: int, critical: bool, not_before_ns: int = 0) -> bool:
+        before = self._waiting.get(user)
+        at_ns = self._due_at(user, since_ns, critical, not_before_ns)
         if at_ns is None:
             return False
         self._waiting[user] = Waiting(since_ns, critical, at_ns)
@@ -60,7 +67,11 @@ class Agenda:
         return True
 
     def take(self, now_ns: int, most: int) -> list[Due]:
-        """Of those whose time has come, those who have waited longest for it: they are out."""
+        """Of those whose time has come, those who have waited longest for it: they are out.
+
+        Who should have been told some time ago, while nobody could, is told now only if his
+        schedule lets him be told now.
+        """
         found: list[Due] = []
         while self._instants and self._instants[0] <= now_ns and len(found) < most:
             at_ns = self._instants[0]
@@ -68,9 +79,15 @@ class Agenda:
             while users and len(found) < most:
                 user = users.pop()
                 waiting = self._waiting.get(user)
-                if waiting is not None and waiting.at_ns == at_ns:  # else it has changed since
-                    del self._waiting[user]
-                    found.append(Due(user, waiting))
+                if waiting is None or waiting.at_ns != at_ns:  # it has changed since
+                    continue
+                del self._waiting[user]
+                if now_ns - at_ns > LATE_NS:
+                    later_ns = self._due_at(user, *waiting[:2], now_ns)
+                    if later_ns is None or later_ns > now_ns:
+                        self._enter(user, *waiting[:2], now_ns)
+                        continue
+                found.append(Due(user, waiting))
             if not users:
                 del self._at[at_ns]
                 heapq.heappop(self._instants)

@@ -37,7 +37,9 @@ class Schedules:
     def has_default(self) -> bool:
         return self._default.schedule is not None
 
-    def due_at(self, user: str, since_ns: int, critical: bool) -> int | None:
+    def due_at(
+        self, user: str, since_ns: int, critical: bool, not_before_ns: int = 0
+    ) -> int | None:
         """When a user is to be told, in ns since 1970; None without a schedule."""
         entry = self._users.get(user, NOTHING)
         schedule = entry.schedule or self._default.schedule
@@ -46,7 +48,12 @@ class Schedules:
         paused_ns = entry.paused_until_ns
         if entry.schedule is None:
             paused_ns = max(paused_ns, self._default.paused_until_ns)
-        return timetable_of(schedule).due_at(since_ns, critical=critical, paused_until_ns=paused_ns)
+        return timetable_of(schedule).due_at(
+            since_ns,
+            critical=critical,
+            paused_until_ns=paused_ns,
+            not_before_ns=not_before_ns,
+        )
 
     def forget_all(self) -> None:
         """Have all of it read again."""

@@ -30,10 +30,13 @@ class Timetable:
         self._zone = ZoneInfo(schedule.timezone)
         self._crons = [_Cron(text, self._zone) for text in schedule.crons]
 
-    def due_at(self, since_ns: int, *, critical: bool, paused_until_ns: int = 0) -> int:
+    def due_at(
+        self, since_ns: int, *, critical: bool, paused_until_ns: int = 0, not_before_ns: int = 0
+    ) -> int:
         """When to ask for the digest, in ns since 1970; maybe long ago. FOREVER_NS for never.
 
-        What is due exactly at an instant of a cron line is told at it.
+        What is due exactly at an instant of a cron line is told at it. Neither a pause nor
+        ``not_before_ns`` takes anything out of the send window.
         """
         schedule = self._schedule
         times = [cron.at_or_after(since_ns) for cron in self._crons]
@@ -41,7 +44,7 @@ class Timetable:
             times.append(since_ns + schedule.within_ns)
         if critical and schedule.critical_within_ns is not None:
             times.append(since_ns + schedule.critical_within_ns)
-        at_ns = max(min(times), paused_until_ns)
+        at_ns = max(min(times), paused_until_ns, not_before_ns)
         if at_ns >= FOREVER_NS:
             return FOREVER_NS
         if schedule.send_between is None or (critical and schedule.critical_anytime):
