@@ -24,12 +24,13 @@ log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 2.0
 WATCH_FOR_S = 30
-# Those whose time has come do not wait for a service that hangs.
+# Those whose time has come do not wait, again and again, for a service that hangs.
+HANGS_AFTER_S = 1.0
 ASK_AGAIN_S = 5.0
 # Also where nothing seems to be missing.
 LIST_EVERY_S = 300.0
-# However often something is missing.
-LIST_AT_MOST_EVERY_S = 5.0
+# However often something is missing: so long after a list, and as long as that has taken.
+LIST_PAUSE_S = 1.0
 NEWS_AT_ONCE = 5000
 
 
@@ -51,7 +52,7 @@ class Watching:
         self._gaps = -1
         self._why_list = "the beginning"
         self._list: DueList | None = None
-        self._list_at = self._watch_at = 0.0
+        self._list_at = self._watch_at = self._list_not_before = 0.0
         while not self._news.queue.empty():
             self._news.queue.get_nowait()
 
@@ -65,7 +66,8 @@ class Watching:
             self.list_soon("a connection that was new, or news that were too many")
         if self._news.deaf or time.monotonic() < self._watch_at:
             return
-        self._watch_at = time.monotonic() + WATCH_EVERY_S
+        asked_at = time.monotonic()
+        self._watch_at = asked_at + WATCH_EVERY_S
         try:
             answer = ask(
                 requests, self._settings, "watch", "items", whom=("leader",), seconds=WATCH_FOR_S
@@ -73,6 +75,8 @@ class Watching:
             watch, number = str(answer["watch"]), int(answer["number"])
         except (NoAnswer, KeyError, TypeError, ValueError) as error:
             self._is_unanswered(error)
+            if time.monotonic() - asked_at > HANGS_AFTER_S:
+                self._watch_at = time.monotonic() + ASK_AGAIN_S
             return
         self.unanswered = ""
         if watch != self._watch:
@@ -108,23 +112,27 @@ class Watching:
         if self._list is None:
             if now >= self._list_at + LIST_EVERY_S:
                 self._why_list = self._why_list or "the usual look"
-            if not self._why_list or self.unanswered or now < self._list_at + LIST_AT_MOST_EVERY_S:
+            if not self._why_list or self.unanswered or now < self._list_not_before:
                 return
             log.debug("listing who is due%s", Fields(because_of=self._why_list))
             self._list, self._why_list, self._list_at = DueList(self._settings), "", now
         try:
             page = self._list.next_page(requests)
         except NoAnswer as error:
-            self._list = None
+            self._end_list()
             self.list_soon("a list that was not ended")
             self._is_unanswered(error)
             return
         yield page
         if self._list.done:
-            self._list = None
+            self._end_list()
             self.listings += 1
+
+    def _end_list(self) -> None:
+        self._list = None
+        ended = time.monotonic()
+        self._list_not_before = ended + max(LIST_PAUSE_S, ended - self._list_at)
 
     def _is_unanswered(self, error: Exception) -> None:
         self.unanswered = f"the service does not say who is due: {error}"
-        self._watch_at = time.monotonic() + ASK_AGAIN_S
         self._trouble("the service does not say who is due", reason=error)
