@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 
 from alarmdigest import __version__
 from alarmdigest.cli.argument_helpers import (
@@ -65,6 +66,9 @@ COMMANDS = (
         "scheduler",
     ),
 )
+
+# What may be left out stands behind options, too: argparse would take it for left out there.
+WITH_OPTIONAL_ARGUMENT = ("history", "schedule")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -256,6 +260,17 @@ def parser() -> argparse.ArgumentParser:
 
     add_connect_commands(commands)
     return whole
+
+
+def parse(given: Sequence[str]) -> argparse.Namespace:
+    """Of a command line that begins with a command, or an option that stands for one. Ends the
+    process for a mistake, and for --help."""
+    whole = parser()
+    if given[0] not in WITH_OPTIONAL_ARGUMENT:
+        return whole.parse_args(given)
+    [commands] = (one for one in whole._actions if isinstance(one, argparse._SubParsersAction))
+    inside: argparse.ArgumentParser = commands.choices[given[0]]
+    return inside.parse_intermixed_args(given[1:], argparse.Namespace(command=given[0]))
 
 
 def settings_in(parsed: argparse.Namespace) -> dict[str, str]:

@@ -33,7 +33,7 @@ def _add_schedule(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         commands,
         "schedule",
         "who gets a digest when: set, pause, resume, list, remove, import, export",
-        takes="set|pause|resume|list|remove|import|export [USER]",
+        takes="ACTION [USER]",
         description="Changes the schedules, which a scheduler follows at once:\n"
         "  schedule set USER|--default --cron LINE | --within TIME ...\n"
         "  schedule pause USER|--default [--until WHEN], schedule resume USER|--default\n"

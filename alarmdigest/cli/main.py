@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from alarmdigest.cli.arguments import COMMANDS, parser, settings_in
+from alarmdigest.cli.arguments import COMMANDS, parse, settings_in
 from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.process.blocked_signals import BLOCKED_SIGNALS
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_command(given: list[str]) -> int:
-    parsed = parser().parse_args(given)
+    parsed = parse(given)
     texts = settings_in(parsed)
     try:
         found = resolve(texts, os.environ)

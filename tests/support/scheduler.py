@@ -41,7 +41,7 @@ def schedule(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``alarmdigest schedule``; it must end with this exit code."""
     done = subprocess.run(
-        [sys.executable, "-m", "alarmdigest", "schedule", *arguments, "--server", url],
+        [sys.executable, "-m", "alarmdigest", "schedule", "--server", url, *arguments],
         capture_output=True,
         text=True,
         env=CLEAN_ENVIRONMENT,
