@@ -262,8 +262,8 @@ def _rejected(settings: Settings, parsed: argparse.Namespace) -> int:
 
 
 def _bridge(settings: Settings, parsed: argparse.Namespace) -> int:
-    from alarmdigest.cli.bridge_buckets import RULES_VARIABLE
     from alarmdigest.cli.commands.bridge import bridge, explain
+    from alarmdigest.cli.connected_buckets import RULES_VARIABLE
 
     rules = parsed.rules or os.environ.get(RULES_VARIABLE)
     file = Path(rules) if rules else None

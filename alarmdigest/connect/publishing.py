@@ -55,6 +55,7 @@ class BatchJetStream(JetStream):
     """
 
     home: str = ""
+    _publishing = False
     _denied: frozenset[str] = frozenset()
 
     @property
@@ -66,10 +67,14 @@ class BatchJetStream(JetStream):
         """What became of each, in order, once all are answered or for SILENCE_S nothing came: then
         the rest is not sent."""
         outcomes: list[Outcome] = []
-        for window in _windows(messages):
-            outcomes += self._publish_window(window)
-            if outcomes[-1] is UNANSWERED:
-                break
+        self._publishing = True
+        try:
+            for window in _windows(messages):
+                outcomes += self._publish_window(window)
+                if outcomes[-1] is UNANSWERED:
+                    break
+        finally:
+            self._publishing = False
         return outcomes + [UNANSWERED] * (len(messages) - len(outcomes))
 
     def _publish_window(self, messages: Sequence[Outgoing]) -> list[Outcome]:
@@ -131,7 +136,8 @@ class BatchJetStream(JetStream):
         ]
 
     def _control(self, kind: int, text: bytes) -> None:
-        if kind == frames.ERR and (match := _DENIED.search(text)) is not None:
+        match = _DENIED.search(text) if kind == frames.ERR and self._publishing else None
+        if match is not None:
             self._denied |= {match[1].decode("utf-8", "replace")}
         else:
             super()._control(kind, text)

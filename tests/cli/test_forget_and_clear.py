@@ -15,6 +15,7 @@ from support.command import run_command
 from support.faults import ChangingServer, users
 from support.jetstream import asking, info_of
 from support.nats_server import NatsServer
+from support.scheduler import schedule
 from support.service import ServiceProcess
 from support.wait import eventually
 
@@ -166,8 +167,22 @@ def test_who_may_not_change_the_stream_is_told_how() -> None:
             assert run_command("forget", "ada", NATS_URL=boss).returncode == 0
             done = run_command("forget", "ada", NATS_URL=clerk)
             assert done.returncode == 0
-            assert "if you have a bridge, what its KV_ALARM_DETAILS holds about ada" in done.stderr
+            assert (
+                "what KV_ALARM_DETAILS holds about ada, if it is in use, is still there"
+                in done.stderr
+            )
             assert info_of(js, "ALARMS").last_seq == 2
+
+
+def test_the_schedule_of_a_user_goes_too(server: NatsServer) -> None:
+    for user in ("ada", "bob"):
+        schedule(server.url, "set", user, "--within", "1m")
+    schedule(server.url, "set", "--default", "--within", "1m")
+    with ServiceProcess(server.url, mode="stream", options=OPTIONS):
+        told = json.loads(run(server, "forget", "ada", "--json"))
+        assert told["entries_removed"] == 1
+    left = schedule(server.url, "list", "--json").stdout
+    assert [json.loads(line)["UserID"] for line in left.splitlines()] == [None, "bob"]
 
 
 def test_an_alarm_is_cleared(server: NatsServer) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from alarmdigest.cli.bridge_buckets import entries_of, purge, rules_of_environment
 from alarmdigest.cli.client import request_body
+from alarmdigest.cli.connected_buckets import entries_of, purge, rules_of_environment
 from alarmdigest.cli.sending import report, send_input
 from alarmdigest.cli.user_id import checked_id
 from alarmdigest.nats.errors import JetStreamDenied, NatsError
@@ -15,7 +15,7 @@ from alarmdigest.settings import Settings
 
 
 def forget(settings: Settings, user_id: str, *, as_json: bool) -> int:
-    """Report on stdout; the exit code: 1 where a bridge's entries about him could not be removed.
+    """Report on stdout; the exit code: 1 where entries about him in buckets could not be removed.
     Who may not even ask for that is told so, and has forgotten him all the same.
 
     Raises NatsError, SettingsError.
@@ -32,8 +32,8 @@ def forget(settings: Settings, user_id: str, *, as_json: bool) -> int:
             if not isinstance(error, JetStreamDenied):
                 code = exit_codes.INTERNAL_ERROR
             print(
-                f"alarmdigest: if you have a bridge, what its {stream} holds about "
-                f"{printable(user)} is still there ({error}): "
+                f"alarmdigest: what {stream} holds about {printable(user)}, if it is in use, is "
+                f"still there ({error}): "
                 f"`nats stream purge {stream} --subject '{subject}'`",
                 file=sys.stderr,
             )

@@ -20,8 +20,9 @@ from alarmdigest.cli.user_id import checked_id
 from alarmdigest.connect.buckets import BucketConfig, ensure_bucket
 from alarmdigest.connect.process_runner import ProcessRunner
 from alarmdigest.connect.publishing import BatchJetStream
+from alarmdigest.connect.schedule.bucket import EVERYBODY, bucket_config
 from alarmdigest.connect.schedule.editing import change, read_all, write_all
-from alarmdigest.connect.schedule.entries import EVERYBODY, Entry, bucket_config
+from alarmdigest.connect.schedule.entries import Entry
 from alarmdigest.connect.schedule.metrics import SchedulerCollector
 from alarmdigest.connect.schedule.schedule import (
     FOREVER_NS,

@@ -8,7 +8,8 @@ from alarmdigest.connect.bucket_reader import entries_from
 from alarmdigest.connect.buckets import BucketConfig
 from alarmdigest.connect.lease import WRONG_LAST_SEQUENCE
 from alarmdigest.connect.publishing import BatchJetStream, Outgoing
-from alarmdigest.connect.schedule.entries import Entry, key_of, packed, unpacked
+from alarmdigest.connect.schedule.bucket import key_of
+from alarmdigest.connect.schedule.entries import Entry, packed, unpacked
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, NatsError
 

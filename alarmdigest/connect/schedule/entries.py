@@ -11,8 +11,6 @@ from typing import Any
 
 import orjson
 
-from alarmdigest.connect.buckets import BucketConfig
-from alarmdigest.connect.detail_keys import user_key
 from alarmdigest.connect.schedule.schedule import (
     UTC,
     Schedule,
@@ -22,12 +20,6 @@ from alarmdigest.connect.schedule.schedule import (
     written,
 )
 from alarmdigest.wire.messages import MAX_ID_BYTES
-
-BUCKET = "ALARM_SCHEDULES"
-DEFAULT_KEY = "default"
-LEASE_KEY = "lease"
-#: Stands for all users without an entry of their own.
-EVERYBODY = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +32,6 @@ class Entry:
     schedule: Schedule | None = None
     paused_until_ns: int = 0
     removed: bool = False
-
-
-def bucket_config(replicas: int, domain: str) -> BucketConfig:
-    return BucketConfig(BUCKET, max_age_ns=0, max_bytes=-1, replicas=replicas, domain=domain)
-
-
-def key_of(user: str | None) -> str:
-    return DEFAULT_KEY if user is EVERYBODY else f"user.{user_key(user)}"
 
 
 def packed(entry: Entry) -> bytes:

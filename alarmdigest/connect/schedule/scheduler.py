@@ -18,9 +18,9 @@ from alarmdigest.connect.detail_keys import user_key
 from alarmdigest.connect.lease import Lease
 from alarmdigest.connect.publishing import BatchJetStream, Outgoing
 from alarmdigest.connect.schedule.agenda import Agenda, Due
+from alarmdigest.connect.schedule.bucket import EVERYBODY, LEASE_KEY, bucket_config
 from alarmdigest.connect.schedule.due_list import Page
 from alarmdigest.connect.schedule.due_news import DueNews, News
-from alarmdigest.connect.schedule.entries import EVERYBODY, LEASE_KEY, bucket_config
 from alarmdigest.connect.schedule.schedules import Schedules
 from alarmdigest.connect.schedule.watching import Watching
 from alarmdigest.nats.connection import Connection

@@ -6,7 +6,8 @@ import logging
 
 from alarmdigest.connect.bucket_reader import entries_from
 from alarmdigest.connect.buckets import BucketConfig
-from alarmdigest.connect.schedule.entries import EVERYBODY, Entry, unpacked
+from alarmdigest.connect.schedule.bucket import EVERYBODY
+from alarmdigest.connect.schedule.entries import Entry, unpacked
 from alarmdigest.connect.schedule.timetable import timetable_of
 from alarmdigest.nats.errors import StreamMissing
 from alarmdigest.nats.jetstream import JetStream

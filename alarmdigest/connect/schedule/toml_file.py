@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from alarmdigest.connect.schedule.entries import EVERYBODY, Entry
+from alarmdigest.connect.schedule.bucket import EVERYBODY
+from alarmdigest.connect.schedule.entries import Entry
 from alarmdigest.connect.schedule.schedule import (
     KEYS,
     UTC,

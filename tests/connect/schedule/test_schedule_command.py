@@ -15,11 +15,14 @@ from support.scheduler import schedule
 
 from alarmdigest.connect.publishing import BatchJetStream
 from alarmdigest.connect.schedule import editing
-from alarmdigest.connect.schedule.entries import Entry, bucket_config, packed, unpacked
+from alarmdigest.connect.schedule.bucket import bucket_config
+from alarmdigest.connect.schedule.entries import Entry, packed, unpacked
 from alarmdigest.connect.schedule.schedule import FOREVER_NS, read_schedule
 from alarmdigest.connect.schedule.toml_file import lines_of, read_file
 from alarmdigest.nats.connection import Connection
 from alarmdigest.settings import SettingsError
+
+pytestmark = pytest.mark.deliver
 
 HOSTILE = ("-x", "a b", 'q"\\', "\n\r\0", "ünï", "x" * 1024, "[users]", "*", ">", "\x7f\x80\u2028")
 

@@ -1,4 +1,5 @@
-"""What a bridge keeps about a user: details, and when his alarms were cleared."""
+"""What is kept about a user beside the service: details of alarms, when they were cleared, and his
+schedule."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from pathlib import Path
 from alarmdigest.cli.client import connect
 from alarmdigest.connect.bridge.rules import Rules, read_rules
 from alarmdigest.connect.detail_keys import user_key
+from alarmdigest.connect.schedule.bucket import BUCKET, key_of
 from alarmdigest.nats.errors import JetStreamError, JetStreamOff
 from alarmdigest.nats.jetstream import NO_STREAM, OFF, OFF_FOR_ACCOUNT, JetStream
 from alarmdigest.settings import Settings
@@ -27,6 +29,7 @@ def entries_of(rules: Rules, user_id: str) -> list[tuple[str, str]]:
     return [
         (f"KV_{details}", f"$KV.{details}.{key}.>"),
         (f"KV_{times}", f"$KV.{times}.*.{key}.>"),
+        (f"KV_{BUCKET}", f"$KV.{BUCKET}.{key_of(user_id)}"),
     ]
 
 
