@@ -196,6 +196,9 @@ def test_the_settings_file_of_the_reference_can_be_read(tmp_path: Path) -> None:
     assert settings.server == ("tls://a.example.com", "tls://b.example.com")
 
 
+LISTS = ("metrics", "bridge", "schedules")
+
+
 def check_variable(name: str) -> None:
     known = {variable(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     setup = (ROOT / "setup.py").read_text("utf-8")
@@ -216,12 +219,12 @@ def test_variables_that_are_named_are_there(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_metrics_that_are_named_are_there(document: Path) -> None:
-    # Tests compare these lists with what the service and the bridge show.
-    listed = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge"))
+    # Tests compare these lists with what the processes show.
+    listed = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in LISTS)
     text = (ROOT / document).read_text("utf-8")
     for name in set(re.findall(r"\balarmdigest_\w+", text)) - {"alarmdigest_"}:
         known = f"| `{name}` |" in listed or name.endswith("_")
-        assert known or document.name in ("metrics.md", "bridge.md"), f"there is no metric {name}"
+        assert known or document.stem in LISTS, f"there is no metric {name}"
 
 
 def test_the_readme_lists_every_exit_code_and_every_reason() -> None:

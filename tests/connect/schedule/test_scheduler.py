@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import pytest
 from support.bridge import Streams
 from support.nats_server import NatsServer
+from support.paths import ROOT
 from support.scheduler import SchedulerProcess, digests, event, requests_by_user, schedule
 from support.service import ServiceProcess
 from support.wait import eventually
@@ -261,3 +263,12 @@ def test_without_a_server_it_ends() -> None:
         assert "NATS is not reachable" in scheduler.log
     finally:
         scheduler.end()
+
+
+@pytest.mark.usefixtures("streams")
+def test_the_documents_list_its_metrics(server: NatsServer) -> None:
+    with SchedulerProcess(server.url) as scheduler:
+        _status, text = scheduler.http("/metrics")
+    shown = set(re.findall(r"^# TYPE (alarmdigest_scheduler_\w+) ", text, re.MULTILINE))
+    page = (ROOT / "docs/schedules.md").read_text("utf-8")
+    assert set(re.findall(r"^\| `(alarmdigest_\w+)` \|", page, re.MULTILINE)) == shown
