@@ -18,8 +18,9 @@ from alarmdigest.observability.stream_changes import CHANGES
 RULES = ROOT / "deploy/prometheus-alerts.yml"
 HISTORIES = ROOT / "tests/alerts_test.yml"
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
-# Other tests hold these lists to what the service and the bridge show.
-LISTED = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge"))
+# Other tests hold these lists to what each process shows.
+LISTS = ("metrics", "bridge", "schedules")
+LISTED = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in LISTS)
 
 
 def known_series() -> set[str]:
