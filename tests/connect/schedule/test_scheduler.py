@@ -9,6 +9,7 @@ import pytest
 from support.bridge import Streams
 from support.nats_server import NatsServer
 from support.paths import ROOT
+from support.proxy import Proxy
 from support.scheduler import SchedulerProcess, digests, event, requests_by_user, schedule
 from support.service import ServiceProcess
 from support.wait import eventually
@@ -272,3 +273,45 @@ def test_the_documents_list_its_metrics(server: NatsServer) -> None:
     shown = set(re.findall(r"^# TYPE (alarmdigest_scheduler_\w+) ", text, re.MULTILINE))
     page = (ROOT / "docs/schedules.md").read_text("utf-8")
     assert set(re.findall(r"^\| `(alarmdigest_\w+)` \|", page, re.MULTILINE)) == shown
+
+
+def test_a_request_whose_ack_was_lost_stands_in_the_stream_once(
+    server: NatsServer, streams: Streams
+) -> None:
+    schedule(server.url, "set", "--default", "--within", "300ms")
+    with (
+        Proxy(server.port) as proxy,
+        service_on(server),
+        SchedulerProcess(proxy.url) as scheduler,
+    ):
+        eventually(lambda: scheduler.metric("alarmdigest_scheduler_hears_service"))
+        streams.publish("AlarmStatusChanged", event("ada"))
+        eventually(lambda: scheduler.metric("alarmdigest_scheduler_waiting") == 1, what="news")
+        proxy.stall("to client")
+        eventually(lambda: digests(streams) == [("ada", ("a",))], what="the digest")
+        assert scheduler.metric("alarmdigest_scheduler_requests_total") == 0
+        proxy.cut()
+        proxy.resume()
+        eventually(
+            lambda: scheduler.metric("alarmdigest_scheduler_duplicates_total") == 1,
+            what="the answer that it is there",
+        )
+    assert requests_by_user(streams) == {"ada": 1}
+
+
+def test_requests_that_the_stream_refuses_are_sent_again(
+    server: NatsServer, streams: Streams
+) -> None:
+    schedule(server.url, "set", "--default", "--within", "500ms")
+    with service_on(server), SchedulerProcess(server.url) as scheduler:
+        eventually(lambda: scheduler.metric("alarmdigest_scheduler_hears_service"))
+        streams.publish("AlarmStatusChanged", event("ada"))
+        config = streams.info("ALARMS").config
+        full = {**config, "max_msgs": 1, "discard": "new"}
+        streams.js.request("STREAM.UPDATE.ALARMS", full)
+        scheduler.wait_for_log("requests are not stored; they are sent again")
+        assert scheduler.http("/readyz")[0] == 503
+        streams.js.request("STREAM.UPDATE.ALARMS", config)
+        eventually(lambda: digests(streams) == [("ada", ("a",))], what="the digest")
+        eventually(lambda: scheduler.http("/readyz")[0] == 200, what="readiness")
+        assert scheduler.metric("alarmdigest_scheduler_failed_total") >= 1
