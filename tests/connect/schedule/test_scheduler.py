@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 
 import pytest
 from support.bridge import Streams
@@ -278,25 +279,30 @@ def test_the_documents_list_its_metrics(server: NatsServer) -> None:
 def test_a_request_whose_ack_was_lost_stands_in_the_stream_once(
     server: NatsServer, streams: Streams
 ) -> None:
-    schedule(server.url, "set", "--default", "--within", "300ms")
+    schedule(server.url, "set", "--default", "--within", "200ms")
     with (
         Proxy(server.port) as proxy,
         service_on(server),
         SchedulerProcess(proxy.url) as scheduler,
     ):
-        eventually(lambda: scheduler.metric("alarmdigest_scheduler_hears_service"))
-        streams.publish("AlarmStatusChanged", event("ada"))
-        eventually(lambda: scheduler.metric("alarmdigest_scheduler_waiting") == 1, what="news")
-        proxy.stall("to client")
-        eventually(lambda: digests(streams) == [("ada", ("a",))], what="the digest")
-        assert scheduler.metric("alarmdigest_scheduler_requests_total") == 0
-        proxy.cut()
-        proxy.resume()
-        eventually(
-            lambda: scheduler.metric("alarmdigest_scheduler_duplicates_total") == 1,
-            what="the answer that it is there",
-        )
-    assert requests_by_user(streams) == {"ada": 1}
+        # Something else may be under way when the answers stop: then the request goes out later.
+        for number in range(20):
+            eventually(lambda: scheduler.metric("alarmdigest_scheduler_hears_service"), timeout=20)
+            streams.publish("AlarmStatusChanged", event(f"user-{number}"))
+            eventually(lambda: scheduler.metric("alarmdigest_scheduler_waiting") == 1, what="news")
+            proxy.stall("to client")
+            with suppress(AssertionError):
+                eventually(lambda: len(digests(streams)) > number, timeout=0.6)
+            proxy.cut()
+            proxy.resume()
+            told = number + 1
+            eventually(lambda: len(digests(streams)) == told, what="the digest", timeout=20)
+            eventually(lambda: scheduler.metric("alarmdigest_scheduler_waiting") == 0)
+            if scheduler.metric("alarmdigest_scheduler_duplicates_total"):
+                break
+        else:
+            raise AssertionError("no ack was ever lost")
+    assert set(requests_by_user(streams).values()) == {1}
 
 
 def test_requests_that_the_stream_refuses_are_sent_again(
