@@ -1,0 +1,1 @@
+"""Out: a digest becomes messages to people."""
