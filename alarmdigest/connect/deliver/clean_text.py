@@ -18,7 +18,8 @@ _MARKUP = str.maketrans(
     {"<": "\u2039", ">": "\u203a", "`": "'", "*": "\u2217", "~": "-", "\\": "/"}
 )
 _UNDERLINE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-_WEB = re.compile(r"https?://[^\s<>\"'`\\^{|}\x00-\x20\x7f]+", re.ASCII)
+# Allowed in an address by some programs, and the end of it for others.
+_QUOTED = {ord(char): f"%{ord(char):02X}" for char in "\"'<>\\^`{|}"}
 
 
 def one_line(text: str, chars: int) -> str:
@@ -46,13 +47,17 @@ def for_chat(text: str) -> str:
 
 
 def web_link(url: str) -> str:
-    """The same, or nothing if it is no address of a web page. Nothing in it ends an attribute."""
-    if len(url) > MAX_LINK_CHARS or not _WEB.fullmatch(url) or not url.isprintable():
+    """The same, fit for text and for an attribute; nothing if it is no address of a web page, or
+    one with a login, which looks like another host's."""
+    if len(url) > MAX_LINK_CHARS or not url.isprintable() or " " in url:
         return ""
     try:
-        return url if urlsplit(url).hostname else ""
+        parts = urlsplit(url)
     except ValueError:
         return ""
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        return ""
+    return url.translate(_QUOTED)
 
 
 def _visible(text: str) -> str:

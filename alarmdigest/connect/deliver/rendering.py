@@ -39,10 +39,14 @@ class TemplateFailed(Exception):
     """Says which template, the line if it is known, and why."""
 
 
+class _TooLong(TemplateFailed):
+    """Fewer alarms may help."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """``subject`` is one line, ``short`` has no markup. ``worst`` is the status of the worst that is
-    new, else of the worst that is still active, else CLEARED."""
+    """``subject`` is one line, ``short`` has no markup. ``worst`` is the status of the worst alarm
+    that is new, else of the worst that is still active, else CLEARED."""
 
     subject: str
     text: str
@@ -108,9 +112,9 @@ class Renderer:
         while True:
             try:
                 return self._rendered(name, variables(rows), zone).strip() + "\n"
-            except _TooLong as error:
+            except _TooLong:
                 if rows == 1:
-                    raise TemplateFailed(str(error)) from None
+                    raise
                 rows //= 2
 
     def _rendered(self, name: str, variables: Shown, zone: ZoneInfo) -> str:
@@ -142,13 +146,11 @@ class Renderer:
                 limits.start_clock()
                 rows = min(self._most_rows, SHORT_ROWS)
                 clean = for_chat if name == "short.txt" else _as_it_is
-                given = shown(
-                    sample, zone=SAMPLE_ZONE.key, unsubscribe="", rows=rows, clean=clean
-                )
+                given = shown(sample, zone=SAMPLE_ZONE.key, unsubscribe="", rows=rows, clean=clean)
                 try:
                     if not self._rendered(name, given, SAMPLE_ZONE).strip():
                         raise TemplateFailed(f"{self._files.path_of(name)}: it writes nothing")
-                except (TemplateFailed, _TooLong) as error:
+                except TemplateFailed as error:
                     found.append(f"{error} (with a sample message; docs/messages.md has the names)")
                     break
         return found
@@ -172,10 +174,6 @@ class Renderer:
         return f"{file}{f', line {line}' if line else ''}: {one_line(why, WHY_CHARS)}"
 
 
-class _TooLong(Exception):
-    """A TemplateFailed, unless fewer rows help."""
-
-
 def _as_it_is(text: str) -> str:
     return text
 
@@ -183,4 +181,5 @@ def _as_it_is(text: str) -> str:
 @pass_context
 def _time(context: Context, ns: int, form: str = USUAL_FORMAT) -> str:
     zone = context.resolve(_ZONE)
+    assert isinstance(zone, ZoneInfo)
     return local_time(ns, zone, form)

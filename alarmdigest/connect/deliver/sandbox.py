@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jinja2 import BaseLoader, StrictUndefined, TemplateSyntaxError, nodes
-from jinja2.environment import Template, TemplateModule
+from jinja2.environment import Template
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro, TemplateReference
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Cycler, Joiner, Namespace
@@ -99,21 +99,22 @@ class Sandbox(ImmutableSandboxedEnvironment):
 class _Wrapper(NodeTransformer):
     """``for a in b`` becomes ``for a in b|each step``, and so on."""
 
-    def visit_For(self, node: nodes.For) -> nodes.Node:  # noqa: N802 - as Jinja calls it
+    def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
         node.iter = _filtered(node.iter, _EACH)
         return node
 
-    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:  # noqa: N802
+    def visit_Filter(self, node: nodes.Filter) -> nodes.Node:
         self.generic_visit(node)
         # That of a block has nothing before it; its result is written, and counted there.
         return node if node.node is None else _filtered(node, _WITHIN_LIMITS)
 
-    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:  # noqa: N802
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
         self.generic_visit(node)
         return _filtered(node, _WITHIN_LIMITS)
 
 
-def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
-    wrapped = nodes.Filter(node, name, [], [], None, None)
-    return wrapped.set_environment(node.environment).set_lineno(node.lineno)
+def _filtered(node: nodes.Node, name: str) -> nodes.Filter:
+    return nodes.Filter(
+        node, name, [], [], None, None, lineno=node.lineno, environment=node.environment
+    )

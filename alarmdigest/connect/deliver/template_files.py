@@ -26,7 +26,7 @@ class TemplateFiles:
         """Raises SettingsError with a line for each file that cannot be read."""
         self._texts = {}
         for name in TEMPLATES:
-            text = files(__package__).joinpath("templates", name).read_text("utf-8")
+            text = (files(__package__) / "templates" / name).read_text("utf-8")
             self._texts[name] = self._texts[BUILT_IN + name] = text
         self.folder = folder
         self.own = {} if folder is None else _read(folder)

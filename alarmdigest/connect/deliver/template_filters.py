@@ -12,8 +12,8 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from jinja2.filters import FILTERS, escape
-from markupsafe import Markup
+from jinja2.filters import FILTERS
+from markupsafe import Markup, escape
 
 from alarmdigest.connect.deliver.template_limits import LimitExceeded, check_length
 
@@ -55,7 +55,7 @@ def duration(ns: int) -> str:
     left = max(ns, 0) // 10**9
     if left < 60:
         return "less than a minute"
-    parts = []
+    parts: list[tuple[int, str]] = []
     for unit, seconds in _UNITS:
         number, left = divmod(left, seconds)
         if number or parts:
