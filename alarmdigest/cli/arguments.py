@@ -61,6 +61,7 @@ COMMANDS = (
         "schema",
         "check-config",
         "bridge",
+        "deliver",
     ),
 )
 

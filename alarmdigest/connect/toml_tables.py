@@ -24,32 +24,47 @@ Readers = Mapping[str, Mapping[str, Callable[[Any], Any]]]
 
 def read_tables(file: Path, readers: Readers) -> dict[str, dict[str, Any]]:
     """The values that the file has, by table and key. Raises SettingsError, a line for each."""
+    found: dict[str, dict[str, Any]] = {}
+    problems: list[str] = []
+    for title, table in read_toml(file).items():
+        if title not in readers or not isinstance(table, dict):
+            problems.append(f"{file}: there is no table [{title}]{_like(title, readers)}")
+            continue
+        found[title], wrong = read_table(f"{file}: [{title}]", table, readers[title])
+        problems += wrong
+    if problems:
+        raise SettingsError(*problems)
+    return found
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """What the file says, as it is. Raises SettingsError."""
     try:
-        tables = tomllib.loads(pipes.read(file, MAX_FILE_BYTES).decode())
+        tables: dict[str, Any] = tomllib.loads(pipes.read(file, MAX_FILE_BYTES).decode())
     except OSError as error:
         raise SettingsError(f"cannot read {file}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise SettingsError(f"{file} is not text in UTF-8") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{file} is no TOML: {error}") from error
-    found: dict[str, dict[str, Any]] = {}
+    return tables
+
+
+def read_table(
+    where: str, table: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of one table, and a line for each mistake, which begins with ``where``."""
+    found: dict[str, Any] = {}
     problems: list[str] = []
-    for title, table in tables.items():
-        if title not in readers or not isinstance(table, dict):
-            problems.append(f"{file}: there is no table [{title}]{_like(title, readers)}")
+    for key, value in table.items():
+        if (read := readers.get(key)) is None:
+            problems.append(f"{where} has no {key}{_like(key, readers)}")
             continue
-        found[title] = {}
-        for key, value in table.items():
-            if (read := readers[title].get(key)) is None:
-                problems.append(f"{file}: [{title}] has no {key}{_like(key, readers[title])}")
-                continue
-            try:
-                found[title][key] = read(value)
-            except ValueError as error:
-                problems.append(f"{file}: [{title}] {key}: {error}")
-    if problems:
-        raise SettingsError(*problems)
-    return found
+        try:
+            found[key] = read(value)
+        except ValueError as error:
+            problems.append(f"{where} {key}: {error}")
+    return found, problems
 
 
 def _like(name: str, known: Mapping[str, object]) -> str:
