@@ -17,7 +17,7 @@ from alarmdigest.connect.deliver.addresses import USER_ID, UrlTemplate
 from alarmdigest.connect.deliver.message import CRITICAL, WARNING
 from alarmdigest.connect.deliver.rates import rate
 from alarmdigest.connect.deliver.routes import Route, Routes, Target, UserEntry
-from alarmdigest.connect.deliver.sender import problem_with
+from alarmdigest.connect.deliver.sender import check
 from alarmdigest.connect.toml_tables import boolean, of_text, read_table, read_toml, text, texts
 from alarmdigest.runtime import pipes
 from alarmdigest.settings import SettingsError, duration
@@ -25,8 +25,6 @@ from alarmdigest.settings.readers import age_limit, size_limit, stream_name, sub
 
 FORMS = ("html", "text", "short")
 MAX_SECRET_BYTES = 64 * 1024
-# What stands in for placeholders while a URL is checked.
-SAMPLE_USER = "alarmdigest"
 
 Reader = Callable[[Any], Any]
 
@@ -199,8 +197,7 @@ class _Reading:
                 worst=values.get("worst", ""),
                 unsubscribe=values.get("unsubscribe"),
             )
-            sample = dict.fromkeys(url.names, SAMPLE_USER)
-            problem = problem_with(url.fill(SAMPLE_USER, sample))
+            problem = check(url).problem
         except ValueError as error:
             problem = str(error)
         if problem:

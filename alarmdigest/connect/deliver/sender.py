@@ -8,22 +8,32 @@ paths with tokens, go nowhere.
 
 from __future__ import annotations
 
+import itertools
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import apprise
 from apprise import NotifyFormat, NotifyType
 from apprise.common import PersistentStoreMode
 from apprise.plugins.email.base import NotifyEmail
 
-from alarmdigest.connect.deliver.addresses import MAIL_SCHEMES
+from alarmdigest.connect.deliver.addresses import (
+    MAIL_SCHEMES,
+    USER_ID,
+    Unaddressable,
+    UrlTemplate,
+)
 from alarmdigest.connect.deliver.mail import Mail
 from alarmdigest.connect.deliver.message import CRITICAL, WARNING
 from alarmdigest.connect.deliver.rendering import Rendered
 from alarmdigest.runtime.text import printable
 
 MAX_REASON_CHARS = 300
+# What stands in for placeholders while a URL is checked: some are names, some addresses.
+SAMPLES = ("alarmdigest", "alarmdigest@example.com")
+MOST_SAMPLED = 6
 _TYPES = {CRITICAL: NotifyType.FAILURE, WARNING: NotifyType.WARNING}
 # Those whose debug lines have URLs.
 _TALKATIVE = ("apprise", "urllib3", "requests")
@@ -74,20 +84,26 @@ def _service(address: str) -> Any:
         return None
 
 
-def problem_with(address: str) -> str:
-    """Why nothing can be sent there; empty where something can."""
-    service = _service(address)
-    if service is None:
-        return "Apprise cannot read it as a URL of this kind"
-    if isinstance(service, Mail) and not service.targets:
-        return "it names no recipient that could be one"
-    return ""
+class Checked(NamedTuple):
+    """``problem`` is empty for a URL that can be used; ``recipients`` is how many it names."""
+
+    problem: str
+    recipients: int
 
 
-def recipients(address: str) -> int:
-    """How many the URL names; 0 where it cannot be read."""
-    service = _service(address)
-    return 0 if service is None else max(1, len(service))
+def check(template: UrlTemplate) -> Checked:
+    """What is wrong with a URL whatever is put into it, as far as Apprise can tell."""
+    checked = Checked("Apprise cannot read it as a URL of this kind", 0)
+    for some in itertools.product(SAMPLES, repeat=min(len(template.names), MOST_SAMPLED)):
+        values = dict(itertools.zip_longest(template.names, some, fillvalue=SAMPLES[0]))
+        with suppress(Unaddressable):
+            service = _service(template.fill(values.get(USER_ID, SAMPLES[0]), values))
+            if service is None:
+                continue
+            if not isinstance(service, Mail) or service.targets:
+                return Checked("", max(1, len(service)))
+            checked = Checked("it names no recipient that could be one", 0)
+    return checked
 
 
 def send(letter: Letter) -> str:

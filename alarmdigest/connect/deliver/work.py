@@ -13,7 +13,7 @@ from alarmdigest.connect.deliver.lanes import Item
 from alarmdigest.connect.deliver.pool import Pool, Renderers, Worker
 from alarmdigest.connect.deliver.rendering import Renderer
 from alarmdigest.connect.deliver.routes import MessageRules, Routes, Way, needs_restart
-from alarmdigest.connect.deliver.sender import recipients
+from alarmdigest.connect.deliver.sender import check
 from alarmdigest.connect.process_runner import connect_for
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.runtime.logs import Fields
@@ -118,9 +118,7 @@ def renderers_of(rules: MessageRules) -> Renderers:
 
 def warn_of_several_recipients(routes: Routes) -> None:
     for target in routes.targets.values():
-        sample = dict.fromkeys(target.url.names, "alarmdigest")
-        count = recipients(target.url.fill("alarmdigest", sample))
-        if count > 1:
+        if (count := check(target.url).recipients) > 1:
             log.warning(
                 "a target with several recipients: where one refuses, all of them are sent to "
                 "again; make a target of each%s",
