@@ -10,6 +10,7 @@ from typing import Any
 
 from alarmdigest._ext import timestamps
 from support.bridge import Streams
+from support.nats_server import NatsServer
 from support.service import ServiceProcess
 
 BEGAN_NS = 1_796_000_000 * 10**9
@@ -87,6 +88,11 @@ class Digests:
         body = json.dumps(digest(user, *alarms, status=status)).encode()
         self._streams.js.publish("AlarmDigest", body, headers.encode())
         return number
+
+    def reconnect(self, server: NatsServer) -> None:
+        """After the server's restart."""
+        self._streams.close()
+        self._streams = Streams(server, create=False)
 
     def unacknowledged(self) -> int:
         """Delivered or not: what is not acknowledged."""

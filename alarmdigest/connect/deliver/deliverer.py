@@ -85,14 +85,16 @@ class Deliverer(ServiceThread):
         self.dispatch = Dispatch(
             routes, first.consumer.part_wait.seconds, self.composer, told, delivered, self.lanes
         )
-        self.settling = Settling(storage, delivered, told, self.held, self.intake)
+        self.settling = Settling(
+            storage, delivered, told, self.held, self.intake, self.lanes.settled
+        )
         self._told = told
         self.pool: Pool | None = None
         self.stopping = threading.Event()
         self.blocked = NO_CONNECTION
         self.standby = ""
         self._term = 0
-        self._name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
+        self._me = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
         self._renew_at = self._progress_at = 0.0
         self._trouble = LimitedLog(log, logging.WARNING)
 
@@ -146,13 +148,13 @@ class Deliverer(ServiceThread):
         self.blocked = ""
         if self.lease is None:
             duration_s = self._storage.lease.seconds
-            self.lease = Lease(js, self._state_bucket, LEASE_KEY, self._name, duration_s)
+            self.lease = Lease(js, self._state_bucket, LEASE_KEY, self._me, duration_s)
         self.lease.js = js
         self._renew_at = 0.0
         self.intake.reconnected()
         while not self.stopping.is_set():
             self._round(js)
-        self._end(js)
+        self._end(js, connection)
 
     def _round(self, js: DigestJetStream) -> None:
         self.sign_of_life()
@@ -264,7 +266,7 @@ class Deliverer(ServiceThread):
         while not self.outcomes.empty():
             self.settling.outcome(self.outcomes.get_nowait())
 
-    def _end(self, js: DigestJetStream) -> None:
+    def _end(self, js: DigestJetStream, connection: Connection) -> None:
         """What is being sent ends; what is not is given back, so that the next process has it at
         once."""
         while not self._finished():
@@ -276,12 +278,16 @@ class Deliverer(ServiceThread):
             self._sleep(js)
         self._take_outcomes()
         self.settling.store(js)
+        given_back = [one.reply for one in self.held.digests.values()] if self.acting else []
+        self.held.clear()
         if self.lease is not None:
-            if self.acting:
-                js.answer(NAK, [one.reply for one in self.held.digests.values()])
-            self.held.clear()
             self.lease.release()
+        # Only once our pull is gone, too: it would be delivered to us again.
         js.drop()
+        given_back += [one.reply for one in js.arrived]
+        last = DigestJetStream(connection, domain=self._settings.js_domain)
+        last.answer(NAK, given_back)
+        last.drop()
 
     def _prepare(self, js: DigestJetStream) -> str:
         """What is missing on the server; empty for nothing. Raises ConnectionLost."""

@@ -32,9 +32,10 @@ EVICT_AFTER_FAILURES = 5
 
 @dataclass(slots=True, eq=False)
 class _Place:
-    """An endpoint. ``parked`` are lanes that could go, had it more room."""
+    """An endpoint, which has so many ``lanes``. Those that are ``parked`` could go, had it room."""
 
     endpoint: Endpoint
+    lanes: int = 0
     sending: int = 0
     failures: int = 0
     parked: deque[Lane] = field(default_factory=deque)
@@ -103,6 +104,7 @@ class Lanes:
         if lane is None:
             endpoint = endpoint_of(address)
             place = self._places.setdefault(endpoint, _Place(endpoint))
+            place.lanes += 1
             lane = self._lanes[address] = Lane(address, place)
         item.lane = lane
         lane.items.append(item)
@@ -134,7 +136,10 @@ class Lanes:
         while self._next and self._next[0][0] <= now:
             _at, _number, lane = heapq.heappop(self._next)
             lane.queued = False
-            if not lane.items or lane.sending:
+            if lane.sending:
+                continue
+            if not lane.items:  # they were moved or taken away
+                self._go_on(lane, 0.0)
                 continue
             place, target = lane.place, lane.items[0].way.target
             if place.sending >= self._most_at_once(place):
@@ -168,13 +173,24 @@ class Lanes:
 
     # -- what became of it
 
-    def settled(self, item: Item) -> None:
-        """It was taken, or nothing is to be sent after all; the lane goes on at once."""
+    def sent(self, item: Item) -> None:
+        """It was taken: others of its endpoint may go. Its lane waits for ``settled``, so that a
+        crash leaves at most one message of a lane that was sent and is not recorded."""
         with self._changed:
-            if (lane := self._ended(item, failed=False)) is not None:
-                lane.failures = 0
+            assert item.lane is not None
+            item.lane.failures = 0
+            self._leave(item.lane.place, failed=False)
+
+    def settled(self, item: Item) -> None:
+        """That is recorded: the lane goes on."""
+        with self._changed:
+            lane = item.lane
+            assert lane is not None
+            lane.sending = False
+            if lane.items and lane.items[0] is item:
                 lane.items.popleft()
-                self._go_on(lane, 0.0)
+            self._go_on(lane, 0.0)
+            self._changed.notify_all()
 
     def failed(self, item: Item, reason: str) -> list[Item]:
         """It is tried again after a pause; or it is given up, with those behind it that have grown
@@ -185,8 +201,12 @@ class Lanes:
         given_up: list[Item] = []
         with self._changed:
             self.failed_attempts += 1
-            if (lane := self._ended(item, failed=True)) is None:
-                return []
+            lane = item.lane
+            assert lane is not None
+            lane.sending = False
+            self._leave(lane.place, failed=True)
+            if not lane.items or lane.items[0] is not item:
+                return []  # cleared away meanwhile
             lane.failures += 1
             if item.attempts >= rules.attempts:
                 given_up.append(lane.items.popleft())
@@ -199,12 +219,8 @@ class Lanes:
             one.reason = one.reason or reason
         return given_up
 
-    def _ended(self, item: Item, *, failed: bool) -> Lane | None:
-        """An attempt has ended. The item's lane; None where it was cleared away meanwhile."""
-        lane = item.lane
-        assert lane is not None
-        place = lane.place
-        lane.sending = False
+    def _leave(self, place: _Place, *, failed: bool) -> None:
+        """An attempt has ended, so others of the endpoint may go."""
         place.sending -= 1
         place.failures = place.failures + 1 if failed else 0
         for _ in range(min(len(place.parked), self._most_at_once(place) - place.sending)):
@@ -212,15 +228,15 @@ class Lanes:
             parked.queued = False
             self._queue(parked, 0.0)
         self._changed.notify_all()
-        if not place.sending and not place.parked and not place.failures:
-            self._places.pop(place.endpoint, None)
-        return lane if lane.items and lane.items[0] is item else None
 
     def _go_on(self, lane: Lane, at: float) -> None:
         if lane.items:
             self._queue(lane, at)
         elif self._lanes.get(lane.address) is lane:
             del self._lanes[lane.address]
+            lane.place.lanes -= 1
+            if not lane.place.lanes and self._places.get(lane.place.endpoint) is lane.place:
+                del self._places[lane.place.endpoint]
 
     # -- all of them
 

@@ -83,9 +83,8 @@ class Worker(ServiceThread):
         except Exception as error:  # one message must neither end the process nor be stuck
             reason = f"an internal error ({type(error).__name__})"
         if not reason:
-            # First what is known for good, then the next one of the lane.
+            self._lanes.sent(item)
             self._outcomes.put(Outcome(item, "sent"))
-            self._lanes.settled(item)
             return
         for dead in self._lanes.failed(item, reason):
             why = "attempts" if dead.attempts >= self._lanes.most_attempts else "too_old"

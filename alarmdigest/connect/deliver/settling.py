@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from alarmdigest.connect.deliver.consumer import ACK, DigestJetStream
@@ -14,6 +14,7 @@ from alarmdigest.connect.deliver.delivered import DEAD, SENT, Delivered
 from alarmdigest.connect.deliver.deliveries import Delivery, Held
 from alarmdigest.connect.deliver.digests import Digest
 from alarmdigest.connect.deliver.intake import Intake
+from alarmdigest.connect.deliver.lanes import Item
 from alarmdigest.connect.deliver.pool import Outcome
 from alarmdigest.connect.deliver.routes import StorageRules
 from alarmdigest.connect.deliver.told import Told
@@ -47,10 +48,13 @@ class Settling:
         told: Told,
         held: Held,
         intake: Intake,
+        on_recorded: Callable[[Item], None],
     ) -> None:
+        """``on_recorded`` lets the lane of a message that was sent go on."""
         self._storage = storage
         self._delivered, self._told = delivered, told
         self._held, self._intake = held, intake
+        self._on_recorded = on_recorded
         self._sent: list[Outcome] = []
         self._graves: list[_Grave] = []
         self._through: list[Delivery] = []
@@ -127,6 +131,7 @@ class Settling:
         sent, self._sent = self._sent, []
         for item in (outcome.item for outcome in sent):
             item.delivery.sent += 1
+            self._on_recorded(item)
             self._leave(item.delivery)
 
     def _publish(self, js: DigestJetStream, entries: Sequence[Outgoing]) -> None:
