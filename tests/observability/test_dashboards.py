@@ -18,8 +18,10 @@ from alarmdigest.observability.stream_changes import CHANGES
 RULES = ROOT / "deploy/prometheus-alerts.yml"
 HISTORIES = ROOT / "tests/alerts_test.yml"
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
-# Other tests hold these lists to what the service and the bridge show.
-LISTED = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge"))
+# Other tests hold these lists to what is shown.
+LISTED = "".join(
+    (ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge", "deliver")
+)
 
 
 def known_series() -> set[str]:

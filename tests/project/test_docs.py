@@ -25,6 +25,8 @@ from alarmdigest.settings.options import LOCATORS, flag_of, variable
 from alarmdigest.settings.reference import with_tables
 from alarmdigest.wire.messages import EVENT_FIELDS, REASONS, parse_leniently, read_event
 
+# Tests compare their lists with what is shown.
+METRICS_IN = ("metrics", "bridge", "deliver")
 DOCUMENTS = [
     path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ]
@@ -200,8 +202,8 @@ def check_variable(name: str) -> None:
     known = {variable(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     setup = (ROOT / "setup.py").read_text("utf-8")
     known |= {f"ALARMDIGEST_{name}" for name in re.findall(r'switch\("(\w+)"\)', setup)}
-    # Of the command `bridge`, and of the sender for Netdata, which is a shell script.
-    known |= {"ALARMDIGEST_BRIDGE_RULES"}
+    # Of the commands `bridge` and `deliver`, and of the sender for Netdata, which is a shell script.
+    known |= {"ALARMDIGEST_BRIDGE_RULES", "ALARMDIGEST_DELIVER_ROUTES"}
     sender = (ROOT / "deploy/netdata/alarmdigest.sh").read_text("utf-8")
     known |= set(re.findall(r"^: \"\$\{(ALARMDIGEST_\w+):=", sender, re.MULTILINE))
     assert name in known, f"there is no variable {name}"
@@ -216,12 +218,11 @@ def test_variables_that_are_named_are_there(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=str)
 def test_metrics_that_are_named_are_there(document: Path) -> None:
-    # Tests compare these lists with what the service and the bridge show.
-    listed = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in ("metrics", "bridge"))
+    listed = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in METRICS_IN)
     text = (ROOT / document).read_text("utf-8")
     for name in set(re.findall(r"\balarmdigest_\w+", text)) - {"alarmdigest_"}:
         known = f"| `{name}` |" in listed or name.endswith("_")
-        assert known or document.name in ("metrics.md", "bridge.md"), f"there is no metric {name}"
+        assert known or document.stem in METRICS_IN, f"there is no metric {name}"
 
 
 def test_the_readme_lists_every_exit_code_and_every_reason() -> None:

@@ -38,6 +38,7 @@ SERVICES = (
     "rejected --follow --body",
     "--group mail",
     "bridge",  # tests/connect/bridge
+    "deliver",  # tests/connect/deliver
 )
 # These need Cassandra: tests/store/cassandra/test_service.py runs them.
 OF_CASSANDRA = ("--store cassandra", "copy-store")
