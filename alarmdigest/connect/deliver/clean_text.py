@@ -13,7 +13,8 @@ ELLIPSIS = "\u2026"
 MAX_MARKS = 4
 # They join letters in some languages, and the parts of an emoji.
 _JOINERS = "\u200c\u200d"
-_SPOKEN_FOR = re.compile(r"@(?=\S)")
+_MENTION = re.compile(r"@(?!\s)")
+_TWO_BARS = re.compile(r"\|(?=\|)")
 _MARKUP = str.maketrans(
     {"<": "\u2039", ">": "\u203a", "`": "'", "*": "\u2217", "~": "-", "\\": "/"}
 )
@@ -41,8 +42,8 @@ def cut(text: str, chars: int) -> str:
 def for_chat(text: str) -> str:
     """Nothing in it calls a person, and nothing becomes bold, a quote, or a link with another text,
     whichever of the usual kinds of markup a chat reads. Made of text that is clean already."""
-    text = _SPOKEN_FOR.sub("@ ", text.translate(_MARKUP))
-    text = text.replace("](", "] (").replace("||", "| |")
+    text = _MENTION.sub("@ ", text.translate(_MARKUP))
+    text = _TWO_BARS.sub("| ", text.replace("](", "] ("))
     return _UNDERLINE.sub("-", text)
 
 
