@@ -14,7 +14,7 @@ import pytest
 from alarmdigest.connect.deliver import template_limits
 from alarmdigest.connect.deliver.message import CRITICAL, AlarmLine
 from alarmdigest.connect.deliver.rendering import Rendered, Renderer, TemplateFailed
-from alarmdigest.connect.deliver.sample_messages import BARE, ENDED, FULL, SAMPLES
+from alarmdigest.connect.deliver.sample_messages import BARE, FULL
 from alarmdigest.settings import SettingsError
 
 ZONE = ZoneInfo("Europe/Berlin")
@@ -256,7 +256,7 @@ def test_nothing_leads_out_of_the_sandbox(tmp_path: Path, text: str) -> None:
         ("{% set x = 'xxxxxxxx' %}" + "{% set x = x ~ x %}" * 40, "1,048,576 characters"),
         ("{{ '{:1000000000}'.format(1) }}", "unsafe"),
         ("{% set x = 'xx' %}" + "{% set x = x|replace('x', x) %}" * 40, "1,048,576 characters"),
-        ("{{ range(99999)|join('x' * 99999) }}", "1,048,576 characters"),
+        ("{{ range(999)|join('x' * 9999) }}", "1,048,576 characters"),
         ("{{ 'x'|indent(10**9) }}", "indent"),
         ("{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}", "without end"),
         (
@@ -316,9 +316,3 @@ def test_several_threads_render_with_one_renderer(tmp_path: Path) -> None:
         thread.join()
     assert len(told) == 60
     assert all(subject == f"{zone} {zones[zone]}" for zone, subject in told)
-
-
-@pytest.mark.parametrize("sample", SAMPLES)
-def test_the_built_in_templates_fail_on_no_sample(sample: object) -> None:
-    assert sample in (FULL, BARE, ENDED)
-    assert BUILT_IN.render(sample, zone=ZONE).html  # type: ignore[arg-type]
