@@ -8,6 +8,7 @@ import unicodedata
 from urllib.parse import urlsplit
 
 MAX_LINK_CHARS = 1000
+WEB = ("https://", "http://")
 ELLIPSIS = "\u2026"
 # So many marks on one letter are enough for every language; more of them cover the lines around.
 MAX_MARKS = 4
@@ -56,7 +57,7 @@ def web_link(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return ""
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if not url.startswith(WEB) or not parts.hostname or "@" in parts.netloc:
         return ""
     return url.translate(_QUOTED)
 

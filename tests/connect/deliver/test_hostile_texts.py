@@ -187,6 +187,7 @@ def test_nothing_calls_people_or_is_markup_in_a_chat(text: str, said: str) -> No
         ('http://x/?q={a="b"}', "http://x/?q=%7Ba=%22b%22%7D"),
         ("http://x/'><b>", "http://x/%27%3E%3Cb%3E"),
         ("javascript:alert(1)", ""),
+        ("HTTPS://wiki.example.com", ""),
         ("data:text/html,x", ""),
         ("//evil.example.com", ""),
         ("https:///path", ""),
