@@ -8,12 +8,14 @@ import unicodedata
 from urllib.parse import urlsplit
 
 MAX_LINK_CHARS = 1000
+WEB = ("https://", "http://")
 ELLIPSIS = "\u2026"
 # So many marks on one letter are enough for every language; more of them cover the lines around.
 MAX_MARKS = 4
 # They join letters in some languages, and the parts of an emoji.
 _JOINERS = "\u200c\u200d"
-_SPOKEN_FOR = re.compile(r"@(?=\S)")
+_MENTION = re.compile(r"@(?!\s)")
+_TWO_BARS = re.compile(r"\|(?=\|)")
 _MARKUP = str.maketrans(
     {"<": "\u2039", ">": "\u203a", "`": "'", "*": "\u2217", "~": "-", "\\": "/"}
 )
@@ -41,8 +43,8 @@ def cut(text: str, chars: int) -> str:
 def for_chat(text: str) -> str:
     """Nothing in it calls a person, and nothing becomes bold, a quote, or a link with another text,
     whichever of the usual kinds of markup a chat reads. Made of text that is clean already."""
-    text = _SPOKEN_FOR.sub("@ ", text.translate(_MARKUP))
-    text = text.replace("](", "] (").replace("||", "| |")
+    text = _MENTION.sub("@ ", text.translate(_MARKUP))
+    text = _TWO_BARS.sub("| ", text.replace("](", "] ("))
     return _UNDERLINE.sub("-", text)
 
 
@@ -55,7 +57,7 @@ def web_link(url: str) -> str:
         parts = urlsplit(url)
     except ValueError:
         return ""
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+    if not url.startswith(WEB) or not parts.hostname or "@" in parts.netloc:
         return ""
     return url.translate(_QUOTED)
 

@@ -92,9 +92,7 @@ class Renderer:
 
     def _subject(self, variables: Shown, zone: ZoneInfo) -> str:
         subject = one_line(self._rendered("subject.txt", variables, zone), SUBJECT_CHARS)
-        if not subject:
-            raise TemplateFailed(f"{self._files.path_of('subject.txt')}: it has written nothing")
-        return subject
+        return subject or variables.headline
 
     def _short(self, variables: Callable[[int], Shown], zone: ZoneInfo) -> str:
         rows = min(SHORT_ROWS, self._most_rows)
@@ -134,7 +132,9 @@ class Renderer:
             if isinstance(error, limits.LimitExceeded) and error.too_long:
                 raise _TooLong(why) from None
             raise TemplateFailed(why) from error
-        return b"".join(parts).decode()
+        if not (text := b"".join(parts).decode()).strip():
+            raise TemplateFailed(f"{self._files.path_of(name)}: it writes nothing")
+        return text
 
     def _problems(self) -> list[str]:
         """What is wrong with the folder's templates, a sentence for each."""
@@ -148,10 +148,9 @@ class Renderer:
                 clean = for_chat if name == "short.txt" else _as_it_is
                 given = shown(sample, zone=SAMPLE_ZONE.key, unsubscribe="", rows=rows, clean=clean)
                 try:
-                    if not self._rendered(name, given, SAMPLE_ZONE).strip():
-                        raise TemplateFailed(f"{self._files.path_of(name)}: it writes nothing")
+                    self._rendered(name, given, SAMPLE_ZONE)
                 except TemplateFailed as error:
-                    found.append(f"{error} (with a sample message; docs/messages.md has the names)")
+                    found.append(f"{error} (with a sample message, see docs/messages.md)")
                     break
         return found
 
