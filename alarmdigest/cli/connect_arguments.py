@@ -80,8 +80,8 @@ def _add_deliver(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "deliver",
         "digests become messages to people: mail, chat and push",
         description="Reads digests from their stream, makes a message of each, and sends it\n"
-        "through Apprise to those whom the file of routes names. What cannot be delivered is kept\n"
-        "as a dead letter. docs/deliver.md describes all of it.",
+        "through Apprise to those whom the file of routes names. What cannot be\n"
+        "delivered is kept as a dead letter. docs/deliver.md describes all of it.",
     )
     deliver.add_argument(
         "--routes",

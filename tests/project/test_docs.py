@@ -202,7 +202,7 @@ def check_variable(name: str) -> None:
     known = {variable(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     setup = (ROOT / "setup.py").read_text("utf-8")
     known |= {f"ALARMDIGEST_{name}" for name in re.findall(r'switch\("(\w+)"\)', setup)}
-    # Of the commands `bridge` and `deliver`, and of the sender for Netdata, which is a shell script.
+    # Of `bridge` and `deliver`, and of the sender for Netdata, which is a shell script.
     known |= {"ALARMDIGEST_BRIDGE_RULES", "ALARMDIGEST_DELIVER_ROUTES"}
     sender = (ROOT / "deploy/netdata/alarmdigest.sh").read_text("utf-8")
     known |= set(re.findall(r"^: \"\$\{(ALARMDIGEST_\w+):=", sender, re.MULTILINE))

@@ -155,7 +155,7 @@ def test_a_template_that_fails_costs_no_message(
     folder.mkdir()
     # It does well with the samples.
     (folder / "message.txt").write_text(
-        "{% for one in new.alarms %}{% if 'poison' in one.id %}{{ 1 // 0 }}{% endif %}"
+        "{% for one in new.alarms %}{% if 'poison' in one.alarm_id %}{{ 1 // 0 }}{% endif %}"
         "{% endfor %}own"
     )
     text = routes({"web": web.url()}, f'[messages]\ntemplates = "{folder}"\n')
