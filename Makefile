@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-bridge test-cassandra test-cluster test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-slow test-bridge test-cassandra test-cluster test-deliver test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -28,6 +28,9 @@ test-cassandra: build  ## keep the state in a real Cassandra, and kill both of t
 
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)
+
+test-deliver: build  ## deliver digests by mail and HTTP, kill it, its servers and its receivers: 3 minutes
+	$(BIN)/python -m pytest -m deliver -q --numprocesses 2 --dist loadfile $(ARGS)
 
 test-group: build  ## end replicas of a group, and their servers, and compare what they wrote: 4 minutes
 	$(BIN)/python -m pytest -m group -q --numprocesses 2 --dist loadfile $(ARGS)

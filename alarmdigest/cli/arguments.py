@@ -64,6 +64,7 @@ COMMANDS = (
         "bridge",
         "schedule",
         "scheduler",
+        "deliver",
     ),
 )
 

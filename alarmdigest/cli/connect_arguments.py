@@ -22,10 +22,18 @@ NO_BUCKET = "do not make the bucket of schedules if it is missing: fail instead"
 ITS_REPLICAS = "on how many servers of a cluster the bucket is kept, if we make it"
 
 
+OF_DELIVER = (
+    *("request_subject", "digest_subject", "query_subject", "digests_stream", "js_domain", "group"),
+    *("no_create_streams", "stream_replicas"),
+    *("connect_timeout", "ping_interval", "drain_timeout", *TO_CONNECT),
+)
+
+
 def add_connect_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     _add_bridge(commands)
     _add_schedule(commands)
     _add_scheduler(commands)
+    _add_deliver(commands)
 
 
 def _add_schedule(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -163,5 +171,61 @@ def _add_bridge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             "rejected_stream": "the stream that has to be there for those that can be none",
             "no_create_streams": "do not make buckets that are missing: not ready instead",
             "stream_replicas": "on how many servers of a cluster the buckets that we make are kept",
+        },
+    )
+
+
+def _add_deliver(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    deliver = command(
+        commands,
+        "deliver",
+        "digests become messages to people: mail, chat and push",
+        description="Reads digests from their stream, makes a message of each, and sends it\n"
+        "through Apprise to those whom the file of routes names. What cannot be\n"
+        "delivered is kept as a dead letter. docs/deliver.md describes all of it.",
+    )
+    deliver.add_argument(
+        "--routes",
+        metavar="FILE",
+        help="who gets what, and by which way: TOML, see deploy/deliver.toml (default: "
+        "ALARMDIGEST_DELIVER_ROUTES)",
+    )
+    deliver.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        default="127.0.0.1:9598",
+        help="health and metrics over HTTP, or off (default: 127.0.0.1:9598)",
+    )
+    only = deliver.add_mutually_exclusive_group()
+    only.add_argument(
+        "--test",
+        metavar="USER",
+        help="send one message that says it is a test to the targets of this user, say what became "
+        "of it at each, and end with 1 if one failed",
+    )
+    only.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="send nothing; show what waits, whom it would go to, and end",
+    )
+    only.add_argument(
+        "--retry-dead",
+        action="store_true",
+        help="send what is kept as dead letters once more, and end with 1 if some failed again",
+    )
+    add_json(deliver)
+    add_settings(
+        deliver,
+        OF_DELIVER,
+        {
+            "server": ITS_SERVER,
+            "digest_subject": "digests of this subject are delivered",
+            "digests_stream": "out of this stream",
+            "query_subject": "the service is asked below it what else is active",
+            "request_subject": "whom questions are for: the service that reads this",
+            "group": "and is of this group",
+            "no_create_streams": "do not make streams, buckets and the consumer that are missing: "
+            "not ready instead",
+            "stream_replicas": "on how many servers of a cluster what we make is kept",
         },
     )

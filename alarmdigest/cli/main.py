@@ -28,11 +28,12 @@ WITH_DATA = ("run", "show", "backup", "copy-store", "snapshot")
 CONNECTING = (
     *("run", "verify", "emulate", "rejected", "members", "step-down", "snapshot"),
     *("history", "forget", "clear", "users", "trace", "bridge", "schedule", "scheduler"),
+    "deliver",
 )
 
 
 # Those that run until a signal ends them, and log what they do.
-SERVICES = ("run", "bridge", "scheduler")
+SERVICES = ("run", "bridge", "scheduler", "deliver")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -319,10 +320,25 @@ def _scheduler(settings: Settings, parsed: argparse.Namespace) -> int:
     return scheduler(settings, listen_on=parsed.listen)
 
 
+def _deliver(settings: Settings, parsed: argparse.Namespace) -> int:
+    from alarmdigest.cli.commands import deliver
+
+    routes = parsed.routes or os.environ.get(deliver.ROUTES_VARIABLE)
+    file = Path(routes) if routes else None
+    if parsed.test is not None:
+        return deliver.trial(file, parsed.test, as_json=parsed.json)
+    if parsed.dry_run:
+        return deliver.dry_run(settings, file, as_json=parsed.json)
+    if parsed.retry_dead:
+        return deliver.retry_dead(settings, file, as_json=parsed.json)
+    return deliver.deliver(settings, file, listen_on=parsed.listen)
+
+
 _TOOLS = {
     "bridge": _bridge,
     "schedule": _schedule,
     "scheduler": _scheduler,
+    "deliver": _deliver,
     "verify": _verify,
     "emulate": _emulate,
     "status": _status,

@@ -45,7 +45,8 @@ class Lease:
     """For one thread. ``js`` may be replaced, after a reconnect for instance: what was seen of the
     entry stays known.
 
-    ``holder`` is who holds it, as last seen; empty for nobody.
+    ``holder`` is who holds it, as last seen; empty for nobody. ``terms`` counts how often it became
+    ours: it stays the same while nobody else can have held it in between.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Lease:
         self._seen = _NOBODY
         self._seen_at = time.monotonic()
         self._held_until = 0.0
+        self._continues = False
+        self.terms = 0
 
     @property
     def holder(self) -> str:
@@ -104,7 +107,7 @@ class Lease:
         if record != self._seen:
             self._seen, self._seen_at = record, time.monotonic()
         if record.holder != self._me:
-            self._held_until = 0.0
+            self._held_until, self._continues = 0.0, False
 
     def _write(self, holder: str) -> bool:
         """Whether the entry says so now."""
@@ -138,6 +141,8 @@ class Lease:
         self._seen_at = time.monotonic()
         if holder:
             self._held_until = asked_at + self._duration_s * (1 - CLOCK_MARGIN)
+            self.terms += not self._continues
+        self._continues = bool(holder)
         return bool(holder)
 
 

@@ -24,25 +24,34 @@ Readers = Mapping[str, Mapping[str, Callable[[Any], Any]]]
 
 def read_tables(file: Path, readers: Readers) -> dict[str, dict[str, Any]]:
     """The values that the file has, by table and key. Raises SettingsError, a line for each."""
-    tables = read_document(file)
     found: dict[str, dict[str, Any]] = {}
     problems: list[str] = []
-    for title, table in tables.items():
+    for title, table in read_document(file).items():
         if title not in readers or not isinstance(table, dict):
             problems.append(f"{file}: there is no table [{title}]{_like(title, readers)}")
             continue
-        found[title] = {}
-        for key, value in table.items():
-            if (read := readers[title].get(key)) is None:
-                problems.append(f"{file}: [{title}] has no {key}{_like(key, readers[title])}")
-                continue
-            try:
-                found[title][key] = read(value)
-            except ValueError as error:
-                problems.append(f"{file}: [{title}] {key}: {error}")
+        found[title], wrong = read_table(f"{file}: [{title}]", table, readers[title])
+        problems += wrong
     if problems:
         raise SettingsError(*problems)
     return found
+
+
+def read_table(
+    where: str, table: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]
+) -> tuple[dict[str, Any], list[str]]:
+    """The values of one table, and a line for each mistake, which begins with ``where``."""
+    found: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in table.items():
+        if (read := readers.get(key)) is None:
+            problems.append(f"{where} has no {key}{_like(key, readers)}")
+            continue
+        try:
+            found[key] = read(value)
+        except ValueError as error:
+            problems.append(f"{where} {key}: {error}")
+    return found, problems
 
 
 def read_document(file: Path, most_bytes: int = MAX_FILE_BYTES) -> dict[str, Any]:

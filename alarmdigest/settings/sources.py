@@ -52,8 +52,10 @@ CONTEXT_KEYS = {key: name for name, (_, key) in NATS_VARIABLES_AND_KEYS.items() 
 # Keys that change nothing about a connection.
 IGNORED_CONTEXT_KEYS = ("description", "color_scheme")
 
-# Other variables of ours: of tests and benchmarks, of the build (setup.py), and of `bridge`.
-NO_SETTINGS = re.compile(r"TEST_\w*|BENCH_\w*|FAILPOINT|DEBUG|TRACE|ANNOTATE|SANITIZE|BRIDGE_RULES")
+# Other variables of ours: of tests and benchmarks, of the build (setup.py), `bridge` and `deliver`.
+NO_SETTINGS = re.compile(
+    r"TEST_\w*|BENCH_\w*|FAILPOINT|DEBUG|TRACE|ANNOTATE|SANITIZE|BRIDGE_RULES|DELIVER_ROUTES"
+)
 # What Kubernetes tells every container about a Service called alarmdigest, or alarmdigest-this.
 SERVICE = re.compile(r"(\w+_)?SERVICE_(HOST|PORT(_\w+)?)|(\w+_)?PORT_\d+_(TCP|UDP|SCTP)(_\w+)?")
 # Its ..._PORT is a URL, which a person who mistypes --http would not write.

@@ -129,6 +129,12 @@ USED = {
         LOGIN | {"--rules", "--listen", "--explain", "--sender", "--json", "--event-subject"},
         {"--data-dir", "--store", "--http", "--mode", "--workers"},
     ),
+    "deliver": (
+        LOGIN
+        | {"--routes", "--listen", "--test", "--dry-run", "--retry-dead", "--json"}
+        | {"--digests-stream", "--digest-subject", "--query-subject"},
+        {"--data-dir", "--store", "--http", "--mode", "--workers"},
+    ),
 }
 
 

@@ -19,7 +19,7 @@ RULES = ROOT / "deploy/prometheus-alerts.yml"
 HISTORIES = ROOT / "tests/alerts_test.yml"
 DASHBOARD = ROOT / "deploy/grafana-dashboard.json"
 # Other tests hold these lists to what each process shows.
-LISTS = ("metrics", "bridge", "schedules")
+LISTS = ("metrics", "bridge", "schedules", "deliver")
 LISTED = "".join((ROOT / f"docs/{one}.md").read_text("utf-8") for one in LISTS)
 
 

@@ -256,19 +256,18 @@ def test_the_unit_gives_it_time_to_drain_and_does_not_repeat_what_cannot_work() 
     assert unit("RestartPreventExitStatus") == ["2 4"]
 
 
-BRIDGE_UNIT = (DEPLOY / "alarmdigest-bridge.service").read_text("utf-8")
-
-
-def test_the_unit_of_the_bridge_is_as_tight_as_that_of_the_service(
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("name", ["bridge", "deliver"])
+def test_the_unit_of_another_process_is_as_tight_as_that_of_the_service(
+    name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    [start] = re.findall(r"^ExecStart=(.*)$", BRIDGE_UNIT, re.MULTILINE)
+    unit = (DEPLOY / f"alarmdigest-{name}.service").read_text("utf-8")
+    [start] = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
     _program, command, *rest = shlex.split(start)
-    assert command == "bridge"
-    assert {word for word in rest if word.startswith("-")} <= options_of("bridge", capsys)
+    assert command == name
+    assert {word for word in rest if word.startswith("-")} <= options_of(name, capsys)
     only_the_service = {"StateDirectory=alarmdigest", "StateDirectoryMode=0700"}
     after = UNIT[UNIT.index("DynamicUser") :].splitlines()
-    assert set(after) - only_the_service <= set(BRIDGE_UNIT.splitlines())
+    assert set(after) - only_the_service <= set(unit.splitlines())
 
 
 def test_systemd_takes_the_unit(tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from alarmdigest.settings.options import LOCATORS, flag_of, variable
 from alarmdigest.settings.reference import with_tables
 from alarmdigest.wire.messages import EVENT_FIELDS, REASONS, parse_leniently, read_event
 
+# Tests compare their lists with what is shown.
+LISTS = ("metrics", "bridge", "schedules", "deliver")
 DOCUMENTS = [
     path.relative_to(ROOT) for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 ]
@@ -196,15 +198,12 @@ def test_the_settings_file_of_the_reference_can_be_read(tmp_path: Path) -> None:
     assert settings.server == ("tls://a.example.com", "tls://b.example.com")
 
 
-LISTS = ("metrics", "bridge", "schedules")
-
-
 def check_variable(name: str) -> None:
     known = {variable(name) for name in (*LOCATORS, *(item.name for item in fields(Settings)))}
     setup = (ROOT / "setup.py").read_text("utf-8")
     known |= {f"ALARMDIGEST_{name}" for name in re.findall(r'switch\("(\w+)"\)', setup)}
-    # Of the command `bridge`, and of the sender for Netdata, which is a shell script.
-    known |= {"ALARMDIGEST_BRIDGE_RULES"}
+    # Of `bridge` and `deliver`, and of the sender for Netdata, which is a shell script.
+    known |= {"ALARMDIGEST_BRIDGE_RULES", "ALARMDIGEST_DELIVER_ROUTES"}
     sender = (ROOT / "deploy/netdata/alarmdigest.sh").read_text("utf-8")
     known |= set(re.findall(r"^: \"\$\{(ALARMDIGEST_\w+):=", sender, re.MULTILINE))
     assert name in known, f"there is no variable {name}"

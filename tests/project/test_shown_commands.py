@@ -39,6 +39,7 @@ SERVICES = (
     "--group mail",
     "bridge",  # tests/connect/bridge
     "scheduler",  # tests/connect/schedule
+    "deliver",  # tests/connect/deliver
 )
 # These need Cassandra: tests/store/cassandra/test_service.py runs them.
 OF_CASSANDRA = ("--store cassandra", "copy-store")

@@ -136,7 +136,13 @@ def test_the_wheel_holds_the_package_and_its_types_and_nothing_else(package: Pac
         if path.is_file()
     }
     assert page == {".py", ".html", ".css", ".js"}
-    assert suffixes == page | {".pyi", ".so", ".typed"}
+    assert suffixes == page | {".pyi", ".so", ".txt", ".typed"}  # .txt: templates of messages
+    templates = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "alarmdigest/connect/deliver/templates").iterdir()
+    }
+    assert templates
+    assert templates <= names
     for suffix in (".pyi", ".so"):
         compiled = {Path(name).name.partition(".")[0] for name in names if name.endswith(suffix)}
         assert compiled == COMPILED
