@@ -136,8 +136,6 @@ class Lanes:
         while self._next and self._next[0][0] <= now:
             _at, _number, lane = heapq.heappop(self._next)
             lane.queued = False
-            if lane.sending:
-                continue
             if not lane.items:  # they were moved or taken away
                 self._go_on(lane, 0.0)
                 continue

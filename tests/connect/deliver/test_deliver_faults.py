@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from support.bridge import Streams
 from support.deliver import QUICK, DeliverProcess, Digests, routes
 from support.faults import patched
 from support.nats_server import NatsServer
@@ -56,11 +57,13 @@ def dies(*given):
 setattr(where, name, dies)
 """
     text = routes({"web": web.url()}, quick=QUICK + "threads = 1\n")
-    wanted = alarms(8)
+    wanted = alarms(12)
     with DeliverProcess(server.url, routes=text, program=patched(code)) as deliver:
-        for alarm in wanted:
+        for alarm in wanted[:8]:
             digests.publish("ada", alarm)
         deliver.wait()
+    for alarm in wanted[8:]:  # JetStream has these at once, and the others only after a while
+        digests.publish("ada", alarm)
     with DeliverProcess(server.url, routes=text):
         all_acknowledged(digests)
     found = told(web)
@@ -191,3 +194,31 @@ def test_when_all_places_are_held_the_oldest_that_keep_failing_make_room(
         eventually(lambda: told(web) == ["alarm-00"], what="the others' turn", timeout=40)
         assert deliver.metric('alarmdigest_deliver_dead_total{reason="evicted"}') >= 4
     assert {one["UserID"] for one in digests.dead_letters()} == {"bad"}
+
+
+def test_a_digest_is_not_acknowledged_before_its_dead_letter_is_stored(
+    server: NatsServer, streams: Streams, digests: Digests, web: WebServer
+) -> None:
+    """The stream of dead letters is full, and takes no more."""
+    streams.js.create_stream(
+        {
+            "name": "ALARM_UNDELIVERED",
+            "subjects": ["AlarmDigestUndelivered"],
+            "storage": "file",
+            "discard": "new",
+            "max_msgs": 1,
+        }
+    )
+    streams.publish("AlarmDigestUndelivered", b"{}")
+    web.answer = lambda path: 503 if "bad" in path else 200
+    text = routes({"web": web.url()}).replace("[sending]", "[sending]\nattempts = 1")
+    with DeliverProcess(server.url, routes=text) as deliver:
+        digests.publish("bad", "alarm-00")
+        digests.publish("ada", "alarm-01")
+        deliver.wait_for_log("a dead letter is not stored")
+        eventually(lambda: digests.unacknowledged() == 1, what="the other one acknowledged")
+        assert deliver.metric('alarmdigest_deliver_dead_total{reason="attempts"}') == 0
+        streams.purge("ALARM_UNDELIVERED")
+        all_acknowledged(digests)
+    [dead] = digests.dead_letters()
+    assert dead["UserID"] == "bad"

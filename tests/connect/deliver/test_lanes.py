@@ -39,8 +39,8 @@ def test_a_lane_has_one_under_way_and_goes_on_once_that_is_recorded() -> None:
     lanes = Lanes(QUICK, lambda: True)
     first, second = item("json://a/1", "first"), item("json://a/1", "second")
     lanes.put(first)
-    lanes.put(second)
     assert taken(lanes) is first
+    lanes.put(second)
     assert lanes.take(0.01) is None
     lanes.sent(first)
     assert lanes.take(0.01) is None
