@@ -128,9 +128,12 @@ class Alertmanager(_Program):
 
 
 class Prometheus(_Program):
-    """Watches one number, ``up_to_us``, five times a second: an alert fires while it is 0."""
+    """Scrapes five times a second. Without ``rules``, a file, it watches one number, ``up_to_us``:
+    an alert fires while it is 0."""
 
-    def __init__(self, alertmanager: Alertmanager, target: Exporter) -> None:
+    def __init__(
+        self, alertmanager: Alertmanager, target: Exporter, *, rules: Path | None = None
+    ) -> None:
         super().__init__("prometheus")
         config = {
             "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
@@ -154,8 +157,9 @@ class Prometheus(_Program):
             },
         }
         (self.folder / "prometheus.yml").write_text(json.dumps(config), "utf-8")
-        rules = {"groups": [{"name": "ours", "rules": [rule]}]}
-        (self.folder / "rules.yml").write_text(json.dumps(rules), "utf-8")
+        ours = json.dumps({"groups": [{"name": "ours", "rules": [rule]}]})
+        text = ours if rules is None else rules.read_text("utf-8")
+        (self.folder / "rules.yml").write_text(text, "utf-8")
 
     def arguments(self) -> list[str]:
         return [
@@ -167,15 +171,16 @@ class Prometheus(_Program):
 
 
 class Exporter:
-    """What Prometheus scrapes: ``value`` is what it finds."""
+    """What Prometheus scrapes: ``value`` is what it finds, and the lines of ``more``."""
 
     def __init__(self) -> None:
         self.value = 1
+        self.more = ""
         exporter = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                body = f"up_to_us {exporter.value}\n".encode()
+                body = f"up_to_us {exporter.value}\n{exporter.more}".encode()
                 self.send_response(200)
                 self.send_header("Content-Type", "text/plain")
                 self.send_header("Content-Length", str(len(body)))
