@@ -11,7 +11,7 @@ COPY pyproject.toml setup.py MANIFEST.in README.md LICENSE ./
 COPY ext ext
 COPY alarmdigest alarmdigest
 RUN python -m venv /opt/alarmdigest \
-    && /opt/alarmdigest/bin/pip install --no-cache-dir --no-compile '.[nkeys,cassandra]'
+    && /opt/alarmdigest/bin/pip install --no-cache-dir --no-compile '.[nkeys,cassandra,schedule,deliver]'
 
 FROM python:3.13-slim-bookworm
 # Fixed numbers, so that a volume keeps its owner over new images.

@@ -12,6 +12,16 @@ app.kubernetes.io/name: alarmdigest-bridge
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end }}
 
+{{- define "alarmdigest.schedulerSelector" -}}
+app.kubernetes.io/name: alarmdigest-scheduler
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "alarmdigest.deliverSelector" -}}
+app.kubernetes.io/name: alarmdigest-deliver
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
 {{- define "alarmdigest.labels" -}}
 {{ include "alarmdigest.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}

@@ -1,4 +1,4 @@
-{{/* How the pods reach NATS: the service's and the bridge's. */}}
+{{/* How the pods reach NATS: those of the service and of all that stands beside it. */}}
 {{- define "alarmdigest.natsEnv" -}}
 - name: NATS_URL
   {{- if .Values.nats.urlSecret.name }}
