@@ -26,7 +26,9 @@ from support.service import ServiceProcess
 
 from alarmdigest import __version__
 from alarmdigest.cli.main import main
-from alarmdigest.connect.bridge.rules import DEFAULT_LISTEN, Rules, read_rules
+from alarmdigest.connect.bridge.rules import Rules, read_rules
+from alarmdigest.connect.deliver.routes_file import read_routes
+from alarmdigest.connect.toml_tables import read_document
 from alarmdigest.nats.embedded.discovery import choose_server
 from alarmdigest.settings import DEFAULT_HTTP, Settings, duration
 from alarmdigest.store.cassandra.schema import keyspace_cql
@@ -44,9 +46,13 @@ def options_of_run(capsys: pytest.CaptureFixture[str]) -> set[str]:
 
 
 def options_of(command: str, capsys: pytest.CaptureFixture[str]) -> set[str]:
+    return set(re.findall(r"--[a-z-]+", help_of(command, capsys)))
+
+
+def help_of(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
         main([command, "--help"])
-    return set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
+    return capsys.readouterr().out
 
 
 # -- the image -------------------------------------------------------------------------------------
@@ -86,6 +92,15 @@ def test_the_image_is_built_from_fixed_versions_of_a_slim_python() -> None:
     bases = [stage[0][1].split()[0] for stage in instructions()]
     assert len(set(bases)) == 1, "what is built must run on the same Python"
     assert re.fullmatch(r"python:3\.\d+-slim-\w+", bases[0])
+
+
+def test_the_image_has_every_extra_that_a_command_needs() -> None:
+    build, _ = instructions()
+    [installed] = re.findall(r"'\.\[(.*)\]'", " ".join(text for _name, text in build))
+    extras = read_document(ROOT / "pyproject.toml")["project"]["optional-dependencies"]
+    assert set(installed.split(",")) == {name for name, some in extras.items() if some} - {
+        *("test", "bench")
+    }
 
 
 def test_the_image_says_how_it_is_stopped_looked_after_and_where_its_data_is() -> None:
@@ -148,9 +163,13 @@ def test_compose_runs_a_server_with_jetstream_and_one_service_on_volumes() -> No
     assert ours["image"] == f"alarmdigest:{__version__}"
     assert f"alarmdigest:{DATA}" in ours["volumes"]
     assert "nats:/data" in nats["volumes"]
-    assert set(document["volumes"]) == {"nats", "alarmdigest", "cassandra"}
-    only_asked_for = {name for name, one in document["services"].items() if "profiles" in one}
-    assert only_asked_for == {"bridge", "cassandra", "cassandra-keyspace"}
+    data = {"nats", "alarmdigest", "cassandra", "prometheus", "alertmanager"}
+    assert set(document["volumes"]) == data
+    assert {name for name, one in document["services"].items() if "profiles" not in one} == {
+        *("nats", "alarmdigest")
+    }
+    assert profile("bridge") == {"bridge"}
+    assert profile("cassandra") == {"cassandra", "cassandra-keyspace"}
     cql = document["services"]["cassandra-keyspace"]["command"][-1]
     assert cql == keyspace_cql("alarmdigest", "datacenter1", 1)
     assert ours["environment"]["NATS_URL"] == "nats://nats:4222"
@@ -159,19 +178,54 @@ def test_compose_runs_a_server_with_jetstream_and_one_service_on_volumes() -> No
     assert "deploy" not in ours, "one instance only"
 
 
-def test_compose_runs_a_bridge_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
-    bridge = compose()["services"]["bridge"]
-    assert bridge["image"] == f"alarmdigest:{__version__}"
-    command, *rest = bridge["command"]
-    assert command == "bridge"
-    assert {word for word in rest if word.startswith("-")} <= options_of("bridge", capsys)
-    rules = rest[rest.index("--rules") + 1]
-    assert bridge["volumes"] == [f"./deploy/bridge.toml:{rules}:ro"]
+def profile(name: str) -> set[str]:
+    services = compose()["services"].items()
+    return {service for service, one in services if name in one.get("profiles", ())}
+
+
+@pytest.mark.parametrize("name", ["bridge", "scheduler", "deliver"])
+def test_compose_runs_what_stands_beside_the_service_where_it_is_asked_for(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service = compose()["services"][name]
+    assert service["image"] == f"alarmdigest:{__version__}"
+    command, *rest = service["command"]
+    assert command == name
+    text = help_of(name, capsys)
+    assert {word for word in rest if word.startswith("-")} <= set(re.findall(r"--[a-z-]+", text))
     port = rest[rest.index("--listen") + 1].rpartition(":")[2]
-    assert bridge["ports"] == [f"{HOST}:{port}:{port}"]
-    assert f":{port}/healthz" in bridge["healthcheck"]["test"][-1]
-    assert f"{HOST}:{port}" == DEFAULT_LISTEN
-    assert duration(bridge["stop_grace_period"]) > DRAIN_S * 10**9
+    assert service["ports"] == [f"{HOST}:{port}:{port}"]
+    assert f"{HOST}:{port}" in text, "it is not the port by default"
+    assert f":{port}/healthz" in service["healthcheck"]["test"][-1]
+    assert service["environment"]["NATS_URL"] == "nats://nats:4222"
+    assert duration(service["stop_grace_period"]) > DRAIN_S * 10**9
+
+
+def test_compose_gives_them_their_files() -> None:
+    services = compose()["services"]
+    mounted = {
+        name: dict(reversed(one.split(":")[:2]) for one in services[name].get("volumes", ()))
+        for name in ("bridge", "deliver", "schedules", "prometheus", "alertmanager", "sample")
+    }
+    for name, files in mounted.items():
+        named = [word.rpartition("=")[2] for word in services[name]["command"]]
+        named += services[name].get("entrypoint", ())
+        for place, source in files.items():
+            if source.startswith("./"):
+                assert (ROOT / source).exists()
+                assert place in named or source == "./deploy/mail/rules.yml"
+    assert mounted["bridge"] == {"/etc/alarmdigest/bridge.toml": "./deploy/bridge.toml"}
+    # Beside the file that names it.
+    assert "/etc/prometheus/rules.yml" in mounted["prometheus"]
+
+
+def test_compose_gives_nobody_more_rights_than_needed() -> None:
+    others = {"nats", "cassandra", "cassandra-keyspace"}  # as their images are
+    for name in compose()["services"].keys() - others:
+        service = compose()["services"][name]
+        assert service["read_only"] is True, name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
 
 
 def test_compose_with_replicas_runs_three_on_three_servers() -> None:
@@ -256,7 +310,7 @@ def test_the_unit_gives_it_time_to_drain_and_does_not_repeat_what_cannot_work() 
     assert unit("RestartPreventExitStatus") == ["2 4"]
 
 
-@pytest.mark.parametrize("name", ["bridge", "deliver"])
+@pytest.mark.parametrize("name", ["bridge", "deliver", "scheduler"])
 def test_the_unit_of_another_process_is_as_tight_as_that_of_the_service(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,32 +348,63 @@ def skeleton(name: str) -> Any:
     return yaml.safe_load(re.sub(r"\{\{.*?\}\}", "x", text))
 
 
-def test_the_bridge_of_the_chart_has_probes_and_no_rights() -> None:
-    text = (CHART / "templates" / "bridge.yaml").read_text("utf-8")
+def skeletons(name: str) -> list[Any]:
+    """The documents of a template, as ``skeleton`` makes them."""
+    text = (CHART / "templates" / name).read_text("utf-8")
     text = re.sub(r"^\s*\{\{-? .*? ?\}\}\n", "", text, flags=re.MULTILINE)
-    deployment, rules, service = yaml.safe_load_all(re.sub(r"\{\{.*?\}\}", "x", text))
-    assert [one["kind"] for one in (deployment, rules, service)] == [
-        *("Deployment", "ConfigMap", "Service")
-    ]
-    pod = deployment["spec"]["template"]["spec"]
+    return list(yaml.safe_load_all(re.sub(r"\{\{.*?\}\}", "x", text)))
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("bridge", ["Deployment", "ConfigMap", "Service"]),
+        ("scheduler", ["Deployment"]),
+        ("deliver", ["Deployment", "ConfigMap"]),
+    ],
+)
+def test_what_stands_beside_the_service_in_the_chart_has_probes_and_no_rights(
+    name: str, kinds: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    documents = skeletons(f"{name}.yaml")
+    assert [one["kind"] for one in documents] == kinds
+    pod = documents[0]["spec"]["template"]["spec"]
     assert pod["terminationGracePeriodSeconds"] > DRAIN_S
     assert pod["securityContext"]["runAsNonRoot"] is True
     [container] = pod["containers"]
     assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert container["args"][0] == "bridge"
-    assert f"0.0.0.0:{container['ports'][0]['containerPort']}" in container["args"]
+    command, *rest = container["args"]
+    assert command == name
+    assert {word for word in rest if word.startswith("-")} <= options_of(name, capsys)
+    assert f"0.0.0.0:{container['ports'][0]['containerPort']}" in rest
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
-    # What the service and the bridge share.
+    # Two that take turns ask the service, which answers as one of its group.
+    in_group = "ALARMDIGEST_GROUP" in {one["name"] for one in container["env"] or ()}
+    assert in_group == (name != "bridge")
+    # What all of them share.
     shared = (CHART / "templates" / "_nats.tpl").read_text("utf-8")
-    for name in ("NATS_URL", "NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY"):
-        assert f"- name: {name}\n" in shared
+    for variable in ("NATS_URL", "NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY"):
+        assert f"- name: {variable}\n" in shared
 
 
 def test_the_rules_of_the_chart_can_be_read(tmp_path: Path) -> None:
     file = tmp_path / "bridge.toml"
     file.write_text(values()["bridge"]["rules"], "utf-8")
     assert read_rules(file).user == Rules().user
+
+
+def test_the_routes_of_the_chart_can_be_read(tmp_path: Path) -> None:
+    secret = tmp_path / "mail-url"
+    secret.write_text("mailtos://me:secret@mail.example.com/?to={UserID}@example.com", "utf-8")
+    file = tmp_path / "deliver.toml"
+    text = values()["deliver"]["routes"]
+    file.write_text(text.replace("/etc/deliver/secret/mail-url", str(secret)), "utf-8")
+    [way] = read_routes(file).ways("ada")
+    assert not way.problem
+    assert str(secret) in file.read_text("utf-8"), "the secret is not where the chart mounts it"
+    mounts = skeletons("deliver.yaml")[0]["spec"]["template"]["spec"]["containers"][0]
+    assert "/etc/deliver/secret" in {one["mountPath"] for one in mounts["volumeMounts"]}
 
 
 def check_stateful_set(document: dict[str, Any]) -> None:
@@ -403,6 +488,8 @@ def test_the_default_values_fit_their_schema() -> None:
         ("extraEnv", [{"name": "ALARMDIGEST_HTTP", "value": "off"}]),
         ("settings", {"ALARMDIGEST_GROUP": "mail"}),
         ("replicas", 2),  # of no group
+        ("scheduler.replicas", "2"),
+        ("deliver.routes", '[targets.mail]\nurl = "mailtos://me:password@mail.example.com"'),
         ("group", "a b"),
     ],
 )
@@ -495,6 +582,24 @@ def test_helm_takes_the_chart(tmp_path: Path) -> None:
         name: mounted[settings[name]["value"]]
         for name in ("NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY")
     } == {"NATS_CREDS": "who", "NATS_CA": "ours", "NATS_CERT": "me", "NATS_KEY": "me"}
+    beside = ("--set", "bridge.enabled=true,scheduler.enabled=true,deliver.enabled=true,group=mail")
+    named = {
+        (one["kind"], one["metadata"]["name"].removeprefix("try-alarmdigest-")): one
+        for one in yaml.safe_load_all(run(*render, *beside))
+    }
+    for name in ("bridge", "scheduler", "deliver"):
+        assert named["Deployment", name]["spec"]["replicas"] == 2
+    assert named["ConfigMap", "deliver"]["data"]["deliver.toml"] == values()["deliver"]["routes"]
+    hidden = run(*render, *beside, "--set", "deliver.routesSecret.name=routes,deliver.secret=urls")
+    [deliver] = [
+        one["spec"]["template"]["spec"]
+        for one in yaml.safe_load_all(hidden)
+        if one["metadata"]["name"].endswith("-deliver")
+    ]
+    sources = {one["name"]: one.get("secret", {}).get("secretName") for one in deliver["volumes"]}
+    assert sources == {"routes": "routes", "secret": "urls"}
+    [container] = deliver["containers"]
+    assert {"name": "ALARMDIGEST_GROUP", "value": "mail"} in container["env"]
     # What the operator and Grafana are given is what is shipped beside the chart.
     rules = yaml.safe_load((DEPLOY / "prometheus-alerts.yml").read_text("utf-8"))
     assert full["PrometheusRule"]["spec"] == rules
