@@ -245,7 +245,10 @@ def test_nothing_leads_out_of_the_sandbox(tmp_path: Path, text: str) -> None:
     ("text", "why"),
     [
         ("{% for x in range(10**9) %}x{% endfor %}", "Range too big"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", " s"),
+        (
+            "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+            "more than 0.05 s",
+        ),
         ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "1,048,576 bytes"),
         ("{{ 'x' * 10**9 }}", "by + or *"),
         ("{{ 10**9 * 'x' }}", "by + or *"),
@@ -262,7 +265,7 @@ def test_nothing_leads_out_of_the_sandbox(tmp_path: Path, text: str) -> None:
         (
             "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
             "{{ m(40) }}",
-            " s",
+            "more than 0.05 s",
         ),
         (
             "{% macro m() %}{% for a in range(99) %}{{ 'x' * 99999 }}{% endfor %}{% endmacro %}"
