@@ -1,5 +1,5 @@
-"""What is kept about a user beside the service: details of alarms, when they were cleared, and his
-schedule."""
+"""What is kept about a user beside the service: details of alarms, when they were cleared, his
+schedule, and when he was told."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def entries_of(rules: Rules, user_id: str) -> list[tuple[str, str]]:
         (f"KV_{details}", f"$KV.{details}.{key}.>"),
         (f"KV_{times}", f"$KV.{times}.*.{key}.>"),
         (f"KV_{BUCKET}", f"$KV.{BUCKET}.{key_of(user_id)}"),
+        ("KV_ALARM_DELIVER", f"$KV.ALARM_DELIVER.told.{key}"),
     ]
 
 

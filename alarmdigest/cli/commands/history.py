@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from alarmdigest._ext import timestamps
 from alarmdigest.cli.client import connect
+from alarmdigest.cli.history.deliveries import Beside
 from alarmdigest.cli.history.found_digests import digests_of_user
 from alarmdigest.cli.history.input_scan import InputScan
 from alarmdigest.cli.history.story import Step, Story
@@ -44,7 +45,7 @@ def history(
         _compare_settings(settings, service)
     with tqdm(unit=" messages", disable=not sys.stderr.isatty(), leave=False) as bar:
         digests = digests_of_user(settings, user, since_ns, bar.update)
-        scan = InputScan(settings, user, since_ns, info)
+        scan, beside = InputScan(settings, user, since_ns, info), Beside(settings)
         try:
             complete = scan.first == 1 and info.first_seq <= 1
             _tell_what_is_read(settings, scan, complete=complete)
@@ -66,13 +67,14 @@ def history(
                         story.know_less()
                     if (shown := _about(story.step(message), alarm, story)) is not None:
                         found = found or _is_about(shown, alarm)
-                        _write(shown, bar, as_json=as_json)
+                        _write(_with_what_is_beside(shown, beside), bar, as_json=as_json)
                 if gap:
                     story.know_less()
         except KeyboardInterrupt:
             print(f"alarmdigest: interrupted, {scan.left} messages unread", file=sys.stderr)
             raise
         finally:
+            beside.close()
             scan.close()
     if not as_json and (story.events or story.requests):
         write_line(end_of(story))
@@ -158,6 +160,13 @@ def _about(step: Step, alarm: str | None, story: Story) -> Step | None:
     if step.message.kind == "event":
         return step if step.message.alarm_id == alarm else None
     return replace(step, only_alarm=alarm, only_latest=story.latest_of(alarm))
+
+
+def _with_what_is_beside(step: Step, beside: Beside) -> Step:
+    if step.message.kind != "request" or step.message.reason:
+        return step
+    scheduled = beside.scheduled(step.message.sequence)
+    return replace(step, scheduled=scheduled, deliveries=beside.deliveries(step.ids))
 
 
 def _is_about(step: Step, alarm: str | None) -> bool:

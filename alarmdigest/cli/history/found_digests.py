@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from alarmdigest._ext import timestamps
-from alarmdigest.cli.client import connect, read_digest
+from alarmdigest.cli.client import MESSAGE_ID, connect, read_digest
 from alarmdigest.nats.answers import StartAt
 from alarmdigest.nats.errors import NatsError
 from alarmdigest.nats.jetstream import JetStream
@@ -24,10 +24,11 @@ MOST_BYTES = 128 * 1024 * 1024
 
 @dataclass(slots=True)
 class FoundDigest:
-    """``sequences`` are its messages in the digest stream, several for one that was split;
-    ``alarms`` are ids with status and time in ns."""
+    """``sequences`` are its messages in the digest stream, several for one that was split, and
+    ``ids`` theirs; ``alarms`` are ids with status and time in ns."""
 
     sequences: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
     alarms: list[tuple[str, int, int]] = field(default_factory=list)
 
 
@@ -79,6 +80,8 @@ def digests_of_user(
                     continue
                 one = found.by_request.setdefault(request, FoundDigest())
                 one.sequences.append(message.ack.stream_seq)
+                if (message_id := MESSAGE_ID.search(message.headers)) is not None:
+                    one.ids.append(message_id[1].decode("utf-8", "replace"))
                 one.alarms += alarms
                 kept += len(message.payload)
                 if kept > MOST_BYTES:

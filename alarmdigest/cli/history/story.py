@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import orjson
 
 from alarmdigest._ext.alarmbook import AlarmBook
+from alarmdigest.cli.history.deliveries import Delivery
 from alarmdigest.cli.history.found_digests import FoundDigest, FoundDigests
 from alarmdigest.cli.history.input_scan import Input
 from alarmdigest.pipeline.outcomes import Outcome, merge_one
@@ -45,6 +46,12 @@ class Step:
     """Whether all that the stream ever held of the user was read before it."""
     digests: list[int] = field(default_factory=list)
     """Places in the digest stream."""
+    ids: list[str] = field(default_factory=list)
+    """Of these messages."""
+    scheduled: str = ""
+    """Of a request: for when a scheduler sent it, as it says; empty for another one's."""
+    deliveries: list[Delivery] = field(default_factory=list)
+    """What became of the digest on its way to people, as far as it is kept."""
     alarms: list[tuple[str, int]] = field(default_factory=list)
     """Those of the digest, or those that are due; ids with status."""
     told: list[Known] = field(default_factory=list)
@@ -161,4 +168,11 @@ class Story:
             self._certain.add(alarm)
         self._merge(message.record)
         alarms = [(alarm, status) for alarm, status, _changed_ns in found.alarms]
-        return Step(message, "digest", self.complete, digests=found.sequences, alarms=alarms)
+        return Step(
+            message,
+            "digest",
+            self.complete,
+            digests=found.sequences,
+            ids=found.ids,
+            alarms=alarms,
+        )

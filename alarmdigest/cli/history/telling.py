@@ -33,7 +33,18 @@ def line_of(step: Step) -> str:
         return f"{head} {what}: {_of_event(step)}{known}"
     if message.kind == "forget":
         return f"{head}: all memory of the user ends here"
-    return f"{head}: {_of_request(step)}"
+    scheduled = f", scheduled for {step.scheduled}" if step.scheduled else ""
+    return f"{head}{scheduled}: {_of_request(step)}{_delivered(step)}"
+
+
+def _delivered(step: Step) -> str:
+    found = [
+        f"sent by {one.target} at {one.at}"
+        if one.outcome == "sent"
+        else f"not delivered by {one.target}, kept as a dead letter at {one.at}"
+        for one in step.deliveries
+    ]
+    return "".join(f"; {one}" for one in found)
 
 
 def _of_event(step: Step) -> str:
@@ -160,5 +171,7 @@ def json_of(step: Step) -> dict[str, Any]:
                 for one in step.told
                 if step.only_alarm in (None, one.alarm_id)
             ],
+            "scheduled": step.scheduled or None,
+            "deliveries": [one._asdict() for one in step.deliveries],
         }
     return found

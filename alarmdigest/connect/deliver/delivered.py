@@ -6,24 +6,29 @@ The key is made of the digest's id and of the filled URL, as hashes: the bucket 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 
+import orjson
+
+from alarmdigest._ext import timestamps
 from alarmdigest.connect.buckets import BucketConfig
 from alarmdigest.connect.deliver.consumer import DigestJetStream
 from alarmdigest.connect.deliver.digests import Digest, key_of_id
 from alarmdigest.connect.publishing import Outgoing
 
-SENT, DEAD = b"sent", b"dead"
+SENT, DEAD = "sent", "dead"
 
 
 class Delivered:
     def __init__(self, bucket: BucketConfig) -> None:
         self._bucket = bucket
 
-    def entry(self, digest_id: str, address: str, what: bytes) -> Outgoing:
-        return Outgoing(
-            self._bucket.stream, self._bucket.subject(self._key(digest_id, address)), what
-        )
+    def entry(self, digest_id: str, address: str, target: str, outcome: str) -> Outgoing:
+        """That a digest was sent now, or is a dead letter; ``history`` reads it, too."""
+        fields = {"target": target, "outcome": outcome, "at": timestamps.to_text(time.time_ns())}
+        subject = self._bucket.subject(self._key(digest_id, address))
+        return Outgoing(self._bucket.stream, subject, orjson.dumps(fields))
 
     def missing(
         self, js: DigestJetStream, parts: Sequence[Digest], addresses: Sequence[str]
@@ -50,8 +55,16 @@ class Delivered:
         prefix = f"$KV.{self._bucket.name}."
         keys = [prefix + self._key(part.digest_id, address) for part in parts]
         known = js.entries(self._bucket.stream, keys, all_of_them=True)
-        return all(key in known and known[key].payload == SENT for key in keys)
+        return all(key in known and _outcome(known[key].payload) == SENT for key in keys)
 
     def _key(self, digest_id: str, address: str) -> str:
         hashed = hashlib.sha256(address.encode()).hexdigest()[:32]
         return f"{key_of_id(digest_id)}.{hashed}"
+
+
+def _outcome(body: bytes) -> str:
+    """Empty for what is none: anybody who may can write there."""
+    try:
+        return str(orjson.loads(body)["outcome"])
+    except (ValueError, KeyError, TypeError):
+        return ""

@@ -136,7 +136,10 @@ class _Retrying:
         problem = send(self._renderers.letter(message, way))
         if not problem:
             self._js.publish_all(
-                [self._delivered.entry(part.digest_id, way.address, SENT) for part in parts]
+                [
+                    self._delivered.entry(part.digest_id, way.address, way.target.name, SENT)
+                    for part in parts
+                ]
             )
         return problem
 

@@ -124,7 +124,7 @@ class Settling:
         entries: list[Outgoing] = []
         for item in (outcome.item for outcome in self._sent):
             entries += [
-                self._delivered.entry(one, item.way.address, SENT)
+                self._delivered.entry(one, item.way.address, item.way.target.name, SENT)
                 for one in item.message.digest_ids
             ]
         self._publish(js, entries)
@@ -164,7 +164,7 @@ class Settling:
         self._publish(
             js,
             [
-                self._delivered.entry(part.digest_id, dead.address, DEAD)
+                self._delivered.entry(part.digest_id, dead.address, dead.target, DEAD)
                 for dead, _delivery in buried
                 if dead.address
                 for part in dead.parts

@@ -179,6 +179,13 @@ def test_nothing_calls_people_or_is_markup_in_a_chat(text: str, said: str) -> No
     assert for_chat(text) == said
 
 
+def test_the_short_text_is_for_chats() -> None:
+    line = AlarmLine("a", CRITICAL, 0, name="<!here> *x*", summary="@channel")
+    told = RENDERER.render(Message("u", 0, (), (line,), (), (), True), zone=ZONE)
+    assert "\u2039!here\u203a \u2217x\u2217: @ channel" in told.short
+    assert "<!here> *x*" in told.text  # a mail knows no such marks
+
+
 @pytest.mark.parametrize(
     ("url", "link"),
     [

@@ -23,9 +23,9 @@ BUILT_IN = Renderer(None, most_rows=50)
 UNUSUAL = replace(BARE, user_id="unusual")
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def little_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_limits, "CPU_S", 0.05)
+    monkeypatch.setattr(template_limits, "CPU_S", 0.2)
 
 
 def renderer(folder: Path, **texts: str) -> Renderer:
@@ -49,7 +49,7 @@ def failure(folder: Path, text: str, name: str = "message_txt") -> str:
     before = time.thread_time()
     with pytest.raises(TemplateFailed) as raised:
         chosen.render(UNUSUAL, zone=ZONE)
-    assert time.thread_time() - before < 2.0
+    assert time.thread_time() - before < template_limits.CPU_S + 1.0
     chosen.render(FULL, zone=ZONE)  # costs nobody else anything
     return str(raised.value)
 
@@ -245,7 +245,6 @@ def test_nothing_leads_out_of_the_sandbox(tmp_path: Path, text: str) -> None:
     ("text", "why"),
     [
         ("{% for x in range(10**9) %}x{% endfor %}", "Range too big"),
-        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", " s"),
         ("{% for a in range(99999) %}{{ 'x' * 99999 }}{% endfor %}", "1,048,576 bytes"),
         ("{{ 'x' * 10**9 }}", "by + or *"),
         ("{{ 10**9 * 'x' }}", "by + or *"),
@@ -260,11 +259,6 @@ def test_nothing_leads_out_of_the_sandbox(tmp_path: Path, text: str) -> None:
         ("{{ 'x'|indent(10**9) }}", "indent"),
         ("{% macro m(n) %}{{ m(n) }}{% endmacro %}{{ m(1) }}", "without end"),
         (
-            "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
-            "{{ m(40) }}",
-            " s",
-        ),
-        (
             "{% macro m() %}{% for a in range(99) %}{{ 'x' * 99999 }}{% endfor %}{% endmacro %}"
             "{% set y = m() %}",
             "characters",
@@ -278,11 +272,25 @@ def test_loops_and_texts_without_end_are_ended(tmp_path: Path, text: str, why: s
     assert why in said
 
 
+@pytest.mark.usefixtures("little_time")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{% set r = range(99999) %}{% for a in r %}{% for b in r %}{% endfor %}{% endfor %}",
+        "{% macro m(n) %}{% if n %}{{ m(n - 1) }}{{ m(n - 1) }}{% endif %}{% endmacro %}"
+        "{{ m(40) }}",
+    ],
+)
+def test_what_writes_nothing_is_ended_by_the_clock(tmp_path: Path, text: str) -> None:
+    assert "message.txt, line 1: it takes more than 0.2 s" in failure(tmp_path, text)
+
+
+@pytest.mark.usefixtures("little_time")
 def test_includes_that_multiply_are_ended(tmp_path: Path) -> None:
     twice = "{% set n = n - 1 %}{% if n > 0 %}" + '{% include "again.txt" %}' * 2 + "{% endif %}"
     (tmp_path / "again.txt").write_text(twice)
     said = failure(tmp_path, '{% set n = 40 %}{% include "again.txt" %}')
-    assert "it takes more than 0.05 s" in said
+    assert "it takes more than 0.2 s" in said
 
 
 @pytest.mark.parametrize("name", ["subject_txt", "message_html", "short_txt"])
