@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import logging
 import random
 import threading
 import time
@@ -21,10 +22,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from alarmdigest.connect.deliver.addresses import Endpoint, endpoint_of
 from alarmdigest.connect.deliver.rates import Rate, RateLimit
 from alarmdigest.connect.deliver.routes import SendingRules, Way
+from alarmdigest.runtime.logs import LimitedLog, Untrusted
 
 if TYPE_CHECKING:
     from alarmdigest.connect.deliver.deliveries import Delivery
     from alarmdigest.connect.deliver.message import Message
+
+log = logging.getLogger(__name__)
 
 # A lane that has failed so often may have to make room.
 EVICT_AFTER_FAILURES = 5
@@ -90,6 +94,7 @@ class Lanes:
         self.closed = False
         self.failed_attempts = 0
         self.retries = 0
+        self._not_taken = LimitedLog(log, logging.WARNING)
 
     # -- what comes
 
@@ -212,7 +217,18 @@ class Lanes:
                 given_up.append(lane.items.popleft())
             longest_s = rules.longest_pause.seconds
             pause_s = min(rules.first_pause.seconds * 2 ** min(lane.failures - 1, 30), longest_s)
-            self._go_on(lane, now + pause_s * random.uniform(0.5, 1.0))
+            pause_s *= random.uniform(0.5, 1.0)
+            self._go_on(lane, now + pause_s)
+            if lane.items and lane.items[0] is item:
+                self._not_taken(
+                    "not taken, it is tried again",
+                    item.way.target.name,
+                    target=item.way.target.name,
+                    user=Untrusted(item.delivery.user_id),
+                    reason=Untrusted(reason),
+                    attempts=item.attempts,
+                    again_in_seconds=round(pause_s, 1),
+                )
         for one in given_up:
             one.reason = one.reason or reason
         return given_up

@@ -204,6 +204,11 @@ class Scheduler(ServiceThread):
             changed = self.schedules.catch_up(js)
         if not changed:
             return
+        if not self.schedules and not self.schedules.has_default:
+            log.warning(
+                "nobody has a schedule, so no requests are sent; one for everybody, for instance: "
+                "alarmdigest schedule set --default --within 5m"
+            )
         if EVERYBODY in changed:
             self.agenda.schedules_changed()
         else:

@@ -95,6 +95,9 @@ def test_half_an_answer_and_a_cut_are_tried_again(
         digests.publish("ada", "alarm-00")
         all_acknowledged(digests)
         assert deliver.metric("alarmdigest_deliver_failed_total") >= 2
+        # With the reason, and without the URL, which is a secret.
+        deliver.wait_for_log(r"not taken, it is tried again target=web user='ada' reason='.+'")
+        assert f":{web.port}/" not in deliver.log
     assert set(told(web)) == {"alarm-00"}
 
 
