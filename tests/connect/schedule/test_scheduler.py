@@ -67,6 +67,20 @@ def test_a_change_of_the_schedule_counts_at_once(server: NatsServer, streams: St
         eventually(lambda: digests(streams)[3:] == [("bob", ("b",))], what="the default")
 
 
+def test_it_says_when_nobody_has_a_schedule(server: NatsServer, streams: Streams) -> None:
+    nobody = "nobody has a schedule, so no requests are sent"
+    with service_on(server), SchedulerProcess(server.url) as scheduler:
+        scheduler.wait_for_log(nobody)
+        schedule(server.url, "set", "--default", "--within", "1h")
+        streams.publish("AlarmStatusChanged", event("ada"))
+        eventually(lambda: scheduler.metric("alarmdigest_scheduler_waiting") == 1)
+        assert scheduler.log.count(nobody) == 1
+        scheduler.stop()
+        scheduler.start()
+        eventually(lambda: scheduler.metric("alarmdigest_scheduler_waiting") == 1)
+        assert nobody not in scheduler.log
+
+
 def test_what_was_missed_while_all_were_down_is_sent_once(
     server: NatsServer, streams: Streams
 ) -> None:
