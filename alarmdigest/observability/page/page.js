@@ -216,12 +216,12 @@ function showWay({ way: { bridge, scheduler, deliver }, totals, alarms, rejected
     stage("Events", count(totals.events), [[`${count(refused)} rejected messages`]], "this service"),
     stage("Due", count(alarms.due), [[`of ${count(alarms.active)} active alarms`]], "this service"),
     stage("Requests", count(totals.requests), of(scheduler,
-      [`${count(scheduler.requests)} by schedule`], [`${count(scheduler.waiting)} users wait`],
+      [`${count(scheduler.requests)} by schedule`], [`${count(scheduler.waiting)} waiting`],
       [`${count(scheduler.failed)} failed`],
     ), running("scheduler", scheduler), scheduler.processes > 0),
     stage("Digests", count(totals.digests), [["confirmed"]], "this service"),
     stage("Messages out", deliver.processes ? count(deliver.sent) : "–", of(deliver,
-      [`${count(deliver.waiting)} wait`], [`${count(deliver.dead)} dead letters`, deliver.dead > 0],
+      [`${count(deliver.waiting)} waiting`], [`${count(deliver.dead)} dead letters`, deliver.dead > 0],
     ), running("deliver", deliver), deliver.processes > 0),
   );
 }
