@@ -137,8 +137,15 @@ def test_a_crowd_of_answers_costs_no_more_than_a_few(way: Way) -> None:
     assert orjson.loads(orjson.dumps(found)) == found
     assert len(way._heard["bridge"]) == MOST_PROCESSES
     # All that may be looked at until the next asking has been.
-    way.on_answer(orjson.dumps(answer({"acting": 1}, name="alarmdigest-deliver")))
+    of_another = answer(
+        {"acting": 1}, name="alarmdigest-deliver", metadata={"digests": "AlarmDigest"}
+    )
+    way.on_answer(orjson.dumps(of_another))
     assert way.look()["deliver"]["processes"] == 0
+    way.begin()
+    way.questions(b"x")
+    way.on_answer(orjson.dumps(of_another))
+    assert way.look()["deliver"]["processes"] == 1
 
 
 def way_of(service: ServiceProcess) -> dict[str, dict[str, int | None]]:
