@@ -9,22 +9,24 @@ from alarmdigest.cli.option_groups import TO_CONNECT
 
 OF_THE_BRIDGE = (
     *("event_subject", "rejected_subject", "events_stream", "rejected_stream", "js_domain"),
-    *("no_create_streams", "stream_replicas"),
+    *("no_create_streams", "stream_replicas", "no_service_api"),
     *("connect_timeout", "ping_interval", "drain_timeout", *TO_CONNECT),
 )
 
 OF_SCHEDULES = ("js_domain", "no_create_streams", "stream_replicas", *TO_CONNECT)
 OF_THE_SCHEDULER = (
     *("request_subject", "digest_subject", "query_subject", "due_subject", "group"),
-    *("events_stream", "connect_timeout", "ping_interval", "drain_timeout", *OF_SCHEDULES),
+    *("events_stream", "connect_timeout", "ping_interval", "drain_timeout", "no_service_api"),
+    *OF_SCHEDULES,
 )
 NO_BUCKET = "do not make the bucket of schedules if it is missing: fail instead"
+NOT_ASKED = "do not answer the NATS service API: the service's page shows it as not running"
 ITS_REPLICAS = "on how many servers of a cluster the bucket is kept, if we make it"
 
 
 OF_DELIVER = (
     *("request_subject", "digest_subject", "query_subject", "digests_stream", "js_domain", "group"),
-    *("no_create_streams", "stream_replicas"),
+    *("no_create_streams", "stream_replicas", "no_service_api"),
     *("connect_timeout", "ping_interval", "drain_timeout", *TO_CONNECT),
 )
 
@@ -123,6 +125,7 @@ def _add_scheduler(commands: argparse._SubParsersAction[argparse.ArgumentParser]
             "events_stream": "the stream that has to store requests",
             "no_create_streams": NO_BUCKET,
             "stream_replicas": ITS_REPLICAS,
+            "no_service_api": NOT_ASKED,
         },
     )
 
@@ -171,6 +174,7 @@ def _add_bridge(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
             "rejected_stream": "the stream that has to be there for those that can be none",
             "no_create_streams": "do not make buckets that are missing: not ready instead",
             "stream_replicas": "on how many servers of a cluster the buckets that we make are kept",
+            "no_service_api": NOT_ASKED,
         },
     )
 
@@ -227,5 +231,6 @@ def _add_deliver(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
             "no_create_streams": "do not make streams, buckets and the consumer that are missing: "
             "not ready instead",
             "stream_replicas": "on how many servers of a cluster what we make is kept",
+            "no_service_api": NOT_ASKED,
         },
     )

@@ -15,6 +15,7 @@ from prometheus_client.registry import Collector
 
 from alarmdigest import __version__
 from alarmdigest.connect.pages import Pages
+from alarmdigest.connect.stats_answers import StatsAnswers
 from alarmdigest.http.server import HttpThread, listen
 from alarmdigest.http.short import ShortConnection
 from alarmdigest.nats.reconnect import Reconnector
@@ -25,6 +26,7 @@ from alarmdigest.runtime import exit_codes, log_writer
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.settings import HttpAddress, Settings, SettingsError
 from alarmdigest.settings.readers import http_address
+from alarmdigest.wire.service_api import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,9 @@ class Work(Protocol):
     def degradations(self) -> list[str]:
         """Sentences about what is wrong though work goes on, such as one that does not act."""
 
+    def counters(self) -> dict[str, int]:
+        """Those of its stage, for the NATS service API. Called by another thread."""
+
     def reload(self) -> None:
         """Files again, as far as they count at once. Raises SettingsError: all is as before."""
 
@@ -74,8 +79,8 @@ class ProcessRunner:
         make_work: Callable[[Callable[[threading.Thread, BaseException], None]], Work],
         make_collector: Callable[[Work], Collector],
     ) -> None:
-        """``listen_on`` is HOST:PORT, or "off". ``make_work`` gets what to call when a thread dies.
-        Raises SettingsError."""
+        """``name`` is the key of a stage. ``listen_on`` is HOST:PORT, or "off". ``make_work`` gets
+        what to call when a thread dies. Raises SettingsError."""
         self._name = name
         self._settings = settings
         self._address = _address(listen_on)
@@ -87,6 +92,10 @@ class ProcessRunner:
         self._registry = CollectorRegistry()
         self._registry.register(make_collector(self._work))
         ProcessCollector(registry=self._registry)
+        stage = STAGES[name]
+        self._answers = StatsAnswers(
+            stage, settings, connect_for(settings, f"{stage.name}-micro"), self._work.counters
+        )
 
     def run(self) -> int:
         """The exit code. Raises SettingsError when the address cannot be had."""
@@ -101,9 +110,12 @@ class ProcessRunner:
         if http is not None:
             http.start()
             log.info("http listening%s", Fields(on=self._address.url if self._address else ""))
+        if not self._settings.no_service_api:
+            self._answers.start()
         try:
             return self._watch(http)
         finally:
+            self._answers.stop()
             self._signals.end()
 
     def _http(self) -> HttpThread | None:

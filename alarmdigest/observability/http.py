@@ -10,6 +10,7 @@ from alarmdigest.observability.metrics import registry_of
 from alarmdigest.observability.other_instances import OtherInstances
 from alarmdigest.observability.pages import Pages
 from alarmdigest.observability.status import Status
+from alarmdigest.observability.way import Way
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import Fields
 from alarmdigest.settings import HttpAddress, SettingsError
@@ -20,7 +21,9 @@ log = logging.getLogger(__name__)
 class HttpServer:
     """Serves one service from a thread named ``http``."""
 
-    def __init__(self, service: Service, others: OtherInstances, address: HttpAddress) -> None:
+    def __init__(
+        self, service: Service, others: OtherInstances, way: Way, address: HttpAddress
+    ) -> None:
         """Raises SettingsError when the address cannot be had and may not be another."""
         host, port, may_move = address
         try:
@@ -34,7 +37,7 @@ class HttpServer:
             listening = listen(host, 0)
             log.warning("port %d is taken, HTTP moves to another one", port)
         self.url = HttpAddress(host, listening.getsockname()[1]).url
-        status = Status(service, others)
+        status = Status(service, others, way)
         pages = Pages(service, registry_of(service, others), status, host)
         self._thread = HttpThread(
             pages, listening, protocol=ShortConnection, every_second=status.remember

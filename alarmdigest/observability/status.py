@@ -21,15 +21,17 @@ from alarmdigest.observability.losses import json_key, losses
 from alarmdigest.observability.other_instances import EFFECTS, OtherInstances
 from alarmdigest.observability.snapshots import snapshot_status
 from alarmdigest.observability.stream_changes import stream_changes
+from alarmdigest.observability.way import Way
 from alarmdigest.pipeline.service import Service
 
 
 class Status:
     """Of one service, with what its counters were in the last minutes."""
 
-    def __init__(self, service: Service, others: OtherInstances) -> None:
+    def __init__(self, service: Service, others: OtherInstances, way: Way) -> None:
         self._service = service
         self._others = others
+        self._way = way
         self._history = History()
         self._incidents = IncidentRecorder(service)
         self._started = time.monotonic()
@@ -83,6 +85,7 @@ class Status:
                 "store_bytes": store_bytes(settings.data_dir),
                 "free_bytes": free_bytes(settings.data_dir),
             },
+            "way": self._way.look(),
             "group": group_status(service),
             "other_instances": {one: self._others.count(one) for one in EFFECTS},
             "arrival": self._arrival(),

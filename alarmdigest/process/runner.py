@@ -20,6 +20,7 @@ from alarmdigest.observability.health import (
 from alarmdigest.observability.http import HttpServer
 from alarmdigest.observability.nats_service_api import ServiceApi
 from alarmdigest.observability.other_instances import OtherInstances
+from alarmdigest.observability.way import Way
 from alarmdigest.pipeline.service import Service
 from alarmdigest.pipeline.startup import NotReachable
 from alarmdigest.process import thread_dump
@@ -130,8 +131,8 @@ class Runner:
                 service.store.close()
 
     def _run_with(self, service: Service) -> int:
-        others = OtherInstances()
-        monitor = self._open_http(service, others)
+        others, way = OtherInstances(), Way(self._settings)
+        monitor = self._open_http(service, others, way)
         api: ServiceApi | None = None
         try:
             service.start()
@@ -150,7 +151,7 @@ class Runner:
                 # up every thread for a tenth of a second; Cassandra's driver causes some.
                 gc.freeze()
                 if not self._settings.no_service_api:
-                    api = ServiceApi(service, service.reconnectors.service_api, others)
+                    api = ServiceApi(service, service.reconnectors.service_api, others, way)
                     api.start()
             return self._watch(service)
         finally:
@@ -194,10 +195,10 @@ class Runner:
         )
         return [url]
 
-    def _open_http(self, service: Service, others: OtherInstances) -> HttpServer | None:
+    def _open_http(self, service: Service, others: OtherInstances, way: Way) -> HttpServer | None:
         if self._settings.http is None:
             return None
-        monitor = HttpServer(service, others, self._settings.http)
+        monitor = HttpServer(service, others, way, self._settings.http)
         monitor.start()
         return monitor
 

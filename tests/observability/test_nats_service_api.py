@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Any
 
 import orjson
 import pytest
@@ -16,6 +14,7 @@ from support.bus import Bus
 from support.faults import pairs, patched, request
 from support.nats_server import NatsServer
 from support.service import ServiceProcess
+from support.service_api import ask, the_one
 from support.streams import add, bodies
 from support.wait import eventually
 
@@ -32,36 +31,6 @@ def server() -> Iterator[NatsServer]:
 def bus(server: NatsServer) -> Iterator[Bus]:
     with Bus(server.url) as opened:
         yield opened
-
-
-def ask(bus: Bus, subject: str, body: bytes = b"") -> list[dict[str, Any]]:
-    """All answers that come before a question that is asked behind it is answered, or nobody."""
-
-    async def work() -> list[dict[str, Any]]:
-        inbox = bus.client.new_inbox()
-        answers: list[dict[str, Any]] = []
-
-        async def keep(message: Msg) -> None:
-            if message.data:  # else the server says that nobody listens
-                answers.append(orjson.loads(message.data))
-
-        subscription = await bus.client.subscribe(inbox, cb=keep)
-        await bus.client.publish(subject, body, reply=inbox)
-        await bus.client.flush()
-        deadline = time.monotonic() + 0.3  # answers are not numbered: none or a second may come
-        while not answers and time.monotonic() < deadline:
-            await asyncio.sleep(0.01)
-        await bus.client.flush()
-        await subscription.unsubscribe()
-        return answers
-
-    return bus.run(work())
-
-
-def the_one(bus: Bus, subject: str) -> dict[str, Any]:
-    """The answer of the only service there is, once it listens."""
-    [answer] = eventually(lambda: ask(bus, subject), what=f"an answer to {subject}")
-    return answer
 
 
 def test_a_service_in_stream_mode_answers_who_and_what_it_is(server: NatsServer, bus: Bus) -> None:
@@ -210,6 +179,25 @@ def test_many_others_are_warned_of_once_a_minute(server: NatsServer, bus: Bus) -
         bus.run(others.unsubscribe())
         the_one(bus, "$SRV.PING")  # it has read all answers before this question
         assert service.log.count("another alarmdigest") == 1
+
+
+def test_who_asks_cannot_choose_where_the_service_publishes(server: NatsServer, bus: Bus) -> None:
+    with ServiceProcess(server.url):
+        found: list[str] = []
+
+        async def keep(message: Msg) -> None:
+            found.append(message.subject)
+
+        the_one(bus, "$SRV.PING")
+        places = ("$KV.B.key", "$JS.API.STREAM.PURGE.OBJ_B", "$O.B.x", "mine", "_INBOX.x")
+        kept = [bus.run(bus.client.subscribe(place, cb=keep)) for place in places]
+        for place in places:
+            for verb in ("PING", "INFO", "STATS"):
+                bus.run(bus.client.publish(f"$SRV.{verb}.alarmdigest", b"", reply=place))
+        eventually(lambda: len(found) == 3, what="the answers to the inbox, which come last")
+        assert set(found) == {"_INBOX.x"}
+        for one in kept:
+            bus.run(one.unsubscribe())
 
 
 BROKEN = """

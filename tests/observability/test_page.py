@@ -10,14 +10,20 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import pytest
+from support.bridge import BridgeProcess, alert, webhook
 from support.browser import Browser, browser
 from support.bus import Bus
+from support.deliver import DeliverProcess, routes
 from support.faults import pairs
 from support.group_service import GroupService
 from support.nats_server import NatsServer
+from support.receivers import WebServer
+from support.scheduler import SchedulerProcess, schedule
 from support.service import ServiceProcess
 from support.streams import ALARMS, delete, js, store_all, stream_service
 from support.wait import eventually
+
+NONE = "\N{EN DASH}"
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +106,68 @@ def test_it_says_who_is_in_the_group_and_who_leads_it(tab: Browser) -> None:
         assert told == {names[leader]: "leader", names[follower]: "follower"}
         leader.kill()
         tab.wait_for_text("#group-sentence", f"Group mail, led by {names[follower]}; this is")
+
+
+def stages(page: Browser) -> list[list[str]]:
+    """The lines of each stage of the way of an alarm."""
+    return [page.text(f"#way li:nth-child({n})").splitlines() for n in range(1, 7)]
+
+
+def test_the_way_of_an_alarm_is_grey_where_nobody_runs_it(page: Browser) -> None:
+    page.wait_for_text("#way", "deliver: not running")
+    alerts, events, due, requests, digests, messages = stages(page)
+    assert alerts == ["Alerts in", NONE, "bridge: not running"]
+    assert events[0] == "Events"
+    assert events[2:] == ["2 rejected messages", "this service"]
+    assert due[:2] == ["Due", "0"]
+    # They may come from others than the scheduler.
+    assert requests[0] == "Requests"
+    assert int(requests[1].replace(",", "")) >= 100
+    assert requests[2:] == ["scheduler: not running"]
+    assert digests[0] == "Digests"
+    assert messages == ["Messages out", NONE, "deliver: not running"]
+    grey = "[...document.querySelectorAll('#way .off .stage')].map(e => e.textContent)"
+    assert page.script(grey) == ["Alerts in", "Requests", "Messages out"]
+
+
+@pytest.mark.deliver
+def test_the_way_of_an_alarm_has_the_figures_of_all_processes(tab: Browser) -> None:
+    with (
+        NatsServer() as server,
+        ServiceProcess(server.url, mode="stream") as service,
+        WebServer() as web,
+        BridgeProcess(server.url) as bridge,
+        SchedulerProcess(server.url) as acting,
+        SchedulerProcess(server.url) as other,
+        DeliverProcess(server.url, routes=routes({"web": web.url()})) as deliver,
+    ):
+        tab.prefer(prefers_color_scheme="light", prefers_reduced_motion="reduce")
+        tab.be_wide(1100)
+        tab.open(address(service) + "/")
+        schedule(server.url, "set", "--default", "--within", "0s")
+        assert bridge.post("/alertmanager", webhook(alert(user="ada")))[0] == 200
+        eventually(lambda: web.of("ada"), what="the message", timeout=20)
+        tab.wait_for_text("#way li:last-child .now", "1", timeout=20)
+        tab.wait_for_text("#way li:nth-child(4)", "2 processes, 1 acts", timeout=20)
+        assert tab.script("document.querySelectorAll('#way .off').length") == 0
+        alerts, events, due, requests, digests, messages = stages(tab)
+        assert alerts == [
+            *("Alerts in", "1", "0 rejected", "0 failed requests", "bridge: 1 process"),
+        ]
+        assert (events[1], due[1], digests[1]) == ("1", "0", "1")
+        assert requests[1:5] == ["1", "1 by schedule", "0 waiting", "0 failed"]
+        assert messages[2:] == ["0 waiting", "0 dead letters", "deliver: 1 process"]
+        for scheme, width in (("light", 360), ("dark", 400), ("dark", 1280)):
+            tab.be_wide(width)
+            tab.prefer(prefers_color_scheme=scheme, prefers_reduced_motion="reduce")
+            assert tab.script("document.documentElement.scrollWidth") <= width
+            assert tab.script(CONTRAST) == []
+        # Whoever dies is forgotten; one that takes over is not missed.
+        deliver.kill()
+        (acting if acting.acting else other).kill()
+        tab.wait_for_text("#way li:last-child", "deliver: not running", timeout=40)
+        tab.wait_for_text("#way li:nth-child(4)", "scheduler: 1 process", timeout=40)
+        assert stages(tab)[5] == ["Messages out", NONE, "deliver: not running"]
 
 
 def test_it_says_which_service_it_is_and_whom_it_is_connected_to(
@@ -247,7 +315,8 @@ def test_a_screen_reader_is_told_what_is_where(page: Browser) -> None:
     assert sorted(headings) == [
         *("Alarms", "Connections", "Digests going out", "How far behind", "Last checkpoint"),
         *("Losses", "Rejected", "Settings that are not the default", "Streams"),
-        *("The service is well.", "This service", "What flows", "Workers", "alarmdigest"),
+        *("The service is well.", "The way of an alarm", "This service", "What flows", "Workers"),
+        "alarmdigest",
     ]
     assert roles.count("status") == 1
     pictures = [name for role, name in told if role in ("image", "img")]

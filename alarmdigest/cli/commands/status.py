@@ -82,6 +82,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
             ("streams", ", ".join(found["streams"]) or "none"),
             *_copies(found["stream_states"]),
             *_group(found["group"]),
+            ("way", _way(found["way"])),
             ("store", found["store"]),
             *((f"{name}/s", f"{rate:,.1f}") for name, rate in found["rates"].items()),
             ("behind", _behind(behind, found["mode"])),
@@ -131,6 +132,14 @@ def _group(group: dict[str, Any] | None) -> list[tuple[str, str]]:
         for one in group["members"]
     ]
     return [("group", f"{group['group']}: {', '.join(names)}; this is {group['replica']}")]
+
+
+def _way(way: dict[str, dict[str, Any]]) -> str:
+    """How many run of each process that is on the way of an alarm besides the service."""
+    return ", ".join(
+        f"{name} {'not known' if one['processes'] is None else one['processes'] or 'not running'}"
+        for name, one in way.items()
+    )
 
 
 def _data(found: dict[str, Any]) -> str:

@@ -99,6 +99,18 @@ class Receiver:
             return ["the bridge stops"]
         return [self._publisher.blocked] if self._publisher.blocked else []
 
+    def counters(self) -> dict[str, int]:
+        """Those of the bridge's stage (``wire/service_api.py``). For another thread."""
+        found: Counter[str] = Counter()
+        # A copy is made at once, while the event loop counts on.
+        for (_sender, result), count in dict(self.alerts).items():
+            found[result] += count
+        return {
+            "published": found["alarm"],
+            "rejected": found["rejected"] + found["unreadable"],
+            "failed": self._publisher.failed,
+        }
+
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return

@@ -22,8 +22,9 @@ from alarmdigest.connect.bridge.receiver import Receiver
 from alarmdigest.connect.bridge.rules import Rules, needs_restart, read_rules
 from alarmdigest.connect.bridge.senders import SENDERS
 from alarmdigest.connect.pages import Pages
+from alarmdigest.connect.process_runner import connect_for
+from alarmdigest.connect.stats_answers import StatsAnswers
 from alarmdigest.http.server import HttpThread, listen
-from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.process import thread_dump
 from alarmdigest.process.signals import Signals
 from alarmdigest.process.supervisor import Supervisor
@@ -32,10 +33,10 @@ from alarmdigest.runtime.logs import Fields
 from alarmdigest.runtime.service_thread import STUCK_AFTER_S
 from alarmdigest.settings import HttpAddress, Settings, SettingsError
 from alarmdigest.settings.readers import http_address
+from alarmdigest.wire.service_api import STAGES
 
 log = logging.getLogger(__name__)
 
-LOCAL_SERVER = "nats://127.0.0.1:4222"
 WATCH_INTERVAL_S = 0.1
 GC_THRESHOLD = 50_000
 FINAL_LOG_FLUSH_S = 0.5
@@ -63,13 +64,7 @@ class BridgeRunner:
         self._publisher = Publisher(
             settings,
             self._rules,
-            Reconnector(
-                list(settings.server) or [LOCAL_SERVER],
-                name="alarmdigest-bridge",
-                login=settings.login,
-                ping_interval=settings.ping_interval.seconds,
-                attempt_timeout=settings.connect_attempt_timeout.seconds,
-            ),
+            connect_for(settings, "alarmdigest-bridge"),
             self._on_failure,
         )
         self._receiver = Receiver(self._rules, self._authentication, self._publisher)
@@ -81,6 +76,10 @@ class BridgeRunner:
             liveness=self._liveness_failures,
             readiness=self._receiver.readiness_failures,
             others=SENDERS,
+        )
+        stage = STAGES["bridge"]
+        self._answers = StatsAnswers(
+            stage, settings, connect_for(settings, f"{stage.name}-micro"), self._receiver.counters
         )
 
     def run(self) -> int:
@@ -97,9 +96,12 @@ class BridgeRunner:
         http.start()
         scheme = "https" if self._tls else "http"
         log.info("http listening%s", Fields(on=self._address.url.replace("http", scheme, 1)))
+        if not self._settings.no_service_api:
+            self._answers.start()
         try:
             return self._watch(http)
         finally:
+            self._answers.stop()
             self._signals.end()
 
     def _http(self) -> HttpThread:

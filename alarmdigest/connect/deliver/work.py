@@ -86,6 +86,17 @@ class DeliverWork:
     def degradations(self) -> list[str]:
         return [self.deliverer.standby] if self.deliverer.standby else []
 
+    def counters(self) -> dict[str, int]:
+        deliverer = self.deliverer
+        settling = deliverer.settling
+        return {
+            "acting": int(deliverer.acting),
+            "waiting": deliverer.lanes.figures().waiting,
+            # Copies are made at once, while other threads count on.
+            "sent": sum(dict(settling.sent).values()),
+            "dead": sum(dict(settling.dead).values()),
+        }
+
     def reload(self) -> None:
         """Raises SettingsError: all is as before."""
         routes = self._read()

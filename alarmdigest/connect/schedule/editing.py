@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections.abc import Callable, Iterable
 
 from alarmdigest.connect.bucket_reader import entries_from
@@ -13,7 +15,8 @@ from alarmdigest.connect.schedule.entries import Entry, packed, unpacked
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, NatsError
 
-ATTEMPTS = 10
+ATTEMPTS = 50
+LONGEST_PAUSE_S = 0.1
 
 
 def read_all(js: BatchJetStream, info: StreamInfo) -> list[Entry]:
@@ -51,6 +54,8 @@ def change(
         except JetStreamError as error:
             if error.err_code not in WRONG_LAST_SEQUENCE:
                 raise
+            # Whoever is slower must have a chance, too.
+            time.sleep(random.uniform(0, LONGEST_PAUSE_S))
             continue
         return entry
     raise NatsError(f"somebody else changes {key_of(user)} of {bucket.name} too: try again")

@@ -68,5 +68,14 @@ class SchedulerWork:
         found = [self.news.deaf, scheduler.watching.unanswered]
         return [one for one in found if one]
 
+    def counters(self) -> dict[str, int]:
+        scheduler = self.scheduler
+        return {
+            "acting": int(scheduler.acting),
+            "waiting": len(scheduler.agenda),
+            "requests": scheduler.requests,
+            "failed": scheduler.failed,
+        }
+
     def reload(self) -> None:
         self.scheduler.reload()

@@ -188,6 +188,44 @@ function showGroup(group) {
   ]));
 }
 
+// What a process beside the service says of itself; of several, one acts.
+function running(name, { processes, acting }) {
+  if (processes === null) return `${name}: not known`;
+  if (processes === 0) return `${name}: not running`;
+  const acts = acting === undefined || acting === processes ? ""
+    : acting === 0 ? ", none acts" : `, ${count(acting)} acts`;
+  return `${name}: ${count(processes)} ${processes === 1 ? "process" : "processes"}${acts}`;
+}
+
+// `runs` is false where nobody does it, which may be as it should.
+function stage(title, value, lines, who, runs = true) {
+  const made = element("li", undefined, runs ? "" : "off");
+  made.append(element("p", title, "stage"), element("p", value, "now"),
+    ...lines.map(([text, bad]) => element("p", text, bad ? "bad" : "")), element("p", who));
+  return made;
+}
+
+function showWay({ way: { bridge, scheduler, deliver }, totals, alarms, rejected }) {
+  const refused = Object.values(rejected.by_reason).reduce((sum, value) => sum + value, 0);
+  // Its own figures only while it runs.
+  const of = (process, ...lines) => process.processes ? lines : [];
+  byId("way").replaceChildren(
+    stage("Alerts in", bridge.processes ? count(bridge.published) : "–", of(bridge,
+      [`${count(bridge.rejected)} rejected`], [`${count(bridge.failed)} failed requests`],
+    ), running("bridge", bridge), bridge.processes > 0),
+    stage("Events", count(totals.events), [[`${count(refused)} rejected messages`]], "this service"),
+    stage("Due", count(alarms.due), [[`of ${count(alarms.active)} active alarms`]], "this service"),
+    stage("Requests", count(totals.requests), of(scheduler,
+      [`${count(scheduler.requests)} by schedule`], [`${count(scheduler.waiting)} waiting`],
+      [`${count(scheduler.failed)} failed`],
+    ), running("scheduler", scheduler), scheduler.processes > 0),
+    stage("Digests", count(totals.digests), [["confirmed"]], "this service"),
+    stage("Messages out", deliver.processes ? count(deliver.sent) : "–", of(deliver,
+      [`${count(deliver.waiting)} waiting`], [`${count(deliver.dead)} dead letters`, deliver.dead > 0],
+    ), running("deliver", deliver), deliver.processes > 0),
+  );
+}
+
 function show(status) {
   showState(status.state, SENTENCES[status.state], status.reasons);
   say("about", about(status));
@@ -198,6 +236,7 @@ function show(status) {
     const unknown = name === "behind" && behind.messages === null;
     chart(name, title, history[name], now, history.step_seconds, unknown);
   }
+  showWay(status);
   say("behind-messages", behind.messages === null ? "not known" : count(behind.messages));
   say("behind-seconds", behind.seconds === null ? "not known" : duration(behind.seconds));
   say("behind-position", position === null ? "–"

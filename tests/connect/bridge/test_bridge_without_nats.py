@@ -207,6 +207,6 @@ def test_a_server_without_jetstream_is_named() -> None:
         try:
             bridge.start(ready=False).wait_for_log("the server has no JetStream")
             assert "no JetStream" in bridge.post("/alertmanager", webhook(alert()))[1]["error"]
-            assert bridge.log.count("connected name=") == 1
+            assert bridge.log.count("connected name=alarmdigest-bridge server=") == 1
         finally:
             bridge.end()

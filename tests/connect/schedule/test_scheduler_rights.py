@@ -65,7 +65,7 @@ def test_the_permissions_as_shipped_suffice() -> None:
 @pytest.mark.parametrize(
     ("without", "said"),
     [
-        ('"AlarmDue", ', "cannot hear who becomes due"),
+        ('      "AlarmDue"\n', "cannot hear who becomes due"),
         ('      "SendAlarmDigest"\n', "requests are not stored"),
         ('      "AlarmDigestQuery.watch"\n', "cannot schedule"),
         ('      "$KV.ALARM_SCHEDULES.>"\n', "cannot schedule"),
