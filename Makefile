@@ -29,8 +29,8 @@ test-cassandra: build  ## keep the state in a real Cassandra, and kill both of t
 test-cluster: build  ## end nodes of a cluster of three, and print what the service adds: 4 minutes
 	$(BIN)/python -m pytest -m cluster -q -s $(ARGS)
 
-test-deliver: build  ## from alerts to mails, by schedule; kill every part, and the receivers: 5 minutes
-	$(BIN)/python -m pytest -m deliver -q --numprocesses 2 --dist loadfile $(ARGS)
+test-deliver: build  ## from alerts to mails, by schedule; kill every part, and the receivers: 4 minutes
+	$(BIN)/python -m pytest -m deliver -q --numprocesses 3 --dist loadfile $(ARGS)
 
 test-group: build  ## end replicas of a group, and their servers, and compare what they wrote: 4 minutes
 	$(BIN)/python -m pytest -m group -q --numprocesses 2 --dist loadfile $(ARGS)
