@@ -136,7 +136,8 @@ class Prometheus(_Program):
     ) -> None:
         super().__init__("prometheus")
         config = {
-            "global": {"scrape_interval": "200ms", "evaluation_interval": "200ms"},
+            # A scrape may take as long as its interval, and one that fails ends all alerts.
+            "global": {"scrape_interval": "1s", "evaluation_interval": "200ms"},
             "rule_files": ["rules.yml"],
             "scrape_configs": [
                 {"job_name": "ours", "static_configs": [{"targets": [f"{HOST}:{target.port}"]}]}

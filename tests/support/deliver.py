@@ -16,6 +16,8 @@ from support.service import ServiceProcess
 BEGAN_NS = 1_796_000_000 * 10**9
 # Retries within a test's patience, and a lease that the next process need not wait for.
 QUICK = """
+[consumer]
+ack_wait = "5s"
 [storage]
 lease = "1s"
 [sending]

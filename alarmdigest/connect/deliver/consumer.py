@@ -24,7 +24,6 @@ from alarmdigest.nats.errors import (
 )
 from alarmdigest.nats.jetstream import NO_CONSUMER, NO_MESSAGE, read_answer
 
-ACK_WAIT_S = 30.0
 PULL_EXPIRES_S = 5.0
 ACK, NAK, IN_PROGRESS = b"+ACK", b"-NAK", b"+WPI"
 _ACK_SUBJECT = b"$JS.ACK."
@@ -67,15 +66,24 @@ class DigestJetStream(BatchJetStream):
     # -- the consumer
 
     def ensure_consumer(
-        self, stream: str, name: str, *, subject: str, most_held: int, create: bool
-    ) -> None:
-        """Made where it is missing and ``create``. Raises ConsumerGone where it is missing,
+        self,
+        stream: str,
+        name: str,
+        *,
+        subject: str,
+        most_held: int,
+        ack_wait_s: float,
+        create: bool,
+    ) -> float:
+        """How long it waits for an acknowledgement, in seconds: one that is there keeps its own.
+
+        Made where it is missing and ``create``. Raises ConsumerGone where it is missing,
         StreamConflict where it is one that we cannot use, and what requests raise."""
         config = {
             "durable_name": name,
             "ack_policy": "explicit",
             "deliver_policy": "all",
-            "ack_wait": round(ACK_WAIT_S * 1e9),
+            "ack_wait": round(ack_wait_s * 1e9),
             "max_deliver": -1,
             "max_ack_pending": most_held,
             "filter_subject": subject,
@@ -87,18 +95,19 @@ class DigestJetStream(BatchJetStream):
                 raise ConsumerGone(
                     f"there is no consumer {name} and --no-create-streams was given: make it with "
                     f"`nats consumer add {stream} {name} --pull --deliver all --ack explicit "
-                    f"--max-deliver=-1 --wait 30s --max-pending {most_held} --filter {subject} "
-                    "--defaults`"
+                    f"--max-deliver=-1 --wait {ack_wait_s:g}s --max-pending {most_held} "
+                    f"--filter {subject} --defaults`"
                 )
             body = {"stream_name": stream, "config": config}
             self.request(f"CONSUMER.CREATE.{stream}.{name}.{subject}", body)
-            return
+            return ack_wait_s
         found = there.get("config") or {}
         if found.get("ack_policy") != "explicit" or found.get("deliver_subject"):
             raise StreamConflict(
                 f"consumer {name} of {stream} is no pull consumer with explicit acknowledgements: "
                 "delete it, or give another name in [consumer]"
             )
+        return float(found.get("ack_wait") or ack_wait_s * 1e9) / 1e9
 
     def standing(self, stream: str, name: str) -> Standing:
         """Raises ConsumerGone where there is none."""

@@ -45,7 +45,8 @@ PULL_BATCH = 64
 # Beyond so much in bodies no more is asked for, whatever their number.
 MOST_HELD_BYTES = 256 * 2**20
 # Well within the 30 s after which JetStream delivers again.
-IN_PROGRESS_EVERY_S = 8.0
+# A part of what JetStream waits: some of them may get lost.
+IN_PROGRESS_EVERY = 1 / 4
 LOOK_AGAIN_S = 2.0
 EVICT_AT_ONCE = 64
 NO_CONNECTION = "there is no connection to NATS"
@@ -81,7 +82,12 @@ class Deliverer(ServiceThread):
         self.lanes = Lanes(first.sending, self._may_send)
         told, delivered = Told(self._state_bucket), Delivered(self._delivered_bucket)
         self.composer = Composer(settings, storage.details_bucket, first.messages.most_rows)
-        self.intake = Intake(settings.digests_stream, first.consumer.name, self.held)
+        self.intake = Intake(
+            settings.digests_stream,
+            first.consumer.name,
+            self.held,
+            first.consumer.ack_wait.seconds,
+        )
         self.dispatch = Dispatch(
             routes, first.consumer.part_wait.seconds, self.composer, told, delivered, self.lanes
         )
@@ -257,7 +263,7 @@ class Deliverer(ServiceThread):
 
     def _say_in_progress(self, js: DigestJetStream, now: float) -> None:
         if now >= self._progress_at:
-            self._progress_at = now + IN_PROGRESS_EVERY_S
+            self._progress_at = now + IN_PROGRESS_EVERY * self.intake.ack_wait_s
             js.answer(IN_PROGRESS, [one.reply for one in self.held.digests.values()])
 
     # -- out
@@ -305,11 +311,12 @@ class Deliverer(ServiceThread):
             for bucket in (self._state_bucket, self._delivered_bucket):
                 ensure_bucket(js, bucket, create=create)
             ensure_stream(js, self._storage, replicas=settings.stream_replicas, create=create)
-            js.ensure_consumer(
+            self.intake.ack_wait_s = js.ensure_consumer(
                 settings.digests_stream,
                 self._consumer.name,
                 subject=settings.digest_subject,
                 most_held=self._consumer.most_held,
+                ack_wait_s=self._consumer.ack_wait.seconds,
                 create=create,
             )
         except JetStreamOff:

@@ -19,16 +19,17 @@ from alarmdigest.runtime.logs import Fields
 log = logging.getLogger(__name__)
 
 LOOK_EVERY_S = 0.5
-# Three times what JetStream waits before it delivers again: then something else is wrong.
-PATIENCE_S = 90.0
+# So many times as long as JetStream waits before it delivers again: then something else is wrong.
+PATIENCE = 3
 # Digests that were acknowledged lately, and may be delivered again if the server lost that.
 MOST_SETTLED = 10_000
 
 
 class Intake:
-    """Belongs to one thread."""
+    """Belongs to one thread. ``ack_wait_s``: so long JetStream waits, before it delivers again."""
 
-    def __init__(self, stream: str, consumer: str, held: Held) -> None:
+    def __init__(self, stream: str, consumer: str, held: Held, ack_wait_s: float) -> None:
+        self.ack_wait_s = ack_wait_s
         self._stream, self._consumer = stream, consumer
         self._held = held
         self._waiting: dict[int, Digest] = {}
@@ -48,7 +49,7 @@ class Intake:
         """What was delivered and got lost on its way comes again first."""
         self.catching_up = True
         self._look_at = 0.0
-        self._patient_until = time.monotonic() + PATIENCE_S
+        self._patient_until = time.monotonic() + PATIENCE * self.ack_wait_s
 
     def forget_all(self) -> None:
         self._waiting.clear()

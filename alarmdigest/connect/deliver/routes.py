@@ -71,6 +71,7 @@ class ConsumerRules:
     name: str = "alarmdigest-deliver"
     most_held: int = 20_000
     part_wait: Duration = Duration(SECOND_NS)
+    ack_wait: Duration = Duration(30 * SECOND_NS)
 
 
 @dataclass(frozen=True, slots=True)

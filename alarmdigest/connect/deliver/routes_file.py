@@ -21,7 +21,14 @@ from alarmdigest.connect.deliver.sender import check
 from alarmdigest.connect.toml_tables import boolean, of_text, read_document, read_table, text, texts
 from alarmdigest.runtime import pipes
 from alarmdigest.settings import SettingsError, duration
-from alarmdigest.settings.readers import age_limit, size_limit, stream_name, subject, token
+from alarmdigest.settings.readers import (
+    Duration,
+    age_limit,
+    size_limit,
+    stream_name,
+    subject,
+    token,
+)
 
 FORMS = ("html", "text", "short")
 MAX_SECRET_BYTES = 64 * 1024
@@ -83,11 +90,21 @@ _ROUTE: Mapping[str, Reader] = {
     "zone": _zone,
     "continue": boolean,
 }
+
+
+def _ack_wait(value: str) -> Duration:
+    found = duration(value)
+    if not 1 <= found.seconds <= 3600:
+        raise ValueError(f"{value!r:.80} is not from 1s to 1h")
+    return found
+
+
 _PLAIN: Mapping[str, Mapping[str, Reader]] = {
     "consumer": {
         "name": of_text(token),
         "most_held": _number(1, 1_000_000),
         "part_wait": of_text(duration),
+        "ack_wait": of_text(_ack_wait),
     },
     "sending": {
         "threads": _number(1, 256),

@@ -188,7 +188,8 @@ def test_when_all_places_are_held_the_oldest_that_keep_failing_make_room(
     server: NatsServer, digests: Digests, web: WebServer
 ) -> None:
     web.answer = lambda path: 503 if "bad" in path else 200
-    text = routes({"web": web.url()}, quick="[consumer]\nmost_held = 5\n" + QUICK)
+    few = QUICK.replace("[consumer]", "[consumer]\nmost_held = 5")
+    text = routes({"web": web.url()}, quick=few)
     text = text.replace("[sending]", "[sending]\nattempts = 1000")
     with DeliverProcess(server.url, routes=text) as deliver:
         for number in range(8):
