@@ -34,6 +34,7 @@ class StatsAnswers(ServiceAnswers):
             name=stage.name,
             description=stage.description,
             inbox_prefix=settings.inbox_prefix,
+            not_to=settings.subjects,
         )
         self._stage = stage
         self._subject = str(getattr(settings, stage.setting))

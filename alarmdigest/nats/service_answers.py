@@ -11,6 +11,7 @@ import logging
 import secrets
 import threading
 from abc import abstractmethod
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -21,6 +22,7 @@ from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import NatsError
 from alarmdigest.nats.receive_buffer import ReceiveBuffer
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.subjects import meets_base
 from alarmdigest.runtime.logs import LimitedLog
 from alarmdigest.runtime.service_thread import TICK_S
 from alarmdigest.wire import service_api
@@ -50,13 +52,16 @@ class ServiceAnswers(threading.Thread):
         name: str,
         description: str,
         inbox_prefix: str,
+        not_to: Sequence[str],
     ) -> None:
-        """``name`` is the service's; answers go to inboxes, ours being below ``inbox_prefix``."""
+        """``name`` is the service's. No answer goes to the subjects ``not_to``, or below them.
+        ``inbox_prefix`` is that of our own inboxes."""
         super().__init__(name="micro", daemon=True)
         self._reconnector = reconnector
         self._service_name = name
         self._description = description
         self._inbox_prefix = inbox_prefix
+        self._not_to = tuple(not_to)
         self._id = secrets.token_hex(11)
         self._since = datetime.now(timezone.utc).isoformat().replace("+00:00", "Z")
         self._stopping = threading.Event()
@@ -133,7 +138,7 @@ class ServiceAnswers(threading.Thread):
         """Do more."""
 
     def _on_message(self, connection: Connection, sid: int, reply: bytes, payload: bytes) -> None:
-        if sid >= FREE_SID or not self._is_inbox(reply):
+        if sid >= FREE_SID or not self._may_answer(reply):
             return
         verb = VERBS[sid // ADDRESSES]
         if verb not in self._made:  # once for all who have asked at the same time
@@ -158,11 +163,17 @@ class ServiceAnswers(threading.Thread):
             answer["endpoints"] = self._stats()
         return answer
 
+    def _may_answer(self, reply: bytes) -> bool:
+        """Who asks chooses the place, and must not have us publish where he may not himself: in a
+        bucket, an input of the service, or JetStream's own subjects."""
+        place = reply.decode("utf-8", "replace")
+        return bool(place) and not (
+            place.startswith("$") or any(meets_base(one, place) for one in self._not_to)
+        )
+
     def _is_inbox(self, reply: bytes) -> bool:
-        """Whether it is a place for answers. Who asks chooses it, and must not have us publish
-        where he may not himself: in a bucket, an input of the service, or JetStream's own subjects.
-        ``_R_`` and ``_GR_`` are what servers make of an inbox of another account or behind a
-        gateway."""
+        """Whether it is a place for answers that hold ids. ``_R_`` and ``_GR_`` are what servers
+        make of an inbox of another account or behind a gateway."""
         return reply.startswith((b"_INBOX", b"_R_", b"_GR_", f"{self._inbox_prefix}.".encode()))
 
 

@@ -67,6 +67,7 @@ class ServiceApi(ServiceAnswers):
             name=NAME,
             description="keeps alarms and answers requests with digests",
             inbox_prefix=service.settings.inbox_prefix,
+            not_to=service.settings.subjects,
         )
         self._service = service
         self._others = others

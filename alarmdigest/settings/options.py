@@ -365,6 +365,12 @@ class Settings:
         return places.get(self.store, f"the folder {self.data_dir}")
 
     @property
+    def subjects(self) -> tuple[str, ...]:
+        """Of all messages that go in and out."""
+        inputs = (self.event_subject, self.request_subject, self.forget_subject)
+        return (*inputs, self.digest_subject, self.rejected_subject, self.due_subject)
+
+    @property
     def keeps_snapshots(self) -> bool:
         """Whether they are made, and started from, where the service reads a stream."""
         wanted = self.snapshots or bool(self.group)
