@@ -1,7 +1,7 @@
 """One attempt to send one message by one target, through Apprise.
 
 Apprise keeps a pool of threads for all that has a time limit, which a few endpoints that hang would
-fill: so it gets none, and works in the thread that calls it (``workers.py`` has those). Nothing of
+fill: so it gets none, and works in the thread that calls it (``pool.py`` has those). Nothing of
 an URL is logged or told: of Apprise's log only warnings are taken, and its debug lines, which show
 paths with tokens, go nowhere.
 """
