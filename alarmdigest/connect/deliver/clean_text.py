@@ -20,6 +20,8 @@ _MARKUP = str.maketrans(
     {"<": "\u2039", ">": "\u203a", "`": "'", "*": "\u2217", "~": "-", "\\": "/"}
 )
 _UNDERLINE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+# A name, and an address without what a chat could take for markup.
+_LINK_LINE = re.compile(r" *[\w .-]{1,80}: https?://[^\s<>|`*]+")
 # Allowed in an address by some programs, and the end of it for others.
 _QUOTED = {ord(char): f"%{ord(char):02X}" for char in "\"'<>\\^`{|}"}
 
@@ -46,6 +48,14 @@ def for_chat(text: str) -> str:
     text = _MENTION.sub("@ ", text.translate(_MARKUP))
     text = _TWO_BARS.sub("| ", text.replace("](", "] ("))
     return _UNDERLINE.sub("-", text)
+
+
+def chat_lines(text: str) -> str:
+    """A text of several lines, each as ``for_chat`` makes it but for links, which go on working."""
+    return "\n".join(
+        line if line.lstrip().startswith(WEB) or ": http" in line else for_chat(line)
+        for line in text.split("\n")
+    )
 
 
 def web_link(url: str) -> str:

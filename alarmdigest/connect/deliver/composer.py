@@ -22,7 +22,8 @@ from alarmdigest.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# After a question that took so long, nobody is asked for a while: digests would queue up behind it.
+# After a question that took so long, nobody is asked about this user for a while, and about nobody
+# where the one before was slow, too: digests would queue up behind it.
 SLOW_S = 1.0
 ASK_AGAIN_S = 5.0
 
@@ -54,6 +55,8 @@ class Composer:
         self._details_prefix = f"$KV.{details_bucket}."
         self.most_rows = most_rows
         self._silent_until = 0.0
+        self._slow_user = ""
+        self._slow_until = 0.0
         self.state_unknown = 0
         self._unknown = LimitedLog(log, logging.WARNING)
 
@@ -99,7 +102,8 @@ class Composer:
     def _state(self, js: DigestJetStream, user_id: str) -> list[Alarm] | None:
         """All alarms of a user; None where nobody says."""
         asked_at = time.monotonic()
-        if asked_at < self._silent_until:
+        slow = user_id == self._slow_user and asked_at < self._slow_until
+        if asked_at < self._silent_until or slow:
             self.state_unknown += 1
             return None
         try:
@@ -108,8 +112,11 @@ class Composer:
         except (NoAnswer, JetStreamDenied) as error:
             self.state_unknown += 1
             self._unknown("sent without what else is active", reason=error)
-            if time.monotonic() - asked_at > SLOW_S:
-                self._silent_until = time.monotonic() + ASK_AGAIN_S
+            now = time.monotonic()
+            if now - asked_at > SLOW_S:
+                if self._slow_user and self._slow_user != user_id and asked_at < self._slow_until:
+                    self._silent_until = now + ASK_AGAIN_S
+                self._slow_user, self._slow_until = user_id, now + ASK_AGAIN_S
             return None
 
     def _with_details(

@@ -43,6 +43,14 @@ class Arrived(NamedTuple):
     body: bytes
 
 
+class Consumer(NamedTuple):
+    """How long the server waits for an acknowledgement, in seconds, and how many digests it lets
+    be unacknowledged at most, or we do."""
+
+    ack_wait_s: float
+    most_held: int
+
+
 class Standing(NamedTuple):
     """What the server says of a consumer: through which sequence all is acknowledged, how many
     digests are delivered and not acknowledged, and how many were not delivered yet."""
@@ -74,8 +82,8 @@ class DigestJetStream(BatchJetStream):
         most_held: int,
         ack_wait_s: float,
         create: bool,
-    ) -> float:
-        """How long it waits for an acknowledgement, in seconds: one that is there keeps its own.
+    ) -> Consumer:
+        """What it is like: one that is there keeps its own limits.
 
         Made where it is missing and ``create``. Raises ConsumerGone where it is missing,
         StreamConflict where it is one that we cannot use, and what requests raise."""
@@ -100,14 +108,23 @@ class DigestJetStream(BatchJetStream):
                 )
             body = {"stream_name": stream, "config": config}
             self.request(f"CONSUMER.CREATE.{stream}.{name}.{subject}", body)
-            return ack_wait_s
+            return Consumer(ack_wait_s, most_held)
         found = there.get("config") or {}
         if found.get("ack_policy") != "explicit" or found.get("deliver_subject"):
             raise StreamConflict(
                 f"consumer {name} of {stream} is no pull consumer with explicit acknowledgements: "
                 "delete it, or give another name in [consumer]"
             )
-        return float(found.get("ack_wait") or ack_wait_s * 1e9) / 1e9
+        if int(found.get("max_deliver") or -1) > 0:
+            raise StreamConflict(
+                f"consumer {name} of {stream} gives digests up after {found['max_deliver']} "
+                f"deliveries: `nats consumer edit {stream} {name} --max-deliver=-1`"
+            )
+        their_most = int(found.get("max_ack_pending") or 0)
+        return Consumer(
+            float(found.get("ack_wait") or ack_wait_s * 1e9) / 1e9,
+            min(most_held, their_most) if their_most > 0 else most_held,
+        )
 
     def standing(self, stream: str, name: str) -> Standing:
         """Raises ConsumerGone where there is none."""

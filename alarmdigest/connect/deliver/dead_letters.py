@@ -21,6 +21,7 @@ NAME_IN_USE = 10058
 REASONS = ("no_route", "no_address", "unreadable", "attempts", "too_old", "evicted")
 # What JSON and headers take besides the digests.
 ROOM_BYTES = 16 * 1024
+MAX_DETAIL_CHARS = 1000
 
 
 class Dead(NamedTuple):
@@ -55,16 +56,18 @@ def messages_of(dead: Dead, storage: StorageRules, max_payload: int) -> list[Out
 def _message(
     dead: Dead, parts: Sequence[Digest], storage: StorageRules, *, cut: bool = False
 ) -> Outgoing:
-    body = orjson.dumps(
-        {
-            "UserID": dead.user_id,
-            "target": dead.target,
-            "reason": dead.reason,
-            "detail": dead.detail,
-            "attempts": dead.attempts,
-            "digests": [_part(part, cut=cut) for part in parts],
-        }
-    )
+    fields = {
+        "UserID": dead.user_id,
+        "target": dead.target,
+        "reason": dead.reason,
+        "detail": dead.detail[:MAX_DETAIL_CHARS],
+        "attempts": dead.attempts,
+    }
+    try:
+        body = orjson.dumps({**fields, "digests": [_part(part, cut=cut) for part in parts]})
+    except orjson.JSONEncodeError:  # it is nested more deeply than can be written
+        cut = True
+        body = orjson.dumps({**fields, "digests": [_part(part, cut=True) for part in parts]})
     hashed = hashlib.sha256(
         "\n".join(
             (dead.target, dead.address, str(dead.retried), *(part.digest_id for part in parts))
@@ -85,7 +88,7 @@ def _message(
 
 def _part(part: Digest, *, cut: bool) -> dict[str, Any]:
     told: dict[str, Any] = {
-        "id": part.digest_id,
+        "id": part.digest_id[:MAX_DETAIL_CHARS],
         "sequence": part.sequence,
         "at": part.at_ns,
     }

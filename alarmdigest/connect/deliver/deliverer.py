@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from alarmdigest.connect.buckets import BucketConfig, ensure_bucket
 from alarmdigest.connect.deliver.composer import Composer
@@ -31,7 +32,13 @@ from alarmdigest.connect.deliver.settling import Settling
 from alarmdigest.connect.deliver.told import Told
 from alarmdigest.connect.lease import Lease
 from alarmdigest.nats.connection import Connection
-from alarmdigest.nats.errors import ConnectionLost, JetStreamOff, NatsError
+from alarmdigest.nats.errors import (
+    ConnectionLost,
+    JetStreamError,
+    JetStreamOff,
+    NatsError,
+    NoAnswer,
+)
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.subjects import covers
 from alarmdigest.runtime.logs import Fields, LimitedLog
@@ -49,6 +56,8 @@ MOST_HELD_BYTES = 256 * 2**20
 IN_PROGRESS_EVERY = 1 / 4
 LOOK_AGAIN_S = 2.0
 EVICT_AT_ONCE = 64
+# A lane with more than this part of all places may have to make room, though it does not fail.
+CROWDED_PART = 10
 NO_CONNECTION = "there is no connection to NATS"
 
 
@@ -89,7 +98,13 @@ class Deliverer(ServiceThread):
             first.consumer.ack_wait.seconds,
         )
         self.dispatch = Dispatch(
-            routes, first.consumer.part_wait.seconds, self.composer, told, delivered, self.lanes
+            routes,
+            first.consumer.part_wait.seconds,
+            self.composer,
+            told,
+            delivered,
+            self.lanes,
+            self.held,
         )
         self.settling = Settling(
             storage, delivered, told, self.held, self.intake, self.lanes.settled
@@ -99,6 +114,7 @@ class Deliverer(ServiceThread):
         self.stopping = threading.Event()
         self.blocked = NO_CONNECTION
         self.standby = ""
+        self._most_held = first.consumer.most_held
         self._term = 0
         self._me = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(6)}"
         self._renew_at = self._progress_at = 0.0
@@ -251,11 +267,12 @@ class Deliverer(ServiceThread):
             self.settling.ended(*ended)
 
     def _ask_for_more(self, js: DigestJetStream) -> None:
-        room = self._consumer.most_held - len(self.held)
+        room = self._most_held - len(self.held)
         if self.held.size > MOST_HELD_BYTES:
             room = 0
-        if room <= 0 and not self.intake.catching_up:
-            for item in self.lanes.evict(EVICT_AT_ONCE):
+        # One after the other: what was evicted frees its place once its dead letter is stored.
+        if room <= 0 and not (self.intake.catching_up or self.settling.waiting):
+            for item in self.lanes.evict(EVICT_AT_ONCE, crowded=self._most_held // CROWDED_PART):
                 self.settling.outcome(Outcome(item, "dead", "evicted"))
         if js.pulling or (room <= 0 and not self.intake.catching_up):
             return
@@ -287,7 +304,8 @@ class Deliverer(ServiceThread):
         given_back = [one.reply for one in self.held.digests.values()] if self.acting else []
         self.held.clear()
         if self.lease is not None:
-            self.lease.release()
+            with suppress(JetStreamError, NoAnswer):  # it ends by itself, and what follows counts
+                self.lease.release()
         # Only once our pull is gone, too: it would be delivered to us again.
         js.drop()
         given_back += [one.reply for one in js.arrived]
@@ -311,7 +329,7 @@ class Deliverer(ServiceThread):
             for bucket in (self._state_bucket, self._delivered_bucket):
                 ensure_bucket(js, bucket, create=create)
             ensure_stream(js, self._storage, replicas=settings.stream_replicas, create=create)
-            self.intake.ack_wait_s = js.ensure_consumer(
+            consumer = js.ensure_consumer(
                 settings.digests_stream,
                 self._consumer.name,
                 subject=settings.digest_subject,
@@ -319,6 +337,7 @@ class Deliverer(ServiceThread):
                 ack_wait_s=self._consumer.ack_wait.seconds,
                 create=create,
             )
+            self.intake.ack_wait_s, self._most_held = consumer
         except JetStreamOff:
             return "the server has no JetStream (for this account), which deliver needs"
         except ConnectionLost:

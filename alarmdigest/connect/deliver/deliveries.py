@@ -39,13 +39,19 @@ class Held:
         self.digests[digest.sequence] = digest
         self.size += len(digest.body)
 
+    def add_weight(self, digest: Digest, count: int) -> None:
+        """Of the message that was made of it."""
+        if self.digests.get(digest.sequence) is digest:
+            digest.weight += count
+            self.size += count
+
     def remove(self, parts: Sequence[Digest]) -> list[bytes]:
         """Where to acknowledge those of them that we still hold."""
         replies = []
         for part in parts:
             if self.digests.get(part.sequence) is part:
                 del self.digests[part.sequence]
-                self.size -= len(part.body)
+                self.size -= len(part.body) + part.weight
                 replies.append(part.reply)
         return replies
 

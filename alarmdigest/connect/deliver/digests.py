@@ -12,6 +12,7 @@ import orjson
 from alarmdigest._ext import timestamps
 from alarmdigest.connect.deliver.consumer import Arrived
 from alarmdigest.connect.deliver.message import CRITICAL, WARNING
+from alarmdigest.wire.messages import MAX_ID_BYTES
 
 # What a part holds at least that another one follows: a split digest's parts have 16 KiB at least,
 # and an alarm that did not fit any more less than 7.
@@ -39,6 +40,8 @@ class Digest:
     alarms: tuple[Alarm, ...]
     body: bytes
     again: bool
+    #: Bytes that are held besides the body, roughly: of the message that was made of it.
+    weight: int = 0
 
 
 class Unreadable(Exception):
@@ -61,6 +64,9 @@ def read_digest(arrived: Arrived, stream: str, *, again: bool) -> Digest:
         )
         if not isinstance(user_id, str) or not user_id:
             raise ValueError("it names no user")
+        ids = (user_id, *(alarm.alarm_id for alarm in alarms))
+        if max(len(one.encode()) for one in ids) > MAX_ID_BYTES:
+            raise ValueError(f"an id has more than {MAX_ID_BYTES} bytes")
     except (ValueError, KeyError, TypeError) as error:
         raise Unreadable(f"this is no digest: {type(error).__name__} {error}"[:200]) from error
     return Digest(

@@ -10,12 +10,15 @@ from alarmdigest.connect.deliver.composer import Composer
 from alarmdigest.connect.deliver.consumer import DigestJetStream
 from alarmdigest.connect.deliver.dead_letters import Dead
 from alarmdigest.connect.deliver.delivered import Delivered
-from alarmdigest.connect.deliver.deliveries import Delivery
+from alarmdigest.connect.deliver.deliveries import Delivery, Held
 from alarmdigest.connect.deliver.digests import Assembler, Digest, ids_of
 from alarmdigest.connect.deliver.lanes import Item, Lanes
 from alarmdigest.connect.deliver.message import CLEARED, CRITICAL, WARNING, Message
 from alarmdigest.connect.deliver.routes import Routes, Way
 from alarmdigest.connect.deliver.told import Told
+
+# Of a line with its short texts, as Python keeps it.
+LINE_BYTES = 400
 
 
 class Ended(NamedTuple):
@@ -37,11 +40,13 @@ class Dispatch:
         told: Told,
         delivered: Delivered,
         lanes: Lanes,
+        held: Held,
     ) -> None:
         self._routes = routes
         self._assembler = Assembler(part_wait_s)
         self._composer, self._told, self._delivered = composer, told, delivered
         self._lanes = lanes
+        self._held = held
         self._whole: deque[Sequence[Digest]] = deque()
         self.duplicates = 0
         self.filtered = 0
@@ -108,6 +113,7 @@ class Dispatch:
             if ids not in messages:
                 composed = self._composer.compose(js, some, through)
                 messages[ids] = composed.message
+                self._held.add_weight(some[0], weight_of(composed.message))
                 delivery.told_through = composed.told_through
         if delivery.told_through is not None:
             self._told.note(user_id, delivery.told_through)
@@ -115,6 +121,12 @@ class Dispatch:
         for way in ways:
             ids = ids_of(missing[way.address])
             self._lanes.put(Item(delivery, messages[ids], way))
+
+
+def weight_of(message: Message) -> int:
+    """What it takes in memory, roughly: a user may have very many active alarms."""
+    lines = (*message.new, *message.still_active, *message.cleared)
+    return sum(LINE_BYTES + 2 * (len(one.alarm_id) + len(one.description)) for one in lines)
 
 
 def worst_of(parts: Sequence[Digest]) -> str:

@@ -254,16 +254,19 @@ class Lanes:
 
     # -- all of them
 
-    def evict(self, count: int) -> list[Item]:
-        """The oldest of lanes that keep failing, at most so many: they leave them."""
+    def evict(self, count: int, *, crowded: int) -> list[Item]:
+        """The oldest of lanes that keep failing, or that hold more than ``crowded``, at most so
+        many: they leave them. First those whose digests wait for nothing else, and so are through
+        with it."""
         with self._changed:
-            blocked = [
-                item
-                for lane in self._lanes.values()
-                if lane.failures >= EVICT_AFTER_FAILURES
-                for item in itertools.islice(lane.items, int(lane.sending), None)
-            ]
-            evicted = sorted(blocked, key=lambda item: item.waits_since)[:count]
+            blocked: list[Item] = []
+            for lane in self._lanes.values():
+                waiting = list(itertools.islice(lane.items, int(lane.sending), None))
+                if lane.failures < EVICT_AFTER_FAILURES:
+                    waiting = waiting[: max(0, len(lane.items) - crowded)]
+                blocked += waiting
+            blocked.sort(key=lambda item: (item.delivery.left > 1, item.waits_since))
+            evicted = blocked[:count]
             for item in evicted:
                 assert item.lane is not None
                 item.lane.items.remove(item)

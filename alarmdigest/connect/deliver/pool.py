@@ -6,8 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal, NamedTuple
 
+from alarmdigest.connect.deliver.addresses import MAIL_SCHEMES
+from alarmdigest.connect.deliver.clean_text import chat_lines
 from alarmdigest.connect.deliver.lanes import Item, Lanes
 from alarmdigest.connect.deliver.message import Message
 from alarmdigest.connect.deliver.rendering import Rendered, Renderer, TemplateFailed
@@ -50,6 +53,8 @@ class Renderers:
     def letter(self, message: Message, way: Way) -> Letter:
         """What goes to a target. Raises as ``render``."""
         rendered = self.render(message, way)
+        if way.target.url.scheme not in MAIL_SCHEMES:  # a chat may make more of it than text
+            rendered = replace(rendered, text=chat_lines(rendered.text))
         return Letter(way.address, way.target.form, rendered, message.digest_ids, way.unsubscribe)
 
 

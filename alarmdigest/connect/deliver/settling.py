@@ -18,7 +18,8 @@ from alarmdigest.connect.deliver.lanes import Item
 from alarmdigest.connect.deliver.pool import Outcome
 from alarmdigest.connect.deliver.routes import StorageRules
 from alarmdigest.connect.deliver.told import Told
-from alarmdigest.connect.publishing import Outgoing
+from alarmdigest.connect.publishing import NO_STREAM, Outgoing
+from alarmdigest.nats.errors import StreamMissing
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import Fields, LimitedLog, Untrusted
 
@@ -137,6 +138,8 @@ class Settling:
     def _publish(self, js: DigestJetStream, entries: Sequence[Outgoing]) -> None:
         """What cannot be recorded is counted: it keeps nothing from being acknowledged."""
         for outcome in js.publish_all(entries):
+            if outcome.problem.startswith(NO_STREAM):
+                raise StreamMissing(outcome.problem)  # it is made again, and this is done again
             if outcome.problem:
                 self.unrecorded += 1
                 self._trouble("not recorded as delivered", reason=outcome.problem)
@@ -154,6 +157,8 @@ class Settling:
         buried: list[_Grave] = []
         for grave, some in zip(graves, messages, strict=True):
             problems = [one.problem for one in (next(outcomes) for _ in some) if one.problem]
+            if problems and problems[0].startswith(NO_STREAM):
+                raise StreamMissing(problems[0])
             if problems:
                 self._trouble("a dead letter is not stored", reason=problems[0])
                 left.append(grave)

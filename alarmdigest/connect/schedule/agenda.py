@@ -10,6 +10,8 @@ from alarmdigest.connect.schedule.schedule import FOREVER_NS
 
 # So much later than its time nothing is looked at again.
 LATE_NS = 10**9
+# Finding the time of a user takes some microseconds, at worst some tens.
+USERS_AT_ONCE = 10_000
 
 
 class Waiting(NamedTuple):
@@ -67,16 +69,19 @@ class Agenda:
         return True
 
     def take(self, now_ns: int, most: int) -> list[Due]:
-        """Of those whose time has come, those who have waited longest for it: they are out.
+        """Of those whose time has come, those who have waited longest for it, at most so many:
+        they are out. Fewer do not mean that there are no more.
 
         Who should have been told some time ago, while nobody could, is told now only if his
         schedule lets him be told now.
         """
         found: list[Due] = []
-        while self._instants and self._instants[0] <= now_ns and len(found) < most:
+        left = most + USERS_AT_ONCE  # some of them may not be due any more
+        while self._instants and self._instants[0] <= now_ns and len(found) < most and left > 0:
             at_ns = self._instants[0]
             users = self._at[at_ns]
-            while users and len(found) < most:
+            while users and len(found) < most and left > 0:
+                left -= 1
                 user = users.pop()
                 waiting = self._waiting.get(user)
                 if waiting is None or waiting.at_ns != at_ns:  # it has changed since
@@ -102,11 +107,17 @@ class Agenda:
         if (waiting := self._waiting.pop(user, None)) is not None:
             self.add(user, waiting.since_ns, waiting.critical)
 
-    def schedules_changed(self) -> None:
-        """Those of many, or that of all others."""
-        before = self._waiting.copy()
-        self.clear()
-        self.put_back(Due(*one) for one in before.items())
+    def schedules_changed(self, now_and_then: Callable[[], None]) -> None:
+        """Those of many, or that of all others. ``now_and_then`` is called meanwhile; what it
+        raises leaves some users out."""
+        before = self._waiting
+        self._waiting = {}
+        self._at.clear()
+        self._instants.clear()
+        for count, one in enumerate(before.items(), 1):
+            if count % USERS_AT_ONCE == 0:
+                now_and_then()
+            self.put_back([Due(*one)])
 
     def clear(self) -> None:
         self._waiting.clear()
@@ -115,5 +126,9 @@ class Agenda:
 
     @property
     def next_ns(self) -> int | None:
-        """When somebody's time comes, or, where that has changed since, came; None for nobody."""
-        return self._instants[0] if self._instants else None
+        """When somebody's time comes, or, where that has changed since, came; None for nobody.
+        Another thread may ask, too."""
+        try:
+            return self._instants[0]
+        except IndexError:
+            return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, time, timezone
 from difflib import get_close_matches
@@ -21,6 +22,8 @@ MAX_WITHIN_NS = 366 * 86400 * 10**9
 #: ``paused_until`` of a pause without an end.
 UNTIL_RESUMED = "resumed"
 FOREVER_NS = 2**63 - 1
+# What comes later no text of a time can say: year 2262.
+LATEST_NS = 9_223_372_036_000_000_000
 KEYS = ("cron", "timezone", "within", "critical_within", "send_between", "critical_anytime")
 _BETWEEN = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-(?:([01]\d|2[0-3]):([0-5]\d)|(24):(00))")
 
@@ -135,7 +138,9 @@ def read_paused_until(text: Any, zone: str) -> int:
             pass
         else:
             if at.tzinfo is None:
-                return round(at.replace(tzinfo=ZoneInfo(zone)).timestamp()) * 10**9
+                at = at.replace(tzinfo=ZoneInfo(zone))
+            with suppress(OverflowError):
+                return min(round(at.timestamp()) * 10**9, FOREVER_NS)
     raise ValueError(
         f"{text!r:.80} is no time like 2026-12-24, 2026-12-24T08:00 or 2026-12-24T08:00:00+02:00"
     )
@@ -143,7 +148,7 @@ def read_paused_until(text: Any, zone: str) -> int:
 
 def paused_until_text(ns: int) -> str:
     """What ``read_paused_until`` reads."""
-    return UNTIL_RESUMED if ns == FOREVER_NS else timestamps.to_text(ns)
+    return UNTIL_RESUMED if ns >= LATEST_NS else timestamps.to_text(ns)
 
 
 def _crons(value: Any) -> tuple[str, ...]:

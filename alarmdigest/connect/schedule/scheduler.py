@@ -74,6 +74,7 @@ class Scheduler(ServiceThread):
         # Of users who were asked for: the sequence of the request, until the service has read it.
         self._asked: dict[str, int] = {}
         self._renew_at = self._follow_at = self._send_at = 0.0
+        self._term = 0
         self._reload_asked = threading.Event()
         self.requests = self.duplicates = self.failed = self.from_the_future = 0
         # How much later than its time a request was stored.
@@ -123,13 +124,14 @@ class Scheduler(ServiceThread):
         while not self.stopping.is_set():
             self.sign_of_life()
             js.see_to_connection()
-            if time.monotonic() >= self._renew_at:
-                self._renew_at = time.monotonic() + RENEW_EVERY_S
-                lease.try_acquire()
-            self._see_whether_we_act()
+            self._renew()
+            self._follow_schedules(js)
             if self.acting:
                 self._act(js)
             else:
+                self.watching.drop_news()
+                if lease.holder not in ("", self._me):
+                    self.agenda.clear()
                 self.stopping.wait(TICK_S)
         with suppress(NatsError):
             lease.release()
@@ -164,31 +166,40 @@ class Scheduler(ServiceThread):
             self._see_whether_we_act()
             js.see_to_connection()
 
+    def _renew(self) -> None:
+        """Nothing may take longer than the lease lasts without this in between."""
+        self.sign_of_life()
+        if self._lease is not None and time.monotonic() >= self._renew_at:
+            self._renew_at = time.monotonic() + RENEW_EVERY_S
+            self._lease.try_acquire()
+        self._see_whether_we_act()
+
     def _see_whether_we_act(self) -> None:
-        held = self._lease is not None and self._lease.held
-        if held == self.acting:
+        lease = self._lease
+        held = lease is not None and lease.held
+        if lease is None or held == self.acting:
             return
         self.acting = held
-        self.agenda.clear()
-        self._asked.clear()
-        if held:
+        if not held:
+            log.info("another one acts now, or none%s", Fields(holder=self.holder or "none"))
+        elif lease.terms != self._term:  # else nobody else can have acted: what we know holds
+            self._term = lease.terms
+            self.agenda.clear()
+            self._asked.clear()
             self.watching.begin()
             log.info("acting from now on%s", Fields(holder=self._me))
-        else:
-            log.info("another one acts now, or none%s", Fields(holder=self.holder or "none"))
 
     # -- while we act
 
     def _act(self, js: BatchJetStream) -> None:
-        if time.monotonic() >= self._follow_at or self._reload_asked.is_set():
-            self._follow_at = time.monotonic() + FOLLOW_EVERY_S
-            self._follow_schedules(js)
         self.watching.keep_watch(js)
+        self._renew()
         for news in self.watching.hear(self._seconds_to_wait()):
             self._on_news(news)
         for page in self.watching.next_page(js):
             self._on_page(page)
-        if time.monotonic() >= self._send_at:
+        self._renew()
+        if self.acting and time.monotonic() >= self._send_at:
             self._send(js)
 
     def _seconds_to_wait(self) -> float:
@@ -197,11 +208,14 @@ class Scheduler(ServiceThread):
         return max(0.0, min(TICK_S, left_s))
 
     def _follow_schedules(self, js: BatchJetStream) -> None:
+        """Also while another one acts: whoever takes over has them at once."""
         if self._reload_asked.is_set():
             self._reload_asked.clear()
             self.schedules.forget_all()
-        with self.busy("reading schedules"):
-            changed = self.schedules.catch_up(js)
+        elif time.monotonic() < self._follow_at:
+            return
+        self._follow_at = time.monotonic() + FOLLOW_EVERY_S
+        changed = self.schedules.catch_up(js, self._renew)
         if not changed:
             return
         if not self.schedules and not self.schedules.has_default:
@@ -209,13 +223,13 @@ class Scheduler(ServiceThread):
                 "nobody has a schedule, so no requests are sent; one for everybody, for instance: "
                 "alarmdigest schedule set --default --within 5m"
             )
+        # Who had no schedule before is in no agenda.
+        self.watching.list_soon("schedules that have changed")
         if EVERYBODY in changed:
-            self.agenda.schedules_changed()
+            self.agenda.schedules_changed(self._renew)
         else:
             for user in changed:
                 self.agenda.schedule_changed(str(user))
-        # Who had no schedule before is in no agenda.
-        self.watching.list_soon("schedules that have changed")
 
     def _on_news(self, news: News) -> None:
         self._asked.pop(news.user, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from alarmdigest.connect.bucket_reader import entries_from
 from alarmdigest.connect.buckets import BucketConfig
@@ -16,6 +17,8 @@ from alarmdigest.runtime.logs import LimitedLog, Untrusted
 log = logging.getLogger(__name__)
 
 NOTHING = Entry(EVERYBODY)
+# One that is wrong takes some milliseconds.
+ENTRIES_AT_ONCE = 100
 
 
 class Schedules:
@@ -60,9 +63,9 @@ class Schedules:
         """Have all of it read again."""
         self._created = ""
 
-    def catch_up(self, js: JetStream) -> set[str | None]:
+    def catch_up(self, js: JetStream, now_and_then: Callable[[], None]) -> set[str | None]:
         """Read what has changed: the users that it is about, EVERYBODY among them where that of
-        all others is, or all of it was read.
+        all others is, or all of it was read. ``now_and_then`` is called meanwhile.
 
         Raises StreamMissing, and what JetStream's requests raise.
         """
@@ -77,7 +80,10 @@ class Schedules:
         if info.last_seq <= self._read_through or info.messages == 0:
             return changed
         try:
-            for sequence, body in entries_from(js, info, self._read_through + 1):
+            entries = entries_from(js, info, self._read_through + 1)
+            for count, (sequence, body) in enumerate(entries, 1):
+                if count % ENTRIES_AT_ONCE == 0:
+                    now_and_then()
                 self._take(body, changed)
                 self._read_through = max(self._read_through, sequence)
         except BaseException:

@@ -32,6 +32,7 @@ LIST_EVERY_S = 300.0
 # However often something is missing: so long after a list, and as long as that has taken.
 LIST_PAUSE_S = 1.0
 NEWS_AT_ONCE = 5000
+MOST_LEFT_OUT = 10_000_000
 
 
 class Watching:
@@ -53,6 +54,9 @@ class Watching:
         self._why_list = "the beginning"
         self._list: DueList | None = None
         self._list_at = self._watch_at = self._list_not_before = 0.0
+        self.drop_news()
+
+    def drop_news(self) -> None:
         while not self._news.queue.empty():
             self._news.queue.get_nowait()
 
@@ -97,14 +101,15 @@ class Watching:
                 found.append(self._news.queue.get_nowait())
         except queue.Empty:
             pass
-        for one in found:
-            if one.watch != self._watch:
-                continue  # the next answer says whether it is ours now
+        # Of another watch, the next answer says whether it is ours now; then all are listed.
+        ours = [one for one in found if one.watch == self._watch]
+        for one in ours:
             if one.number != self._number + 1:
                 self.list_soon("news that were left out")
-            self._number = max(self._number, one.number)
+            if one.number <= self._number + MOST_LEFT_OUT:  # else somebody made it up
+                self._number = max(self._number, one.number)
         self.heard += len(found)
-        return found
+        return ours
 
     def next_page(self, requests: Requests) -> Iterator[Page]:
         """Go on with the list, if one is wanted. Raises ConnectionLost and JetStreamDenied."""

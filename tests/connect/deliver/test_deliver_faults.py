@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
 from support.bridge import Streams
-from support.deliver import QUICK, DeliverProcess, Digests, routes
+from support.deliver import QUICK, DeliverProcess, Digests, digest, routes
 from support.faults import patched
 from support.nats_server import NatsServer
 from support.receivers import MailServer, WebServer
@@ -226,3 +227,81 @@ def test_a_digest_is_not_acknowledged_before_its_dead_letter_is_stored(
         all_acknowledged(digests)
     [dead] = digests.dead_letters()
     assert dead["UserID"] == "bad"
+
+
+def test_digests_that_no_service_writes_harm_nobody(
+    server: NatsServer, digests: Digests, streams: Streams, web: WebServer
+) -> None:
+    """Nested more deeply than can be written again, or with an id longer than a question may be."""
+    deep = b'{"x":' + b"[" * 300 + b"]" * 300 + b',"UserID":"nobody","ActiveAlarms":[]}'
+    long = json.dumps(digest("u" * 900_000, "a")).encode()
+    text = routes({"web": web.url()}).replace('users = ["*"]', 'users = ["ada"]')
+    with DeliverProcess(server.url, routes=text) as deliver:
+        for body in (b"[" * 300, b"[" * 300 + b"]" * 300, deep, long, b"{" * 1000):
+            streams.publish("AlarmDigest", body)
+        digests.publish("ada", "disk")
+        eventually(lambda: web.of("ada"), what="what comes behind them", timeout=20)
+        eventually(lambda: digests.unacknowledged() == 0, what="all acknowledged", timeout=20)
+        assert streams.info("ALARM_UNDELIVERED").messages == 5
+        assert "cannot deliver" not in deliver.log
+        assert deliver.stop() == 0
+
+
+def test_a_consumer_that_is_there_keeps_its_bound(
+    server: NatsServer, digests: Digests, streams: Streams, web: WebServer
+) -> None:
+    """Those that fail make room at that bound, not at ours."""
+    web.answer = lambda path: 503 if "bad" in path else 200
+    streams.js.request(
+        "CONSUMER.CREATE.ALARM_DIGESTS.alarmdigest-deliver.AlarmDigest",
+        {
+            "stream_name": "ALARM_DIGESTS",
+            "config": {
+                "durable_name": "alarmdigest-deliver",
+                "ack_policy": "explicit",
+                "max_ack_pending": 5,
+                "filter_subject": "AlarmDigest",
+            },
+        },
+    )
+    text = routes({"web": web.url()}).replace("[sending]", "[sending]\nattempts = 1000")
+    with DeliverProcess(server.url, routes=text):
+        for number in range(8):
+            digests.publish("bad", f"alarm-{number}")
+        digests.publish("ada", "disk")
+        eventually(lambda: web.of("ada"), what="what comes behind them", timeout=30)
+
+
+def test_a_slow_target_holds_up_nobody_else(
+    server: NatsServer, digests: Digests, web: WebServer
+) -> None:
+    few = QUICK.replace("[consumer]", "[consumer]\nmost_held = 20")
+    text = routes({"web": web.url()}, quick=few)
+    slow = f'[targets.slow]\nurl = "{web.url("slow")}"\nrate = "1/m"\n'
+    route = '[[routes]]\nusers = ["noisy"]\ntargets = ["slow"]\n'
+    text = text.replace("[[routes]]", f"{slow}{route}[[routes]]", 1)
+    with DeliverProcess(server.url, routes=text) as deliver:
+        for number in range(60):
+            digests.publish("noisy", f"alarm-{number}")
+        digests.publish("ada", "disk")
+        eventually(lambda: web.of("ada"), what="what comes behind them", timeout=30)
+        evicted = 'alarmdigest_deliver_dead_total{reason="evicted"}'
+        assert 0 < deliver.metric(evicted) < 60
+
+
+def test_a_stream_that_is_deleted_is_made_again(
+    server: NatsServer, digests: Digests, streams: Streams, web: WebServer
+) -> None:
+    with DeliverProcess(server.url, routes=routes({"web": web.url()})):
+        digests.publish("ada", "one")
+        eventually(lambda: len(web.of("ada")) == 1, what="the first", timeout=20)
+        eventually(lambda: digests.unacknowledged() == 0, what="its acknowledgement", timeout=20)
+        streams.js.request("STREAM.DELETE.KV_ALARM_DELIVERED")
+        digests.publish("ada", "two")
+        eventually(lambda: len(web.of("ada")) == 2, what="the second", timeout=20)
+        eventually(
+            lambda: (found := streams.js.stream_info("KV_ALARM_DELIVERED")) and found.messages == 1,
+            what="its record",
+            timeout=20,
+        )
+        eventually(lambda: digests.unacknowledged() == 0, what="its acknowledgement", timeout=20)

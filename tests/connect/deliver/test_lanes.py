@@ -112,12 +112,12 @@ def test_only_lanes_that_keep_failing_make_room_the_oldest_first() -> None:
     bad = [item("json://a/1", str(number)) for number in range(3)]
     for one in (*bad, item("json://b/1", "good")):
         lanes.put(one)
-    assert lanes.evict(10) == []
+    assert lanes.evict(10, crowded=100) == []
     for _ in range(5):
         while taken(lanes, 1.0) is not bad[0]:
             pass
         lanes.failed(bad[0], "no")
-    assert lanes.evict(2) == bad[:2]
+    assert lanes.evict(2, crowded=100) == bad[:2]
     assert lanes.figures().waiting == 2
 
 
@@ -159,3 +159,13 @@ def test_only_a_large_part_waits_and_only_for_its_own_request() -> None:
     # Who publishes without the header gets each by itself.
     alone = part("ada", "", 10_000)
     assert assembler.add(alone, 2.0) == [[alone]]
+
+
+def test_a_crowded_lane_makes_room_too_and_first_what_frees_a_place() -> None:
+    lanes = Lanes(SendingRules(), lambda: True)
+    slow = [item("json://a/1", str(number)) for number in range(10)]
+    for one in (*slow, item("json://b/1", "good")):
+        one.delivery.left = 2 if one in slow[:3] else 1
+        lanes.put(one)
+    assert lanes.evict(4, crowded=4) == [*slow[3:6], slow[0]]
+    assert lanes.evict(10, crowded=10) == []

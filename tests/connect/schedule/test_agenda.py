@@ -49,7 +49,7 @@ def test_those_whose_time_has_come_are_taken_and_no_others(steps: list[tuple[obj
                 if delays[one] == 0:
                     entered.pop(one, None)
             if user == "all":
-                agenda.schedules_changed()
+                agenda.schedules_changed(lambda: None)
             else:
                 agenda.schedule_changed(str(user))
         else:
@@ -85,7 +85,7 @@ def test_a_change_of_all_leaves_nothing_behind() -> None:
     for number in range(100):
         agenda.add(f"user-{number}", number, False)
     for _ in range(50):
-        agenda.schedules_changed()
+        agenda.schedules_changed(lambda: None)
     assert sum(map(len, agenda._at.values())) == 100
 
 
