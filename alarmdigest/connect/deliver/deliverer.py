@@ -185,6 +185,7 @@ class Deliverer(ServiceThread):
         self._keep_lease(js, now)
         self._take_outcomes()
         self.settling.store(js)
+        self.settling.catch_up_with_the_log()
         if self.acting:
             self._take_arrived(js)
             self._dispatch_one(js, now)
@@ -301,6 +302,7 @@ class Deliverer(ServiceThread):
             self._sleep(js)
         self._take_outcomes()
         self.settling.store(js)
+        self.settling.catch_up_with_the_log(at_once=True)
         given_back = [one.reply for one in self.held.digests.values()] if self.acting else []
         self.held.clear()
         if self.lease is not None:

@@ -68,6 +68,8 @@ class Item:
     attempts: int = 0
     reason: str = ""
     lane: Lane | None = None
+    #: Where it goes by routes that are newer than the attempt that is under way.
+    new_way: Callable[[Item], Way] | None = None
 
 
 class LaneFigures(NamedTuple):
@@ -103,7 +105,8 @@ class Lanes:
             self._put(item)
             self._changed.notify()
 
-    def _put(self, item: Item) -> None:
+    def _put(self, item: Item, *, first: bool = False) -> None:
+        """``first``: before all that wait there."""
         address = item.way.address
         lane = self._lanes.get(address)
         if lane is None:
@@ -112,7 +115,10 @@ class Lanes:
             place.lanes += 1
             lane = self._lanes[address] = Lane(address, place)
         item.lane = lane
-        lane.items.append(item)
+        if first:
+            lane.items.insert(int(lane.sending), item)
+        else:
+            lane.items.append(item)
         self._queue(lane, 0.0)
 
     def _queue(self, lane: Lane, at: float) -> None:
@@ -210,6 +216,8 @@ class Lanes:
             self._leave(lane.place, failed=True)
             if not lane.items or lane.items[0] is not item:
                 return []  # cleared away meanwhile
+            if self._moved(item, lane):
+                return []
             lane.failures += 1
             if item.attempts >= rules.attempts:
                 given_up.append(lane.items.popleft())
@@ -232,6 +240,18 @@ class Lanes:
         for one in given_up:
             one.reason = one.reason or reason
         return given_up
+
+    def _moved(self, item: Item, lane: Lane) -> bool:
+        """Whether it goes elsewhere by new routes; it begins anew there."""
+        new_way, item.new_way = item.new_way, None
+        way = new_way(item) if new_way is not None else item.way
+        if not way.address or way.address == lane.address:
+            return False
+        lane.items.popleft()
+        self._go_on(lane, 0.0)
+        item.way, item.attempts = way, 0
+        self._put(item, first=True)
+        return True
 
     def _leave(self, place: _Place, *, failed: bool) -> None:
         """An attempt has ended, so others of the endpoint may go."""
@@ -282,12 +302,14 @@ class Lanes:
             self._next.clear()
 
     def reroute(self, new_way: Callable[[Item], Way]) -> None:
-        """Ask for each item that is not being sent where it goes now; those that go elsewhere
-        begin there anew, in their order."""
+        """Ask for each item where it goes now; those that go elsewhere begin there anew, in their
+        order. What is being sent is asked for once that has failed."""
         with self._changed:
             moved: list[Item] = []
             for lane in self._lanes.values():
                 kept = list(itertools.islice(lane.items, int(lane.sending)))
+                for item in kept:
+                    item.new_way = new_way
                 for item in itertools.islice(lane.items, int(lane.sending), None):
                     way = new_way(item)
                     if way.address == lane.address or not way.address:

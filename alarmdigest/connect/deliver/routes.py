@@ -81,7 +81,7 @@ class SendingRules:
 
     threads: int = 32
     per_endpoint: int = 4
-    attempts: int = 8
+    attempts: int = 12
     give_up_after: Duration = Duration(3600 * SECOND_NS)
     first_pause: Duration = Duration(5 * SECOND_NS)
     longest_pause: Duration = Duration(900 * SECOND_NS)

@@ -92,6 +92,15 @@ _ROUTE: Mapping[str, Reader] = {
 }
 
 
+def _one_address(value: Any) -> str:
+    """What stands for a user in a URL: an empty one would be somebody else, and several count as
+    one that is taken by all or none."""
+    found = text(value)
+    if not found or re.search(r"[\s,;]", found):
+        raise ValueError(f"{found!r:.80} is not one address: empty, or with a blank or a comma")
+    return found
+
+
 def _ack_wait(value: str) -> Duration:
     found = duration(value)
     if not 1 <= found.seconds <= 3600:
@@ -227,7 +236,7 @@ class _Reading:
         for name, table in self._named("users", tables).items():
             where = f'[users."{name}"]'
             names = table if isinstance(table, dict) else {}
-            readers = {key: text for key in names if re.fullmatch(r"[A-Za-z_]\w*", key)}
+            readers = {key: _one_address for key in names if re.fullmatch(r"[A-Za-z_]\w*", key)}
             readers.pop(USER_ID, None)
             values = self._table(where, table, {**readers, "zone": _zone})
             zone = values.pop("zone", "")

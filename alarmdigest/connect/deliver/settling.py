@@ -106,6 +106,11 @@ class Settling:
         self._graves.clear()
         self._through.clear()
 
+    def catch_up_with_the_log(self, *, at_once: bool = False) -> None:
+        """Say how many lines were left out; call it now and then, and at the end."""
+        self._trouble.catch_up(at_once=at_once)
+        self._told_dead.catch_up(at_once=at_once)
+
     # -- what is stored
 
     @property

@@ -82,6 +82,8 @@ class Watching:
             if time.monotonic() - asked_at > HANGS_AFTER_S:
                 self._watch_at = time.monotonic() + ASK_AGAIN_S
             return
+        if self.unanswered and self.listings:
+            log.info("the service says who is due again")
         self.unanswered = ""
         if watch != self._watch:
             self._watch, self._number, self._behind = watch, number, 0

@@ -169,3 +169,19 @@ def test_a_crowded_lane_makes_room_too_and_first_what_frees_a_place() -> None:
         lanes.put(one)
     assert lanes.evict(4, crowded=4) == [*slow[3:6], slow[0]]
     assert lanes.evict(10, crowded=10) == []
+
+
+def test_what_fails_after_new_routes_goes_where_these_lead_before_what_waits_there() -> None:
+    lanes = Lanes(SendingRules(), lambda: True)
+    first, second = item("json://old/1", "first"), item("json://old/1", "second")
+    for one in (first, second):
+        lanes.put(one)
+    assert taken(lanes, 1.0) is first
+    new = item("json://new/1").way
+    lanes.reroute(lambda _item: new)
+    assert lanes.failed(first, "no") == []
+    assert (first.way, first.attempts) == (new, 0)
+    assert taken(lanes, 1.0) is first
+    lanes.sent(first)
+    lanes.settled(first)
+    assert taken(lanes, 1.0) is second

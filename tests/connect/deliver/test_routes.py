@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,17 @@ def test_a_rate_holds_in_any_window() -> None:
     assert limit.wait_s(60.0) == 0
     limit.take(60.0)
     assert limit.wait_s(60.5) == 0.5
+
+
+@pytest.mark.parametrize("value", ["", "a@x.example,b@x.example", "no address", "a;b", "a\tb"])
+def test_a_user_has_one_address(tmp_path: Path, value: str) -> None:
+    """An empty one would be the sender's own, and of several one may refuse."""
+    file = tmp_path / "deliver.toml"
+    file.write_text(
+        '[targets.mail]\nurl = "mailto://localhost/?from=a@example.com&to={mail}"\n'
+        '[[routes]]\nusers = ["*"]\ntargets = ["mail"]\n'
+        f'[users."ada"]\nmail = {json.dumps(value)}\n',
+        "utf-8",
+    )
+    with pytest.raises(SettingsError, match="is not one address"):
+        read_routes(file)
