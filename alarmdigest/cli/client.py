@@ -13,10 +13,10 @@ from alarmdigest.cli.subscription import Subscription
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.connection_race import ConnectionRace, Target
 from alarmdigest.nats.errors import ConnectFailed
+from alarmdigest.nats.url import LOCAL_SERVER
 from alarmdigest.settings import Settings
 
 MESSAGE_ID = re.compile(rb"^Nats-Msg-Id: *(\S+)", re.MULTILINE)
-LOCAL_SERVER = "nats://127.0.0.1:4222"
 
 
 def connect(settings: Settings, name: str) -> Connection:

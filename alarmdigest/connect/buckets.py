@@ -10,10 +10,8 @@ from typing import Any
 
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissing
-from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.jetstream import NAME_IN_USE, JetStream
 
-# err_code of answers: a stream of this name is there.
-NAME_IN_USE = 10058
 DUPLICATE_WINDOW_NS = 120 * 10**9
 
 

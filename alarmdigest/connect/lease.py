@@ -19,10 +19,8 @@ import orjson
 from alarmdigest.connect.buckets import BucketConfig
 from alarmdigest.connect.publishing import BatchJetStream
 from alarmdigest.nats.errors import JetStreamError
+from alarmdigest.nats.jetstream import WRONG_LAST_SEQUENCE
 
-# err_code of a PubAck: the entry is not the one that was named. The second is of servers since
-# 2.12.
-WRONG_LAST_SEQUENCE = (10071, 10164)
 # The holder stops so much earlier than it might, as a part of the duration.
 CLOCK_MARGIN = 0.05
 # What a record may claim at most: anybody who may can write there.

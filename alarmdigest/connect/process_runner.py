@@ -19,6 +19,7 @@ from alarmdigest.connect.stats_answers import StatsAnswers
 from alarmdigest.http.server import HttpThread, listen
 from alarmdigest.http.short import ShortConnection
 from alarmdigest.nats.reconnect import Reconnector
+from alarmdigest.nats.url import LOCAL_SERVER
 from alarmdigest.process import thread_dump
 from alarmdigest.process.signals import Signals
 from alarmdigest.process.supervisor import Supervisor
@@ -30,7 +31,7 @@ from alarmdigest.wire.service_api import STAGES
 
 log = logging.getLogger(__name__)
 
-LOCAL_SERVER = "nats://127.0.0.1:4222"
+NO_CONNECTION = "there is no connection to NATS"
 WATCH_INTERVAL_S = 0.1
 FINAL_LOG_FLUSH_S = 0.5
 # What lives for long, such as the users who wait, is no garbage: looking at it finds none.

@@ -38,6 +38,9 @@ OFF_FOR_ACCOUNT = 10039
 OFF = 10076
 NO_STREAM = 10059
 NO_CONSUMER = 10014
+NAME_IN_USE = 10058  # of a stream
+# Of a PubAck: the entry is not the one that was named. The second is of servers since 2.12.
+WRONG_LAST_SEQUENCE = (10071, 10164)
 # Of the stream, or of the account.
 TOO_MANY_CONSUMERS = (10026, 10028)
 # The cluster, a stream or a consumer has no leader now: it will choose one within seconds.

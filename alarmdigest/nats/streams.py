@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import ConnectionLost, JetStreamError, StreamConflict, StreamMissing
-from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.jetstream import NAME_IN_USE, JetStream
 from alarmdigest.nats.permanent_errors import cannot_make
 from alarmdigest.nats.stream_configs import Role, StreamConfig, age_text
 from alarmdigest.nats.stream_fields import unknown_fields
@@ -20,8 +20,7 @@ from alarmdigest.nats.subjects import covers
 
 log = logging.getLogger(__name__)
 
-# err_code of answers: a stream of this name, or one with some of its subjects, is there.
-NAME_IN_USE = 10058
+# err_code of answers: a stream with some of its subjects is there.
 SUBJECTS_OVERLAP = 10065
 
 # How long a stream that was there must be missing before we make it again.

@@ -6,6 +6,9 @@ from urllib.parse import unquote, urlsplit
 
 DEFAULT_PORT = 4222
 
+#: Where a server is looked for, unless one is named.
+LOCAL_SERVER = "nats://127.0.0.1:4222"
+
 
 def redacted(url: str) -> str:
     """The URL without user, password or token, for logs and messages; also one that is wrong."""

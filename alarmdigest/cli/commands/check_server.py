@@ -15,6 +15,7 @@ from alarmdigest.nats.errors import (
 )
 from alarmdigest.nats.jetstream import JetStream
 from alarmdigest.nats.permanent_errors import is_permanent
+from alarmdigest.nats.url import LOCAL_SERVER
 from alarmdigest.pipeline.group_checks import (
     check_no_group,
     check_other_groups,
@@ -30,7 +31,6 @@ from alarmdigest.pipeline.server_checks import (
 )
 from alarmdigest.settings import Settings, SettingsError
 
-LOCAL_SERVER = "nats://127.0.0.1:4222"
 # A look shall not make whoever only wants to see the settings wait.
 PATIENCE_S = 2.0
 

@@ -24,6 +24,7 @@ from alarmdigest.connect.bridge.batch import BatchPublisher
 from alarmdigest.connect.bridge.rules import Rules
 from alarmdigest.connect.bridge.work import Work
 from alarmdigest.connect.buckets import ensure_bucket
+from alarmdigest.connect.process_runner import NO_CONNECTION
 from alarmdigest.connect.publishing import NO_STREAM, BatchJetStream
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import ConnectionLost, JetStreamOff, NatsError, StreamMissing
@@ -42,7 +43,6 @@ MAX_TOGETHER = 10_000
 # How often it is looked whether what is missing on the server is there by now.
 LOOK_AGAIN_S = 2.0
 SWEEP_EVERY_S = 600.0
-NO_CONNECTION = "there is no connection to NATS"
 
 
 class Publisher(ServiceThread):

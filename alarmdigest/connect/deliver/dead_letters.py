@@ -12,12 +12,10 @@ from alarmdigest.connect.deliver.digests import Digest
 from alarmdigest.connect.deliver.routes import StorageRules
 from alarmdigest.connect.publishing import Outgoing
 from alarmdigest.nats.errors import JetStreamError, StreamConflict, StreamMissing
-from alarmdigest.nats.jetstream import JetStream
+from alarmdigest.nats.jetstream import NAME_IN_USE, JetStream
 from alarmdigest.nats.subjects import covers
 from alarmdigest.runtime.text import printable
 
-# err_code: a stream of this name is there.
-NAME_IN_USE = 10058
 REASONS = ("no_route", "no_address", "unreadable", "attempts", "too_old", "evicted")
 # What JSON and headers take besides the digests.
 ROOM_BYTES = 16 * 1024

@@ -31,6 +31,7 @@ from alarmdigest.connect.deliver.routes import Routes
 from alarmdigest.connect.deliver.settling import Settling
 from alarmdigest.connect.deliver.told import Told
 from alarmdigest.connect.lease import Lease
+from alarmdigest.connect.process_runner import NO_CONNECTION
 from alarmdigest.nats.connection import Connection
 from alarmdigest.nats.errors import (
     ConnectionLost,
@@ -58,7 +59,6 @@ LOOK_AGAIN_S = 2.0
 EVICT_AT_ONCE = 64
 # A lane with more than this part of all places may have to make room, though it does not fail.
 CROWDED_PART = 10
-NO_CONNECTION = "there is no connection to NATS"
 
 
 class Deliverer(ServiceThread):

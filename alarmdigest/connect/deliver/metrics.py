@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 
 from prometheus_client.core import (
     CounterMetricFamily,
-    GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
 )
 
-from alarmdigest import __version__
 from alarmdigest.connect.deliver.dead_letters import REASONS
 from alarmdigest.connect.deliver.work import DeliverWork
+from alarmdigest.connect.metric_families import MetricFamilies
 from alarmdigest.runtime.histogram import cumulated
 
 PREFIX = "alarmdigest_deliver_"
@@ -28,45 +27,44 @@ class DeliverCollector:
     def collect(self) -> Iterator[Metric]:
         work, deliverer = self._work, self._work.deliverer
         lanes, settling = deliverer.lanes, deliverer.settling
-        info = GaugeMetricFamily(PREFIX + "info", "Always 1: what is running.", labels=["version"])
-        info.add_metric([__version__], 1)
-        yield info
-        yield _gauge("ready", "1 while digests can be delivered.", not work.blocked)
-        yield _gauge("acting", "1 in the process that delivers.", deliverer.acting)
-        yield _gauge("held", "Digests that are not acknowledged.", len(deliverer.held))
-        yield _gauge("held_bytes", "What these take.", deliverer.held.size)
+        make = MetricFamilies(PREFIX)
+        yield make.info()
+        yield make.gauge("ready", "1 while digests can be delivered.", not work.blocked)
+        yield make.gauge("acting", "1 in the process that delivers.", deliverer.acting)
+        yield make.gauge("held", "Digests that are not acknowledged.", len(deliverer.held))
+        yield make.gauge("held_bytes", "What these take.", deliverer.held.size)
         figures = lanes.figures()
-        yield _gauge("waiting", "Messages that wait for a target.", figures.waiting)
-        yield _gauge("lanes_blocked", "Addresses whose last attempt failed.", figures.blocked)
-        yield _gauge("oldest_seconds", "How long the oldest one waits.", figures.oldest_s)
-        yield _gauge("hanging", "Sends that hang.", work.pool.hanging)
+        yield make.gauge("waiting", "Messages that wait for a target.", figures.waiting)
+        yield make.gauge("lanes_blocked", "Addresses whose last attempt failed.", figures.blocked)
+        yield make.gauge("oldest_seconds", "How long the oldest one waits.", figures.oldest_s)
+        yield make.gauge("hanging", "Sends that hang.", work.pool.hanging)
         yield _labelled("sent", "Messages that were taken.", "target", settling.sent)
         dead = {reason: settling.dead[reason] for reason in REASONS}
         yield _labelled("dead", "Messages that became dead letters.", "reason", dead)
-        yield _counter("failed", "Attempts that failed.", lanes.failed_attempts)
-        yield _counter("retries", "Attempts after a failed one.", lanes.retries)
-        yield _counter(
+        yield make.counter("failed", "Attempts that failed.", lanes.failed_attempts)
+        yield make.counter("retries", "Attempts after a failed one.", lanes.retries)
+        yield make.counter(
             "duplicates", "Messages that had been sent before.", deliverer.dispatch.duplicates
         )
-        yield _counter(
+        yield make.counter(
             "filtered",
             "Messages that were not bad enough for a target.",
             deliverer.dispatch.filtered,
         )
-        yield _counter(
+        yield make.counter(
             "render_failures",
             "Messages that the built-in templates had to make.",
             work.renderers.failures,
         )
-        yield _counter(
+        yield make.counter(
             "state_unknown",
             "Messages without what else is active: the service did not answer.",
             deliverer.composer.state_unknown,
         )
-        yield _counter(
+        yield make.counter(
             "unrecorded", "Entries of what was delivered that are lost.", settling.unrecorded
         )
-        yield _counter(
+        yield make.counter(
             "reconnects", "Connections to NATS after the first.", deliverer.reconnector.reconnects
         )
         sending = HistogramMetricFamily(
@@ -74,14 +72,6 @@ class DeliverCollector:
         )
         sending.add_metric([], *cumulated([settling.sending_s]))
         yield sending
-
-
-def _gauge(name: str, text: str, value: float) -> Metric:
-    return GaugeMetricFamily(PREFIX + name, text, value=value)
-
-
-def _counter(name: str, text: str, value: int) -> Metric:
-    return CounterMetricFamily(PREFIX + name, text, value=value)
 
 
 def _labelled(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:

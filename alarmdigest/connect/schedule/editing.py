@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterable
 
 from alarmdigest.connect.bucket_reader import entries_from
 from alarmdigest.connect.buckets import BucketConfig
-from alarmdigest.connect.lease import WRONG_LAST_SEQUENCE
 from alarmdigest.connect.publishing import BatchJetStream, Outgoing
 from alarmdigest.connect.schedule.bucket import key_of
 from alarmdigest.connect.schedule.entries import Entry, packed, unpacked
 from alarmdigest.nats.answers import StreamInfo
 from alarmdigest.nats.errors import JetStreamError, NatsError
+from alarmdigest.nats.jetstream import WRONG_LAST_SEQUENCE
 
 ATTEMPTS = 50
 LONGEST_PAUSE_S = 0.1

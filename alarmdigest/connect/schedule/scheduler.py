@@ -16,6 +16,7 @@ from alarmdigest._ext import timestamps
 from alarmdigest.connect.buckets import ensure_bucket
 from alarmdigest.connect.detail_keys import user_key
 from alarmdigest.connect.lease import Lease
+from alarmdigest.connect.process_runner import NO_CONNECTION
 from alarmdigest.connect.publishing import BatchJetStream, Outgoing
 from alarmdigest.connect.schedule.agenda import Agenda, Due
 from alarmdigest.connect.schedule.bucket import EVERYBODY, LEASE_KEY, bucket_config
@@ -40,7 +41,6 @@ RENEW_EVERY_S = 1.0
 FOLLOW_EVERY_S = 0.5
 LOOK_AGAIN_S = 2.0
 REQUESTS_AT_ONCE = 2000
-NO_CONNECTION = "there is no connection to NATS"
 # A stream's clock may be a little ahead of ours.
 CLOCK_TOLERANCE_NS = 10**9
 
