@@ -64,6 +64,19 @@ _ODD_IDS = [
     "a" * (MAX_ID_BYTES - 3) + "\u20ac",
 ]
 
+# A book keeps what is written like the first two as 16 bytes, and nothing else.
+_UUIDS = [
+    "00000000-0000-0000-0000-000000000000",
+    "0189abcd-ef01-7234-89ab-cdef01234567",
+    "0189ABCD-EF01-7234-89AB-CDEF01234567",
+    "0189abcd-ef01-7234-89ab-cdef0123456g",
+    "0189abcd-ef01-7234-89ab-cdef0123456:",  # between 9 and a
+    "0189abcd-ef01-7234-89ab_cdef01234567",
+    "0189abcdef01-7234-89ab-cdef-01234567",
+    "0189abcd-ef01-7234-89ab-cdef012345678",
+    "{189abcd-ef01-7234-89ab-cdef0123456}",
+]
+
 
 def _characters() -> st.SearchStrategy[str]:
     """Any character, each of Unicode's 17 planes as likely as the next; no surrogates."""
@@ -80,6 +93,7 @@ def ids() -> st.SearchStrategy[str]:
     return st.one_of(
         st.sampled_from(_PLAIN_IDS),
         st.sampled_from(_ODD_IDS),
+        st.sampled_from(_UUIDS),
         st.text(_characters(), min_size=1, max_size=8),
     )
 

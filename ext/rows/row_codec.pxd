@@ -22,9 +22,9 @@ from records cimport MAX_ID_BYTES, STATUS_NONE
 from siphash cimport SipKey, siphash13
 from state cimport (
     ALARM_FIXED_BYTES, BLOCK_FIXED_BYTES, CHANGED, MAX_VALUE_BYTES, NO_HIGHER_NUMBER, SENT_STATUS,
-    WRITTEN, Alarm, Block, State, User, add_alarm, add_block, add_user, alarm_at, alarm_tag,
-    block_at, count_alarm, find_alarm, find_user, id_of_alarm, id_of_user, list_as_due, mark_clean,
-    remove_block, user_at, user_tag,
+    WRITTEN, Alarm, AlarmKey, Block, State, User, add_alarm, add_block, add_user, alarm_at,
+    block_at, count_alarm, find_alarm, find_user, hash_user, id_of_user, is_due, list_block,
+    make_alarm_key, mark_clean, remove_block, text_length, user_at, write_id_of_alarm,
 )
 
 cdef enum:
@@ -74,7 +74,7 @@ cdef inline bint write_block(const State* s, uint32_t handle, Buffer* rows) noex
     cdef const Alarm* alarm
     cdef uint32_t alarm_handle = block.first_alarm
     cdef uint32_t value_len = block.bytes if alarm_handle != 0 else 0
-    cdef uint16_t count = 0
+    cdef uint16_t count = 0, length
     cdef uint64_t found
     cdef uint8_t* key
     cdef uint8_t* value
@@ -97,11 +97,12 @@ cdef inline bint write_block(const State* s, uint32_t handle, Buffer* rows) noex
         memcpy(out, &alarm.latest_ns, 8)
         memcpy(out + 8, &alarm.sent_ns, 8)
         memcpy(out + 16, &alarm.arrived_ns, 8)
-        memcpy(out + 24, &alarm.id_len, 2)
+        length = text_length(alarm)
+        memcpy(out + 24, &length, 2)
         out[26] = (alarm.latest | (alarm.flags & SENT_STATUS) << 2
                    | (ROW_CHANGED if alarm.flags & CHANGED else 0))
-        memcpy(out + ALARM_FIXED_BYTES, id_of_alarm(alarm), alarm.id_len)
-        out += ALARM_FIXED_BYTES + alarm.id_len
+        write_id_of_alarm(alarm, out + ALARM_FIXED_BYTES)
+        out += ALARM_FIXED_BYTES + length
         count += 1
         alarm_handle = alarm.next_in_block
     memcpy(value + 3, &count, 2)
@@ -168,7 +169,9 @@ cdef inline RowFault load_row(State* s, const uint8_t* key, uint32_t value_len) 
     cdef uint32_t number = (<uint32_t> key[18] << 24 | <uint32_t> key[19] << 16
                             | <uint32_t> key[20] << 8 | key[21])
     cdef uint16_t length, count
-    cdef uint32_t tag, user_handle, block_handle, alarm_handle
+    cdef uint32_t user_handle, block_handle, alarm_handle
+    cdef uint64_t user_hash
+    cdef AlarmKey alarm_key
     cdef User* user
     cdef Alarm* alarm
     cdef RowFault fault = check_value(key, value_len)
@@ -177,10 +180,10 @@ cdef inline RowFault load_row(State* s, const uint8_t* key, uint32_t value_len) 
     memcpy(&length, value + 1, 2)
     memcpy(&count, value + 3, 2)
     value += VALUE_HEAD_BYTES
-    tag = user_tag(s, value, length)
-    user_handle = find_user(s, value, length, tag)
+    user_hash = hash_user(s, value, length)
+    user_handle = find_user(s, value, length, user_hash)
     if user_handle == 0:
-        user_handle = add_user(s, value, length, tag, bucket)
+        user_handle = add_user(s, value, length, user_hash, bucket)
         if user_handle == 0:
             return ROW_NO_MEMORY
     user = user_at(s, user_handle)
@@ -195,11 +198,10 @@ cdef inline RowFault load_row(State* s, const uint8_t* key, uint32_t value_len) 
     value += length
     for _ in range(count):
         memcpy(&length, value + 24, 2)
-        tag = alarm_tag(s, user_handle, value + ALARM_FIXED_BYTES, length)
-        if find_alarm(s, user_handle, value + ALARM_FIXED_BYTES, length, tag) != 0:
+        make_alarm_key(s, user_hash, value + ALARM_FIXED_BYTES, length, &alarm_key)
+        if find_alarm(s, user_handle, &alarm_key) != 0:
             return ROW_TWICE
-        alarm_handle = add_alarm(
-            s, user_handle, value + ALARM_FIXED_BYTES, length, tag, block_handle)
+        alarm_handle = add_alarm(s, user_handle, &alarm_key, block_handle)
         if alarm_handle == 0:
             return ROW_NO_MEMORY
         alarm = alarm_at(s, alarm_handle)
@@ -209,7 +211,8 @@ cdef inline RowFault load_row(State* s, const uint8_t* key, uint32_t value_len) 
         alarm.latest = value[26] & 3
         alarm.flags = (value[26] >> 2 & 3) | (CHANGED if value[26] & ROW_CHANGED else 0)
         count_alarm(s, alarm)
-        list_as_due(s, alarm_handle)
+        if is_due(alarm):
+            list_block(s, block_handle)
         value += ALARM_FIXED_BYTES + length
     return ROW_FINE
 

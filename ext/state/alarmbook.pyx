@@ -13,19 +13,21 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes
 from libc.stdint cimport INT64_MAX, INT64_MIN, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, qsort
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
+from alarm_ids cimport UUID_TEXT_BYTES, compare_alarm_ids
 from arena cimport arena_bytes, arena_free
 from blake2b cimport Blake2b
-from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
+from buffers cimport KEEP_BYTES, Buffer, buffer_clear, buffer_put, buffer_reserve
 from digest_json cimport put_entry, put_head
 from due cimport list_due_users, put_due
 from listing cimport Listing, MOST_TOP, list_users, write_lines
+from lookahead cimport AHEAD, Upcoming, look_ahead
 from manners cimport DEBUG_CHECKS, enter
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport (
     KIND_EVENT, KIND_REQUEST, OUTGOING_DIGEST, POSITION_BYTES, STATUS_CRITICAL, STATUS_NONE, OutgoingRecord, RoutedRecord,
-    check_routed, padded,
+    check_routed, padded, record_bytes,
 )
 from row_codec cimport (
     ROW_CUT, ROW_DAMAGED, ROW_DELETED, ROW_FINE, ROW_LENGTHS, ROW_NO_MEMORY, ROW_OF_OTHER_USER,
@@ -33,24 +35,24 @@ from row_codec cimport (
     take_block, write_block,
 )
 from state cimport (
-    CHANGED, FIRST_TABLE_SIZE, DIGEST_CANDIDATE, SENT_STATUS, Alarm, State, User, add_alarm, add_user,
-    alarm_at, alarm_tag, block_at, count_alarm, find_alarm, find_user, forget_user, id_of_alarm, is_due, is_expired,
-    list_as_due, mark_dirty, uncount_alarm, user_at, user_tag,
+    CHANGED, FIRST_TABLE_SIZE, LISTED, SENT_STATUS, Alarm, Block, State, add_alarm, add_user,
+    alarm_at, block_at, count_alarm, find_alarm, find_user, forget_user, hash_user, id_of_alarm,
+    is_due, is_expired, is_packed, list_block, mark_dirty, text_length, uncount_alarm, user_at,
+    write_id_of_alarm,
 )
 from sweep cimport sweep_alarms
-from table cimport table_bytes, table_init
+from table cimport table_bytes, table_init, tag_of
+from timestamps cimport Clock
 
 cdef enum:
     # merge() returns once it has made this much, so that nobody waits for a whole batch's digests.
     OUTPUT_BYTES = 256 * 1024
-    KEEP_BYTES = 1024 * 1024     # a larger scratch buffer is given back after use
     KEEP_ROWS_BYTES = 64 * 1024
     ID_LINE_BYTES = 13 + PUBLISHED_ID_BYTES + 2   # Nats-Msg-Id: <hex>\r\n
     REQUEST_LINE_BYTES = 72      # Alarmdigest-Request: <sequence> <timestamp in ns>\r\n, and a zero
 
 ctypedef struct Due:             # what sorting needs, in one place
     int64_t latest_ns
-    const uint8_t* id
     Alarm* alarm
 
 ctypedef struct Counters:
@@ -71,13 +73,30 @@ cdef int compare_due(const void* a, const void* b) noexcept nogil:
     """Oldest first; equal times by the bytes of AlarmID."""
     cdef const Due* x = <const Due*> a
     cdef const Due* y = <const Due*> b
-    cdef uint16_t shorter
-    cdef int order
     if x.latest_ns != y.latest_ns:
         return -1 if x.latest_ns < y.latest_ns else 1
-    shorter = x.alarm.id_len if x.alarm.id_len < y.alarm.id_len else y.alarm.id_len
-    order = memcmp(x.id, y.id, shorter)
-    return order if order != 0 else <int> x.alarm.id_len - <int> y.alarm.id_len
+    return compare_alarm_ids(
+        id_of_alarm(x.alarm), x.alarm.id_form, id_of_alarm(y.alarm), y.alarm.id_form)
+
+
+cdef void sort_due(Due* due, size_t count) noexcept nogil:
+    """A block names the alarm first that was entered last; one that was loaded, the other way. So
+    they are often in order, or need no more than to be turned round."""
+    cdef Due other
+    cdef size_t i = 1
+    while i < count and compare_due(&due[i - 1], &due[i]) > 0:
+        i += 1
+    if i == count:
+        for i in range(count // 2):
+            other = due[i]
+            due[i] = due[count - 1 - i]
+            due[count - 1 - i] = other
+        return
+    i = 1
+    while i < count and compare_due(&due[i - 1], &due[i]) < 0:
+        i += 1
+    if i < count:
+        qsort(due, count, sizeof(Due), compare_due)
 
 
 #: Whether batches are checked: in a debug build.
@@ -103,9 +122,11 @@ cdef dict WHAT_IS_WRONG = {
 
 cdef class AlarmBook:
     cdef State state
+    cdef Upcoming upcoming[AHEAD]
     cdef Buffer due              # array of Due
     cdef Buffer head             # {"UserID":…,"ActiveAlarms":[ of the digest that is being written
-    cdef Buffer entry            # one alarm of it
+    cdef Buffer entry            # an alarm of it that goes into its next message
+    cdef Clock clock
     cdef Buffer out
     cdef Buffer rows             # taken, but not yet handed over
     cdef Buffer news             # users who became due, while it is watched
@@ -166,21 +187,19 @@ cdef class AlarmBook:
         cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
         cdef size_t length = PyBytes_GET_SIZE(batch) if end is None else min(end, len(batch))
         cdef size_t offset = start
-        cdef const RoutedRecord* record
+        cdef uint32_t i, count
         cdef bint enough_memory = True
         if DEBUG_CHECKS:
             check_routed(data, length, start)
         enter(&self.busy)
         with nogil:
             while offset < length and self.out.used < OUTPUT_BYTES and enough_memory:
-                record = <const RoutedRecord*> (data + offset)
-                if record.kind == KIND_EVENT:
-                    enough_memory = self.apply(record)
-                elif record.kind == KIND_REQUEST:
-                    enough_memory = self.digest(record)
-                else:
-                    self.forget(record)
-                offset += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
+                count = look_ahead(&self.state, data + offset, length - offset, self.upcoming)
+                for i in range(count):
+                    enough_memory = self.take_record(&self.upcoming[i])
+                    offset += record_bytes(self.upcoming[i].record)
+                    if self.out.used >= OUTPUT_BYTES or not enough_memory:
+                        break
         self.busy = False
         if not enough_memory:
             raise MemoryError("no memory for another alarm or digest")
@@ -260,7 +279,7 @@ cdef class AlarmBook:
         memset(&rows, 0, sizeof(Buffer))
         enter(&self.busy)
         with nogil:
-            user = find_user(&self.state, data, length, user_tag(&self.state, data, length))
+            user = find_user(&self.state, data, length, hash_user(&self.state, data, length))
             block = user_at(&self.state, user).first_block if user != 0 else 0
             while block != 0 and enough_memory:
                 if block_at(&self.state, block).first_alarm != 0:
@@ -427,25 +446,32 @@ cdef class AlarmBook:
 
     # -- the rule ------------------------------------------------------------------------------
 
-    cdef bint apply(self, const RoutedRecord* record) noexcept nogil:
+    cdef bint take_record(self, const Upcoming* one) noexcept nogil:
+        """Apply one record; False when there is no memory."""
+        if one.record.kind == KIND_EVENT:
+            return self.apply(one)
+        if one.record.kind == KIND_REQUEST:
+            return self.digest(one)
+        self.forget(one)
+        return True
+
+    cdef bint apply(self, const Upcoming* one) noexcept nogil:
         """Merge one event; False when there is no memory."""
         cdef State* s = &self.state
+        cdef const RoutedRecord* record = one.record
         cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
-        cdef const uint8_t* alarm_id = user_id + record.user_len
-        cdef uint32_t tag = user_tag(s, user_id, record.user_len)
-        cdef uint32_t user = find_user(s, user_id, record.user_len, tag)
+        cdef uint32_t user = find_user(s, user_id, record.user_len, one.user_hash)
         cdef uint32_t handle
         cdef Alarm* alarm
         cdef bint was_due = False, was_critical = False
         self.tally.events += 1
         if user == 0:
-            user = add_user(s, user_id, record.user_len, tag, record.bucket)
+            user = add_user(s, user_id, record.user_len, one.user_hash, record.bucket)
             if user == 0:
                 return False
-        tag = alarm_tag(s, user, alarm_id, record.alarm_len)
-        handle = find_alarm(s, user, alarm_id, record.alarm_len, tag)
+        handle = find_alarm(s, user, &one.alarm)
         if handle == 0:
-            handle = add_alarm(s, user, alarm_id, record.alarm_len, tag, 0)
+            handle = add_alarm(s, user, &one.alarm, 0)
             if handle == 0:
                 return False
             alarm = alarm_at(s, handle)
@@ -464,11 +490,11 @@ cdef class AlarmBook:
             elif self.next_event(alarm, record, was_due):
                 mark_dirty(s, alarm.block)
         count_alarm(s, alarm)
-        if self.watched and is_due(alarm) and not (
-                was_due and (was_critical or alarm.latest != STATUS_CRITICAL)):
-            if not put_due(&self.news, user_at(s, user), alarm.latest, alarm.arrived_ns):
-                return False
-        list_as_due(s, handle)
+        if is_due(alarm):
+            list_block(s, alarm.block)
+            if self.watched and not (
+                    was_due and (was_critical or alarm.latest != STATUS_CRITICAL)):
+                return put_due(&self.news, user_at(s, user), alarm.latest, alarm.arrived_ns)
         return True
 
     cdef void first_event(self, Alarm* alarm, const RoutedRecord* record) noexcept nogil:
@@ -477,7 +503,7 @@ cdef class AlarmBook:
         alarm.latest = record.status
         alarm.arrived_ns = record.arrival_ns
         alarm.sent_ns = 0
-        alarm.flags = STATUS_NONE | (alarm.flags & DIGEST_CANDIDATE)
+        alarm.flags = STATUS_NONE
 
     cdef bint next_event(
         self, Alarm* alarm, const RoutedRecord* record, bint was_due
@@ -503,54 +529,58 @@ cdef class AlarmBook:
                 alarm.arrived_ns = record.arrival_ns
         return news
 
-    cdef void forget(self, const RoutedRecord* record) noexcept nogil:
+    cdef void forget(self, const Upcoming* one) noexcept nogil:
         """End all memory of a user: what comes later starts anew, or, in a stream that is read again, has
         done so already."""
-        cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
-        cdef uint32_t tag = user_tag(&self.state, user_id, record.user_len)
-        cdef uint32_t user = find_user(&self.state, user_id, record.user_len, tag)
+        cdef const RoutedRecord* record = one.record
+        cdef uint32_t user = find_user(
+            &self.state, <const uint8_t*> record + sizeof(RoutedRecord), record.user_len,
+            one.user_hash)
         self.tally.forget_users += 1
         if user != 0:
             self.tally.forgotten_with_user += forget_user(
                 &self.state, user, record.time_ns if record.time_ns != 0 else INT64_MAX)
 
-    cdef bint digest(self, const RoutedRecord* record) noexcept nogil:
+    cdef bint digest(self, const Upcoming* one) noexcept nogil:
         """Answer one request; False when there is no memory.
 
-        Looks only at alarms that were due at some moment since the last digest, so that a user
-        with many alarms costs no more than one with few.
+        Looks only at blocks with alarms that were due at some moment since the last digest, so that
+        a user with many alarms costs no more than one with few.
         """
+        cdef const RoutedRecord* record = one.record
         cdef const uint8_t* user_id = <const uint8_t*> record + sizeof(RoutedRecord)
-        cdef uint32_t tag = user_tag(&self.state, user_id, record.user_len)
-        cdef uint32_t handle = find_user(&self.state, user_id, record.user_len, tag)
-        cdef uint32_t next_handle
-        cdef User* user
+        cdef uint32_t user = find_user(&self.state, user_id, record.user_len, one.user_hash)
+        cdef uint32_t listed, handle
+        cdef Block* block
         cdef Alarm* alarm
         cdef Due* due
         cdef size_t count
         self.tally.requests += 1
         self.due.used = 0
-        self.tag = tag
+        self.tag = tag_of(one.user_hash)
         self.request_line_len = 0
         self.request_position = NULL
         self.request_arrival_ns = record.arrival_ns
         if record.alarm_len == POSITION_BYTES:
             self.request_position = user_id + record.user_len
             self.write_request_line()
-        if handle != 0:
-            user = user_at(&self.state, handle)
-            next_handle = user.first_listed
-            user.first_listed = 0
-            while next_handle != 0:
-                alarm = alarm_at(&self.state, next_handle)
-                next_handle = alarm.next_listed
-                alarm.flags &= ~DIGEST_CANDIDATE
-                if is_due(alarm):
+        if user != 0:
+            listed = user_at(&self.state, user).first_listed
+            user_at(&self.state, user).first_listed = 0
+            while listed != 0:
+                block = block_at(&self.state, listed)
+                listed = block.next_listed
+                block.flags &= ~LISTED
+                handle = block.first_alarm
+                while handle != 0:
+                    alarm = alarm_at(&self.state, handle)
+                    handle = alarm.next_in_block
+                    if not is_due(alarm):
+                        continue
                     if not buffer_reserve(&self.due, sizeof(Due)):
                         return False
                     due = <Due*> (self.due.data + self.due.used)
                     due.latest_ns = alarm.latest_ns
-                    due.id = id_of_alarm(alarm)
                     due.alarm = alarm
                     self.due.used += sizeof(Due)
         count = self.due.used // sizeof(Due)
@@ -560,7 +590,7 @@ cdef class AlarmBook:
                 return True
         due = <Due*> self.due.data
         if count > 1:
-            qsort(due, count, sizeof(Due), compare_due)
+            sort_due(due, count)
         if not self.write_digest(user_id, record.user_len, due, count):
             return False
         buffer_clear(&self.due, KEEP_BYTES)
@@ -574,7 +604,8 @@ cdef class AlarmBook:
         """Write the digest in as many messages as the split size asks for, and mark what it holds."""
         # What stands before the body: the split size does not concern it.
         cdef size_t before = sizeof(OutgoingRecord) + self.headers_len()
-        cdef size_t i, start
+        cdef size_t i, start, end, empty
+        cdef Alarm* alarm
         self.part = 0
         self.head.used = 0
         if not put_head(&self.head, user_id, user_len):
@@ -582,31 +613,46 @@ cdef class AlarmBook:
         start = self.out.used
         if not self.begin_message():
             return False
+        empty = self.out.used
         for i in range(count):
-            self.entry.used = 0
-            if not put_entry(&self.entry, due[i].id, due[i].alarm.id_len, due[i].alarm.latest,
-                             due[i].latest_ns):
+            alarm = due[i].alarm
+            end = self.out.used
+            if not self.put_alarm(alarm, end > empty):
                 return False
-            # "," before it and "]}" after it
-            if (self.out.used - start - before + self.entry.used + 3 > self.split_bytes
-                    and self.out.used - start > before + self.head.used):
+            # "]}" after it
+            if self.out.used - start - before + 2 > self.split_bytes and end > empty:
+                self.entry.used = 0
+                if not buffer_reserve(&self.entry, self.out.used - end - 1):
+                    return False
+                buffer_put(&self.entry, self.out.data + end + 1, self.out.used - end - 1)
+                self.out.used = end
                 if not self.end_message(start):
                     return False
                 start = self.out.used
-                if not self.begin_message():
+                if not (self.begin_message() and buffer_reserve(&self.out, self.entry.used)):
                     return False
-            if not buffer_reserve(&self.out, self.entry.used + 1):
-                return False
-            if self.out.used - start > before + self.head.used:
-                buffer_put(&self.out, b",", 1)
-            buffer_put(&self.out, self.entry.data, self.entry.used)
-            uncount_alarm(&self.state, due[i].alarm)
-            due[i].alarm.sent_ns = due[i].alarm.latest_ns
-            due[i].alarm.flags = due[i].alarm.latest
-            count_alarm(&self.state, due[i].alarm)
-            mark_dirty(&self.state, due[i].alarm.block)
+                empty = self.out.used
+                buffer_put(&self.out, self.entry.data, self.entry.used)
+            uncount_alarm(&self.state, alarm)
+            alarm.sent_ns = alarm.latest_ns
+            alarm.flags = alarm.latest
+            count_alarm(&self.state, alarm)
+            mark_dirty(&self.state, alarm.block)
         self.tally.alarms_sent += count
         return self.end_message(start)
+
+    cdef bint put_alarm(self, const Alarm* alarm, bint after_another) noexcept nogil:
+        cdef uint8_t unpacked[UUID_TEXT_BYTES]
+        cdef const uint8_t* text = id_of_alarm(alarm)
+        if is_packed(alarm):
+            write_id_of_alarm(alarm, unpacked)
+            text = unpacked
+        if not buffer_reserve(&self.out, 1):
+            return False
+        if after_another:
+            buffer_put(&self.out, b",", 1)
+        return put_entry(
+            &self.out, text, text_length(alarm), alarm.latest, alarm.latest_ns, &self.clock)
 
     cdef bint begin_message(self) noexcept nogil:
         if not buffer_reserve(&self.out, sizeof(OutgoingRecord) + self.headers_len() + self.head.used):

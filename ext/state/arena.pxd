@@ -1,7 +1,7 @@
 # Records of a few dozen bytes, addressed by 32-bit handles.
 #
-# A handle counts units of 8 bytes over pages of 64 KiB: half the size of a pointer, valid as long
-# as its record is there (nothing moves when the arena grows), and enough for 32 GiB in each book.
+# A handle counts units of 4 bytes over pages of 64 KiB: half the size of a pointer, valid as long
+# as its record is there (nothing moves when the arena grows), and enough for 16 GiB in each book.
 # 0 is no handle.
 #
 # All records of a page have one size, so that a place that was given back suits the next of them,
@@ -14,12 +14,12 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy, memset
 
 cdef enum:
-    UNIT = 8
-    PAGE_BITS = 13
-    PAGE_UNITS = 1 << 13
+    UNIT = 4
+    PAGE_BITS = 14
+    PAGE_UNITS = 1 << 14
     PAGE_BYTES = 1 << 16
-    MAX_PAGES = 1 << 19
-    MAX_UNITS = 136              # of one record: its fields and an id of 1,024 bytes
+    MAX_PAGES = 1 << 18
+    MAX_UNITS = 268              # of one record: its fields and an id of 1,024 bytes
     NO_PAGE = 0xFFFF_FFFF
 
 ctypedef struct Page:

@@ -4,7 +4,7 @@ from libc.stdint cimport INT64_MAX, int64_t, uint8_t, uint16_t, uint32_t, uint64
 from libc.string cimport memcpy
 
 from buffers cimport Buffer, buffer_reserve
-from state cimport Alarm, State, User, alarm_at, id_of_user, is_due, user_at
+from state cimport Alarm, State, User, alarm_at, block_at, id_of_user, is_due, user_at
 
 cdef enum:
     DUE_LINE_BYTES = 11          # since i64, worst status u8, length of the UserID u16; the id
@@ -33,7 +33,7 @@ cdef inline bint list_due_users(
 
     It ends at an empty slot: what is moved when a user goes is moved within a run of full ones.
     """
-    cdef uint32_t handle, listed
+    cdef uint32_t handle, block, listed
     cdef uint64_t steps = 0
     cdef const Alarm* alarm
     cdef int64_t since_ns
@@ -42,16 +42,19 @@ cdef inline bint list_due_users(
         handle = s.users.slots[slot[0]].handle
         steps += 1
         if handle != 0:
-            # Every due alarm is in this list, and some that are due no more.
-            listed = user_at(s, handle).first_listed
+            # Every due alarm is in one of these blocks, and others are.
+            block = user_at(s, handle).first_listed
             since_ns, worst = INT64_MAX, 0
-            while listed != 0:
-                alarm = alarm_at(s, listed)
-                steps += 1
-                if is_due(alarm):
-                    since_ns = min(since_ns, alarm.arrived_ns)
-                    worst = max(worst, alarm.latest)
-                listed = alarm.next_listed
+            while block != 0:
+                listed = block_at(s, block).first_alarm
+                while listed != 0:
+                    alarm = alarm_at(s, listed)
+                    steps += 1
+                    if is_due(alarm):
+                        since_ns = min(since_ns, alarm.arrived_ns)
+                        worst = max(worst, alarm.latest)
+                    listed = alarm.next_in_block
+                block = block_at(s, block).next_listed
             if worst != 0 and not put_due(lines, user_at(s, handle), worst, since_ns):
                 return False
         slot[0] = (slot[0] + 1) & s.users.mask

@@ -9,6 +9,9 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
+from alarm_ids cimport (
+    IS_PACKED, TEXT_LENGTH, AlarmId, kept_bytes, read_alarm_id, write_alarm_id,
+)
 from arena cimport Arena, arena_at, arena_new, arena_release
 from blake2b cimport BLAKE2B_BYTES, Blake2b, blake2b_add, blake2b_begin, blake2b_end
 from records cimport STATUS_CLEARED, STATUS_NONE
@@ -17,40 +20,37 @@ from table cimport Slot, Table, table_make_room, table_put, table_remove, tag_of
 
 cdef enum:
     FIRST_TABLE_SIZE = 64
-    # A record's id follows its fields at once, which is before sizeof() where that is rounded up.
+    # A record's id follows its fields at once.
     USER_ID_AT = 32
-    ALARM_ID_AT = 44
+    ALARM_ID_AT = 36
     MAX_VALUE_BYTES = 4000       # of a block as it is stored: a page of the store, less its head
     BLOCK_FIXED_BYTES = 13       # version, two lengths, checksum
     ALARM_FIXED_BYTES = 27       # three times, length, status
     NO_HIGHER_NUMBER = 0xFFFF_FFFF
 
 ctypedef struct User:
-    uint32_t first_listed        # its alarms that were due at some moment since the last digest
+    uint32_t first_listed        # its blocks with alarms that were due since the last digest
     uint32_t first_block         # the one that takes new alarms while it has room
     uint32_t next_block          # the number of the next new block
     uint16_t id_len
     uint16_t bucket
     uint8_t hashed[BLAKE2B_BYTES]    # of the id: its place in a store
 
-ctypedef struct Alarm:
+cdef packed struct Alarm:        # at a multiple of 4 bytes
     int64_t latest_ns
     int64_t sent_ns
     int64_t arrived_ns           # of a cleared one: when its latest event came, from where its
                                  # retention counts; of an active one: when it last became due, or
                                  # a later event came while it was not
     uint32_t block               # which tells the user
-    uint32_t next_listed
-    uint32_t previous_listed
     uint32_t next_in_block
-    uint16_t id_len
+    uint16_t id_form             # alarm_ids.pxd
     uint8_t latest
-    uint8_t flags                # bits 0-1: status sent; then CHANGED, DIGEST_CANDIDATE
+    uint8_t flags                # bits 0-1: status sent; then CHANGED
 
 cdef enum:
     SENT_STATUS = 3
     CHANGED = 4
-    DIGEST_CANDIDATE = 8
 
 ctypedef struct Block:
     uint32_t user
@@ -59,6 +59,8 @@ ctypedef struct Block:
     uint32_t previous
     uint32_t next_dirty
     uint32_t previous_dirty
+    uint32_t next_listed
+    uint32_t previous_listed
     uint32_t number
     uint16_t bytes               # what its value takes
     uint8_t flags
@@ -66,6 +68,7 @@ ctypedef struct Block:
 cdef enum:
     DIRTY = 1
     WRITTEN = 2                  # a store may hold a row of it
+    LISTED = 4                   # an alarm of it was due at some moment since the last digest
 
 ctypedef struct State:
     SipKey key
@@ -116,13 +119,14 @@ cdef inline bint is_expired(const Alarm* alarm, int64_t now_ns, int64_t retentio
 
 # -- users ---------------------------------------------------------------------------------------
 
-cdef inline uint32_t user_tag(const State* s, const uint8_t* user_id, size_t length) noexcept nogil:
-    return tag_of(siphash13(&s.key, user_id, length))
+cdef inline uint64_t hash_user(const State* s, const uint8_t* user_id, size_t length) noexcept nogil:
+    return siphash13(&s.key, user_id, length)
 
 
 cdef inline uint32_t find_user(
-    const State* s, const uint8_t* user_id, uint16_t length, uint32_t tag
+    const State* s, const uint8_t* user_id, uint16_t length, uint64_t hashed
 ) noexcept nogil:
+    cdef uint32_t tag = tag_of(hashed)
     cdef uint32_t i = tag & s.users.mask
     cdef const Slot* slot = &s.users.slots[i]
     cdef const User* user
@@ -137,7 +141,7 @@ cdef inline uint32_t find_user(
 
 
 cdef inline uint32_t add_user(
-    State* s, const uint8_t* user_id, uint16_t length, uint32_t tag, uint16_t bucket
+    State* s, const uint8_t* user_id, uint16_t length, uint64_t hashed, uint16_t bucket
 ) noexcept nogil:
     """Enter a user who is not there yet; 0 when there is no memory."""
     cdef Blake2b hashing
@@ -156,13 +160,13 @@ cdef inline uint32_t add_user(
     blake2b_add(&hashing, user_id, length)
     blake2b_end(&hashing, user.hashed)
     memcpy(<uint8_t*> user + USER_ID_AT, user_id, length)
-    table_put(&s.users, tag, handle)
+    table_put(&s.users, tag_of(hashed), handle)
     return handle
 
 
 cdef inline uint32_t slot_of_user(const State* s, uint32_t handle) noexcept nogil:
     cdef const User* user = user_at(s, handle)
-    cdef uint32_t i = user_tag(s, id_of_user(user), user.id_len) & s.users.mask
+    cdef uint32_t i = tag_of(hash_user(s, id_of_user(user), user.id_len)) & s.users.mask
     while s.users.slots[i].handle != handle:
         i = (i + 1) & s.users.mask
     return i
@@ -199,6 +203,33 @@ cdef inline void mark_clean(State* s, Block* block) noexcept nogil:
         s.first_dirty = block.next_dirty
     if block.next_dirty != 0:
         block_at(s, block.next_dirty).previous_dirty = block.previous_dirty
+
+
+cdef inline void list_block(State* s, uint32_t handle) noexcept nogil:
+    """Let the next digest look at it. Its alarms may all be due no longer by then."""
+    cdef Block* block = block_at(s, handle)
+    cdef User* user
+    if block.flags & LISTED:
+        return
+    user = user_at(s, block.user)
+    block.flags |= LISTED
+    block.previous_listed = 0
+    block.next_listed = user.first_listed
+    if user.first_listed != 0:
+        block_at(s, user.first_listed).previous_listed = handle
+    user.first_listed = handle
+
+
+cdef inline void unlist_block(State* s, Block* block) noexcept nogil:
+    if not block.flags & LISTED:
+        return
+    block.flags &= ~LISTED
+    if block.previous_listed != 0:
+        block_at(s, block.previous_listed).next_listed = block.next_listed
+    else:
+        user_at(s, block.user).first_listed = block.next_listed
+    if block.next_listed != 0:
+        block_at(s, block.next_listed).previous_listed = block.previous_listed
 
 
 cdef inline void put_block_first(State* s, uint32_t handle) noexcept nogil:
@@ -240,6 +271,7 @@ cdef inline void remove_block(State* s, uint32_t handle) noexcept nogil:
     cdef Block* block = block_at(s, handle)
     cdef uint32_t user = block.user
     mark_clean(s, block)
+    unlist_block(s, block)
     unlink_block(s, block)
     arena_release(&s.arena, handle, sizeof(Block))
     if user_at(s, user).first_block == 0:
@@ -272,28 +304,37 @@ cdef inline uint32_t block_with_room(State* s, uint32_t user_handle, size_t more
 
 # -- alarms --------------------------------------------------------------------------------------
 
-cdef inline uint32_t alarm_tag(
-    const State* s, uint32_t user, const uint8_t* alarm_id, size_t length
+ctypedef struct AlarmKey:        # which alarm of which user, ready to be looked for
+    AlarmId id
+    uint32_t tag
+
+
+cdef inline uint32_t tag_of_alarm(
+    const State* s, uint64_t user_hash, const uint8_t* kept, uint16_t form
 ) noexcept nogil:
+    """The same AlarmID of two users has two places, whatever place either user's record has."""
     cdef SipKey key = s.key
-    cdef uint64_t whose
-    # The same AlarmID of two users has two places; and keeps them when the user's record moves.
-    memcpy(&whose, user_at(s, user).hashed, sizeof(uint64_t))
-    key.k1 ^= whose
-    return tag_of(siphash13(&key, alarm_id, length))
+    key.k1 ^= user_hash
+    return tag_of(siphash13(&key, kept, kept_bytes(form)))
 
 
-cdef inline uint32_t find_alarm(
-    const State* s, uint32_t user, const uint8_t* alarm_id, uint16_t length, uint32_t tag
+cdef inline void make_alarm_key(
+    const State* s, uint64_t user_hash, const uint8_t* alarm_id, uint16_t length, AlarmKey* key
 ) noexcept nogil:
-    cdef uint32_t i = tag & s.alarms.mask
+    """Both `alarm_id` and `key` must stay where they are as long as it is used."""
+    read_alarm_id(alarm_id, length, &key.id)
+    key.tag = tag_of_alarm(s, user_hash, key.id.kept, key.id.form)
+
+
+cdef inline uint32_t find_alarm(const State* s, uint32_t user, const AlarmKey* key) noexcept nogil:
+    cdef uint32_t i = key.tag & s.alarms.mask
     cdef const Slot* slot = &s.alarms.slots[i]
     cdef const Alarm* alarm
     while slot.handle != 0:
-        if slot.tag == tag:
+        if slot.tag == key.tag:
             alarm = alarm_at(s, slot.handle)
-            if (block_at(s, alarm.block).user == user and alarm.id_len == length
-                    and memcmp(id_of_alarm(alarm), alarm_id, length) == 0):
+            if (alarm.id_form == key.id.form and block_at(s, alarm.block).user == user
+                    and memcmp(id_of_alarm(alarm), key.id.kept, kept_bytes(key.id.form)) == 0):
                 return slot.handle
         i = (i + 1) & s.alarms.mask
         slot = &s.alarms.slots[i]
@@ -301,23 +342,23 @@ cdef inline uint32_t find_alarm(
 
 
 cdef inline uint32_t add_alarm(
-    State* s, uint32_t user, const uint8_t* alarm_id, uint16_t length, uint32_t tag,
-    uint32_t block_handle
+    State* s, uint32_t user, const AlarmKey* key, uint32_t block_handle
 ) noexcept nogil:
     """Enter an alarm that is not there yet, all zero; 0 when there is no memory.
 
     It goes into the given block, or, when that is 0, into the one that takes new alarms.
     """
     cdef uint32_t handle
+    cdef uint16_t stored = ALARM_FIXED_BYTES + (key.id.form & TEXT_LENGTH)
     cdef Alarm* alarm
     cdef Block* block
     if not table_make_room(&s.alarms):
         return 0
     if block_handle == 0:
-        block_handle = block_with_room(s, user, ALARM_FIXED_BYTES + length)
+        block_handle = block_with_room(s, user, stored)
         if block_handle == 0:
             return 0
-    handle = arena_new(&s.arena, ALARM_ID_AT + length)
+    handle = arena_new(&s.arena, ALARM_ID_AT + kept_bytes(key.id.form))
     if handle == 0:
         return 0
     block = block_at(s, block_handle)
@@ -325,14 +366,32 @@ cdef inline uint32_t add_alarm(
     memset(alarm, 0, ALARM_ID_AT)
     alarm.block = block_handle
     alarm.next_in_block = block.first_alarm
-    alarm.id_len = length
-    memcpy(<uint8_t*> alarm + ALARM_ID_AT, alarm_id, length)
+    alarm.id_form = key.id.form
+    memcpy(<uint8_t*> alarm + ALARM_ID_AT, key.id.kept, kept_bytes(key.id.form))
     if block.first_alarm == 0:
         s.blocks += 1
     block.first_alarm = handle
-    block.bytes += ALARM_FIXED_BYTES + length
-    table_put(&s.alarms, tag, handle)
+    block.bytes += stored
+    table_put(&s.alarms, key.tag, handle)
     return handle
+
+
+cdef inline bint is_packed(const Alarm* alarm) noexcept nogil:
+    return alarm.id_form & IS_PACKED != 0
+
+
+cdef inline uint16_t text_length(const Alarm* alarm) noexcept nogil:
+    return alarm.id_form & TEXT_LENGTH
+
+
+cdef inline size_t alarm_bytes(const Alarm* alarm) noexcept nogil:
+    """What its record takes in the arena."""
+    return ALARM_ID_AT + kept_bytes(alarm.id_form)
+
+
+cdef inline void write_id_of_alarm(const Alarm* alarm, uint8_t* text) noexcept nogil:
+    """Write text_length() bytes."""
+    write_alarm_id(id_of_alarm(alarm), alarm.id_form, text)
 
 
 cdef inline void uncount_alarm(State* s, const Alarm* alarm) noexcept nogil:
@@ -348,34 +407,13 @@ cdef inline void count_alarm(State* s, const Alarm* alarm) noexcept nogil:
     s.due += is_due(alarm)
 
 
-cdef inline void list_as_due(State* s, uint32_t handle) noexcept nogil:
-    """Let the next digest look at it. An alarm that is no longer due by then may stay listed."""
-    cdef Alarm* alarm = alarm_at(s, handle)
-    cdef User* user
-    if is_due(alarm) and not alarm.flags & DIGEST_CANDIDATE:
-        user = user_at(s, block_at(s, alarm.block).user)
-        alarm.flags |= DIGEST_CANDIDATE
-        alarm.previous_listed = 0
-        alarm.next_listed = user.first_listed
-        if alarm.next_listed != 0:
-            alarm_at(s, alarm.next_listed).previous_listed = handle
-        user.first_listed = handle
-
-
-cdef inline void unlist(State* s, Alarm* alarm) noexcept nogil:
-    if alarm.previous_listed != 0:
-        alarm_at(s, alarm.previous_listed).next_listed = alarm.next_listed
-    else:
-        user_at(s, block_at(s, alarm.block).user).first_listed = alarm.next_listed
-    if alarm.next_listed != 0:
-        alarm_at(s, alarm.next_listed).previous_listed = alarm.previous_listed
-    alarm.flags &= ~DIGEST_CANDIDATE
-
-
 cdef inline uint32_t slot_of_alarm(
     const State* s, uint32_t user, const Alarm* alarm, uint32_t handle
 ) noexcept nogil:
-    cdef uint32_t i = alarm_tag(s, user, id_of_alarm(alarm), alarm.id_len) & s.alarms.mask
+    cdef const User* whose = user_at(s, user)
+    cdef uint64_t user_hash = hash_user(s, id_of_user(whose), whose.id_len)
+    cdef uint32_t i = tag_of_alarm(
+        s, user_hash, id_of_alarm(alarm), alarm.id_form) & s.alarms.mask
     while s.alarms.slots[i].handle != handle:
         i = (i + 1) & s.alarms.mask
     return i
@@ -386,12 +424,10 @@ cdef inline void remove_alarm(State* s, uint32_t user, uint32_t* link, uint32_t 
     cdef uint32_t handle = link[0]
     cdef Alarm* alarm = alarm_at(s, handle)
     uncount_alarm(s, alarm)
-    if alarm.flags & DIGEST_CANDIDATE:
-        unlist(s, alarm)
     link[0] = alarm.next_in_block
-    block_at(s, alarm.block).bytes -= ALARM_FIXED_BYTES + alarm.id_len
+    block_at(s, alarm.block).bytes -= ALARM_FIXED_BYTES + text_length(alarm)
     table_remove(&s.alarms, slot)
-    arena_release(&s.arena, handle, ALARM_ID_AT + alarm.id_len)
+    arena_release(&s.arena, handle, alarm_bytes(alarm))
 
 
 cdef inline uint64_t forget_user(State* s, uint32_t user, int64_t arrival_ns) noexcept nogil:

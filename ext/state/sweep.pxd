@@ -6,8 +6,8 @@ from libc.string cimport memcpy
 
 from arena cimport arena_at, arena_find_thin, arena_is_thin, arena_new, arena_release
 from state cimport (
-    ALARM_ID_AT, DIGEST_CANDIDATE, DIRTY, FIRST_TABLE_SIZE, USER_ID_AT, WRITTEN, Alarm, Block,
-    State, User, alarm_at, block_at, is_expired, mark_dirty, put_block_first, remove_alarm,
+    DIRTY, FIRST_TABLE_SIZE, LISTED, USER_ID_AT, WRITTEN, Alarm, Block,
+    State, User, alarm_at, alarm_bytes, block_at, is_expired, mark_dirty, put_block_first, remove_alarm,
     remove_block, slot_of_alarm, slot_of_user, unlink_block, user_at,
 )
 from table cimport table_give_back
@@ -24,19 +24,12 @@ cdef inline void move_alarm(State* s, uint32_t user, uint32_t* link) noexcept no
     """The alarm that its block names here."""
     cdef uint32_t handle = link[0]
     cdef Alarm* alarm = alarm_at(s, handle)
-    cdef size_t size = ALARM_ID_AT + alarm.id_len
+    cdef size_t size = alarm_bytes(alarm)
     cdef uint32_t other = moved(s, handle, size)
     if other == 0:
         return
     link[0] = other
     s.alarms.slots[slot_of_alarm(s, user, alarm, handle)].handle = other
-    if alarm.flags & DIGEST_CANDIDATE:
-        if alarm.previous_listed != 0:
-            alarm_at(s, alarm.previous_listed).next_listed = other
-        else:
-            user_at(s, user).first_listed = other
-        if alarm.next_listed != 0:
-            alarm_at(s, alarm.next_listed).previous_listed = other
     arena_release(&s.arena, handle, size)
 
 
@@ -62,6 +55,13 @@ cdef inline uint32_t move_block(State* s, uint32_t handle) noexcept nogil:
             s.first_dirty = other
         if block.next_dirty != 0:
             block_at(s, block.next_dirty).previous_dirty = other
+    if block.flags & LISTED:
+        if block.previous_listed != 0:
+            block_at(s, block.previous_listed).next_listed = other
+        else:
+            user_at(s, block.user).first_listed = other
+        if block.next_listed != 0:
+            block_at(s, block.next_listed).previous_listed = other
     arena_release(&s.arena, handle, sizeof(Block))
     return other
 

@@ -34,6 +34,19 @@ cdef inline size_t table_bytes(const Table* t) noexcept nogil:
     return (<size_t> t.mask + 1) * sizeof(Slot)
 
 
+cdef inline const Slot* slot_at(const Table* t, uint32_t tag) noexcept nogil:
+    """Where a search for a tag begins."""
+    return &t.slots[tag & t.mask]
+
+
+cdef inline uint32_t probable(const Table* t, uint32_t tag) noexcept nogil:
+    """The first handle with this tag, most likely the one that is looked for; 0: none."""
+    cdef uint32_t i = tag & t.mask
+    while t.slots[i].handle != 0 and t.slots[i].tag != tag:
+        i = (i + 1) & t.mask
+    return t.slots[i].handle
+
+
 cdef inline void table_put(Table* t, uint32_t tag, uint32_t handle) noexcept nogil:
     """Enter a handle that is not in it; there must be room."""
     cdef uint32_t i = tag & t.mask

@@ -1,8 +1,12 @@
 # A growing block of bytes outside Python, for code that runs without the GIL.
 
-from libc.stdint cimport uint8_t
+from libc.stdint cimport uint8_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
+
+cdef enum:
+    MOST_DIGITS = 20             # of a number of 64 bits
+    KEEP_BYTES = 1024 * 1024     # a larger buffer is given back after use
 
 ctypedef struct Buffer:
     uint8_t* data
@@ -32,6 +36,20 @@ cdef inline void buffer_put(Buffer* b, const void* data, size_t length) noexcept
     """Append; the room must have been reserved."""
     memcpy(b.data + b.used, data, length)
     b.used += length
+
+
+cdef inline int write_decimal(uint8_t* out, uint64_t number) noexcept nogil:
+    """Write a number in decimal digits, at most MOST_DIGITS; how many."""
+    cdef uint8_t digits[MOST_DIGITS]
+    cdef int first = MOST_DIGITS
+    while True:
+        first -= 1
+        digits[first] = 48 + <uint8_t> (number % 10)
+        number //= 10
+        if number == 0:
+            break
+    memcpy(out, digits + first, MOST_DIGITS - first)
+    return MOST_DIGITS - first
 
 
 cdef inline void buffer_clear(Buffer* b, size_t keep) noexcept nogil:

@@ -51,6 +51,11 @@ cdef inline size_t padded(size_t length) noexcept nogil:
     return (length + 7) & ~(<size_t> 7)
 
 
+cdef inline size_t record_bytes(const RoutedRecord* record) noexcept nogil:
+    """How far it is from one routed record to the next."""
+    return padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
+
+
 cdef inline int check_routed(const uint8_t* data, size_t length, size_t start) except -1:
     """Raises ValueError unless the bytes from ``start`` on are whole routed records."""
     cdef const RoutedRecord* record
@@ -61,7 +66,7 @@ cdef inline int check_routed(const uint8_t* data, size_t length, size_t start) e
                 or record.status > STATUS_NONE or record.user_len > MAX_ID_BYTES
                 or record.alarm_len > MAX_ID_BYTES):
             raise ValueError(f"no routed record at byte {position} of {length}")
-        position += padded(sizeof(RoutedRecord) + record.user_len + record.alarm_len)
+        position += record_bytes(record)
     if position != length:
         raise ValueError(f"the last routed record ends at byte {position}, the batch at {length}")
     return 0

@@ -4,6 +4,7 @@
 # its last day (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
 
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 cdef enum:
     TIMESTAMP_LEN = 30          # 2021-06-07T20:40:15.598765212Z
@@ -17,7 +18,13 @@ cdef extern from *:
     /* From 2262-04-11T00:00:00Z on, a time is just "in the future"; 64 bits end within that day. */
     #define FAR_FUTURE_S INT64_C(9223286400)
     #define FAR_FUTURE_NS INT64_MAX
+
+    static const char two_digits[] =
+        "0001020304050607080910111213141516171819202122232425262728293031323334353637383940414243444546"
+        "4748495051525354555657585960616263646566676869707172737475767778798081828384858687888990919293"
+        "949596979899";
     """
+    const char* two_digits
     const int64_t EARLIEST_S
     const int64_t FAR_FUTURE_S
     const int64_t FAR_FUTURE_NS
@@ -105,46 +112,63 @@ cdef inline bint parse_rfc3339(const uint8_t* text, Py_ssize_t length, int64_t* 
     return True
 
 
-cdef inline void write_digits(uint8_t* out, int count, int64_t number) noexcept nogil:
-    cdef int i
-    for i in range(count - 1, -1, -1):
-        out[i] = 48 + <uint8_t> (number % 10)
-        number //= 10
+cdef inline void write_pair(uint8_t* out, uint32_t number) noexcept nogil:
+    memcpy(out, two_digits + 2 * number, 2)
 
 
-cdef inline void format_rfc3339(int64_t ns, uint8_t* out) noexcept nogil:
+ctypedef struct Clock:           # the day that was written last, since most times are of one; all zero
+    int64_t days                 # since 0000-03-01, which is never 0
+    uint8_t date[11]             # 2021-06-07T
+
+
+cdef inline void set_date(Clock* clock, int64_t days) noexcept nogil:
+    cdef int64_t era = days // 146_097
+    cdef int64_t day_of_era = days - era * 146_097
+    cdef int64_t year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524
+                                - day_of_era // 146_096) // 365
+    cdef int64_t day_of_year = day_of_era - (
+        365 * year_of_era + year_of_era // 4 - year_of_era // 100)
+    cdef int64_t shifted = (5 * day_of_year + 2) // 153
+    cdef int64_t month = shifted + 3 if shifted < 10 else shifted - 9
+    cdef uint32_t year = <uint32_t> (year_of_era + era * 400 + (1 if month <= 2 else 0))
+    write_pair(clock.date, year // 100)
+    write_pair(clock.date + 2, year % 100)
+    clock.date[4] = 45
+    write_pair(clock.date + 5, <uint32_t> month)
+    clock.date[7] = 45
+    write_pair(clock.date + 8, <uint32_t> (day_of_year - (153 * shifted + 2) // 5 + 1))
+    clock.date[10] = 84
+    clock.days = days
+
+
+cdef inline void format_rfc3339(int64_t ns, uint8_t* out, Clock* clock) noexcept nogil:
     """Write the 30 characters of ``LatestChangedAt``: UTC with nine digits of fraction."""
     # `//` truncates here (cdivision), so times before 1970 are floored by hand.
     cdef int64_t seconds = ns // NS_PER_S
     cdef int64_t fraction = ns - seconds * NS_PER_S
-    cdef int64_t days, rest, era, day_of_era, year_of_era, day_of_year, shifted, month
+    cdef int64_t days
+    cdef uint32_t rest, after_second
     if fraction < 0:
         fraction += NS_PER_S
         seconds -= 1
     days = seconds // SECONDS_PER_DAY
-    rest = seconds - days * SECONDS_PER_DAY
-    if rest < 0:
-        rest += SECONDS_PER_DAY
+    if days * SECONDS_PER_DAY > seconds:
         days -= 1
-    days += 719_468                      # since 0000-03-01; positive for every 64-bit time
-    era = days // 146_097
-    day_of_era = days - era * 146_097
-    year_of_era = (day_of_era - day_of_era // 1460 + day_of_era // 36_524
-                   - day_of_era // 146_096) // 365
-    day_of_year = day_of_era - (365 * year_of_era + year_of_era // 4 - year_of_era // 100)
-    shifted = (5 * day_of_year + 2) // 153
-    month = shifted + 3 if shifted < 10 else shifted - 9
-    write_digits(out, 4, year_of_era + era * 400 + (1 if month <= 2 else 0))
-    out[4] = 45
-    write_digits(out + 5, 2, month)
-    out[7] = 45
-    write_digits(out + 8, 2, day_of_year - (153 * shifted + 2) // 5 + 1)
-    out[10] = 84
-    write_digits(out + 11, 2, rest // 3600)
+    rest = <uint32_t> (seconds - days * SECONDS_PER_DAY)
+    days += 719_468                      # positive for every 64-bit time
+    if days != clock.days:
+        set_date(clock, days)
+    memcpy(out, clock.date, 11)
+    write_pair(out + 11, rest // 3600)
     out[13] = 58
-    write_digits(out + 14, 2, rest // 60 % 60)
+    write_pair(out + 14, rest // 60 % 60)
     out[16] = 58
-    write_digits(out + 17, 2, rest % 60)
+    write_pair(out + 17, rest % 60)
     out[19] = 46
-    write_digits(out + 20, 9, fraction)
+    after_second = <uint32_t> fraction
+    out[20] = 48 + <uint8_t> (after_second // 100_000_000)
+    write_pair(out + 21, after_second // 1_000_000 % 100)
+    write_pair(out + 23, after_second // 10_000 % 100)
+    write_pair(out + 25, after_second // 100 % 100)
+    write_pair(out + 27, after_second % 100)
     out[29] = 90

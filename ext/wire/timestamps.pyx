@@ -1,9 +1,10 @@
 """RFC 3339 and integer nanoseconds since 1970 UTC: the one reading that all of the service uses."""
 
 from libc.stdint cimport int64_t, uint8_t
+from libc.string cimport memset
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 
-from timestamps cimport TIMESTAMP_LEN, format_rfc3339, parse_rfc3339
+from timestamps cimport TIMESTAMP_LEN, Clock, format_rfc3339, parse_rfc3339
 
 # A clock that is wrong by more than this is reported.
 DAY_NS = 86_400 * 10**9
@@ -27,5 +28,7 @@ def to_ns(str text not None) -> int:
 def to_text(int64_t ns) -> str:
     """``2021-06-07T20:40:15.598765212Z`` for nanoseconds since 1970 UTC."""
     cdef uint8_t text[TIMESTAMP_LEN]
-    format_rfc3339(ns, text)
+    cdef Clock clock
+    memset(&clock, 0, sizeof(clock))
+    format_rfc3339(ns, text, &clock)
     return (<char*> text)[:TIMESTAMP_LEN].decode("ascii")

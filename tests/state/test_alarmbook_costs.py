@@ -114,6 +114,8 @@ def test_ids_that_collide_under_mmh3_merge_as_fast_as_random_ones(what: str) -> 
 
 
 def test_a_digest_costs_what_is_due_and_not_what_its_user_has() -> None:
+    """But for the alarms of the blocks in which something is due: a hundred here."""
+
     def median_time(alarms: int) -> float:
         raised = [Event("u", f"{number}", Status.WARNING, 1) for number in range(alarms)]
         book = new_book()
@@ -137,7 +139,7 @@ def test_a_digest_costs_what_is_due_and_not_what_its_user_has() -> None:
         assert book.alarm_count == alarms + 1
         return median(times)
 
-    assert median_time(100_000) < 3 * median_time(0)
+    assert median_time(100_000) < 3 * median_time(150)
 
 
 FILL_A_BOOK = """

@@ -141,3 +141,39 @@ def test_merge_returns_before_the_end_of_a_batch_that_makes_much() -> None:
     assert calls > 5
     assert [digest.user for digest in digests] == [f"u{user}" for user in range(users)]
     assert {len(digest.entries) for digest in digests} == {alarms}
+
+
+def test_what_must_be_escaped_is_found_in_every_place_of_a_word() -> None:
+    """Eight bytes are looked at together; neighbours of those that matter are no more than that."""
+    special = [0x00, 0x08, 0x1F, 0x20, 0x21, 0x22, 0x23, 0x5B, 0x5C, 0x5D, 0x7F, 0x80, 0xA2, 0xFF]
+    core = Core()
+    texts = {
+        before + chr(one) + chr(other) + "z" * after
+        for one in special
+        for other in special
+        for before in ("", "a", "é", "a" * 7, "a" * 8)
+        for after in range(9)
+    }
+    for text in texts:
+        core.route_message(Event("u", text, Status.WARNING, START), START)
+    core.route_message(Request("u"), START)
+    [body] = core.merge()
+    assert body == written(read_digest(body))
+    assert {entry.alarm for entry in read_digest(body).entries} == texts
+
+
+def test_times_of_different_days_stand_in_one_digest() -> None:
+    """The date is kept from alarm to alarm, and must be the right one for each."""
+    day = 86_400 * 10**9
+    leap_day = 951_782_400 * 10**9  # 2000-02-29
+    starts = [0, leap_day, leap_day + day, START // day * day, -day, 1_640_995_200 * 10**9]
+    times = [start + step for start in starts for step in (-day, -1, 0, 1, day - 1, day)]
+    core = Core(skew_ns=2**62)
+    for number, time in enumerate(times):
+        # In the order of their ids, times jump back and forth; equal ones stand side by side.
+        core.route_message(Event(f"u{number % 3}", f"{number}", Status.WARNING, time), START)
+    for user in range(3):
+        core.route_message(Request(f"u{user}"), START)
+    digests = [read_digest(body) for body in core.merge()]
+    found = sorted(entry.changed_at for digest in digests for entry in digest.entries)
+    assert found == sorted(times)
