@@ -1,7 +1,7 @@
 # Where a message stands in its stream, as the reply subject of its delivery tells it.
 
-from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
+from libc.stdint cimport uint8_t, uint64_t
+from libc.string cimport memchr, memcmp
 
 from frames cimport Span, read_number
 
@@ -20,18 +20,22 @@ cdef enum:
 cdef inline bint read_delivery(Span reply, Delivery* found) noexcept nogil:
     """Read a delivery's reply subject; False when it is none."""
     cdef Span tokens[13]
-    cdef size_t i, start = 0
+    cdef const uint8_t* at = reply.data
+    cdef const uint8_t* end = reply.data + reply.length
+    cdef const uint8_t* dot
     cdef int count = 0, first
     if reply.length < 8 or memcmp(reply.data, b"$JS.ACK.", 8) != 0:
         return False
-    for i in range(reply.length + 1):
-        if i == reply.length or reply.data[i] == 46:
-            if count == 13:
-                return False
-            tokens[count].data = reply.data + start
-            tokens[count].length = i - start
-            count += 1
-            start = i + 1
+    while True:
+        if count == 13:
+            return False
+        dot = <const uint8_t*> memchr(at, 46, end - at)
+        tokens[count].data = at
+        tokens[count].length = (dot if dot != NULL else end) - at
+        count += 1
+        if dot == NULL:
+            break
+        at = dot + 1
     if count == SHORT_REPLY_TOKENS:
         first = 5
     elif count >= LONG_REPLY_TOKENS:

@@ -69,6 +69,20 @@ cdef inline int split_fields(const uint8_t* text, size_t length, Span* fields) n
     cdef size_t i = 0
     cdef size_t start
     cdef int count = 0
+    cdef const uint8_t* blank
+    # As every server writes it, with one blank between: most of a line is a field, and it is found
+    # where that ends by more than a byte at a time.
+    if length and text[0] == 32 and memchr(text, 9, length) == NULL:
+        i = 1
+        while i < length and text[i] != 32 and count < MAX_FIELDS:
+            blank = <const uint8_t*> memchr(text + i, 32, length - i)
+            fields[count].data = text + i
+            fields[count].length = (blank if blank != NULL else text + length) - (text + i)
+            count += 1
+            if blank == NULL:
+                return count
+            i = blank + 1 - text
+        i = count = 0
     while True:
         while i < length and (text[i] == 32 or text[i] == 9):
             i += 1

@@ -1,8 +1,9 @@
 # The fields of an event or a request, decoded by orjson: their plain shape, and why one is rejected
 # where that can be told without the reader of all spellings (alarmdigest.wire.messages).
 
-from cpython.dict cimport PyDict_GetItem, PyDict_Size
+from cpython.dict cimport PyDict_GetItem, PyDict_Next, PyDict_Size
 from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF, Py_XDECREF
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_CheckExact
 from libc.stdint cimport uint8_t
 from libc.string cimport memchr, memcmp
@@ -38,6 +39,92 @@ cdef inline PyObject* user_field(dict fields, Py_ssize_t expected):
     if value == NULL and PyDict_Size(fields) == expected:
         value = PyDict_GetItem(fields, "UserId")
     return value
+
+
+cdef enum:
+    # The fields of an event, as places in `EventFields`.
+    USER_FIELD = 0
+    ALARM_FIELD
+    STATUS_FIELD
+    CHANGED_AT_FIELD
+    EVENT_FIELDS
+
+ctypedef struct Shape:
+    # Messages come with the same fields in the same order, and orjson makes the same strings of
+    # their names again. So the strings of the last one are kept, in their order, and a field is
+    # known by its name's address; an owned reference keeps another string from having it.
+    PyObject* names[EVENT_FIELDS]
+    int fields[EVENT_FIELDS]
+
+ctypedef struct EventFields:
+    PyObject* values[EVENT_FIELDS]   # borrowed; NULL: not there by this name
+
+
+cdef inline bint read_shape(const Shape* shape, dict fields, EventFields* found):
+    """Whether an object has just the shape that is known; only then all fields are found."""
+    cdef PyObject* name
+    cdef PyObject* value
+    cdef Py_ssize_t position = 0
+    cdef int i = 0
+    if PyDict_Size(fields) != EVENT_FIELDS:
+        return False
+    while PyDict_Next(fields, &position, &name, &value):
+        if name != shape.names[i]:
+            return False
+        found.values[shape.fields[i]] = value
+        i += 1
+    return True
+
+
+cdef inline void forget_shape(Shape* shape):
+    cdef int i
+    for i in range(EVENT_FIELDS):
+        Py_XDECREF(shape.names[i])
+        shape.names[i] = NULL
+
+
+cdef inline int field_named(PyObject* name) except -1:
+    cdef Span text
+    if text_of(name, &text):
+        if text.length == 7 and memcmp(text.data, b"AlarmID", 7) == 0:
+            return ALARM_FIELD
+        if text.length == 6 and memcmp(text.data, b"Status", 6) == 0:
+            return STATUS_FIELD
+        if text.length == 9 and memcmp(text.data, b"ChangedAt", 9) == 0:
+            return CHANGED_AT_FIELD
+    return USER_FIELD
+
+
+cdef inline int learn_shape(Shape* shape, dict fields) except -1:
+    """Of an object that has all fields of an event and no others."""
+    cdef PyObject* name
+    cdef PyObject* value
+    cdef Py_ssize_t position = 0
+    cdef int i = 0
+    forget_shape(shape)
+    while PyDict_Next(fields, &position, &name, &value):
+        shape.fields[i] = field_named(name)
+        Py_INCREF(<object> name)
+        shape.names[i] = name
+        i += 1
+    return 0
+
+
+cdef inline int find_fields(Shape* shape, dict fields, EventFields* found) except -1:
+    """The fields of an event by their exact names, UserId included."""
+    cdef int i
+    if read_shape(shape, fields, found):
+        return 0
+    found.values[USER_FIELD] = user_field(fields, EVENT_FIELDS)
+    found.values[ALARM_FIELD] = PyDict_GetItem(fields, "AlarmID")
+    found.values[STATUS_FIELD] = PyDict_GetItem(fields, "Status")
+    found.values[CHANGED_AT_FIELD] = PyDict_GetItem(fields, "ChangedAt")
+    if PyDict_Size(fields) != EVENT_FIELDS:
+        return 0
+    for i in range(EVENT_FIELDS):
+        if found.values[i] == NULL:
+            return 0
+    return learn_shape(shape, fields)
 
 
 cdef inline int status_of(Span text) noexcept:

@@ -14,22 +14,24 @@ holds them together.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE, PyByteArray_Resize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.dict cimport PyDict_CheckExact, PyDict_GetItem
+from cpython.dict cimport PyDict_CheckExact
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp, memcpy, memset
 
-from buffers cimport Buffer, buffer_clear, buffer_put, buffer_reserve
+from buffers cimport KEEP_BYTES, Buffer, buffer_clear, buffer_put, buffer_reserve
 from deliveries cimport Delivery, read_delivery
 from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
     check_bounds, not_a_frame, scan_frame,
 )
 from input_fields cimport (
-    REASON_JSON, REASON_SCHEMA, REASON_UNKNOWN, is_no_json, reason_of, status_of, text_of,
-    user_field,
+    ALARM_FIELD, CHANGED_AT_FIELD, REASON_JSON, REASON_SCHEMA, REASON_UNKNOWN, STATUS_FIELD,
+    USER_FIELD, EventFields, Shape, find_fields, forget_shape, is_no_json, reason_of, status_of,
+    text_of, user_field,
 )
 from records cimport (
     KIND_EVENT, KIND_FORGET, KIND_REQUEST, MAX_ID_BYTES, POSITION_BYTES, STATUS_CLEARED, STATUS_NONE,
@@ -61,7 +63,6 @@ cdef enum:
     LAST_FORGET_SID = 6
     THE_STREAM_SID = 4000
     THE_LEADER_SID = 4010
-    KEEP_BYTES = 1024 * 1024
 
 cdef int64_t A_DAY_NS = DAY_NS
 
@@ -160,6 +161,8 @@ cdef class Router:
     cdef bytes event_subject
     cdef bytes request_subject
     cdef bytes forget_subject
+    cdef Shape shape
+    cdef bytearray payload       # of the message that is being decoded
     cdef bint only_traced
     cdef public bytes traced
     cdef list places
@@ -231,9 +234,11 @@ cdef class Router:
         self.places = []
         self.other = []
         self.answers = []
+        self.payload = bytearray()
 
     def __dealloc__(self):
         cdef uint32_t i
+        forget_shape(&self.shape)
         if self.batches != NULL:
             for i in range(self.workers):
                 free(self.batches[i].data)
@@ -309,6 +314,23 @@ cdef class Router:
         cdef bytes taken = PyBytes_FromStringAndSize(<char*> batch.data, batch.used)
         buffer_clear(batch, KEEP_BYTES)
         return taken
+
+    def take_all(self) -> list:
+        """``(worker, batch)`` for each worker for whom something has gathered; empties them all."""
+        cdef uint32_t worker
+        return [
+            (worker, self.take(worker)) for worker in range(self.workers)
+            if self.batches[worker].used
+        ]
+
+    def give_back(self) -> None:
+        """Give back the memory of batches and of a large message, for when nothing comes."""
+        cdef uint32_t worker
+        for worker in range(self.workers):
+            if self.batches[worker].used == 0:
+                buffer_clear(&self.batches[worker], 0)
+        if PyByteArray_GET_SIZE(self.payload) > KEEP_BYTES:
+            self.payload = bytearray()
 
     def take_places(self) -> list:
         """``(sequence, timestamp_ns, clamped, offset)`` of each message of the user ``traced`` that
@@ -431,10 +453,8 @@ cdef class Router:
             self.dropped_forgets += 1
 
     cdef int route_event(self, Frame* frame) except -1:
-        cdef bytes payload = PyBytes_FromStringAndSize(
-            <const char*> frame.payload.data, frame.payload.length)
         cdef object fields
-        cdef PyObject* user
+        cdef EventFields found
         cdef Span user_id, alarm_id, status_text, changed_at
         cdef int status
         cdef int64_t time_ns
@@ -442,44 +462,50 @@ cdef class Router:
         if is_no_json(frame.payload) and self.is_only_counted(KIND_EVENT, REASON_JSON):
             return 0
         try:
-            fields = loads(payload)
+            fields = self.decode(frame)
         except DecodeError:
-            return self.route_slow_path(KIND_EVENT, payload, frame, REASON_JSON)
+            return self.route_slow_path(KIND_EVENT, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_slow_path(KIND_EVENT, payload, frame, REASON_SCHEMA)
-        user = user_field(<dict> fields, 4)
-        if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES
-                and text_of(PyDict_GetItem(fields, "AlarmID"), &alarm_id)
+            return self.route_slow_path(KIND_EVENT, frame, REASON_SCHEMA)
+        find_fields(&self.shape, <dict> fields, &found)
+        if not (text_of(found.values[USER_FIELD], &user_id) and user_id.length <= MAX_ID_BYTES
+                and text_of(found.values[ALARM_FIELD], &alarm_id)
                 and alarm_id.length <= MAX_ID_BYTES
-                and text_of(PyDict_GetItem(fields, "Status"), &status_text)
-                and text_of(PyDict_GetItem(fields, "ChangedAt"), &changed_at)):
+                and text_of(found.values[STATUS_FIELD], &status_text)
+                and text_of(found.values[CHANGED_AT_FIELD], &changed_at)):
             return self.route_slow_path(
-                KIND_EVENT, payload, frame, self.reason_if_sampling(KIND_EVENT, <dict> fields))
+                KIND_EVENT, frame, self.reason_if_sampling(KIND_EVENT, <dict> fields))
         status = status_of(status_text)
         if status == STATUS_NONE or not parse_rfc3339(changed_at.data, changed_at.length, &time_ns):
             return self.route_slow_path(
-                KIND_EVENT, payload, frame, self.reason_if_sampling(KIND_EVENT, <dict> fields))
-        return self.append(KIND_EVENT, <object> user, user_id, alarm_id, status, time_ns)
+                KIND_EVENT, frame, self.reason_if_sampling(KIND_EVENT, <dict> fields))
+        return self.append(
+            KIND_EVENT, <object> found.values[USER_FIELD], user_id, alarm_id, status, time_ns)
+
+    cdef object decode(self, Frame* frame):
+        """By orjson, from one object for all payloads; it keeps nothing of it."""
+        if PyByteArray_GET_SIZE(self.payload) != <Py_ssize_t> frame.payload.length:
+            PyByteArray_Resize(self.payload, frame.payload.length)
+        memcpy(PyByteArray_AS_STRING(self.payload), frame.payload.data, frame.payload.length)
+        return loads(self.payload)
 
     cdef int route_about_user(self, int kind, Frame* frame) except -1:
         """A message that holds a UserID and nothing else: a request, or whom to forget."""
-        cdef bytes payload = PyBytes_FromStringAndSize(
-            <const char*> frame.payload.data, frame.payload.length)
         cdef object fields
         cdef PyObject* user
         cdef Span user_id
         if is_no_json(frame.payload) and self.is_only_counted(kind, REASON_JSON):
             return 0
         try:
-            fields = loads(payload)
+            fields = self.decode(frame)
         except DecodeError:
-            return self.route_slow_path(kind, payload, frame, REASON_JSON)
+            return self.route_slow_path(kind, frame, REASON_JSON)
         if not PyDict_CheckExact(fields):
-            return self.route_slow_path(kind, payload, frame, REASON_SCHEMA)
+            return self.route_slow_path(kind, frame, REASON_SCHEMA)
         user = user_field(<dict> fields, 1)
         if not (text_of(user, &user_id) and user_id.length <= MAX_ID_BYTES):
             return self.route_slow_path(
-                kind, payload, frame, self.reason_if_sampling(kind, <dict> fields))
+                kind, frame, self.reason_if_sampling(kind, <dict> fields))
         return self.append_about_user(kind, <object> user, user_id)
 
     cdef int append_about_user(self, int kind, object user, Span user_id) except -1:
@@ -514,7 +540,7 @@ cdef class Router:
             return REASON_UNKNOWN
         return reason_of(kind, fields)
 
-    cdef int route_slow_path(self, int kind, bytes payload, Frame* frame, int reason) except -1:
+    cdef int route_slow_path(self, int kind, Frame* frame, int reason) except -1:
         """Not the plain shape: ask the reader that knows them all. ``reason`` is why it will
         reject this one, or REASON_UNKNOWN."""
         cdef Span user_id, alarm_id
@@ -522,7 +548,8 @@ cdef class Router:
             return 0
         self.slow_path += 1
         accepted = self.read_or_reject(
-            kind, payload,
+            kind,
+            PyBytes_FromStringAndSize(<const char*> frame.payload.data, frame.payload.length),
             PyBytes_FromStringAndSize(<const char*> frame.subject.data, frame.subject.length),
             (self.sequence, self.timestamp_ns, self.message_arrival_ns) if self.in_stream else None)
         if accepted is None:

@@ -126,3 +126,26 @@ def test_a_router_needs_a_worker_and_knows_how_many_there_are() -> None:
     assert build(2).take(1) == b""
     with pytest.raises(IndexError):
         build(2).take(2)
+
+
+def test_only_workers_for_whom_something_came_get_a_batch_and_each_once() -> None:
+    router = Router(
+        workers=3, buckets=4096, hash32=mmh3.hash, skew_ns=0, read_or_reject=lambda *_: None
+    )
+    users = [f"user-{number}" for number in range(20)]
+    expected: dict[int, list[bytes]] = {}
+    for user in users:
+        if (worker := worker_of(user, 3)) != 1:
+            body = b'{"UserID":"%b"}' % user.encode()
+            frame = b"MSG s 3 %d\r\n%b\r\n" % (len(body), body)
+            router.scan(frame, 0, len(frame), 1)
+            expected.setdefault(worker, []).append(user.encode())
+    assert expected
+    router.give_back()  # of what has gathered, nothing
+    found = {worker: [one.user for one in unpack(batch)] for worker, batch in router.take_all()}
+    assert found == expected
+    assert router.take_all() == []
+    router.give_back()
+    frame = b'MSG s 3 16\r\n{"UserID":"eve"}\r\n'
+    router.scan(frame.replace(b"16", b"%d" % len(b'{"UserID":"eve"}')), 0, len(frame), 1)
+    assert [one.user for _, batch in router.take_all() for one in unpack(batch)] == [b"eve"]

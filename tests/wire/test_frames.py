@@ -495,3 +495,29 @@ def test_memory_does_not_grow() -> None:
     after = scan_often(cases(300, 3_000))
     growth = [late - early for late, early in zip(after, before, strict=True)]
     assert max(growth) < 8 * 1024 * 1024, growth
+
+
+def fields_of(line: bytes) -> list[bytes]:
+    return line.replace(b"\t", b" ").split()
+
+
+@pytest.mark.parametrize("blank", [b" ", b"  ", b"\t", b" \t ", b"\t\t"])
+@pytest.mark.parametrize("end", [b"", b" ", b"\t"])
+@pytest.mark.parametrize("reply", [b"", b"_INBOX.1"])
+def test_fields_are_cut_alike_however_they_are_separated(
+    blank: bytes, end: bytes, reply: bytes
+) -> None:
+    parts = [part for part in (b"MSG", b"a.b", b"7", reply, b"5") if part]
+    line = blank.join(parts) + end
+    frame = line + b"\r\nhello\r\n"
+    [found], position = frames.scan(frame, 0, len(frame))
+    assert position == len(frame)
+    assert found == (frames.MSG, 7, b"a.b", reply, b"", b"hello")
+    assert fields_of(line) == parts
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 6, 7])
+def test_a_line_with_too_few_or_too_many_fields_is_no_frame(count: int) -> None:
+    frame = b" ".join([b"MSG", *[b"5"] * count]) + b"\r\nhello\r\n"
+    with pytest.raises(frames.ProtocolError):
+        frames.scan(frame, 0, len(frame))
