@@ -9,7 +9,6 @@ stream or the server refuses for good, or whose stream is full, is given up and 
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -31,16 +30,17 @@ from alarmdigest.pipeline.inflight.window import Window
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import Fields, LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
+from alarmdigest.runtime.queues import ByteQueue
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.state.position import Outputs, ReplicaPosition, StreamPosition
 
 log = logging.getLogger(__name__)
 
-# With what the window may hold, what waits for the server stays within some 100 MB however long it
-# is away; and one digest of whatever size.
-MAX_QUEUED_BYTES = 64 * 1024 * 1024
-# What is taken from the queue at once.
-MAX_TAKEN_BYTES = 1024 * 1024
+# With the window some 40 MB wait for a server that is away, and one digest of whatever size; little
+# enough for the processor's cache to have it still when it is sent.
+MAX_QUEUED_BYTES = 8 * 1024 * 1024
+# What is taken from the queue at once: what a worker hands over, so that it need not be copied.
+MAX_TAKEN_BYTES = 256 * 1024
 LOOK_UP_PAUSE_S = 0.5
 
 
@@ -172,15 +172,9 @@ class Publisher(ServiceThread):
     def _take(self) -> None:
         """Move what waits in the queue into the window, up to the size of one write."""
         batches: list[Outgoing] = []
-        size = 0
-        while size < MAX_TAKEN_BYTES:
-            try:
-                item = self.queue.get_nowait()
-            except queue.Empty:
-                break
+        for item in self.queue.take(MAX_TAKEN_BYTES):
             if isinstance(item, Outgoing):
                 batches.append(item)
-                size += len(item)
                 continue
             self._add(batches)
             if item is None:
@@ -191,7 +185,7 @@ class Publisher(ServiceThread):
         self._release()
 
     def _add(self, batches: list[Outgoing]) -> None:
-        if any(batch.records for batch in batches):
+        if batches:
             with self.busy("adding what the output streams may hold already"):
                 added = self.confirmer.add(batches, self._go_on)
             if added is not None:  # else we were told to stop: the next start makes them again
@@ -271,6 +265,7 @@ class Publisher(ServiceThread):
             with self.queue.sleeping() as empty:
                 received = self._buffer.receive(connection, timeout if empty else 0.0)
         else:
+            self.queue.forget_wake()
             received = self._buffer.receive(connection, timeout)
         if self.reconnector.has_alternative():
             # Also while nothing is under way: not only when the next digest finds out.

@@ -18,7 +18,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memmove, memset
 
-from buffers cimport Buffer, buffer_put, buffer_reserve
+from buffers cimport KEEP_BYTES, Buffer, buffer_clear, buffer_put, buffer_reserve
 from frames cimport (
     FRAME_BAD, FRAME_ERR, FRAME_HMSG, FRAME_INFO, FRAME_MSG, FRAME_PARTIAL, Frame, Span,
     check_bounds, not_a_frame, read_number, scan_frame,
@@ -94,6 +94,7 @@ cdef class InFlight:
     # share a place, and ``same_place`` leads from one such digest to the one before.
     cdef uint64_t* last_of_user
     cdef Buffer line             # array of uint64_t: numbers that may be sent, in order
+    cdef Buffer out              # for the next frames
     cdef size_t line_head
     cdef bytes reply
     cdef tuple plain_acks        # by kind: how plain PubAcks of its stream begin
@@ -119,6 +120,7 @@ cdef class InFlight:
     def __dealloc__(self):
         free(self.slots.data)
         free(self.line.data)
+        free(self.out.data)
         free(self.last_of_user)
 
     # -- what answers look like, and where the streams stand ---------------------------------------
@@ -301,6 +303,8 @@ cdef class InFlight:
         w.mark = text_of(mark)
         w.max_payload = max_payload
         enter(&self.busy)
+        w.out = self.out
+        memset(&self.out, 0, sizeof(Buffer))
         try:
             with nogil:
                 while (self.line_head * sizeof(uint64_t) < self.line.used and sent < most_messages
@@ -332,7 +336,8 @@ cdef class InFlight:
                     w.largest_digest, len(mark) > 0 and w.mark.length == 0)
         finally:
             self.busy = False
-            free(w.out.data)
+            buffer_clear(&w.out, KEEP_BYTES)
+            self.out = w.out
             free(skipped.data)
 
     def frame_fenced(
@@ -370,6 +375,8 @@ cdef class InFlight:
         # What the headers of a digest take at most, beside its own.
         room = 10 + 2 + how.fence.length + how.batch.length + 8 + COMMIT_BYTES + w.mark.length
         enter(&self.busy)
+        w.out = self.out
+        memset(&self.out, 0, sizeof(Buffer))
         try:
             with nogil:
                 while (enough and self.line_head * sizeof(uint64_t) < self.line.used
@@ -440,7 +447,8 @@ cdef class InFlight:
                     last, numbers, w.largest_digest, len(mark) > 0 and w.mark.length == 0)
         finally:
             self.busy = False
-            free(w.out.data)
+            buffer_clear(&w.out, KEEP_BYTES)
+            self.out = w.out
             free(chosen.data)
             free(skipped.data)
 

@@ -1,14 +1,14 @@
 # One outgoing record -> the HPUB frame that the server gets.
 
 from libc.stdint cimport uint8_t, uint64_t
-from libc.stdio cimport snprintf
 
-from buffers cimport Buffer, buffer_put, buffer_reserve
+from buffers cimport MOST_DIGITS, Buffer, buffer_put, buffer_reserve, write_decimal
 from frames cimport Span
 from records cimport OUTGOING_DIGEST, OUTGOING_REJECTION, OutgoingRecord
 
 cdef enum:
-    MAX_NUMBERS = 128            # two sizes in decimal and blanks, with room to spare
+    # Of a frame, beside subjects, headers and body: the operation, blanks, three numbers, line ends.
+    LINE_BYTES = 5 + 4 + 3 * MOST_DIGITS + 4
     COMMIT_BYTES = 22            # the header line that ends a batch
 
 ctypedef struct Wire:
@@ -25,15 +25,33 @@ ctypedef struct Wire:
     size_t largest_digest
 
 
+cdef inline void put_frame_head(
+    Wire* w, Span subject, bint reply, const uint8_t* digits, int digits_len, size_t headers_len,
+    size_t body_len,
+) noexcept nogil:
+    """The line of an HPUB and that of the version of its headers; the room must have been reserved.
+    ``reply``: whether an answer is asked for, to the number in ``digits``."""
+    cdef Buffer* out = &w.out
+    buffer_put(out, b"HPUB ", 5)
+    buffer_put(out, subject.data, subject.length)
+    if reply and w.reply.length:
+        buffer_put(out, b" ", 1)
+        buffer_put(out, w.reply.data, w.reply.length)
+        buffer_put(out, digits, digits_len)
+    buffer_put(out, b" ", 1)
+    out.used += write_decimal(out.data + out.used, headers_len)
+    buffer_put(out, b" ", 1)
+    out.used += write_decimal(out.data + out.used, headers_len + body_len)
+    buffer_put(out, b"\r\nNATS/1.0\r\n", 12)
+
+
 cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t number) noexcept nogil:
     """Frame one record as HPUB; False when there is no memory. What cannot be sent is counted."""
     cdef const uint8_t* headers = <const uint8_t*> record + sizeof(OutgoingRecord)
     cdef Span subject = (
         w.digest_subject if record.kind == OUTGOING_DIGEST else w.rejected_subject)
-    cdef char digits[24]
-    cdef char line[MAX_NUMBERS]
-    cdef int digits_len = snprintf(digits, sizeof(digits), b"%llu", <unsigned long long> number)
-    cdef int line_len
+    cdef uint8_t digits[MOST_DIGITS]
+    cdef int digits_len = write_decimal(digits, number)
     cdef size_t body_len = record.body_len
     cdef size_t headers_len = 10 + record.headers_len + 2
     cdef bint cut = False
@@ -54,18 +72,10 @@ cdef inline bint put_message(Wire* w, const OutgoingRecord* record, uint64_t num
         if headers_len + body_len > w.max_payload:  # nothing of a digest is ever cut
             w.unpublishable += 1
             return True
-    line_len = snprintf(line, sizeof(line), b" %zu %zu\r\n", headers_len, headers_len + body_len)
-    if not buffer_reserve(&w.out, 5 + subject.length + 1 + w.reply.length + digits_len + line_len
-                          + headers_len + body_len + 2):
+    if not buffer_reserve(&w.out, LINE_BYTES + subject.length + w.reply.length + headers_len
+                          + body_len):
         return False
-    buffer_put(&w.out, b"HPUB ", 5)
-    buffer_put(&w.out, subject.data, subject.length)
-    if w.reply.length:
-        buffer_put(&w.out, b" ", 1)
-        buffer_put(&w.out, w.reply.data, w.reply.length)
-        buffer_put(&w.out, digits, digits_len)
-    buffer_put(&w.out, line, line_len)
-    buffer_put(&w.out, b"NATS/1.0\r\n", 10)
+    put_frame_head(w, subject, True, digits, digits_len, headers_len, body_len)
     if record.kind == OUTGOING_DIGEST and w.mark.length:
         buffer_put(&w.out, w.mark.data, w.mark.length)
         w.mark.length = 0
@@ -99,39 +109,29 @@ cdef inline bint put_fenced(
     """Frame a digest for a stream that checks who leads. ``in_batch`` is its number in an atomic
     batch, from 1, or 0 for a message by itself. As ``put_message``; it never sends a part."""
     cdef const uint8_t* headers = <const uint8_t*> record + sizeof(OutgoingRecord)
-    cdef char digits[24]
-    cdef char in_batch_digits[24]
-    cdef char line[MAX_NUMBERS]
-    cdef int digits_len = snprintf(digits, sizeof(digits), b"%llu", <unsigned long long> number)
-    cdef int in_batch_len = snprintf(
-        in_batch_digits, sizeof(in_batch_digits), b"%llu\r\n", <unsigned long long> in_batch)
+    cdef uint8_t digits[MOST_DIGITS]
+    cdef uint8_t in_batch_digits[MOST_DIGITS]
+    cdef int digits_len = write_decimal(digits, number)
+    cdef int in_batch_len = write_decimal(in_batch_digits, in_batch)
     cdef size_t headers_len = 10 + how.fence.length + w.mark.length + record.headers_len + 2
     cdef size_t body_len = record.body_len
     cdef bint reply = in_batch <= 1 or how.commit
-    cdef int line_len
     if in_batch:
-        headers_len += how.batch.length + in_batch_len + (COMMIT_BYTES if how.commit else 0)
+        headers_len += how.batch.length + in_batch_len + 2 + (COMMIT_BYTES if how.commit else 0)
     if headers_len + body_len > w.largest_digest:
         w.largest_digest = headers_len + body_len
     if headers_len + body_len > w.max_payload:
         w.unpublishable += 1
         return True
-    line_len = snprintf(line, sizeof(line), b" %zu %zu\r\n", headers_len, headers_len + body_len)
-    if not buffer_reserve(&w.out, 5 + w.digest_subject.length + 1 + w.reply.length + digits_len
-                          + line_len + headers_len + body_len + 2):
+    if not buffer_reserve(&w.out, LINE_BYTES + w.digest_subject.length + w.reply.length
+                          + headers_len + body_len):
         return False
-    buffer_put(&w.out, b"HPUB ", 5)
-    buffer_put(&w.out, w.digest_subject.data, w.digest_subject.length)
-    if reply:
-        buffer_put(&w.out, b" ", 1)
-        buffer_put(&w.out, w.reply.data, w.reply.length)
-        buffer_put(&w.out, digits, digits_len)
-    buffer_put(&w.out, line, line_len)
-    buffer_put(&w.out, b"NATS/1.0\r\n", 10)
+    put_frame_head(w, w.digest_subject, reply, digits, digits_len, headers_len, body_len)
     buffer_put(&w.out, how.fence.data, how.fence.length)
     if in_batch:
         buffer_put(&w.out, how.batch.data, how.batch.length)
         buffer_put(&w.out, in_batch_digits, in_batch_len)
+        buffer_put(&w.out, b"\r\n", 2)
         if how.commit:
             buffer_put(&w.out, b"Nats-Batch-Commit: 1\r\n", COMMIT_BYTES)
     if w.mark.length:

@@ -6,7 +6,9 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from blake2b cimport Blake2b
+from buffers cimport KEEP_BYTES, Buffer, buffer_clear, buffer_put, buffer_reserve
 from frames cimport Span
+from manners cimport enter
 from outgoing cimport Wire, put_message
 from published_ids cimport PUBLISHED_ID_BYTES, id_begin, id_write
 from records cimport OUTGOING_REJECTION, POSITION_BYTES, OutgoingRecord, padded
@@ -46,37 +48,58 @@ def published_id(
     return PyBytes_FromStringAndSize(<char*> text, PUBLISHED_ID_BYTES)
 
 
-def to_wire(
-    bytes batch not None, bytes digest_subject not None, bytes rejected_subject not None,
-    bytes id_prefix not None, size_t max_payload,
-) -> tuple:
-    """Frame a batch of outgoing records as HPUB, each with the id ``<id_prefix><number in batch>``.
+cdef class Framer:
+    """Frames batches of outgoing records. It keeps the memory in which it does so, since new memory
+    for each batch would cost more than the copying."""
 
-    A rejection larger than ``max_payload`` is cut and says so; one whose headers alone are larger is
-    left out. Returns ``(wire, digests, rejections, left_out, largest_digest)``, the last in bytes as
-    the server counts them, headers included. Copies without the GIL.
-    """
-    cdef Wire w
-    cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
-    cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
-    cdef uint64_t number = 0
-    cdef const OutgoingRecord* record
-    cdef bint enough_memory = True
-    memset(&w, 0, sizeof(w))
-    w.digest_subject = text_of(digest_subject)
-    w.rejected_subject = text_of(rejected_subject)
-    w.id = text_of(id_prefix)
-    w.max_payload = max_payload
-    try:
-        with nogil:
-            while position < length and enough_memory:
-                record = <const OutgoingRecord*> (data + position)
-                enough_memory = put_message(&w, record, number)
-                number += 1
-                position += padded(sizeof(OutgoingRecord) + record.headers_len + record.body_len)
-        if not enough_memory:
-            raise MemoryError("no memory to frame outgoing messages")
-        return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), w.digests, w.rejections,
-                w.unpublishable, w.largest_digest)
-    finally:
-        free(w.out.data)
+    cdef Buffer out
+    cdef bint busy
+
+    def __dealloc__(self):
+        free(self.out.data)
+
+    def to_wire(
+        self, bytes batch not None, bytes digest_subject not None, bytes rejected_subject not None,
+        bytes id_prefix not None, size_t max_payload, bytes tail not None=b"",
+    ) -> tuple:
+        """Frame a batch as HPUB, each message with the id ``<id_prefix><number in batch>``, and
+        ``tail`` after them.
+
+        A rejection larger than ``max_payload`` is cut and says so; one whose headers alone are
+        larger is left out. Returns ``(wire, digests, rejections, left_out, largest_digest)``, the
+        last in bytes as the server counts them, headers included. Copies without the GIL.
+        """
+        cdef Wire w
+        cdef const uint8_t* data = <const uint8_t*> PyBytes_AS_STRING(batch)
+        cdef size_t length = PyBytes_GET_SIZE(batch), position = 0
+        cdef uint64_t number = 0
+        cdef const OutgoingRecord* record
+        cdef Span last = text_of(tail)
+        cdef bint enough_memory = True
+        memset(&w, 0, sizeof(w))
+        w.digest_subject = text_of(digest_subject)
+        w.rejected_subject = text_of(rejected_subject)
+        w.id = text_of(id_prefix)
+        w.max_payload = max_payload
+        enter(&self.busy)
+        w.out = self.out
+        memset(&self.out, 0, sizeof(Buffer))
+        try:
+            with nogil:
+                while position < length and enough_memory:
+                    record = <const OutgoingRecord*> (data + position)
+                    enough_memory = put_message(&w, record, number)
+                    number += 1
+                    position += padded(
+                        sizeof(OutgoingRecord) + record.headers_len + record.body_len)
+                enough_memory = enough_memory and buffer_reserve(&w.out, last.length)
+                if enough_memory:
+                    buffer_put(&w.out, last.data, last.length)
+            if not enough_memory:
+                raise MemoryError("no memory to frame outgoing messages")
+            return (PyBytes_FromStringAndSize(<char*> w.out.data, w.out.used), w.digests,
+                    w.rejections, w.unpublishable, w.largest_digest)
+        finally:
+            buffer_clear(&w.out, KEEP_BYTES)
+            self.out = w.out
+            self.busy = False

@@ -63,7 +63,7 @@ def read_back(wire: bytes, max_payload: int) -> list[Published]:
 
 
 def to_wire(batch: bytes, max_payload: int = MAX_PAYLOAD) -> tuple[bytes, int, int, int, int]:
-    return outgoing.to_wire(batch, b"AlarmDigest", b"AlarmRejected", b"id-7-", max_payload)
+    return outgoing.Framer().to_wire(batch, b"AlarmDigest", b"AlarmRejected", b"id-7-", max_payload)
 
 
 lines = st.lists(
@@ -168,7 +168,7 @@ def test_only_bytes_are_taken() -> None:
         with pytest.raises(TypeError):
             outgoing.pack_rejection(b"", wrong)
         with pytest.raises(TypeError):
-            outgoing.to_wire(wrong, b"a", b"b", b"c", 1)
+            outgoing.Framer().to_wire(wrong, b"a", b"b", b"c", 1)
 
 
 # -- the headers of a refusal ---------------------------------------------------------------------
@@ -289,3 +289,17 @@ def test_refusals_are_logged_at_a_limited_rate(caplog: pytest.LogCaptureFixture)
     assert "secret" not in said
     assert said.isascii()
     assert said.isprintable()
+
+
+def test_a_framer_is_used_again_and_again_and_ends_with_what_it_is_told() -> None:
+    framer = outgoing.Framer()
+    for size in (10, 3_000_000, 0, 10):
+        batch = pack_outgoing([Outgoing(DIGEST, b"", b"x" * size)])
+        wire, *_ = framer.to_wire(batch, b"d", b"r", b"id-", 1 << 23, b"PING\r\n")
+        assert wire == to_wire_of_one(b"x" * size) + b"PING\r\n"
+    assert framer.to_wire(b"", b"d", b"r", b"id-", 1 << 23, b"PING\r\n")[0] == b"PING\r\n"
+
+
+def to_wire_of_one(body: bytes) -> bytes:
+    headers = b"NATS/1.0\r\nNats-Msg-Id: id-0\r\n\r\n"
+    return b"HPUB d %d %d\r\n%b%b\r\n" % (len(headers), len(headers) + len(body), headers, body)

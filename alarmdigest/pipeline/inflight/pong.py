@@ -40,6 +40,7 @@ class PongConfirmer(Confirmer):
         # 96 random bits, number of the batch, number in it.
         self._process_id = secrets.token_hex(12)
         self._next = 1
+        self._framer = outgoing.Framer()
         self._unsent: deque[_Write] = deque()
         self._sent: deque[_Write] = deque()
 
@@ -72,18 +73,19 @@ class PongConfirmer(Confirmer):
     def send(self, connection: Connection, most: int) -> PublishBlocked | None:
         while self._unsent:
             write = self._unsent[0]
-            wire, write.digests, write.rejections, write.given_up, largest = outgoing.to_wire(
+            wire, write.digests, write.rejections, write.given_up, largest = self._framer.to_wire(
                 write.records,
                 self.digest_subject,
                 self.rejected_subject,
                 f"{self._process_id}-{write.number}-".encode(),
                 connection.max_payload,
+                b"PING\r\n",
             )
             if largest > connection.max_payload:
                 # What is after it must not overtake it: one connection, one order.
                 return PublishBlocked(self.too_large(largest, connection.max_payload).reason)
             write.ping = connection.count_ping()
-            connection.send(wire + b"PING\r\n")
+            connection.send(wire)
             if write.sends:
                 self.resent += write.digests + write.rejections
             write.sends += 1

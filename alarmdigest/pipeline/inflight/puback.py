@@ -26,7 +26,8 @@ from alarmdigest.state.position import Outputs
 
 # Far below the 100,000 that a stream lets wait (max_buffered_msgs), so that it refuses nothing.
 MAX_UNCONFIRMED_MESSAGES = 16_384
-MAX_WRITE_BYTES = 1024 * 1024
+# What is framed is still in the processor's cache when it is written.
+MAX_WRITE_BYTES = 256 * 1024
 
 
 class PubAckConfirmer(Confirmer):
