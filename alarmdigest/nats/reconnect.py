@@ -78,6 +78,9 @@ class Reconnector:
         self.last_error = "not tried yet"
         for url in urls:
             Connection(url, name=name)
+        # Asked after every read, so it is worked out where it may have changed.
+        self._has_alternative = False
+        self._compare_places()
 
     @property
     def reconnects(self) -> int:
@@ -170,6 +173,7 @@ class Reconnector:
                 self._learned.append(url)
                 if name and _is_address(urlsplit(url).hostname) and not _is_address(name):
                     self._tls_names[url] = name
+        self._compare_places()
 
     def avoid(self, connection: Connection) -> None:
         """Try its server last next time: it is there, but does not give what we need."""
@@ -177,7 +181,11 @@ class Reconnector:
 
     def has_alternative(self) -> bool:
         """Whether there is a server besides the one in use."""
-        return any(_place(url) != _place(self._current or "") for url in self._all())
+        return self._has_alternative
+
+    def _compare_places(self) -> None:
+        current = _place(self._current or "")
+        self._has_alternative = any(_place(url) != current for url in self._all())
 
     def _all(self) -> list[str]:
         places: dict[tuple[str | None, int], str] = {}

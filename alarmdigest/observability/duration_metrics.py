@@ -49,8 +49,10 @@ def _add(family: HistogramMetricFamily, labels: list[str], parts: Iterable[Histo
 
 def oldest_age_s(waiting: queue.Queue[Any]) -> float:
     """Seconds since the first item in a queue was read from the socket; 0 when it is empty."""
+    now = time.monotonic()
     try:
         first = waiting.queue[0]
     except IndexError:
         return 0.0
-    return 0.0 if first is None else time.monotonic() - first.age_from
+    # Questions, and the end, have no age.
+    return max(0.0, now - getattr(first, "age_from", now))

@@ -24,7 +24,7 @@ from alarmdigest.observability.way import Way
 from alarmdigest.pipeline.server_checks import stream_configs_of
 from alarmdigest.pipeline.service import Service
 from alarmdigest.runtime.logs import LimitedLog, Untrusted
-from alarmdigest.runtime.service_thread import Waker
+from alarmdigest.runtime.queues import Waker
 from alarmdigest.wire import service_api
 from alarmdigest.wire.queries import NAMES
 

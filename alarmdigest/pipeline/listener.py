@@ -31,7 +31,8 @@ from alarmdigest.pipeline.worker import Worker
 from alarmdigest.runtime import failpoints
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
+from alarmdigest.runtime.queues import put_with_heartbeat
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.wire.buckets import bucket_of
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Listener(ServiceThread):
         # that, and one batch that had no room.
         self._next_out: deque[Outgoing | Barrier] = deque()
         self._backlog_limit = backlog_limit
-        self._handed_bytes = 0
+        self._handed_bytes = self._merged_bytes = 0  # as the workers said when they were asked last
         self._buffer = bytearray(BUFFER_BYTES)
         self._filled = 0
         self._read_at = time.monotonic()
@@ -105,7 +106,13 @@ class Listener(ServiceThread):
     @property
     def backlog_bytes(self) -> int:
         """Bytes that were routed and not yet merged."""
-        return self._handed_bytes - sum(worker.merged_bytes for worker in self._workers)
+        return self._handed_bytes - sum([worker.merged_bytes for worker in self._workers])
+
+    def _backlog_exceeds(self, limit: int) -> bool:
+        """Asks the workers only if it may: at least what they had merged then is merged."""
+        if self._handed_bytes - self._merged_bytes > limit:
+            self._merged_bytes = self._handed_bytes - self.backlog_bytes
+        return self._handed_bytes - self._merged_bytes > limit
 
     @property
     def catching_up(self) -> bool:
@@ -177,7 +184,7 @@ class Listener(ServiceThread):
                 else:
                     # Before the barrier, which may wait for room: that is no silence of the
                     # server's.
-                    pause = self.backlog_bytes > PAUSE_AT_BYTES
+                    pause = self._backlog_exceeds(PAUSE_AT_BYTES)
                     self.source.request_more(connection, self.router, pause=pause)
                     self._end_was_known |= self.behind is not None
                     self._send_barrier_when_due()
@@ -255,8 +262,9 @@ class Listener(ServiceThread):
     def _read(self, connection: Connection) -> None:
         """One read, and everything whole in it routed. A frame's beginning stays in the buffer."""
         count = connection.receive_into(self._buffer, self._filled, TICK_S)
-        self.dropping = self.source.lossy and self.backlog_bytes > self._backlog_limit
+        self.dropping = self.source.lossy and self._backlog_exceeds(self._backlog_limit)
         if count == 0:
+            self.router.give_back()
             return
         self._read_at = time.monotonic()
         end = self._filled + count
@@ -268,7 +276,7 @@ class Listener(ServiceThread):
         offset = 0
         try:
             # In steps, so that no thread waits long for the GIL.
-            while True:
+            while offset < end:
                 start = offset
                 offset = self.router.scan(self._buffer, start, end, now_ns, drop=self.dropping)
                 if offset == start:
@@ -281,27 +289,22 @@ class Listener(ServiceThread):
             raise ConnectionLost(f"{connection.url}: {gap}") from gap
         self.routing.observe(time.monotonic() - self._read_at)
         self._filled = end - offset
-        self._buffer[: self._filled] = self._buffer[offset:end]
+        if self._filled:
+            self._buffer[: self._filled] = self._buffer[offset:end]
         if self.router.wanted > len(self._buffer):
             self._buffer.extend(bytes(self.router.wanted - len(self._buffer)))
         elif self._filled == 0 and len(self._buffer) > BUFFER_BYTES:
             self._buffer = bytearray(BUFFER_BYTES)
 
     def _hand_over(self) -> None:
-        traced_by, traced = -1, self._traced()
+        traced_by, traced = -1, [TracedPlace(*place) for place in self.router.take_places()]
         if traced and self.router.traced is not None:
             traced_by = bucket_of(self.router.traced.decode()) % len(self._workers)
-        for number, worker in enumerate(self._workers):
-            batch = self.router.take(number)
-            if batch:
-                self._handed_bytes += len(batch)
-                places = traced if number == traced_by else ()
-                worker.queue.put(Routed(batch, self._read_at, places))
+        for number, batch in self.router.take_all():
+            self._handed_bytes += len(batch)
+            places = traced if number == traced_by else ()
+            self._workers[number].queue.put(Routed(batch, self._read_at, places))
         self._offer_next()
-
-    def _traced(self) -> list[TracedPlace]:
-        """The messages of the user who is traced, if there is one."""
-        return [TracedPlace(*place) for place in self.router.take_places()]
 
     def _offer_next(self) -> None:
         """Give the publisher what goes out next, in order: rejections of messages, and the barrier

@@ -19,7 +19,8 @@ from alarmdigest.pipeline.questions import Question
 from alarmdigest.pipeline.trace import Trace, TracedPlace
 from alarmdigest.runtime import failpoints, memory
 from alarmdigest.runtime.histogram import Histogram
-from alarmdigest.runtime.service_thread import TICK_S, ServiceThread, put_with_heartbeat
+from alarmdigest.runtime.queues import SingleReaderQueue, put_with_heartbeat
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 
 # From barrier to barrier so much of the book is searched for alarms to forget: all of it within 15
 # checkpoints, or 45 where the steps get smaller with the book. These come every second while
@@ -62,7 +63,7 @@ class Worker(ServiceThread):
         self.book = book
         # Not bounded by itself: the listener must never wait for a worker, so it is the one
         # that bounds, in bytes over all workers (see listener.py). None ends the worker.
-        self.queue: queue.Queue[Routed | Barrier | Question | None] = queue.Queue()
+        self.queue: SingleReaderQueue[Routed | Barrier | Question | None] = SingleReaderQueue()
         self.merged_bytes = 0
         self.waited = Histogram()
         self.merging = Histogram()

@@ -8,7 +8,7 @@ from typing import Any
 
 from alarmdigest.replication.membership import Beat
 from alarmdigest.replication.word import NOTHING_SAID, Word
-from alarmdigest.runtime.service_thread import Waker
+from alarmdigest.runtime.queues import Waker
 
 
 @dataclass(slots=True)

@@ -1,9 +1,29 @@
-"""Memory that is free in this process, given back to the system."""
+"""How this process takes memory from the system, and gives back what is free."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 from functools import cache
+
+# Of mallopt() in glibc's malloc.h.
+_M_ARENA_MAX = -8
+# Over which the threads are spread.
+MOST_ARENAS = 2
+
+
+def use_few_arenas() -> None:
+    """Have all threads take memory from two places; call it before there are any. Who sets
+    MALLOC_ARENA_MAX has decided otherwise.
+
+    The C library would give each its own, and none could use what another has freed: of a million
+    alarms it took a sixth more memory. Where threads take memory seldom, and much at once, they
+    hardly ever wait for each other.
+    """
+    if "MALLOC_ARENA_MAX" in os.environ:
+        return
+    if (mallopt := getattr(ctypes.CDLL(None), "mallopt", None)) is not None:
+        mallopt(_M_ARENA_MAX, MOST_ARENAS)
 
 
 @cache

@@ -32,7 +32,8 @@ from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.subjects import covers
 from alarmdigest.runtime.histogram import Histogram
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
+from alarmdigest.runtime.queues import ByteQueue
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.settings import Settings
 
 log = logging.getLogger(__name__)

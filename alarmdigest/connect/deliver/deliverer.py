@@ -43,7 +43,8 @@ from alarmdigest.nats.errors import (
 from alarmdigest.nats.reconnect import Reconnector
 from alarmdigest.nats.subjects import covers
 from alarmdigest.runtime.logs import Fields, LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
+from alarmdigest.runtime.queues import ByteQueue
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 from alarmdigest.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -203,6 +204,7 @@ class Deliverer(ServiceThread):
             until = min(until, next_at)
         with self.outcomes.sleeping() as nothing_there:
             js.wait(until if nothing_there else 0.0)
+        self.outcomes.forget_wake()  # what we ask the server next has polls of its own
 
     def _wait(self, js: DigestJetStream, seconds: float) -> None:
         until = time.monotonic() + seconds

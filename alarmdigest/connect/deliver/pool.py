@@ -17,7 +17,8 @@ from alarmdigest.connect.deliver.rendering import Rendered, Renderer, TemplateFa
 from alarmdigest.connect.deliver.routes import Way
 from alarmdigest.connect.deliver.sender import Letter, send
 from alarmdigest.runtime.logs import LimitedLog
-from alarmdigest.runtime.service_thread import TICK_S, ByteQueue, ServiceThread
+from alarmdigest.runtime.queues import ByteQueue
+from alarmdigest.runtime.service_thread import TICK_S, ServiceThread
 
 log = logging.getLogger(__name__)
 
