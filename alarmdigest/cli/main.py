@@ -16,7 +16,7 @@ from alarmdigest.nats.auth import collecting_problems
 from alarmdigest.nats.errors import ConnectFailed, LoginError, NatsError, UrlError
 from alarmdigest.process.blocked_signals import BLOCKED_SIGNALS
 from alarmdigest.process.installation import core_is_older_than_its_sources
-from alarmdigest.runtime import exit_codes, log_writer, logs
+from alarmdigest.runtime import exit_codes, log_writer, logs, memory
 from alarmdigest.runtime.resource_limits import exhausted_resource
 from alarmdigest.runtime.text import printable
 from alarmdigest.settings import ResolvedSettings, Settings, SettingsError, read_settings, resolve
@@ -51,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain("interrupted")
             return exit_codes.INTERNAL_ERROR
     try:
+        memory.use_few_arenas()
         log_writer.begin()
         return _run_command(given)
     except ImportError:  # the installation is at fault, see entry.py
