@@ -9,7 +9,7 @@ BUILT  := $(VENV)/.built
 BUILDERS := 'setuptools>=77' 'Cython>=3.1,<4'
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test test-slow test-bridge test-cassandra test-cluster test-deliver test-group test-models test-versions test-long lint sanitize bench bench-compare soak build wheel clean help
+.PHONY: run test test-slow test-bridge test-cassandra test-cluster test-deliver test-group test-models test-versions test-long lint sanitize instructions bench bench-compare soak build wheel clean help
 
 run: build  ## start the service; with no NATS server at hand, on an embedded one
 	@exec $(BIN)/python -m alarmdigest $(ARGS)
@@ -17,7 +17,7 @@ run: build  ## start the service; with no NATS server at hand, on an embedded on
 test: build  ## run the tests, the linters among them: 5 to 8 minutes
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile $(ARGS)
 
-test-slow: build  ## kill the service at many points, cut networks, fill disks, build the wheel: 5 minutes
+test-slow: build  ## kill the service at many points, cut networks, fill disks, count instructions, build the wheel: 5 minutes
 	$(BIN)/python -m pytest -m slow --numprocesses 3 --dist loadfile $(ARGS)
 
 test-bridge: build  ## run the bridge with real senders, kill it and its servers: 2 minutes
@@ -52,7 +52,10 @@ lint: build  ## run ruff and mypy only
 sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a build of its own
 	./tests/sanitize.sh $(PYTHON)
 
-bench: build  ## run the benchmarks: five to twelve minutes; results in benchmarks/results/
+instructions: build  ## count those of the core, and print the limits for test_instructions.py: needs valgrind
+	@PYTHONPATH=tests $(BIN)/python -m support.instructions
+
+bench: build  ## run the benchmarks: seven to fifteen minutes; results in benchmarks/results/
 	$(PIP) --no-build-isolation --editable '.[test,bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -q -s $(ARGS)
 
