@@ -90,8 +90,8 @@ def test_request_to_digest(benchmark: Any, report: Report, mode: str, load: str)
     report.distribution(f"latency, {mode}", f"digest, {load}", ours)
     report.distribution(f"latency, {mode}", f"bare request, {load}", bare)
     limits = {
-        ("core", True): {50: "<= 1.5", 99: "<= 3"},
-        ("stream", True): {50: "<= 2", 99: "<= 4"},
+        ("core", True): {50: "<= 1.4", 99: "<= 3"},
+        ("stream", True): {50: "<= 1.7", 99: "<= 4"},
     }
     for hundredth in (50, 99):
         target = limits.get((mode, at_rest), {99: "<= 10"}).get(hundredth, "")

@@ -59,7 +59,7 @@ def test_workers(benchmark: Any, report: Report) -> None:
             "/s",
             ratio=best / seconds(rounds),
             reference="the best number",
-            target=">= 0.85" if count == 12 else "",
+            target={12: ">= 0.85", 48: ">= 0.9"}.get(count, ""),
         )
 
 

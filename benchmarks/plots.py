@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 from xml.sax.saxutils import escape
 
 import matplotlib
-from report import Report
+from report import Curve, Report
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "alarmdigest"  # the same picture for the same figures
 
 from matplotlib import pyplot, ticker  # noqa: E402 - after the backend is chosen
+
+COLORS = ("#2a6f97", "#a9551a")
 
 
 def draw(report: Report, folder: Path) -> None:
@@ -25,6 +28,8 @@ def draw(report: Report, folder: Path) -> None:
             distributions(picture, series, path)
         else:
             bars(picture, series, path)
+    for picture, curves in report.curves.items():
+        panels(picture, curves, folder / f"{picture}.svg")
 
 
 def distributions(title: str, series: dict[str, list[float]], path: Path) -> None:
@@ -63,6 +68,40 @@ def bars(title: str, series: dict[str, list[float]], path: Path) -> None:
     axes.set_title(title)
     axes.xaxis.set_major_formatter(ticker.EngFormatter())
     save(figure, path, title, medians(series, "{:,.0f}", 1))
+
+
+def panels(title: str, curves: Sequence[Curve], path: Path) -> None:
+    """A row for each measure, a column for each axis."""
+    measures = list(dict.fromkeys(curve.measure for curve in curves))
+    names = list(dict.fromkeys(curve.axis for curve in curves))
+    size = (3.4 * len(names) + 0.6, 2.5 * len(measures))
+    figure, grid = pyplot.subplots(
+        len(measures), len(names), figsize=size, sharex="col", squeeze=False
+    )
+    told = []
+    for curve in curves:
+        axes = grid[measures.index(curve.measure)][names.index(curve.axis)]
+        places, values = zip(*curve.points, strict=True)
+        axes.plot(
+            places, values, marker="o", color=COLORS[len(axes.lines)], label=curve.line or None
+        )
+        what = f"{curve.measure.replace(chr(10), ' ')} {curve.line}".strip()
+        found = ", ".join(f"{value:,.3g} at {place:,.0f}" for place, value in curve.points)
+        told.append(f"{what}, over {curve.axis}: {found}")
+    for row, measure in zip(grid, measures, strict=True):
+        row[0].set_ylabel(measure)
+        for axes in row:
+            highest = max(max(line.get_ydata()) for line in axes.lines)
+            axes.set_xscale("log")
+            axes.set_ylim(0, 1.1 * highest)
+            if highest >= 10_000:
+                axes.yaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+            axes.grid(alpha=0.3)
+            if len(axes.lines) > 1:
+                axes.legend(fontsize="small")
+    for axes, name in zip(grid[-1], names, strict=True):
+        axes.set_xlabel(name)
+    save(figure, path, title, "; ".join(told))
 
 
 def medians(series: dict[str, list[float]], form: str, factor: float) -> str:

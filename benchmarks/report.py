@@ -43,12 +43,24 @@ class Row:
         return self.judged >= limit if match[1] == ">=" else self.judged <= limit
 
 
+@dataclass(slots=True)
+class Curve:
+    """A line of a picture with several panels: what is measured, over what."""
+
+    measure: str
+    axis: str
+    line: str
+    points: list[tuple[float, float]]
+
+
 @dataclass
 class Report:
-    """Filled by the benchmarks of one run. ``series`` hold distributions, for the pictures."""
+    """Filled by the benchmarks of one run. ``series`` hold distributions, for the pictures, and
+    ``curves`` what is drawn over an axis."""
 
     rows: list[Row] = field(default_factory=list)
     series: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    curves: dict[str, list[Curve]] = field(default_factory=dict)
 
     def row(
         self,
@@ -68,6 +80,11 @@ class Report:
 
     def distribution(self, picture: str, name: str, values: list[float]) -> None:
         self.series.setdefault(picture, {})[name] = values
+
+    def curve(
+        self, picture: str, measure: str, axis: str, line: str, points: list[tuple[float, float]]
+    ) -> None:
+        self.curves.setdefault(picture, []).append(Curve(measure, axis, line, points))
 
     def table(self) -> str:
         head = ("group", "what", "figure", "ratio", "to", "target", "")
@@ -89,6 +106,7 @@ class Report:
             "machine": machine(),
             "rows": [asdict(row) for row in self.rows],
             "series": self.series,
+            "curves": {name: list(map(asdict, curves)) for name, curves in self.curves.items()},
         }
         (RESULTS / "results.json").write_text(json.dumps(document, indent=1), "utf-8")
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from load import TESTS, last_words
 from support.nats_server import NatsServer
+from support.raw import frames_of
 from support.service import ServiceProcess
 from support.wait import eventually
 
@@ -124,16 +125,35 @@ class Service(Contestant):
         self.process = running or stack.enter_context(
             ServiceProcess(server.url, mode=mode, options=["--workers", str(workers), *options])
         )
-        self._subscriber = Subscriber(server.url)
-        stack.callback(self._subscriber.close)
+        self.subscriber = Subscriber(server.url)
+        stack.callback(self.subscriber.close)
         self._workers = workers
         self._before = process_cpu_seconds(self.process.process.pid)
 
     def wait(self) -> None:
-        self._subscriber.wait_for(self._workers)
+        self.subscriber.wait_for(self._workers)
 
     def cpu_seconds(self) -> float:
         return process_cpu_seconds(self.process.process.pid) - self._before
+
+    def store_everything(self) -> int:
+        """Wait until the store holds all that was merged, so that what comes next is not measured
+        beside it; how many events that took, for nothing is written while nothing comes."""
+        sent, before = 0, self.process.metric("alarmdigest_checkpoints_total")
+
+        def stored_twice() -> bool:
+            # The first of them may have begun before the last event.
+            nonlocal sent
+            sent += 1
+            event = (  # of an alarm of its own, so that there is something to write
+                b'{"AlarmID":"%f","UserID":"settles","Status":"CLEARED",'
+                b'"ChangedAt":"2021-06-07T20:40:15Z"}'
+            )
+            self.subscriber.send(frames_of([("AlarmStatusChanged", event % time.monotonic())]))
+            return self.process.metric("alarmdigest_checkpoints_total") >= before + 2
+
+        eventually(stored_twice, timeout=TIMEOUT_S, interval=0.1, what="two checkpoints")
+        return sent
 
     def assert_merged(self, events: int) -> None:
         """All of them were, and nothing was dropped or refused."""
