@@ -52,10 +52,10 @@ lint: build  ## run ruff and mypy only
 sanitize:  ## test the compiled core under AddressSanitizer and UBSan, in a build of its own
 	./tests/sanitize.sh $(PYTHON)
 
-instructions: build  ## count those of the core, and print the limits for test_instructions.py: needs valgrind
+instructions: build  ## count machine instructions of the core, and print the limits for its test: needs valgrind
 	@PYTHONPATH=tests $(BIN)/python -m support.instructions
 
-bench: build  ## run the benchmarks: seven to fifteen minutes; results in benchmarks/results/
+bench: build  ## run the benchmarks: a quarter of an hour; results in benchmarks/results/
 	$(PIP) --no-build-isolation --editable '.[test,bench]'
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-columns=min,median,max --timeout=1800 -q -s $(ARGS)
 
@@ -75,7 +75,7 @@ clean:  ## remove everything that make has made
 	rm -rf build dist *.egg-info $(VENV) alarmdigest/_ext/*.so
 
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 # The stamps are written last, so an installation that broke off is done again. Building needs no
 # network once the tools are there: --no-build-isolation takes setuptools and Cython from .venv.
