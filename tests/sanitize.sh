@@ -49,7 +49,9 @@ for module in "${sanitized[@]}"; do
 done
 
 # Whatever needs no server and uses a compiled module; a name that is not there is an error.
-tests=(tests/wire tests/state/test_{alarmbook,alarmbook_rows,core_manners,digest_json,rows}.py
+tests=(tests/wire
+    tests/state/test_{alarm_ids,alarmbook,alarmbook_rows,core_manners,digest_json}.py
+    tests/state/test_{due_blocks,due_users,lookahead,rows}.py
     tests/pipeline/test_{inflight,stored_ids}.py tests/store/test_store{,_faults,_lmdb}.py)
 
 echo "running ${tests[*]}"
