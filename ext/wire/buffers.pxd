@@ -34,8 +34,9 @@ cdef inline bint buffer_reserve(Buffer* b, size_t more) noexcept nogil:
 
 cdef inline void buffer_put(Buffer* b, const void* data, size_t length) noexcept nogil:
     """Append; the room must have been reserved."""
-    memcpy(b.data + b.used, data, length)
-    b.used += length
+    if length != 0:                  # else there may be no data, nor a buffer
+        memcpy(b.data + b.used, data, length)
+        b.used += length
 
 
 cdef inline int write_decimal(uint8_t* out, uint64_t number) noexcept nogil:
