@@ -40,44 +40,31 @@ class ByteQueue(queue.Queue[Item]):
     The item that goes beyond the bound is still taken, so that one of any size can pass. The one
     thread that takes from it may sleep in a poll of ``waker`` instead: see ``sleeping``. Before it
     waits for anything else that the same poll would end, it calls ``forget_wake``.
-
-    No wake-up is lost: the one whose item finds the reader asleep writes into the waker, after it
-    has let go the lock; the waker is cleared only under the lock, before the look into the queue.
     """
 
     def __init__(self, maxsize: int) -> None:
         super().__init__(maxsize)
         self.waker = Waker()
-        self._sleeping = self._must_wake = self._woken = False
+        self._sleeping = False
 
     @contextmanager
     def sleeping(self) -> Iterator[bool]:
         """Within the block the next item sets the waker. Gives whether it is worth to sleep: not
         when something is there already."""
         with self.mutex:
-            if self._woken:  # cleared here and not on waking up, when somebody waits
-                self._clear()
             self._sleeping = empty = not self.queue
         try:
             yield empty
         finally:
-            self._sleeping = False
+            with self.mutex:
+                woken = empty and not self._sleeping
+                self._sleeping = False
+            if woken:
+                self.waker.clear()
 
     def forget_wake(self) -> None:
         """Let other polls of the waker wait again; what has come is in the queue all the same."""
-        with self.mutex:
-            self._clear()
-
-    def _clear(self) -> None:
-        self._woken = False
         self.waker.clear()
-
-    def put(self, item: Item, block: bool = True, timeout: float | None = None) -> None:
-        super().put(item, block, timeout)
-        if self._must_wake:  # not while we hold the lock, which is what the other takes next
-            self._must_wake = False
-            self.waker.wake()
-            self._woken = True  # afterwards: else it might be cleared before
 
     def _init(self, maxsize: int) -> None:
         super()._init(maxsize)
@@ -91,7 +78,7 @@ class ByteQueue(queue.Queue[Item]):
         self._bytes += _size(item)
         if self._sleeping:
             self._sleeping = False
-            self._must_wake = True
+            self.waker.wake()
 
     def _get(self) -> Item:
         item = super()._get()
